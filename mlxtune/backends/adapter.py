@@ -1,0 +1,153 @@
+"""The adapter folder, in mlx-lm's own layout: adapters.safetensors and adapter_config.json. NumPy only.
+
+Both backends read and write adapters through this file, so an adapter trained on one loads on the other and in
+`mlx_lm.load(..., adapter_path=...)`. On disk A is (in, r) and B (out, r) transposed to (r, out), as mlx-lm multiplies
+x @ a @ b; in memory they are PEFT's shapes, A (r, in) and B (out, r).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxtune.backends.base import LoraSpec
+from mlxtune.errors import AdapterError
+
+WEIGHTS_FILE = "adapters.safetensors"
+CONFIG_FILE = "adapter_config.json"
+
+Weights = Mapping[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter: its spec, its values (LAYER.lora_A (r, in), LAYER.lora_B (out, r)), and the base it was made for."""
+
+    spec: LoraSpec
+    weights: Weights
+    base: str | None = None
+
+
+def initial_weights(spec: LoraSpec, shapes: Mapping[str, tuple[int, int]], seed: int) -> dict[str, NDArray[np.float32]]:
+    """First values of an adapter, the same on every backend: A uniform in +-1/sqrt(in), B zero.
+
+    Args:
+        spec: Names the adapted layers.
+        shapes: Layer -> (in, out).
+        seed: The run's seed; each layer draws from its own generator, so adding a layer changes no other.
+    """
+    weights: dict[str, NDArray[np.float32]] = {}
+    for layer in spec.layers:
+        n_in, n_out = shapes[layer]
+        random = np.random.default_rng([seed, *layer.encode()])
+        bound = 1 / np.sqrt(n_in)
+        weights[f"{layer}.lora_A"] = random.uniform(-bound, bound, (spec.rank, n_in)).astype(np.float32)
+        weights[f"{layer}.lora_B"] = np.zeros((n_out, spec.rank), np.float32)
+    return weights
+
+
+def write_adapter(folder: Path, adapter: Adapter, n_blocks: int) -> None:
+    """Write an adapter folder, whole or not at all; an adapter that lies there is replaced.
+
+    Args:
+        folder: Where.
+        adapter: What.
+        n_blocks: Transformer blocks of the base model; mlx-lm counts adapted blocks from the end.
+    """
+    from safetensors.numpy import save_file
+
+    spec = adapter.spec
+    blocks = sorted({int(layer.split(".")[2]) for layer in spec.layers})
+    keys = sorted({layer.split(".", 3)[3] for layer in spec.layers})
+    config: dict[str, Any] = {
+        "fine_tune_type": "lora",
+        "num_layers": n_blocks - blocks[0],
+        "lora_parameters": {"rank": spec.rank, "scale": spec.scale, "dropout": spec.dropout, "keys": keys},
+        "model": adapter.base,
+    }
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    on_disk = {_disk_name(name): np.ascontiguousarray(value.T) for name, value in adapter.weights.items()}
+    save_file(on_disk, temporary / WEIGHTS_FILE, metadata={"format": "mlx"})
+    (temporary / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    replace_folder(temporary, folder)
+
+
+def replace_folder(new: Path, target: Path) -> None:
+    """Put a finished folder in the place of another; the old one goes only when the new one is there."""
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        os.replace(target, old)
+    os.replace(new, target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def read_adapter(folder: Path) -> Adapter:
+    """Read an adapter folder.
+
+    Raises:
+        AdapterError: A file is missing or damaged, or the adapter is of a kind other than LoRA.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        if not (folder / name).is_file():
+            raise AdapterError(f"{folder}: not an adapter folder: {name} is missing")
+    try:
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        parameters = config["lora_parameters"]
+        rank, scale = int(parameters["rank"]), float(parameters["scale"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise AdapterError(
+            f"{folder / CONFIG_FILE}: expected mlx-lm's adapter configuration with lora_parameters.rank and .scale; {error!r}"
+        ) from error
+    if config.get("fine_tune_type", "lora") != "lora":
+        raise AdapterError(f"{folder / CONFIG_FILE}: expected a LoRA adapter, got {config['fine_tune_type']!r}")
+    try:
+        on_disk = load_file(folder / WEIGHTS_FILE)
+    except (SafetensorError, OSError) as error:
+        raise AdapterError(f"{folder / WEIGHTS_FILE}: damaged, not readable as safetensors: {error}") from error
+    weights = {_memory_name(name): np.ascontiguousarray(value.T, np.float32) for name, value in on_disk.items()}
+    layers = tuple(dict.fromkeys(name.rpartition(".")[0] for name in weights))
+    dropout = float(parameters.get("dropout", 0.0))
+    return Adapter(LoraSpec(rank, scale, dropout, layers), weights, config.get("model"))
+
+
+def check_fits(adapter: Adapter, shapes: Mapping[str, tuple[int, int]], adapter_name: str, base_name: str) -> None:
+    """Refuse an adapter whose layers or shapes are not those of a base model.
+
+    Raises:
+        AdapterError: Names both, and the first layer that does not fit.
+    """
+    rank = adapter.spec.rank
+    for layer in adapter.spec.layers:
+        if layer not in shapes:
+            raise AdapterError(f"{adapter_name} does not fit {base_name}: the model has no layer {layer}")
+        n_in, n_out = shapes[layer]
+        for name, expected in ((f"{layer}.lora_A", (rank, n_in)), (f"{layer}.lora_B", (n_out, rank))):
+            got = adapter.weights[name].shape if name in adapter.weights else None
+            if got != expected:
+                shown = "nothing" if got is None else " x ".join(map(str, got))
+                raise AdapterError(
+                    f"{adapter_name} does not fit {base_name}: {name} should be {expected[0]} x {expected[1]}, got {shown}; "
+                    "give the base model that the adapter was trained on"
+                )
+
+
+def _disk_name(name: str) -> str:
+    return name.replace(".lora_A", ".lora_a").replace(".lora_B", ".lora_b")
+
+
+def _memory_name(name: str) -> str:
+    return name.replace(".lora_a", ".lora_A").replace(".lora_b", ".lora_B")

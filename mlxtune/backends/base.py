@@ -1,0 +1,231 @@
+"""The seam: the Backend and Model protocols, and the values that cross them. NumPy arrays and plain numbers only.
+
+Training, evaluation and export know a backend only through this file; no mlx or torch object crosses it. Optimizer
+state stays inside the backend and is saved and loaded by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+UNSUPERVISED = -1  # the segment of a token that is not trained on
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of one forward pass, aligned so that `weights[b, t]` weighs predicting `tokens[b, t]`.
+
+    Attributes:
+        prefix: Token ids that open every row, (P,), int32; may be empty. Computed once, attended to by all rows.
+        tokens: The rest of each row, padded on the right, (B, T), int32.
+        lengths: Tokens of each row in `tokens` that are not padding, (B,), int32.
+        weights: Loss weight of predicting each token, (B, T), float32, >= 0; 0 where unsupervised.
+        segments: Index of the segment each token belongs to, (B, T), int16; UNSUPERVISED for prompt and padding.
+        rows: Index of each row in the data, (B,), for messages.
+    """
+
+    prefix: NDArray[np.int32]
+    tokens: NDArray[np.int32]
+    lengths: NDArray[np.int32]
+    weights: NDArray[np.float32]
+    segments: NDArray[np.int16]
+    rows: tuple[int, ...]
+
+    @property
+    def supervised(self) -> NDArray[np.bool_]:
+        """Where a token is trained on, (B, T); never in the first column of a batch without prefix."""
+        return self.segments != UNSUPERVISED
+
+
+@dataclass(frozen=True)
+class LoraSpec:
+    """Which linear layers carry an update, and how it is scaled.
+
+    Attributes:
+        rank: r.
+        scale: Factor on B A.
+        dropout: Share of the layer's inputs zeroed for the update while training.
+        layers: Names of the adapted layers, as in the model's weights: "model.layers.0.self_attn.q_proj".
+    """
+
+    rank: int
+    scale: float
+    dropout: float
+    layers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class OptimizerSpec:
+    """AdamW, decoupled and bias-corrected, after clipping the gradient's global L2 norm."""
+
+    weight_decay: float
+    max_grad_norm: float | None
+    seed: int
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one optimizer step saw.
+
+    Attributes:
+        total_nats: Sum over supervised tokens of weight x -log p, all micro-batches.
+        total_weight: Sum of the weights.
+        segment_nats: Sum of -log p by segment, unweighted, (S,).
+        segment_tokens: Supervised tokens by segment, (S,).
+        grad_norm: Global L2 norm of the gradient before clipping.
+    """
+
+    total_nats: float
+    total_weight: float
+    segment_nats: NDArray[np.float64]
+    segment_tokens: NDArray[np.int64]
+    grad_norm: float
+
+    @property
+    def loss(self) -> float:
+        """Token-weighted mean, nats per unit of weight."""
+        return self.total_nats / self.total_weight
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One generated reply: its token ids without the stop token, and why it ended ('stop' or 'length')."""
+
+    tokens: tuple[int, ...]
+    stop_reason: str
+
+
+class Matcher(Protocol):
+    """Progress of one reply through a constraint."""
+
+    def mask(self) -> NDArray[np.bool_]:
+        """Tokens allowed next, (vocabulary,)."""
+        ...
+
+    def advance(self, token: int) -> None:
+        """Take one generated token."""
+        ...
+
+
+class Constraint(Protocol):
+    """What replies may be written."""
+
+    def start(self) -> Matcher:
+        """A matcher at the beginning of a reply."""
+        ...
+
+
+class Model(Protocol):
+    """A loaded base model, with or without an adapter."""
+
+    config: Mapping[str, Any]
+    n_parameters: int
+
+    def attach_lora(self, spec: LoraSpec, weights: Mapping[str, NDArray[np.float32]]) -> None:
+        """Adapt the layers of `spec`, starting from `weights`: LAYER.lora_A (r, in) and LAYER.lora_B (out, r)."""
+        ...
+
+    def adapter_weights(self) -> dict[str, NDArray[np.float32]]:
+        """The adapter's present values, named and shaped as `attach_lora` takes them."""
+        ...
+
+    def prepare_training(self, spec: OptimizerSpec) -> None:
+        """Freeze all but the adapter and make an optimizer."""
+        ...
+
+    def train_step(self, batches: Sequence[Batch], learning_rate: float, step: int, n_segments: int) -> StepResult:
+        """One optimizer step over all rows of all micro-batches; dropout is a function of (seed, step)."""
+        ...
+
+    def score(self, batch: Batch) -> NDArray[np.float32]:
+        """-log p of each token in nats, (B, T), dropout off; 0 where unsupervised."""
+        ...
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        stop_tokens: Sequence[int],
+        constraint: Constraint | None = None,
+    ) -> list[Generation]:
+        """Greedy replies to all prompts, as one batch."""
+        ...
+
+    def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Logits after each token of one sequence, (T, vocabulary), dropout off."""
+        ...
+
+    def save_state(self, folder: Path) -> None:
+        """Write adapter values and optimizer state into an existing folder."""
+        ...
+
+    def load_state(self, folder: Path) -> None:
+        """Read what `save_state` wrote."""
+        ...
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where a backend computes: 'gpu' or 'cpu', a description, and the memory it may use in bytes."""
+
+    kind: str
+    description: str
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class ConvertSpec:
+    """How to write a converted model: quantization bits (None: none) and group size, and the type of the rest."""
+
+    bits: int | None = None
+    group_size: int = 64
+    dtype: str | None = None
+
+
+@dataclass(frozen=True)
+class WrittenModel:
+    """A model folder that was written: where, its size, its parameters and, if quantized, bits a weight."""
+
+    folder: Path
+    n_bytes: int
+    n_parameters: int
+    bits_per_weight: float
+    notes: tuple[str, ...] = field(default=())
+
+
+class Backend(Protocol):
+    """One way to compute: mlx or torch."""
+
+    name: str
+
+    def device(self) -> Device:
+        """Where it computes on this machine."""
+        ...
+
+    def versions(self) -> dict[str, str]:
+        """Versions of the libraries it computes with, for run.json."""
+        ...
+
+    def peak_memory_bytes(self, reset: bool = False) -> int:
+        """Most memory used since the last reset."""
+        ...
+
+    def load(self, folder: Path, adapter: Path | None = None, dtype: str | None = None) -> Model:
+        """Load a model folder (MLX or Hugging Face layout, quantized or not), and an adapter folder onto it."""
+        ...
+
+    def convert(self, source: Path, out: Path, spec: ConvertSpec) -> WrittenModel:
+        """Turn a model folder or a .gguf file into an MLX model folder."""
+        ...
+
+    def fuse(self, base: Path, adapter: Path, out: Path, requantize: bool, dtype: str | None = None) -> WrittenModel:
+        """Fold an adapter into its base model."""
+        ...

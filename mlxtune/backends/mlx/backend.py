@@ -1,0 +1,88 @@
+"""The MLX backend: one object that loads, converts and fuses, with this machine's device."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+
+from mlxtune.backends.adapter import check_fits, read_adapter
+from mlxtune.backends.base import ConvertSpec, Device, Model, WrittenModel
+from mlxtune.backends.mlx.runtime import import_mlx, prepare
+from mlxtune.models.architecture import linear_layers
+
+
+class MlxBackend:
+    """`backends.base.Backend` on MLX: Metal on a Mac, CUDA or the CPU elsewhere."""
+
+    name = "mlx"
+
+    @functools.cache  # noqa: B019 - one backend lives as long as the process
+    def device(self) -> Device:
+        """Where it computes on this machine."""
+        mx = import_mlx()
+        if mx.default_device().type == mx.DeviceType.gpu:
+            facts = mx.device_info()
+            memory = int(facts.get("max_recommended_working_set_size") or facts.get("memory_size") or _machine_memory())
+            return Device("gpu", f"the GPU ({facts.get('device_name', platform.processor())})", memory)
+        blas = prepare()
+        how = f"with {blas}" if blas else "with MLX's own BLAS"
+        return Device("cpu", f"the CPU, {how if platform.system() == 'Linux' else platform.processor()}", _machine_memory())
+
+    def versions(self) -> dict[str, str]:
+        """Versions of the libraries it computes with, for run.json."""
+        return {name: importlib.metadata.version(name) for name in ("mlx", "mlx-lm")}
+
+    def peak_memory_bytes(self, reset: bool = False) -> int:
+        """Most memory used since the last reset."""
+        mx = import_mlx()
+        peak = int(mx.get_peak_memory())
+        if reset:
+            mx.reset_peak_memory()
+        return peak
+
+    def load(self, folder: Path, adapter: Path | None = None, dtype: str | None = None) -> Model:
+        """Load a model folder, quantized or not, and an adapter folder onto it.
+
+        Args:
+            folder: MLX or Hugging Face layout.
+            adapter: Adapter folder.
+            dtype: Type to compute in; None is float32 on a CPU, where MLX's bfloat16 is slow, and the model's own on a GPU.
+
+        Raises:
+            ModelError: The folder cannot be loaded.
+            AdapterError: The adapter cannot be read or does not fit.
+        """
+        mx = import_mlx()
+        from mlxtune.backends.mlx.loading import load_network
+        from mlxtune.backends.mlx.model import MlxModel
+
+        network, config = load_network(folder)
+        wanted = dtype or ("float32" if self.device().kind == "cpu" else None)
+        if wanted:
+            network.set_dtype(getattr(mx, wanted))
+        mx.eval(network.parameters())
+        model = MlxModel(network, config, compiled=self.device().kind == "gpu")
+        if adapter is not None:
+            found = read_adapter(adapter)
+            check_fits(found, linear_layers(config), str(adapter), str(folder))
+            model.attach_lora(found.spec, found.weights)
+        return model
+
+    def convert(self, source: Path, out: Path, spec: ConvertSpec) -> WrittenModel:
+        """Turn a model folder or a .gguf file into an MLX model folder."""
+        from mlxtune.backends.mlx.convert import convert
+
+        return convert(source, out, spec)
+
+    def fuse(self, base: Path, adapter: Path, out: Path, requantize: bool, dtype: str | None = None) -> WrittenModel:
+        """Fold an adapter into its base model."""
+        from mlxtune.backends.mlx.fuse import fuse
+
+        return fuse(base, adapter, out, requantize, dtype)
+
+
+def _machine_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

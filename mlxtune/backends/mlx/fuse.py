@@ -1,0 +1,117 @@
+"""An adapter folded into its base model: W + scale x B A, computed in float32, as a model folder of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_unflatten
+from mlx_lm.utils import dequantize_model
+
+from mlxtune.backends.adapter import Adapter, check_fits, read_adapter
+from mlxtune.backends.base import WrittenModel
+from mlxtune.backends.mlx.convert import DTYPES, set_type, write_network
+from mlxtune.backends.mlx.loading import load_network
+from mlxtune.errors import AdapterError, ModelError
+from mlxtune.models.architecture import linear_layers
+from mlxtune.models.writing import whole_folder
+
+# Above this share of the adapter's own size, what requantizing moves is told to the user.
+NOTABLE_LOSS = 0.1
+
+
+def fuse(base: Path, adapter: Path, out: Path, requantize: bool, dtype: str | None = None) -> WrittenModel:
+    """Write the base model with an adapter folded in.
+
+    Args:
+        base: The model folder that the adapter was trained on.
+        adapter: The adapter folder.
+        out: The folder to write; must not exist, or be empty.
+        requantize: Pack the adapted layers of a quantized base again, with their own bits and group size. Without it, a
+            quantized base comes out unquantized, in the type of its scales: rounding to 4 bits can erase a small adapter.
+        dtype: Type of the fused weights; None is the base's own.
+
+    Returns:
+        What was written; its notes say what requantizing cost.
+
+    Raises:
+        ModelError: The base cannot be read, or cannot be requantized.
+        AdapterError: The adapter cannot be read, or does not fit the base.
+    """
+    if dtype is not None and dtype not in DTYPES:
+        raise ModelError(f"dtype: expected {', '.join(DTYPES)}, got {dtype!r}")
+    network, config = load_network(base)
+    found = read_adapter(adapter)
+    check_fits(found, linear_layers(config), str(adapter), str(base))
+    if not found.spec.layers:
+        raise AdapterError(f"{adapter}: adapts no layer, so there is nothing to fuse")
+    is_quantized = "quantization" in config
+    if requantize and not is_quantized:
+        raise ModelError(f"{base}: is not quantized, so there is nothing to requantize; fuse without it")
+    if requantize and dtype is not None:
+        raise ModelError("requantized weights have no dtype; give one or the other")
+
+    losses: list[tuple[mx.array, mx.array]] = []
+    modules = dict(network.named_modules())
+    fused = []
+    for layer, delta in _deltas(found):
+        module, loss = _fused(modules[layer], delta, requantize)
+        fused.append((layer, module))
+        losses += [loss] if loss is not None else []
+    network.update_modules(tree_unflatten(fused))
+    if is_quantized and not requantize:
+        network = dequantize_model(network)
+        config.pop("quantization", None)
+        config.pop("quantization_config", None)
+    if dtype is not None:
+        set_type(network, config, dtype)
+
+    notes = _notes(losses)
+    with whole_folder(out) as folder:
+        written = write_network(network, config, folder, companions=base)
+    return WrittenModel(out, written.n_bytes, written.n_parameters, written.bits_per_weight, notes)
+
+
+def _deltas(adapter: Adapter) -> Iterator[tuple[str, mx.array]]:
+    """Layer -> scale x B A, (out, in), float32."""
+    for layer in adapter.spec.layers:
+        a = mx.array(adapter.weights[f"{layer}.lora_A"])  # (r, in)
+        b = mx.array(adapter.weights[f"{layer}.lora_B"])  # (out, r)
+        yield layer, adapter.spec.scale * (b @ a)
+
+
+def _fused(module: Any, delta: mx.array, requantize: bool) -> tuple[nn.Module, tuple[mx.array, mx.array] | None]:
+    """A layer with its update, and when requantized the squared norms of what packing moved and of the update."""
+    is_packed = isinstance(module, nn.QuantizedLinear)
+    dtype = module.scales.dtype if is_packed else module.weight.dtype
+    weight = _unpacked(module) + delta if is_packed else module.weight.astype(mx.float32) + delta
+    linear = nn.Linear(delta.shape[1], delta.shape[0], bias="bias" in module)
+    linear.weight = weight.astype(dtype)
+    if "bias" in module:
+        linear.bias = module.bias
+    if not (is_packed and requantize):
+        return linear, None
+    packed = nn.QuantizedLinear.from_linear(linear, module.group_size, module.bits, module.mode)
+    return packed, (mx.square(_unpacked(packed) - weight).sum(), mx.square(delta).sum())
+
+
+def _unpacked(module: Any) -> mx.array:
+    """Weight of a quantized layer, (out, in), float32."""
+    weight = mx.dequantize(module.weight, module.scales, module.biases, module.group_size, module.bits, module.mode)
+    return weight.astype(mx.float32)
+
+
+def _notes(losses: list[tuple[mx.array, mx.array]]) -> tuple[str, ...]:
+    if not losses:
+        return ()
+    moved = sum(float(lost.item()) for lost, _ in losses) ** 0.5
+    size = sum(float(update.item()) for _, update in losses) ** 0.5
+    if size == 0 or moved / size < NOTABLE_LOSS:
+        return ()
+    return (
+        f"requantizing moved the adapted weights by {moved / size:.0%} of the adapter's own size; evaluate the result, or "
+        "fuse without requantizing",
+    )

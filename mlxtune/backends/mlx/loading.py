@@ -1,0 +1,64 @@
+"""A model folder as mlx-lm's network, weights lazy: the one place that calls mlx-lm's loader."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import mlx.nn as nn
+from mlx_lm.utils import _get_classes, load_model
+
+from mlxtune.errors import ModelError
+from mlxtune.models.source import check_folder, read_config, weight_files
+
+
+def load_network(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """mlx-lm's network and config of a model folder, in Hugging Face's or MLX's layout, quantized or not.
+
+    Beyond mlx-lm's own loader: a tied model may carry `lm_head.*`, also quantized, which is dropped; where the config
+    does not say whether embeddings are tied, the weights do; weights are read as the index names them.
+
+    Args:
+        folder: The model.
+
+    Returns:
+        The network, its weights not yet read, and the config, with `eos_token_id` from generation_config.json.
+
+    Raises:
+        ModelError: The folder is not whole, or mlx-lm cannot load it.
+    """
+    check_folder(folder, str(folder))
+    settled = {"tie_word_embeddings": _is_tied(folder)}
+    try:
+        return load_model(folder, lazy=True, model_config=settled, get_model_classes=_classes)  # type: ignore[no-any-return]
+    except (ValueError, RuntimeError, FileNotFoundError, KeyError, TypeError) as error:
+        raise ModelError(f"{folder}: MLX cannot load this model: {error}") from error
+
+
+def _classes(config: dict[str, Any]) -> tuple[type[nn.Module], type]:
+    model_class, arguments_class = _get_classes(config)
+
+    class Model(model_class):  # type: ignore[misc, valid-type]
+        """mlx-lm's model, which drops only `lm_head.weight` of a tied checkpoint and then refuses its scales."""
+
+        def sanitize(self, weights: dict[str, Any]) -> dict[str, Any]:
+            weights = super().sanitize(weights)
+            if not self.args.tie_word_embeddings:
+                return weights
+            return {name: value for name, value in weights.items() if not name.startswith("lm_head.")}
+
+    return Model, arguments_class
+
+
+def _is_tied(folder: Path) -> bool:
+    """Whether the head is the embedding: as the config says, else where the weights hold no head."""
+    from safetensors import safe_open
+
+    said = read_config(folder).get("tie_word_embeddings")
+    if said is not None:
+        return bool(said)
+    for file in weight_files(folder):
+        with safe_open(file, framework="numpy") as weights:
+            if "lm_head.weight" in weights.keys():  # noqa: SIM118 - not a mapping
+                return False
+    return True

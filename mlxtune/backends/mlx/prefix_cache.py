@@ -1,0 +1,36 @@
+"""A cache through which rows attend to a prefix that was computed once, and through which gradients flow."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+from mlx_lm.models.base import create_causal_mask
+
+
+class PrefixCache:
+    """Keys and values of one layer: those of the first call are kept in the graph and shared by all rows of the second.
+
+    It answers the calls that mlx-lm's attention layers make of a cache. Nothing is copied or detached, so the gradient
+    of the rows' loss reaches the prefix as if each row had computed it alone.
+    """
+
+    def __init__(self) -> None:
+        self.offset = 0  # position of the next token, for RoPE
+        self._keys: mx.array | None = None
+        self._values: mx.array | None = None
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """Keys and values to attend to, (B, heads, prefix + T, head_dim), given those of the present tokens."""
+        if self._keys is None or self._values is None:
+            self._keys, self._values = keys, values
+            self.offset = keys.shape[2]
+            return keys, values
+        rows = keys.shape[0]
+        shared_keys = mx.broadcast_to(self._keys, (rows, *self._keys.shape[1:]))
+        shared_values = mx.broadcast_to(self._values, (rows, *self._values.shape[1:]))
+        return mx.concatenate([shared_keys, keys], axis=2), mx.concatenate([shared_values, values], axis=2)
+
+    def make_mask(self, length: int, return_array: bool = False, window_size: int | None = None) -> mx.array | str | None:
+        """Causal mask of `length` tokens after the prefix."""
+        if return_array or window_size is not None:
+            return create_causal_mask(length, self.offset, window_size=window_size)
+        return "causal" if length > 1 else None

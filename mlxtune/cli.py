@@ -1,0 +1,89 @@
+"""The command line: one group of lazily loaded commands, and errors turned into messages and exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+
+import click
+
+import mlxtune
+from mlxtune.errors import MlxtuneError
+
+# Command -> its one-line help, so that `mlxtune --help` imports no command and no library behind one.
+COMMANDS = {
+    "convert": "Turn a Hub id, a folder or a .gguf into an MLX model folder.",
+    "lora": "Train a recipe's adapter (QLoRA when the base is quantized).",
+    "evaluate": "Score a run or its base model on the test rows.",
+    "predict": "Ask a run a few questions.",
+    "fuse": "Fold a run's adapter into its base model.",
+}
+
+
+class LazyGroup(click.Group):
+    """Imports a command's module when the command is used."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """Names in the order in which they are used."""
+        return list(COMMANDS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        """The command, imported."""
+        if name not in COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(f"mlxtune.commands.{name}"), name)
+        return command
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click, with a suggestion for a mistyped name."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            from mlxtune.recipe import did_you_mean
+
+            raise click.UsageError(f"no command {args[0]!r}{did_you_mean(args[0], COMMANDS)}", context)
+        return super().resolve_command(context, args)
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of commands, without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(mlxtune.__version__, prog_name="mlxtune")
+def cli() -> None:
+    """One recipe and some labelled text in, a fine-tuned Qwen adapter with its evidence out.
+
+    Example: mlxtune lora recipes/qwen3-intent.yaml
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("mlxtune").setLevel(logging.INFO)
+
+
+def main() -> None:
+    """Entry point: 0 done, 1 failed for a stated reason, 2 misuse, 130 interrupted."""
+    try:
+        cli.main(prog_name="mlxtune", standalone_mode=False)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except MlxtuneError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Interrupted.", err=True)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output left, as `| head` does
+        sys.stderr.close()
+        sys.exit(1)
+    except MemoryError:
+        click.echo("Error: out of memory; lower train.batch_size or train.max_tokens, or set model.quantize", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""`mlxtune fuse`: fold a run's adapter into its base model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mlxtune.commands.options import backend_option, force_option, json_option, print_json, say
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Model folder to write; without it RUN/fused.")
+@click.option("--requantize", is_flag=True, help="Quantize the result as the base is; without it, it is 16-bit.")
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="Type of the fused weights.")
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0),
+    default=0.1,
+    show_default=True,
+    help="Largest logit difference to accept, as a share of the adapter's own effect.",
+)
+@backend_option
+@force_option
+@json_option
+def fuse(
+    run: Path,
+    out: Path | None,
+    requantize: bool,
+    dtype: str | None,
+    tolerance: float,
+    backend: str,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Fold RUN's adapter into its base model: one folder that needs no adapter.
+
+    Example: mlxtune fuse runs/demo --out models/demo-fused
+    """
+    from mlxtune.backends import choose
+    from mlxtune.export.fuse import fuse_run
+    from mlxtune.runs import open_run
+
+    opened = open_run(run)
+    choice = choose(backend)
+    say(f"backend: {choice.reason}")
+    target = out or opened.path / "fused"
+    fused = fuse_run(
+        opened, choice.backend, target, requantize=requantize, dtype=dtype, tolerance=tolerance, force=force, say=say
+    )
+    if as_json:
+        print_json(
+            {
+                "run": str(opened),
+                "fused": str(fused.written.folder),
+                "bytes": fused.written.n_bytes,
+                "parameters": fused.written.n_parameters,
+                "bits_per_weight": fused.written.bits_per_weight,
+                "largest_logit_difference": fused.difference,
+                "adapter_effect": fused.effect,
+                "prompts": fused.prompts,
+                "notes": list(fused.written.notes),
+            }
+        )
+        return
+    for note in fused.written.notes:
+        say(note)
+    click.echo(
+        f"{fused.written.folder}: {fused.written.n_bytes / 1e9:.2f} GB, {fused.written.bits_per_weight:.2f} bits a weight\n"
+        f"largest logit difference to base + adapter on {fused.prompts} prompts: {fused.difference:.2g} "
+        f"(the adapter itself changes logits by up to {fused.effect:.2g})"
+    )

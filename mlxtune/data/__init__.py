@@ -1,0 +1,1 @@
+"""Rows to token batches: reading, cleaning, the output template, examples and batches."""

@@ -1,0 +1,81 @@
+"""Examples to batches: the order of rows in an epoch, the shared prefix, and padding. NumPy only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxtune.backends.base import UNSUPERVISED, Batch
+from mlxtune.data.examples import Example
+
+# Batches are formed by length inside windows of this many batches: padding falls, and order stays near random.
+WINDOW_BATCHES = 16
+# Rows are padded to a multiple of this, so that a compiled step meets few shapes.
+PAD_MULTIPLE = 8
+
+
+def shared_prefix(examples: Sequence[Example]) -> NDArray[np.int32]:
+    """Token ids that open every prompt, (P,), leaving at least one prompt token to each row.
+
+    That token predicts the first token of the reply, so every supervised token has its predictor in its own row.
+    """
+    if not examples:
+        return np.zeros(0, np.int32)
+    first = examples[0].prompt
+    shared = min(len(example.prompt) for example in examples) - 1
+    for example in examples:
+        same = example.prompt[:shared] == first[:shared]
+        shared = int(np.argmin(same)) if not same.all() else shared
+    return first[:shared]
+
+
+def epoch_order(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+    """Which examples form each batch of an epoch: a pure function of its arguments.
+
+    Args:
+        lengths: Tokens of each example.
+        batch_size: Examples a batch; the last one may be shorter.
+        seed: The run's seed.
+        epoch: Counted from 0.
+
+    Returns:
+        Batches of indices; each index stands in exactly one.
+    """
+    random = np.random.default_rng([seed, epoch])
+    order = random.permutation(len(lengths))
+    batches: list[list[int]] = []
+    for start in range(0, len(order), WINDOW_BATCHES * batch_size):
+        window = sorted(order[start : start + WINDOW_BATCHES * batch_size].tolist(), key=lambda index: lengths[index])
+        batches += [window[at : at + batch_size] for at in range(0, len(window), batch_size)]
+    return [batches[index] for index in random.permutation(len(batches))]
+
+
+def sequential_order(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Batches of similar length in a fixed order, for scoring."""
+    order = sorted(range(len(lengths)), key=lambda index: lengths[index])
+    return [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
+
+
+def collate(examples: Sequence[Example], prefix: NDArray[np.int32]) -> Batch:
+    """Examples whose prompts all open with `prefix`, as one batch."""
+    n_prefix = len(prefix)
+    lengths = [example.n_tokens - n_prefix for example in examples]
+    width = -(-max(lengths) // PAD_MULTIPLE) * PAD_MULTIPLE
+    tokens = np.zeros((len(examples), width), np.int32)
+    weights = np.zeros((len(examples), width), np.float32)
+    segments = np.full((len(examples), width), UNSUPERVISED, np.int16)
+    for b, example in enumerate(examples):
+        reply = slice(lengths[b] - len(example.reply), lengths[b])
+        tokens[b, : reply.start] = example.prompt[n_prefix:]
+        tokens[b, reply] = example.reply
+        weights[b, reply] = example.weights
+        segments[b, reply] = example.segments
+    rows = tuple(example.row for example in examples)
+    return Batch(prefix, tokens, np.asarray(lengths, np.int32), weights, segments, rows)
+
+
+def batches(examples: Sequence[Example], order: Sequence[Sequence[int]], prefix: NDArray[np.int32]) -> list[Batch]:
+    """Batches in the given order."""
+    return [collate([examples[index] for index in indices], prefix) for indices in order]

@@ -1,0 +1,154 @@
+"""Rows to examples: the tokens of a prompt and its reply, each reply token with its loss weight and segment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxtune.data.rows import Row
+from mlxtune.data.template import TEMPLATE_SEGMENT, ReplyTemplate, Span, Value
+from mlxtune.errors import DataError, Problem, listing
+from mlxtune.models.tokenizer import Encoded, Tokenizer
+from mlxtune.recipe import PLACEHOLDER, Recipe
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row as the model sees it.
+
+    Attributes:
+        row: Its place among the rows.
+        prompt: Token ids of the prompt, (P,), int32.
+        reply: Token ids of the reply and its end of turn, (R,), int32.
+        weights: Loss weight of each reply token, (R,), float32.
+        segments: Segment of each reply token, (R,), int16: an index into `ReplyTemplate.segments`.
+    """
+
+    row: int
+    prompt: NDArray[np.int32]
+    reply: NDArray[np.int32]
+    weights: NDArray[np.float32]
+    segments: NDArray[np.int16]
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of prompt and reply."""
+        return len(self.prompt) + len(self.reply)
+
+
+def build_examples(rows: Sequence[Row], recipe: Recipe, tokenizer: Tokenizer) -> list[Example]:
+    """Examples of all rows, in their order.
+
+    Raises:
+        DataError: Rows that lack a column, or hold a value that the recipe does not allow; all of them together.
+    """
+    template = ReplyTemplate(recipe.output)
+    values = expected_values(rows, recipe)
+    prompts = prompt_ids(rows, recipe, tokenizer)
+    formatted = [template.format(value) for value in values]
+    replies = tokenizer.encode([text for text, _ in formatted])
+    examples = []
+    for index, (prompt, reply, (_, spans)) in enumerate(zip(prompts, replies, formatted)):
+        weights, segments = mark_tokens(reply, spans, template.segments)
+        examples.append(
+            Example(
+                row=index,
+                prompt=np.asarray(prompt, np.int32),
+                reply=np.asarray([*reply.ids, tokenizer.end_of_turn], np.int32),
+                weights=np.asarray([*weights, 1.0], np.float32),
+                segments=np.asarray([*segments, template.segments.index(TEMPLATE_SEGMENT)], np.int16),
+            )
+        )
+    return examples
+
+
+def mark_tokens(reply: Encoded, spans: Sequence[Span], segments: Sequence[str]) -> tuple[list[float], list[int]]:
+    """Loss weight and segment of each token of a reply, from the spans of its text.
+
+    A token that reaches over a border belongs to the span of its last character: byte-level BPE writes the space
+    before a word into the word's own token.
+    """
+    weights: list[float] = []
+    places: list[int] = []
+    at = 0
+    for start, end in reply.offsets:
+        last = max(start, end - 1)
+        while at < len(spans) - 1 and spans[at].end <= last:
+            at += 1
+        weights.append(spans[at].weight)
+        places.append(segments.index(spans[at].segment))
+    return weights, places
+
+
+def expected_values(rows: Sequence[Row], recipe: Recipe) -> list[dict[str, Value]]:
+    """The output fields of all rows, label sets in canonical order.
+
+    Raises:
+        DataError: Rows whose fields are missing or not allowed; all of them together.
+    """
+    template = ReplyTemplate(recipe.output)
+    found: list[dict[str, Value]] = []
+    problems: list[Problem] = []
+    for row in rows:
+        values, wrong = template.read(row.fields)
+        found.append(values)
+        problems += [Problem(f"{row.file}:{row.line}", text) for text in wrong]
+    if problems:
+        raise DataError(listing("rows that the recipe's output does not allow", problems))
+    return found
+
+
+def prompt_ids(rows: Sequence[Row], recipe: Recipe, tokenizer: Tokenizer) -> list[list[int]]:
+    """Prompt ids of all rows, as training and inference both use them.
+
+    Raises:
+        DataError: Rows that lack a column which the user message names; all of them together.
+    """
+    return tokenizer.prompts([messages(row, recipe) for row in _with_columns(rows, recipe)], recipe.prompt.thinking)
+
+
+def messages(row: Row, recipe: Recipe) -> list[dict[str, str]]:
+    """The conversation that asks the model about one row."""
+    user = PLACEHOLDER.sub(lambda found: _text(row.fields[found.group(1)]), recipe.prompt.user)
+    system = [{"role": "system", "content": recipe.prompt.system}] if recipe.prompt.system is not None else []
+    return [*system, {"role": "user", "content": user}]
+
+
+def _with_columns(rows: Sequence[Row], recipe: Recipe) -> Sequence[Row]:
+    needed = list(dict.fromkeys(PLACEHOLDER.findall(recipe.prompt.user)))
+    problems = [
+        Problem(f"{row.file}:{row.line}", f"no {name!r}, which prompt.user names; the row has {', '.join(map(repr, row.fields))}")
+        for row in rows
+        for name in needed
+        if row.fields.get(name) is None
+    ]
+    if problems:
+        raise DataError(listing("rows without a column of the prompt", problems))
+    return rows
+
+
+def _text(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def check_lengths(examples: Sequence[Example], rows: Sequence[Row], recipe: Recipe) -> tuple[list[Example], list[str]]:
+    """The examples that fit into `train.max_tokens`, and a line for each that does not. None is ever cut.
+
+    Raises:
+        DataError: Some do not fit and the recipe says to refuse them.
+    """
+    limit = recipe.train.max_tokens
+    fitting = [example for example in examples if example.n_tokens <= limit]
+    long = [
+        Problem(f"{rows[example.row].file}:{rows[example.row].line}", f"{example.n_tokens} tokens")
+        for example in examples
+        if example.n_tokens > limit
+    ]
+    if long and recipe.train.over_long == "refuse":
+        advice = "raise train.max_tokens, shorten the rows, or leave them out with train.over_long: drop"
+        raise DataError(listing(f"rows longer than train.max_tokens = {limit}; {advice}", long))
+    return fitting, [f"{problem.place}: {problem.message}" for problem in long]

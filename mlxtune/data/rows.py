@@ -1,0 +1,235 @@
+"""Rows of a .jsonl or .csv file with the place of each: no cleaning, no labels, no tokens.
+
+Reading goes line by line and never stops at the first mistake: every malformed line is collected, so that one
+run names all that is wrong with a file.
+
+    rows = read_rows(Path("train.csv"), {"text": "body"})
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NoReturn
+
+from mlxtune.errors import DataError, Problem, listing
+
+JSON_LINES = (".jsonl", ".ndjson")
+SUFFIXES = (*JSON_LINES, ".csv")
+_AS_NAMED: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row and where it was read.
+
+    Args:
+        fields: Column -> str or list[str]. Numbers and booleans arrive as their JSON text and null as "", since a
+            label may be written 1 or true. Anything nested stays as parsed, for whoever uses that column to judge.
+        file: The file, as it was named.
+        line: The physical line on which the record starts, counted from 1.
+    """
+
+    fields: Mapping[str, Any]
+    file: str
+    line: int
+
+
+def read_rows(path: Path, columns: Mapping[str, str] = _AS_NAMED) -> list[Row]:
+    """Every row of a file, in order; blank lines are skipped.
+
+    Args:
+        path: A .jsonl or .ndjson file (one object a line) or a .csv file with a header line, in UTF-8.
+        columns: Our name -> the file's own name, for columns called something else there.
+
+    Raises:
+        DataError: The file is missing, empty or of another kind, or any line of it is malformed: all are listed.
+    """
+    path = Path(path)
+    _check_file(path)
+    problems: list[Problem] = []
+    records = _json_records if path.suffix.lower() in JSON_LINES else _csv_records
+    rows = []
+    for line, record in records(path, problems):
+        fields = _renamed(record, columns)
+        if isinstance(fields, str):
+            problems.append(_problem(path, line, fields))
+        else:
+            rows.append(Row(fields, str(path), line))
+    if problems:
+        raise DataError(listing(str(path), problems))
+    if not rows:
+        raise DataError(f"{path}: expected at least one row, got none; is this the right file?")
+    return rows
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        inside = sorted(entry.name for entry in path.iterdir() if entry.suffix.lower() in SUFFIXES)
+        hint = f"name one of its files: {', '.join(inside[:5])}" if inside else "name a file"
+        raise DataError(f"{path}: expected a file, got a folder; {hint}")
+    if not path.exists():
+        raise DataError(f"{path}: no such file; check the path (paths in a recipe are relative to the recipe)")
+    if path.suffix.lower() not in SUFFIXES:
+        got = f"'{path.suffix}'" if path.suffix else "none"
+        raise DataError(f"{path}: expected a suffix of {', '.join(SUFFIXES)}, got {got}; {_conversion(path)}")
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}; check its permissions") from error
+    if not start:
+        raise DataError(f"{path}: expected at least one row, got an empty file; was it written to the end?")
+    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise DataError(f"{path}: expected UTF-8, got UTF-16; save it again as UTF-8")
+
+
+def _conversion(path: Path) -> str:
+    suffix = path.suffix.lower()
+    if suffix == ".json":
+        return "write one object a line and name it .jsonl"
+    if suffix in (".gz", ".zip", ".bz2", ".xz", ".zst"):
+        return "unpack it first"
+    if suffix in (".xlsx", ".xls", ".tsv", ".parquet"):
+        return "export it as .csv in UTF-8"
+    return "rename or convert it"
+
+
+def _problem(path: Path, line: int, message: str) -> Problem:
+    return Problem(f"{path.name}:{line}", message)
+
+
+def _lines(path: Path, problems: list[Problem]) -> Iterator[tuple[str, bool]]:
+    """Each line as text, and whether it was UTF-8; lines that were not are added to `problems`."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                yield line.decode("utf-8-sig" if number == 1 else "utf-8"), True
+            except UnicodeDecodeError as error:
+                byte = line[error.start]
+                message = f"expected UTF-8, got byte 0x{byte:02x} at column {error.start + 1}; save the file as UTF-8"
+                problems.append(_problem(path, number, message))
+                yield line.decode("utf-8", errors="replace"), False
+
+
+def _json_records(path: Path, problems: list[Problem]) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, (line, decoded) in enumerate(_lines(path, problems), start=1):
+        if not decoded or not line.strip():
+            continue
+        try:
+            record = json.loads(line, object_pairs_hook=_object, parse_constant=_not_json)
+            line.encode() if "\\u" not in line else json.dumps(record, ensure_ascii=False).encode()
+        except json.JSONDecodeError as error:
+            message = f"expected one JSON object, got invalid JSON at column {error.colno}: {error.msg}: {_short(line)}"
+            problems.append(_problem(path, number, message))
+        except UnicodeEncodeError:
+            problems.append(_problem(path, number, r"expected text, got half a surrogate pair (\ud800 to \udfff)"))
+        except RecursionError:
+            problems.append(_problem(path, number, "expected a flat object, got one nested too deeply to read"))
+        except ValueError as error:
+            problems.append(_problem(path, number, str(error)))
+        else:
+            if isinstance(record, dict):
+                yield number, {column: _value(value) for column, value in record.items()}
+            else:
+                message = f'expected an object such as {{"text": ...}}, got {_kind(record)}: {_short(line)}'
+                problems.append(_problem(path, number, message))
+
+
+def _csv_records(path: Path, problems: list[Problem]) -> Iterator[tuple[int, dict[str, Any]]]:
+    broken: set[int] = set()  # physical lines that were not UTF-8, already among the problems
+
+    def text_lines() -> Iterator[str]:
+        for number, (line, decoded) in enumerate(_lines(path, problems), start=1):
+            if not decoded:
+                broken.add(number)
+            yield line
+
+    reader = csv.reader(text_lines(), strict=True)
+    header: list[str] | None = None
+    while True:
+        start = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            # The reader may have swallowed many lines (a quote left open), so what follows cannot be trusted.
+            problems.append(_problem(path, start, f"expected a CSV record, got: {error}; is a quote left open?"))
+            return
+        if not any(cell.strip() for cell in cells) and len(cells) < 2:
+            continue
+        if header is None:
+            header = [cell.strip() for cell in cells]
+            message = _header_problem(header)
+            if message:
+                problems.append(_problem(path, start, message))
+                return
+        elif broken.intersection(range(start, reader.line_num + 1)):
+            continue
+        elif len(cells) != len(header):
+            message = (
+                f"expected {len(header)} cells ({', '.join(header)}), got {len(cells)}; quote cells that hold a comma"
+            )
+            problems.append(_problem(path, start, message))
+        else:
+            yield start, dict(zip(header, cells, strict=True))
+
+
+def _header_problem(header: list[str]) -> str | None:
+    if "" in header:
+        return f"expected a name for every column, got none for column {header.index('') + 1}"
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        return f"expected each column once, got {', '.join(map(repr, twice))} twice; rename one"
+    return None
+
+
+def _renamed(record: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any] | str:
+    """The record under our names, or what is wrong with it."""
+    missing = sorted({theirs for theirs in columns.values() if theirs not in record})
+    if missing:
+        return f"expected the column {', '.join(map(repr, missing))}, got {', '.join(map(repr, record)) or 'none'}"
+    used = set(columns.values())
+    fields = {name: value for name, value in record.items() if name not in used}
+    fields.update({ours: record[theirs] for ours, theirs in columns.items()})
+    return fields
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"expected each key once, got {twice!r} twice")
+    return record
+
+
+def _not_json(constant: str) -> NoReturn:
+    raise ValueError(f"expected JSON, got {constant}, which is not a JSON number; use null")
+
+
+def _value(value: Any) -> Any:
+    if value is None:
+        return ""
+    if isinstance(value, (bool, int, float)):
+        return json.dumps(value)
+    if isinstance(value, list):
+        return [_value(item) for item in value]
+    return value
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "null"
+    names = {list: "a list", str: "a string", bool: "true or false", int: "a number", float: "a number"}
+    return names.get(type(value), type(value).__name__)
+
+
+def _short(line: str, limit: int = 60) -> str:
+    line = line.strip()
+    return repr(line if len(line) <= limit else line[:limit] + "...")

@@ -1,0 +1,76 @@
+"""Decoding held to a reply template: which tokens may come next. llguidance and NumPy; no model, no backend.
+
+The template's own pattern is the grammar, so whatever is written under it parses, unless it is cut by the length limit.
+
+    constraint = TemplateConstraint(template, tokenizer, vocabulary_size=model.config["vocab_size"])
+    model.generate(prompts, 64, tokenizer.stop_tokens, constraint)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxtune.data.template import ReplyTemplate
+from mlxtune.errors import RecipeError
+from mlxtune.models.tokenizer import Tokenizer
+
+
+class TemplateConstraint:
+    """Replies that a template allows; a `Constraint` of `backends/base.py`.
+
+    The tokenizer's trie and the compiled pattern are made once here (about a second for 150,000 tokens) and shared by
+    every reply, which starts in microseconds.
+
+    Args:
+        template: What replies look like.
+        tokenizer: Spells them.
+        vocabulary_size: Width of the model's logits. Ids beyond the tokenizer's have no text and are never allowed.
+
+    Raises:
+        RecipeError: The pattern is more than llguidance can follow.
+    """
+
+    def __init__(self, template: ReplyTemplate, tokenizer: Tokenizer, vocabulary_size: int) -> None:
+        from llguidance import LLMatcher
+        from llguidance.hf import from_tokenizer
+
+        self._vocabulary_size = vocabulary_size
+        width = max(vocabulary_size, tokenizer.vocabulary_size)
+        tokens = from_tokenizer(tokenizer.hf, n_vocab=width, eos_token=list(tokenizer.stop_tokens))
+        self._beginning = LLMatcher(tokens, LLMatcher.grammar_from_regex(template.pattern()))
+        _check(self._beginning)
+
+    def start(self) -> TemplateMatcher:
+        """A matcher at the beginning of a reply."""
+        return TemplateMatcher(self._beginning.deep_copy(), self._vocabulary_size)
+
+
+class TemplateMatcher:
+    """Progress of one reply; a `Matcher` of `backends/base.py`."""
+
+    def __init__(self, matcher: Any, vocabulary_size: int) -> None:
+        self._matcher = matcher
+        self._vocabulary_size = vocabulary_size
+
+    def mask(self) -> NDArray[np.bool_]:
+        """Tokens allowed next, (vocabulary,): stop tokens where the reply may end, and nothing else once it has."""
+        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        _check(self._matcher)
+        return np.unpackbits(bits, count=self._vocabulary_size, bitorder="little").view(np.bool_)
+
+    def advance(self, token: int) -> None:
+        """Take one generated token, which the mask must allow."""
+        if not self._matcher.consume_token(token):
+            raise ValueError(f"token {token} is not allowed here: {self._matcher.get_error()}")
+
+
+def _check(matcher: Any) -> None:
+    if matcher.is_error():
+        reason = matcher.get_error().strip().splitlines()[0]
+        raise RecipeError(
+            f"output.template: constrained decoding cannot follow it ({reason}); "
+            "shorten the template or its label lists, or use evaluate.decoding: free"
+        )

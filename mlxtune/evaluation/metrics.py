@@ -1,0 +1,293 @@
+"""Metrics over expected and predicted labels: NumPy and strings, no model, no tokenizer, no backend.
+
+A prediction of None is a reply that could not be parsed. It is wrong everywhere: it matches nothing, and for
+precision, recall and F1 it predicts no label. Every headline figure is an `Estimate` with a 95% percentile bootstrap
+interval over rows. Two calls over equally many rows with one seed draw the same rows, so their resamples are paired.
+
+    label_set_scores([("a", "b")], [("b",)], repeated=[False], labels=["a", "b"]).micro_f1.value
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+N_RESAMPLES = 1000
+INTERVAL = (2.5, 97.5)  # percentiles of the resampled figures
+_CHUNK_CELLS = 2_000_000  # resamples x rows held at once
+
+Floats = NDArray[np.float64]
+Draws = NDArray[np.float32]  # how often each resample drew each row, (resamples, rows); exact up to 2**24
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure over rows and its 95% interval, which is None where there are fewer than two rows."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class LabelScore:
+    """One label against all others. `support` counts the rows that expect it; 0 / 0 counts as 0."""
+
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+@dataclass(frozen=True)
+class GroupScore:
+    """Rows that expect equally many labels."""
+
+    rows: int
+    exact_match: Estimate
+
+
+@dataclass(frozen=True)
+class LabelSetScores:
+    """How well sets of labels were predicted.
+
+    Attributes:
+        exact_match: Rows whose predicted set is the expected one / rows.
+        partial_match: Rows with at least one expected label among the predicted ones / rows. Where one label stands
+            for "none of them", that is a label like any other: it must be predicted.
+        micro_f1: 2 hits / (expected + predicted), each summed over rows and labels.
+        macro_f1: Mean of the labels' F1 over the whole label list, as scikit-learn with `labels=` that list and
+            `zero_division=0`: a label that is neither expected nor predicted anywhere counts 0.
+        sample_f1: Mean over rows of 2 hits / (expected + predicted) of that row.
+        invalid_rate: Rows without a value / rows.
+        repeated_rate: Rows whose reply says a label again, or loops / rows.
+        labels: Label -> its scores.
+        by_count: Number of expected labels, as text -> the rows with that many.
+    """
+
+    exact_match: Estimate
+    partial_match: Estimate
+    micro_f1: Estimate
+    macro_f1: Estimate
+    sample_f1: Estimate
+    invalid_rate: Estimate
+    repeated_rate: Estimate
+    labels: dict[str, LabelScore]
+    by_count: dict[str, GroupScore]
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """`counts[e][p]` rows expect `labels[e]` and were answered `labels[p]`; `invalid[e]` of them got no label."""
+
+    labels: list[str]
+    counts: list[list[int]]
+    invalid: list[int]
+
+
+@dataclass(frozen=True)
+class LabelScores:
+    """How well one label a row was predicted; see `LabelSetScores` for what the names mean."""
+
+    accuracy: Estimate
+    macro_f1: Estimate
+    invalid_rate: Estimate
+    repeated_rate: Estimate
+    labels: dict[str, LabelScore]
+    confusion: Confusion
+
+
+def label_set_scores(
+    expected: Sequence[Sequence[str]],
+    predicted: Sequence[Sequence[str] | None],
+    repeated: Sequence[bool],
+    labels: Sequence[str] | None,
+    seed: int = 0,
+) -> LabelSetScores:
+    """Score label sets; order and repetition within a set do not count.
+
+    Args:
+        expected: The right labels of each row.
+        predicted: The predicted labels of each row; None where the reply could not be parsed.
+        repeated: Whether each reply repeats itself.
+        labels: The label list; None for an open set, whose list is every label expected or predicted anywhere.
+        seed: Of the resampling.
+
+    Returns:
+        The scores, over at least one row.
+
+    >>> scores = label_set_scores([("a",), ("a", "b")], [("a",), None], [False, False], ["a", "b"])
+    >>> scores.exact_match.value, scores.micro_f1.value, scores.labels["b"].support
+    (0.5, 0.5, 1)
+    """
+    if labels is None:
+        labels = sorted({label for labels_of_row in (*expected, *predicted) for label in labels_of_row or ()})
+    right = _indicator(expected, labels)  # (rows, labels)
+    said = _indicator(predicted, labels)
+    invalid = _column(row is None for row in predicted)
+    hits = right * said
+    occurs = np.any((right + said) > 0, axis=0)
+    n_hits, n_both = hits.sum(1), right.sum(1) + said.sum(1)
+    exact = np.all(right == said, axis=1) & (invalid == 0)
+    rows = {
+        "exact_match": exact.astype(np.float32),
+        "partial_match": (n_hits > 0).astype(np.float32),
+        "sample_f1": _ratio(2 * n_hits, n_both),
+        "invalid_rate": invalid,
+        "repeated_rate": _column(repeated),
+    }
+
+    def figures(draws: Draws) -> dict[str, Floats]:
+        tp, both = _sums(draws, hits), _sums(draws, right) + _sums(draws, said)
+        return {
+            "micro_f1": _ratio(2 * tp.sum(1), both.sum(1)),
+            "macro_f1": _macro(_ratio(2 * tp, both), both > 0, occurs),
+            **_means(draws, rows),
+        }
+
+    sizes = right.sum(1).astype(int)
+    return LabelSetScores(
+        **_estimates(figures, len(expected), seed),
+        labels=_label_scores(hits, right, said, labels),
+        by_count={
+            str(size): GroupScore(int((sizes == size).sum()), mean_estimate(exact[sizes == size], seed))
+            for size in sorted(set(sizes.tolist()))
+        },
+    )
+
+
+def label_scores(
+    expected: Sequence[str],
+    predicted: Sequence[str | None],
+    repeated: Sequence[bool],
+    labels: Sequence[str],
+    seed: int = 0,
+) -> LabelScores:
+    """Score one label a row; arguments as for `label_set_scores`.
+
+    >>> scores = label_scores(["a", "b", "b"], ["a", None, "a"], [False] * 3, ["a", "b"])
+    >>> round(scores.accuracy.value, 3), scores.confusion.counts, scores.confusion.invalid
+    (0.333, [[1, 0], [1, 0]], [0, 1])
+    """
+    right = _indicator([(label,) for label in expected], labels)
+    said = _indicator([None if label is None else (label,) for label in predicted], labels)
+    hits = right * said
+    occurs = np.any((right + said) > 0, axis=0)
+    rows = {
+        "accuracy": hits.sum(1),
+        "invalid_rate": _column(label is None for label in predicted),
+        "repeated_rate": _column(repeated),
+    }
+
+    def figures(draws: Draws) -> dict[str, Floats]:
+        tp, both = _sums(draws, hits), _sums(draws, right) + _sums(draws, said)
+        macro = _macro(_ratio(2 * tp, both), both > 0, occurs)
+        return {"macro_f1": macro, **_means(draws, rows)}
+
+    counts = (right.T @ said).astype(int)
+    confusion = Confusion(
+        list(labels),
+        counts.tolist(),
+        (right.T @ rows["invalid_rate"]).astype(int).tolist(),
+    )
+    return LabelScores(
+        **_estimates(figures, len(expected), seed),
+        labels=_label_scores(hits, right, said, labels),
+        confusion=confusion,
+    )
+
+
+def mean_estimate(values: Sequence[float] | NDArray[np.generic], seed: int = 0) -> Estimate:
+    """The mean of one value a row, with its interval."""
+    column = {"mean": np.asarray(values, dtype=np.float64)}
+    return _estimates(lambda draws: _means(draws, column), len(values), seed)["mean"]
+
+
+def _estimates(figures: Callable[[Draws], Mapping[str, Floats]], n_rows: int, seed: int) -> dict[str, Estimate]:
+    """Each figure over all rows, and its interval over resamples of them."""
+    if n_rows == 0:
+        raise ValueError("no rows to score")
+    values = figures(np.ones((1, n_rows), dtype=np.float32))
+    if n_rows < 2:
+        return {name: Estimate(float(value[0]), None, None) for name, value in values.items()}
+    parts = [figures(draws) for draws in _resamples(n_rows, seed)]
+    estimates = {}
+    for name, value in values.items():
+        low, high = np.percentile(np.concatenate([part[name] for part in parts]), INTERVAL)
+        estimates[name] = Estimate(float(value[0]), float(low), float(high))
+    return estimates
+
+
+def _resamples(n_rows: int, seed: int) -> Iterator[Draws]:
+    """`N_RESAMPLES` draws of `n_rows` rows with replacement, as counts, some at a time."""
+    rng = np.random.default_rng(seed)
+    at_once = max(1, _CHUNK_CELLS // n_rows)
+    for start in range(0, N_RESAMPLES, at_once):
+        size = min(at_once, N_RESAMPLES - start)
+        drawn = rng.integers(n_rows, size=(size, n_rows)) + n_rows * np.arange(size)[:, None]
+        yield (np.bincount(drawn.ravel(), minlength=size * n_rows).reshape(size, n_rows).astype(np.float32))
+
+
+def _indicator(rows: Sequence[Sequence[str] | None], labels: Sequence[str]) -> NDArray[np.float32]:
+    """1 where a row has a label, (rows, labels); a row of None has none."""
+    index = {label: position for position, label in enumerate(labels)}
+    matrix = np.zeros((len(rows), len(labels)), dtype=np.float32)
+    for position, row in enumerate(rows):
+        for label in row or ():
+            matrix[position, index[label]] = 1
+    return matrix
+
+
+def _column(flags: Sequence[bool] | Iterator[bool]) -> NDArray[np.float32]:
+    return np.fromiter(flags, dtype=np.float32)
+
+
+def _sums(draws: Draws, per_row: NDArray[np.float32]) -> Floats:
+    """Sums over the drawn rows, (resamples, ...): whole numbers, so float32 is exact until they are divided."""
+    return (draws @ per_row).astype(np.float64)
+
+
+def _means(draws: Draws, columns: Mapping[str, NDArray[np.float32] | Floats]) -> dict[str, Floats]:
+    return {name: (draws.astype(np.float64) @ column) / draws.shape[1] for name, column in columns.items()}
+
+
+def _ratio(numerator: NDArray[np.number], denominator: NDArray[np.number]) -> Floats:
+    """Numerator / denominator, and 0 where the denominator is 0."""
+    quotient: Floats = np.zeros(np.shape(denominator), dtype=np.float64)
+    numerator, denominator = (
+        numerator.astype(np.float64),
+        denominator.astype(np.float64),
+    )
+    np.divide(numerator, denominator, out=quotient, where=denominator > 0)
+    return quotient
+
+
+def _macro(f1: Floats, drawn: NDArray[np.bool_], occurs: NDArray[np.bool_]) -> Floats:
+    """Mean F1 over labels, (resamples,).
+
+    A label that occurs in the data but not in a resample says nothing there and is left out of its mean; counted as 0
+    it would pull the interval below the value. A label that occurs nowhere in the data counts 0, as in the value.
+    """
+    counted = drawn | ~occurs
+    return _ratio(f1.sum(1), counted.sum(1))
+
+
+def _label_scores(
+    hits: NDArray[np.float32],
+    right: NDArray[np.float32],
+    said: NDArray[np.float32],
+    labels: Sequence[str],
+) -> dict[str, LabelScore]:
+    tp, expected, predicted = (matrix.sum(0, dtype=np.float64) for matrix in (hits, right, said))
+    precision, recall, f1 = (
+        _ratio(tp, predicted),
+        _ratio(tp, expected),
+        _ratio(2 * tp, expected + predicted),
+    )
+    return {
+        label: LabelScore(float(precision[i]), float(recall[i]), float(f1[i]), int(expected[i]))
+        for i, label in enumerate(labels)
+    }

@@ -1,0 +1,207 @@
+"""Predictions to scores.json: metrics by field, speed, and what was evaluated. No backend's code, no printing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from mlxtune.backends.base import Model
+from mlxtune.data.examples import expected_values
+from mlxtune.data.rows import Row
+from mlxtune.data.template import ReplyTemplate
+from mlxtune.errors import DataError, RunError
+from mlxtune.evaluation.constraint import TemplateConstraint
+from mlxtune.evaluation.metrics import label_scores, label_set_scores, mean_estimate
+from mlxtune.evaluation.predictions import CONSTRAINED, FREE, Answers, Prediction, write_predictions
+from mlxtune.models.tokenizer import Tokenizer
+from mlxtune.recipe import LabelField, LabelsField, Recipe
+from mlxtune.runs import write_json
+
+BOTH = "both"
+SCORES_FILE = "scores.json"
+PREDICTIONS_FILE = "predictions.jsonl"
+FREE_PREDICTIONS_FILE = "predictions-free.jsonl"
+
+Scores = dict[str, Any]  # the content of scores.json
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Who is told how an evaluation goes.
+
+    Args:
+        begin: Called with a decoding and its number of rows before they are asked.
+        rows: Called with the number of rows just answered.
+        say: Called with a sentence that a user should read.
+    """
+
+    begin: Callable[[str, int], None] = lambda decoding, n_rows: None
+    rows: Callable[[int], None] = lambda n_rows: None
+    say: Callable[[str], None] = lambda text: None
+
+
+def evaluate(
+    recipe: Recipe,
+    model: Model,
+    tokenizer: Tokenizer,
+    rows: Sequence[Row],
+    out: Path,
+    decoding: str | None = None,
+    about: Mapping[str, Any] | None = None,
+    watch: Watch | None = None,
+) -> Scores:
+    """Ask a model about rows, score its replies, and write predictions.jsonl and scores.json.
+
+    Args:
+        recipe: Prompt, output, limits and seed.
+        model: With its adapter, if any.
+        tokenizer: The model's.
+        rows: With their right values.
+        out: Folder to write into; files that lie there are replaced, each when its successor is complete.
+        decoding: 'constrained', 'free' or 'both'; None is the recipe's. With 'both' the constrained scores stand at
+            the top, and both under "decodings".
+        about: What is evaluated, put into scores.json as it is.
+        watch: Told how it goes.
+
+    Returns:
+        The content of scores.json.
+
+    Raises:
+        DataError: Rows that the recipe cannot use.
+        RecipeError: The template cannot be followed in constrained decoding.
+    """
+    watch = watch or Watch()
+    decoding = decoding or recipe.evaluate.decoding
+    for line in limit_warnings(rows, recipe, tokenizer):
+        watch.say(line)
+    by_decoding: dict[str, Scores] = {}
+    for one in (FREE, CONSTRAINED) if decoding == BOTH else (decoding,):
+        constraint = None
+        if one == CONSTRAINED:
+            constraint = TemplateConstraint(ReplyTemplate(recipe.output), tokenizer, int(model.config["vocab_size"]))
+        path = out / (FREE_PREDICTIONS_FILE if decoding == BOTH and one == FREE else PREDICTIONS_FILE)
+        watch.begin(one, len(rows))
+        answers = write_predictions(path, rows, recipe, model, tokenizer, constraint, watch.rows)
+        by_decoding[one] = {
+            **score(answers.predictions, recipe),
+            "speed": speed(answers),
+            "predictions": path.name,
+        }
+    top = by_decoding[CONSTRAINED] if decoding == BOTH else by_decoding[decoding]
+    scores: Scores = {**top, **(about or {})}
+    if decoding == BOTH:
+        scores["decodings"] = by_decoding
+    scores["limits"] = {
+        "max_new_tokens": recipe.evaluate.max_new_tokens,
+        "batch_size": recipe.evaluate.batch_size,
+    }
+    scores["evaluated"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    write_json(out / SCORES_FILE, scores)
+    return scores
+
+
+def score(predictions: Sequence[Prediction], recipe: Recipe) -> Scores:
+    """Metrics of every field over one decoding's predictions.
+
+    Args:
+        predictions: In row order.
+        recipe: Says what the fields are; its training seed seeds the resampling.
+
+    Returns:
+        {"rows", "decoding", "replies", "fields", "notes"}.
+    """
+    if not predictions:
+        raise DataError("no rows to score")
+    seed = recipe.train.seed
+    fields: dict[str, Any] = {}
+    notes: list[str] = []
+    repeated = [prediction.repeated for prediction in predictions]
+    for name, field in ReplyTemplate(recipe.output).fields.items():
+        expected: list[Any] = [prediction.expected[name] for prediction in predictions]
+        predicted: list[Any] = [prediction.predicted[name] for prediction in predictions]
+        if isinstance(field, LabelsField):
+            fields[name] = asdict(label_set_scores(expected, predicted, repeated, field.labels, seed))
+        elif isinstance(field, LabelField):
+            fields[name] = asdict(label_scores(expected, predicted, repeated, field.labels, seed))
+        else:
+            notes.append(f"{name}: text is kept in the predictions and not scored")
+    cut = [prediction.stop == "length" for prediction in predictions]
+    replies = {
+        "invalid_rate": [not prediction.valid for prediction in predictions],
+        "repeated_rate": repeated,
+        "loop_rate": [prediction.loop for prediction in predictions],
+        "cut_rate": cut,
+    }
+    if any(cut):
+        notes.append(f"{sum(cut)} of {len(cut)} replies were cut at evaluate.max_new_tokens")
+    return {
+        "rows": len(predictions),
+        "decoding": predictions[0].decoding,
+        "replies": {name: asdict(mean_estimate(flags, seed)) for name, flags in replies.items()},
+        "fields": fields,
+        "notes": notes,
+    }
+
+
+def speed(answers: Answers) -> dict[str, float]:
+    """Time per row and rate, over the model's own seconds: reading, judging and loading are not in it."""
+    n_rows, seconds = len(answers.predictions), max(answers.seconds, 1e-9)
+    n_tokens = sum(prediction.tokens for prediction in answers.predictions)
+    return {
+        "seconds_per_row": seconds / n_rows,
+        "rows_per_second": n_rows / seconds,
+        "tokens_per_second": n_tokens / seconds,
+    }
+
+
+def limit_warnings(rows: Sequence[Row], recipe: Recipe, tokenizer: Tokenizer) -> list[str]:
+    """A sentence if right replies would be cut by `evaluate.max_new_tokens`, their end-of-turn token counted."""
+    template = ReplyTemplate(recipe.output)
+    texts = [template.format(values)[0] for values in expected_values(rows, recipe)]
+    needed = [len(reply.ids) + 1 for reply in tokenizer.encode(texts)]
+    limit = recipe.evaluate.max_new_tokens
+    n_long = sum(n > limit for n in needed)
+    if not n_long:
+        return []
+    return [
+        f"evaluate.max_new_tokens is {limit}, but {n_long} of {len(rows)} expected replies are longer and can only be "
+        f"wrong; the longest needs {max(needed)}: --set evaluate.max_new_tokens={max(needed)}"
+    ]
+
+
+def check_unfinished(out: Path, force: bool) -> None:
+    """Refuse to replace a finished evaluation, unless told to.
+
+    Raises:
+        RunError: One lies there.
+    """
+    if (out / SCORES_FILE).exists() and not force:
+        raise RunError(f"{out}: holds an evaluation already; --force replaces it, --out puts this one elsewhere")
+
+
+def read_scores(out: Path) -> Scores | None:
+    """The scores in an evaluation folder; None if it holds none.
+
+    Raises:
+        RunError: scores.json is there and cannot be read.
+    """
+    file = out / SCORES_FILE
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file}: cannot be read: {error}; delete it and evaluate again") from error
+    if not isinstance(content, dict) or "fields" not in content:
+        raise RunError(f"{file}: not the scores of an evaluation; delete it and evaluate again")
+    return content
+
+
+def identity(file: Path) -> dict[str, Any]:
+    """A file by name and content: {"file", "sha256"}."""
+    return {"file": str(file), "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}

@@ -1,0 +1,1 @@
+"""Trained adapters and models in the forms that other tools read."""

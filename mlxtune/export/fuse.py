@@ -1,0 +1,127 @@
+"""Folding a run's adapter into its base model, and proof that the fused model still says the same."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mlxtune.backends.adapter import replace_folder
+from mlxtune.backends.base import Backend, WrittenModel
+from mlxtune.data.examples import prompt_ids
+from mlxtune.data.rows import Row, read_rows
+from mlxtune.errors import DataError, ModelError, RunError
+from mlxtune.models.base_model import base_folder
+from mlxtune.models.tokenizer import load_tokenizer
+from mlxtune.recipe import PLACEHOLDER, Recipe
+from mlxtune.runs import RunFolder
+
+CHECKED_PROMPTS = 4
+NOTHING = 1e-3  # a logit difference that is rounding, whatever the adapter does
+
+
+@dataclass(frozen=True)
+class Fused:
+    """A fused model and how close it is to base plus adapter.
+
+    Attributes:
+        written: The model folder.
+        difference: Largest absolute difference of any logit between adapter and fused model, over the checked prompts.
+        effect: The same between base and adapter: what the adapter does at all.
+        prompts: Prompts checked.
+    """
+
+    written: WrittenModel
+    difference: float
+    effect: float
+    prompts: int
+
+
+def fuse_run(
+    run: RunFolder,
+    backend: Backend,
+    out: Path,
+    *,
+    requantize: bool = False,
+    dtype: str | None = None,
+    tolerance: float = 0.1,
+    force: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+) -> Fused:
+    """Fold a run's adapter into its base model.
+
+    Args:
+        run: With an adapter.
+        backend: Computes.
+        out: Model folder to write; appears only when it passed the check.
+        requantize: Quantize the result as a quantized base was; else it is written in 16 bits.
+        dtype: Type of the fused weights; None keeps the base's.
+        tolerance: Largest logit difference to accept, as a share of the adapter's own effect.
+        force: Replace what lies at `out`.
+        say: Called with sentences about what is going on.
+
+    Raises:
+        RunError: The run has no adapter, or something lies at `out`.
+        ModelError: The fused model says something else than base plus adapter.
+    """
+    if not run.adapter.is_dir():
+        raise RunError(f"{run}: has no adapter yet; its training did not reach a checkpoint")
+    if out.exists() and not force:
+        raise RunError(f"{out}: exists; choose another --out, or --force to replace it")
+    recipe = run.recipe()
+    base = base_folder(recipe.model, backend)
+    prompts = _prompts(recipe, base, say)
+    compute = recipe.model.dtype
+    temporary = out.absolute().with_name(f".{out.name}.{os.getpid()}")
+    temporary.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        written = backend.fuse(base, run.adapter, temporary, requantize, dtype)
+        # One model in memory at a time.
+        without = _logits(backend, base, None, prompts, compute)
+        adapted = _logits(backend, base, run.adapter, prompts, compute)
+        fused = _logits(backend, temporary, None, prompts, compute)
+        difference, effect = _largest(fused, adapted), _largest(adapted, without)
+        if difference > max(NOTHING, tolerance * effect):
+            raise ModelError(
+                f"{out}: not written: fused and adapted model differ by up to {difference:.3g} in a logit, the adapter itself "
+                f"changes them by up to {effect:.3g}; more than {tolerance:.0%} of that is lost. "
+                + (
+                    "Quantizing again rounds the adapter away: leave out --requantize"
+                    if requantize
+                    else "Choose --dtype float32, or accept it with --tolerance"
+                )
+            )
+        replace_folder(temporary, out.absolute())
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    kept = WrittenModel(out, written.n_bytes, written.n_parameters, written.bits_per_weight, written.notes)
+    return Fused(kept, difference, effect, len(prompts))
+
+
+def _logits(
+    backend: Backend, folder: Path, adapter: Path | None, prompts: Sequence[Sequence[int]], dtype: str | None
+) -> list[np.ndarray]:
+    model = backend.load(folder, adapter, dtype)
+    return [model.logits(prompt)[-1] for prompt in prompts]
+
+
+def _largest(some: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> float:
+    return max(float(np.abs(a - b).max()) for a, b in zip(some, others))
+
+
+def _prompts(recipe: Recipe, base: Path, say: Callable[[str], None]) -> list[list[int]]:
+    """Prompts of the first rows of the recipe's data, test rows first."""
+    tokenizer = load_tokenizer(base)
+    for file in (recipe.data.test, recipe.data.valid, recipe.data.train):
+        if file and Path(file).is_file():
+            try:
+                return prompt_ids(read_rows(Path(file), recipe.data.columns)[:CHECKED_PROMPTS], recipe, tokenizer)
+            except DataError:
+                continue
+    say("the recipe's data is not here; checking the fused model on a made-up prompt")
+    columns = {name: "Hello, what can you do?" for name in PLACEHOLDER.findall(recipe.prompt.user)}
+    return prompt_ids([Row(columns, "made up", 1)], recipe, tokenizer)

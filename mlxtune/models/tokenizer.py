@@ -1,0 +1,137 @@
+"""The tokenizer of a model folder: prompts by its chat template, text to ids with character offsets, and its stops."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mlxtune.errors import ModelError
+
+_SENTINEL = "mlxtune-reply"  # stands for an assistant's reply while we look at what the chat template puts after it
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of a text and, for each, the characters [start, end) it stands for."""
+
+    ids: tuple[int, ...]
+    offsets: tuple[tuple[int, int], ...]
+
+
+class Tokenizer:
+    """A Hugging Face fast tokenizer, narrowed to what this project asks of one.
+
+    Args:
+        hf: The `PreTrainedTokenizerFast`.
+        eos_tokens: Ids that the model's own configuration ends a reply with.
+        source: Where it came from, for messages.
+    """
+
+    def __init__(self, hf: Any, eos_tokens: Sequence[int] = (), source: str = "the tokenizer") -> None:
+        self.hf = hf
+        self._eos_tokens = tuple(eos_tokens)
+        self._source = source
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Ids that the tokenizer knows, added tokens included; a model's logits may be wider."""
+        return len(self.hf)
+
+    def prompts(self, conversations: Sequence[Sequence[Mapping[str, str]]], thinking: bool = False) -> list[list[int]]:
+        """Prompt ids of several conversations, as inference builds them.
+
+        Args:
+            conversations: Messages with `role` and `content` each.
+            thinking: Passed to the chat template as `enable_thinking`; templates that do not know it ignore it.
+
+        Returns:
+            Ids up to and including the opening of the assistant's turn.
+        """
+        texts = [self._render(messages, True, thinking) for messages in conversations]
+        return [list(ids) for ids in self.hf(texts, add_special_tokens=False)["input_ids"]] if texts else []
+
+    def prompt(self, messages: Sequence[Mapping[str, str]], thinking: bool = False) -> list[int]:
+        """`prompts` for one conversation."""
+        return self.prompts([messages], thinking)[0]
+
+    def encode(self, texts: Sequence[str]) -> list[Encoded]:
+        """Ids and offsets of plain texts, without any special token added."""
+        if not texts:
+            return []
+        found = self.hf(list(texts), add_special_tokens=False, return_offsets_mapping=True)
+        return [
+            Encoded(tuple(ids), tuple((int(a), int(b)) for a, b in offsets))
+            for ids, offsets in zip(found["input_ids"], found["offset_mapping"])
+        ]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of generated ids, special tokens left out, spaces as the model wrote them."""
+        return str(self.hf.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    @cached_property
+    def end_of_turn(self) -> int:
+        """The token that the chat template puts right after an assistant's reply, such as <|im_end|>."""
+        messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _SENTINEL}]
+        after = self._render(messages, False, False).rpartition(_SENTINEL)[2]
+        special = set(self.hf.all_special_ids) | set(self.hf.added_tokens_decoder)
+        for token in self.hf(after, add_special_tokens=False)["input_ids"]:
+            if token in special:
+                return int(token)
+        if self.hf.eos_token_id is None:
+            raise ModelError(f"{self._source}: no end-of-turn token: neither the chat template nor eos_token names one")
+        return int(self.hf.eos_token_id)
+
+    @cached_property
+    def stop_tokens(self) -> tuple[int, ...]:
+        """Every token that ends a reply: the end of turn, the tokenizer's and the model's end of text."""
+        own = [] if self.hf.eos_token_id is None else [int(self.hf.eos_token_id)]
+        return tuple(dict.fromkeys([self.end_of_turn, *own, *self._eos_tokens]))
+
+    def _render(self, messages: Sequence[Mapping[str, str]], open_reply: bool, thinking: bool) -> str:
+        if not self.hf.chat_template:
+            raise ModelError(
+                f"{self._source}: no chat template, so it is not known how a conversation is written; use the model's "
+                "-Instruct version, or put chat_template.jinja into its folder"
+            )
+        try:
+            text = self.hf.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=open_reply, enable_thinking=thinking
+            )
+        except Exception as error:  # jinja2's many kinds, and whatever a template raises on purpose
+            raise ModelError(f"{self._source}: its chat template refuses the prompt: {error}") from error
+        return str(text)
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a model folder.
+
+    Raises:
+        ModelError: The folder holds no tokenizer, or one that cannot be read.
+    """
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it would advise PyTorch, which MLX users lack
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    # tokenizer.json is the tokenizer itself; AutoTokenizer rebuilds one from vocabularies, for older folders.
+    kind = PreTrainedTokenizerFast if (folder / "tokenizer.json").is_file() else AutoTokenizer
+    try:
+        hf = kind.from_pretrained(str(folder), local_files_only=True)
+    except Exception as error:  # transformers raises OSError, ValueError and the tokenizers library's bare Exception
+        raise ModelError(f"{folder}: its tokenizer cannot be read: {str(error).splitlines()[0]}") from error
+    return Tokenizer(hf, _model_eos(folder), str(folder))
+
+
+def _model_eos(folder: Path) -> list[int]:
+    """End-of-text ids that the model's configuration names, alone or in a list."""
+    found: list[int] = []
+    for name in ("generation_config.json", "config.json"):
+        try:
+            value = json.loads((folder / name).read_text(encoding="utf-8")).get("eos_token_id")
+        except (OSError, ValueError):
+            continue
+        found += value if isinstance(value, list) else [value] if isinstance(value, int) else []
+    return found

@@ -1,0 +1,566 @@
+"""The recipe: its sections, defaults and checks, and how a YAML file becomes one. No data, model or backend is opened.
+
+A recipe says everything a command needs. It is checked whole before anything is loaded: every unknown key, wrong
+type and impossible value is reported at once, with file, line and a suggestion. No key is accepted and ignored.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from mlxtune.errors import Problem, RecipeError, listing
+
+PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
+# Alone among the values, these are files: relative ones are taken from the recipe's folder.
+DATA_FILES = ("train", "valid", "test")
+
+
+class Section(BaseModel):
+    """Base of every part of a recipe: typed strictly, closed to unknown keys, immutable."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
+
+
+def _wrong(key: str, message: str) -> PydanticCustomError:
+    """A problem of one key of a section, found while looking at several (the key becomes part of its place)."""
+    return PydanticCustomError("mlxtune", "{message}", {"message": message, "key": key})
+
+
+class Quantize(Section):
+    """Group-wise affine quantization of the base model: training on it is QLoRA."""
+
+    bits: Literal[4, 8] = 4
+    """Bits a weight."""
+    group_size: Literal[32, 64, 128] = 64
+    """Weights that share one scale and one offset; must divide the width of every layer."""
+
+
+class ModelSection(Section):
+    """The base model."""
+
+    path: str = Field(min_length=1)
+    """Hub id, folder, .gguf file, or package:NAME/FILE.gguf for weights inside an installed Python package."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hub id; null is its default branch."""
+    quantize: Quantize | None = None
+    """Quantize the base before training (QLoRA); null keeps it as it is."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Type to compute in; null is float32 on a CPU and the model's own type on a GPU."""
+
+
+class Clean(Section):
+    """What to remove from the training rows."""
+
+    dedupe: Literal["none", "exact", "near"] = "none"
+    """Keep the first of rows with the same text ('exact') or nearly the same text ('near') and the same labels."""
+    min_chars: int = Field(0, ge=0)
+    """Drop rows whose text is shorter, in characters."""
+    drop_garbled: bool = False
+    """Drop rows whose text is not language: mojibake, keyboard mash, symbols only."""
+
+
+class DataSection(Section):
+    """The labelled rows."""
+
+    train: str = Field(min_length=1)
+    """Training rows, .jsonl or .csv; relative to the recipe."""
+    valid: str | None = None
+    """Validation rows."""
+    test: str | None = None
+    """Test rows, read by `evaluate` only."""
+    text: str = "text"
+    """Column that holds the input text, by which rows are cleaned and shown."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Our name -> your column's name, where they differ: {text: body}."""
+    clean: Clean = Clean()
+    """Cleaning of the training rows; validation and test rows are never touched."""
+
+
+class PromptSection(Section):
+    """What the model is asked."""
+
+    system: str | None = None
+    """System message; null sends none."""
+    user: str = Field("{text}", min_length=1)
+    """User message; {column} is replaced by that column of the row."""
+    thinking: bool = False
+    """Leave a Qwen3-style model its thinking; off, the prompt closes the thinking block itself."""
+
+
+class _OutputField(Section):
+    """What every output field has."""
+
+    loss_weight: float = Field(1.0, ge=0)
+    """Weight of this field's tokens in the loss; the template's own tokens weigh 1."""
+
+
+class _Labelled(_OutputField):
+    """What fields with a list of labels have."""
+
+    class_weights: dict[str, float] = Field(default_factory=dict)
+    """Label -> factor on the loss of that label's own tokens."""
+
+    def _check_labels(self, labels: Sequence[str]) -> None:
+        for position, label in enumerate(labels):
+            if not label.strip() or label != label.strip() or "\n" in label:
+                raise _wrong(f"labels.{position}", f"a label is one line without outer spaces, got {label!r}")
+            if label in labels[:position]:
+                raise _wrong(f"labels.{position}", f"{label!r} is listed twice")
+        for label, weight in self.class_weights.items():
+            if labels and label not in labels:
+                raise _wrong(f"class_weights.{label}", "not one of the labels" + did_you_mean(label, labels))
+            if weight < 0:
+                raise _wrong(f"class_weights.{label}", f"expected a number >= 0, got {weight}")
+
+
+class LabelField(_Labelled):
+    """Exactly one of a list of labels."""
+
+    kind: Literal["label"]
+    labels: list[str] = Field(min_length=2)
+    """The allowed labels."""
+
+    @model_validator(mode="after")
+    def _check(self) -> LabelField:
+        self._check_labels(self.labels)
+        return self
+
+
+class LabelsField(_Labelled):
+    """A set of labels: read in any order, written in the list's order."""
+
+    kind: Literal["labels"]
+    labels: list[str] | None = Field(None, min_length=2)
+    """The allowed labels in canonical order; null is an open set, kept in the row's own order."""
+    separator: str = Field(", ", min_length=1)
+    """What stands between two labels."""
+    exclusive: str | None = None
+    """A label that only ever stands alone, such as 'none'."""
+
+    @model_validator(mode="after")
+    def _check(self) -> LabelsField:
+        self._check_labels(self.labels or [])
+        if "\n" in self.separator or not self.separator.strip():
+            raise _wrong("separator", f"expected a visible character on one line, got {self.separator!r}")
+        for position, label in enumerate(self.labels or []):
+            if self.separator.strip() in label:
+                raise _wrong(f"labels.{position}", f"{label!r} contains the separator {self.separator!r}")
+        if self.exclusive is not None and self.exclusive not in (self.labels or []):
+            raise _wrong("exclusive", f"{self.exclusive!r} is not one of the labels")
+        return self
+
+
+class TextField(_OutputField):
+    """Free text."""
+
+    kind: Literal["text"]
+
+
+OutputField = Annotated[Union[LabelField, LabelsField, TextField], Field(discriminator="kind")]
+
+
+class OutputSection(Section):
+    """What the model answers. The template formats, masks, weighs, constrains and parses the reply."""
+
+    template: str = Field(min_length=1)
+    """The reply, with {field} where a field's value goes."""
+    fields: dict[str, OutputField] = Field(min_length=1)
+    """Field name -> its kind."""
+
+    @model_validator(mode="after")
+    def _check(self) -> OutputSection:
+        names = PLACEHOLDER.findall(self.template)
+        for name in names:
+            if name not in self.fields:
+                raise _wrong("template", f"{{{name}}} is not one of the fields" + did_you_mean(name, self.fields))
+            if names.count(name) > 1:
+                raise _wrong("template", f"{{{name}}} stands in it twice")
+        for name in self.fields:
+            if name not in names:
+                raise _wrong(f"fields.{name}", f"the template has no {{{name}}}, so the model would never write it")
+        pieces = PLACEHOLDER.split(self.template)
+        for before, literal in zip(names, pieces[2:-1:2]):
+            if not literal:
+                raise _wrong("template", f"something must stand between {{{before}}} and the field after it")
+        return self
+
+
+class LoraSection(Section):
+    """The adapter."""
+
+    rank: int = Field(8, ge=1)
+    """Rank r of the update B A."""
+    alpha: float = Field(16.0, gt=0)
+    """Scale of the update: alpha / rank, or alpha / sqrt(rank) with rslora."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of each adapted layer's inputs zeroed for the update while training."""
+    targets: Literal["all", "attention", "mlp"] | list[str] = "all"
+    """Linear layers to adapt: all, attention (q, k, v, o), mlp (gate, up, down), or a list of names."""
+    layers: Literal["all"] | Annotated[int, Field(ge=1)] = "all"
+    """Transformer blocks to adapt: all, or that many from the end."""
+    rslora: bool = False
+    """Rank-stabilised scale, alpha / sqrt(rank) (Kalajdzievski, 2023)."""
+
+    @property
+    def scale(self) -> float:
+        """Factor on the update B A."""
+        return float(self.alpha / (self.rank**0.5 if self.rslora else self.rank))
+
+
+class TrainSection(Section):
+    """Training."""
+
+    epochs: int = Field(1, ge=1)
+    """Times every row is seen."""
+    max_steps: int | None = Field(None, ge=1)
+    """Stop after this many optimizer steps, for trials; null trains all epochs."""
+    batch_size: int = Field(4, ge=1)
+    """Rows a forward pass."""
+    gradient_accumulation: int = Field(4, ge=1)
+    """Forward passes an optimizer step."""
+    learning_rate: float = Field(2e-4, gt=0)
+    """Peak learning rate."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """How the learning rate goes from its peak to zero, or stays."""
+    warmup_ratio: float = Field(0.0, ge=0, lt=1)
+    """Share of the steps over which the learning rate rises from zero."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Decoupled weight decay of AdamW."""
+    max_grad_norm: float | None = Field(1.0, gt=0)
+    """Clip the gradient's global L2 norm to this; null does not clip."""
+    max_tokens: int = Field(2048, ge=8)
+    """Longest row in tokens, prompt and reply."""
+    over_long: Literal["refuse", "drop"] = "refuse"
+    """What to do with longer rows: refuse to train, naming them, or drop them, naming them."""
+    evaluate_every: int | None = Field(None, ge=1)
+    """Optimizer steps between validations; null validates at the end of each epoch."""
+    save_every: int | None = Field(None, ge=1)
+    """Optimizer steps between checkpoints; null saves at each validation."""
+    seed: int = Field(0, ge=0, lt=2**32)
+    """Seed of the adapter's first values, the order of rows and the dropout."""
+
+
+class EvaluateSection(Section):
+    """Evaluation."""
+
+    decoding: Literal["constrained", "free", "both"] = "constrained"
+    """Let the model write only replies that the template allows, anything, or one after the other."""
+    max_new_tokens: int = Field(64, ge=1)
+    """Longest reply in tokens."""
+    batch_size: int = Field(16, ge=1)
+    """Prompts answered together."""
+
+
+class Recipe(Section):
+    """One recipe, checked."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the recipe; its runs lie in runs/NAME/."""
+    model: ModelSection
+    """The base model."""
+    data: DataSection
+    """The labelled rows."""
+    prompt: PromptSection = PromptSection()
+    """What the model is asked."""
+    output: OutputSection
+    """What the model answers."""
+    lora: LoraSection = LoraSection()
+    """The adapter."""
+    train: TrainSection = TrainSection()
+    """Training."""
+    evaluate: EvaluateSection = EvaluateSection()
+    """Evaluation."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Recipe:
+        for name in PLACEHOLDER.findall(self.prompt.user):
+            if name in self.output.fields:
+                raise _wrong("prompt.user", f"{{{name}}} is an output field: the prompt would give the answer away")
+        if not PLACEHOLDER.findall(self.prompt.user):
+            raise _wrong("prompt.user", "it names no column, so every row would ask the same; write {text}")
+        known = {self.data.text, *PLACEHOLDER.findall(self.prompt.user), *self.output.fields}
+        for name in self.data.columns:
+            if name not in known:
+                raise _wrong(f"data.columns.{name}", "nothing uses this column" + did_you_mean(name, known))
+        return self
+
+    @property
+    def prompt_columns(self) -> list[str]:
+        """Columns that the user message and the cleaning read."""
+        return list(dict.fromkeys([self.data.text, *PLACEHOLDER.findall(self.prompt.user)]))
+
+    def to_yaml(self) -> str:
+        """The recipe with every default spelled out, as a run folder keeps it."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read, override and check a recipe.
+
+    Args:
+        path: The YAML file.
+        overrides: "KEY=VALUE" each, KEY dotted ("train.epochs"), VALUE in YAML. File names in them are
+            relative to the current folder, those in the file to the file's folder.
+
+    Returns:
+        The recipe, its file names absolute.
+
+    Raises:
+        RecipeError: The file cannot be read, or says something wrong; all problems in one message.
+    """
+    content, lines = _read_yaml(path)
+    problems = [Problem(where, text) for override in overrides for where, text in _override(content, override)]
+    content.setdefault("name", path.stem)
+    try:
+        recipe = Recipe.model_validate(content)
+    except ValidationError as error:
+        sources = {tuple(item.partition("=")[0].split(".")): f"--set {item}" for item in overrides}
+        problems += _merge(_explain(item, lines, sources) for item in error.errors())
+        recipe = None
+    if problems or recipe is None:
+        raise RecipeError(listing(str(path), sorted(problems, key=_line_number)))
+    return _with_absolute_paths(recipe, path.parent)
+
+
+def is_local_model(path: str) -> bool:
+    """Whether `model.path` is written as a file or folder rather than as a Hub id or a package's file."""
+    return not path.startswith("package:") and (path.startswith((".", "/", "~")) or path.endswith(".gguf"))
+
+
+def did_you_mean(word: str, known: object) -> str:
+    """'; did you mean ...?' for the closest known word, or nothing."""
+    close = difflib.get_close_matches(str(word), [str(item) for item in known], n=1, cutoff=0.6)  # type: ignore[attr-defined]
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+# Reading ---------------------------------------------------------------------------------------------------------
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's plain scalars: `2e-4` is a number, and `yes`, `no`, `on`, `off` are text, so they can be labels."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float", ":timestamp"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), "tTfF")
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\d[\d_]*\.\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.inf|\.nan)$"),
+    list("-+0123456789."),
+)
+
+_Place = tuple[str, ...]
+
+
+def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[_Place, int]]:
+    """The file as a mapping, and the line of each key in it."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        beside = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+        raise RecipeError(f"{path}: no such recipe{did_you_mean(path.name, beside)}") from None
+    except IsADirectoryError:
+        raise RecipeError(f"{path}: expected a recipe, a YAML file; this is a folder") from None
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: expected UTF-8 text, got byte {error.object[error.start]:#x}") from None
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read: {error.strerror}") from None
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        lines: dict[_Place, int] = {}
+        twice = list(_walk(node, (), lines)) if node is not None else []
+        content = loader.construct_document(node) if node is not None else None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"line {mark.line + 1}" if mark else "somewhere"
+        what = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise RecipeError(listing(str(path), [Problem(place, f"not valid YAML: {what}")])) from None
+    if not isinstance(content, dict):
+        got = "an empty file" if content is None else f"a {type(content).__name__}"
+        raise RecipeError(f"{path}: expected a recipe, keys with values under model:, data: and output:; got {got}")
+    if twice:
+        raise RecipeError(listing(str(path), twice))
+    return content, lines
+
+
+def _walk(node: yaml.Node, place: _Place, lines: dict[_Place, int]) -> Iterator[Problem]:
+    """Note the line of every key below a node; yield keys that stand twice, which YAML would silently merge."""
+    lines.setdefault(place, node.start_mark.line + 1)
+    if isinstance(node, yaml.MappingNode):
+        seen: dict[str, int] = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            name = str(key.value)
+            if name in seen:
+                yield Problem(f"line {line}", f"{'.'.join([*place, name])}: stands twice, first in line {seen[name]}")
+            seen[name] = line
+            lines[(*place, name)] = line
+            yield from _walk(value, (*place, name), lines)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            yield from _walk(value, (*place, str(index)), lines)
+
+
+def _override(content: dict[str, Any], override: str) -> Iterator[tuple[str, str]]:
+    """Apply one "KEY=VALUE" in place; yield what is wrong with it."""
+    where = f"--set {override}"
+    key, equals, text = override.partition("=")
+    if not equals or not all(key.split(".")):
+        yield where, "expected KEY=VALUE, as in --set train.epochs=1"
+        return
+    try:
+        value = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError:
+        yield where, f"the value is not valid YAML: {text!r}; quote it"
+        return
+    if isinstance(value, str):
+        value = _from_current_folder(key, value)
+    target = content
+    *parents, last = key.split(".")
+    for parent in parents:
+        inner = target.get(parent)
+        if inner is None:
+            inner = target[parent] = {}
+        if not isinstance(inner, dict):
+            yield where, f"'{parent}' holds a value, not keys"
+            return
+        target = inner
+    target[last] = value
+
+
+def _from_current_folder(key: str, value: str) -> str:
+    section, _, name = key.partition(".")
+    names_file = section == "data" and name in DATA_FILES
+    if names_file or (key == "model.path" and (is_local_model(value) or Path(value).is_dir())):
+        return str(Path(value).expanduser().absolute())
+    return value
+
+
+def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
+    def absolute(name: str) -> str:
+        return str((folder / Path(name).expanduser()).resolve())
+
+    files = {name: getattr(recipe.data, name) for name in DATA_FILES}
+    data = recipe.data.model_copy(update={name: absolute(file) for name, file in files.items() if file})
+    path = recipe.model.path
+    if is_local_model(path) or (folder / path).is_dir():
+        path = absolute(path)
+    model = recipe.model.model_copy(update={"path": path})
+    return recipe.model_copy(update={"data": data, "model": model})
+
+
+# Explaining ------------------------------------------------------------------------------------------------------
+
+
+def _explain(error: Any, lines: Mapping[_Place, int], sources: Mapping[_Place, str]) -> Problem:
+    """One pydantic error as a place and a sentence."""
+    place, section = _resolve(error["loc"])
+    if error["type"] == "mlxtune":
+        place = (*place, *str(error["ctx"]["key"]).split("."))
+    name = ".".join(place)
+    where = next((text for key, text in sources.items() if place[: len(key)] == key), None)
+    for end in range(len(place), -1, -1):
+        if where is None and place[:end] in lines:
+            where = f"line {lines[place[:end]]}"
+    return Problem(where or "line 1", f"{name}: {_sentence(error, place, section)}")
+
+
+def _merge(problems: Iterable[Problem]) -> list[Problem]:
+    """A value that fits neither of two types is one problem: 'expected A, or B, got V'."""
+    merged: dict[tuple[str, str], Problem] = {}
+    for problem in problems:
+        name, _, text = problem.message.partition(": ")
+        first = merged.get((problem.place, name))
+        if first is None:
+            merged[problem.place, name] = problem
+        elif ": expected " in first.message and text.startswith("expected "):
+            wanted, got, value = first.message.partition(", got ")
+            text = text.removeprefix("expected ").partition(", got ")[0]
+            merged[problem.place, name] = Problem(problem.place, f"{wanted}, or {text}{got}{value}")
+    return list(merged.values())
+
+
+def _sentence(error: Any, place: _Place, section: type[BaseModel] | None) -> str:
+    kind, context, value = error["type"], error.get("ctx", {}), error["input"]
+    shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
+    if kind == "mlxtune":
+        return str(context["message"])
+    if kind == "extra_forbidden":
+        return "unknown key" + _suggest_key(place, section)
+    if kind == "missing":
+        return "missing; this key has no default"
+    if kind in ("union_tag_not_found", "union_tag_invalid"):
+        return "kind must be 'label' (one of a list), 'labels' (a set) or 'text' (free text)"
+    if kind == "literal_error":
+        return f"expected {context['expected']}, got {shown}" + did_you_mean(value, re.findall(r"'([^']*)'", context["expected"]))
+    expected = {
+        "int_type": "a whole number", "int_from_float": "a whole number", "float_type": "a number", "bool_type": "true or false",
+        "string_type": "text", "list_type": "a list", "dict_type": "keys with values",
+        "model_type": "keys with values", "model_attributes_type": "keys with values",
+        "greater_than": f"more than {context.get('gt')}", "greater_than_equal": f"at least {context.get('ge')}",
+        "less_than": f"less than {context.get('lt')}", "less_than_equal": f"at most {context.get('le')}",
+        "too_short": f"at least {context.get('min_length')} entries", "string_too_short": "some text",
+        "string_pattern_mismatch": "letters, digits, '.', '_' and '-' only",
+        "finite_number": "a finite number",
+    }.get(kind)  # fmt: skip
+    hint = "; put it in quotes" if kind == "string_type" and not isinstance(value, (dict, list, type(None))) else ""
+    return f"expected {expected}, got {shown}{hint}" if expected else f"{error['msg']}, got {shown}"
+
+
+def _resolve(location: Sequence[Any]) -> tuple[_Place, type[BaseModel] | None]:
+    """A pydantic location without the union members it names, and the section that its last key stands in."""
+    section: Any = Recipe
+    parent: type[BaseModel] | None = Recipe
+    place: list[str] = []
+    for part in location:
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            parent = section
+            place.append(str(part))
+            field = section.model_fields.get(str(part))
+            section = _sections_in(field.annotation) if field else None
+        elif section == "fields" and len(place) and place[-1] == "fields":
+            place.append(str(part))
+        elif section == "fields":
+            section = {"label": LabelField, "labels": LabelsField, "text": TextField}[str(part)]
+        elif isinstance(part, int) or section == "mapping":
+            place.append(str(part))
+    return tuple(place), parent
+
+
+def _sections_in(annotation: Any) -> Any:
+    """The section class inside an annotation, 'fields' for the output fields, 'mapping' for a plain mapping."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if "OutputField" in str(annotation) or "LabelField" in str(annotation):
+        return "fields"
+    if str(annotation).startswith("dict"):
+        return "mapping"
+    return next((found for inner in get_args(annotation) if (found := _sections_in(inner))), None)
+
+
+def _suggest_key(place: _Place, section: type[BaseModel] | None) -> str:
+    """The key meant by an unknown one: a close one of its own section, or the same one of another section."""
+    here = list(section.model_fields) if section else []
+    if close := did_you_mean(place[-1], here):
+        return close
+    for name, field in Recipe.model_fields.items():
+        other = _sections_in(field.annotation)
+        if isinstance(other, type) and place[-1] in other.model_fields:
+            return f"; it belongs under {name}:"
+    return f"; known here: {', '.join(here)}" if here else ""
+
+
+def _line_number(problem: Problem) -> int:
+    found = re.match(r"line (\d+)", problem.place)
+    return int(found.group(1)) if found else 10**9

@@ -1,0 +1,147 @@
+"""The run folder: its files, how one is made, found and kept to one writer. Complete evidence of one training run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from mlxtune.errors import RunError
+from mlxtune.recipe import Recipe, load_recipe
+
+RUNS = Path("runs")
+
+
+class RunFolder:
+    """Paths of a run folder; see the README's list of what each file holds."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe_file = path / "recipe.yaml"
+        self.run_file = path / "run.json"
+        self.metrics_file = path / "metrics.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self.adapter = path / "adapter"
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def evaluation(self, name: str) -> Path:
+        """Folder of one evaluation: 'tuned' or 'base'."""
+        return self.path / "evaluation" / name
+
+    def recipe(self) -> Recipe:
+        """The recipe as resolved when the run was made."""
+        return load_recipe(self.recipe_file)
+
+    def info(self) -> dict[str, Any]:
+        """run.json."""
+        try:
+            content = json.loads(self.run_file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RunError(f"{self}: not a run folder: run.json is missing") from None
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self.run_file}: cannot be read: {error}") from error
+        return dict(content)
+
+    def update_info(self, **values: Any) -> None:
+        """Change keys of run.json."""
+        content = self.info() if self.run_file.exists() else {}
+        write_json(self.run_file, {**content, **values})
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for writing.
+
+        Raises:
+            RunError: Another process holds it.
+        """
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self.path / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise RunError(f"{self}: another process is writing to this run; wait for it or choose another --out") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def new_run(recipe: Recipe, out: Path | None, force: bool = False) -> RunFolder:
+    """Make the folder of a new run.
+
+    Args:
+        recipe: Written into it as resolved.
+        out: The folder; None is runs/NAME/UTC-TIME under the current folder.
+        force: Replace a run that lies there.
+
+    Raises:
+        RunError: Something lies there, or it cannot be made.
+    """
+    if out is None:
+        stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+        parent = RUNS / recipe.name
+        out = next(
+            path
+            for number in range(1, 1000)
+            if not (path := parent / (stamp if number == 1 else f"{stamp}-{number}")).exists()
+        )
+    run = RunFolder(out)
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        if not out.is_dir() or not run.run_file.exists():
+            raise RunError(f"{out}: exists and is no run of mlxtune; choose another --out")
+        if not force:
+            raise RunError(f"{out}: holds a run already; choose another --out, or --force to replace it")
+        with run.locked():
+            shutil.rmtree(out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(run.recipe_file, recipe.to_yaml())
+    except OSError as error:
+        raise RunError(f"{out}: the run folder cannot be written: {error.strerror}; choose another --out") from error
+    return run
+
+
+def open_run(path: Path) -> RunFolder:
+    """An existing run folder.
+
+    Raises:
+        RunError: It is none; says what is missing.
+    """
+    run = RunFolder(path)
+    if not path.exists():
+        raise RunError(f"{path}: no such run folder; `mlxtune lora RECIPE` makes one under {RUNS}/")
+    if not path.is_dir():
+        raise RunError(f"{path}: expected a run folder, this is a file")
+    for file in (run.recipe_file, run.run_file):
+        if not file.is_file():
+            raise RunError(f"{path}: not a run folder: {file.name} is missing")
+    return run
+
+
+def latest_run(recipe_name: str, root: Path = RUNS) -> RunFolder | None:
+    """The newest run of a recipe that has an adapter, by the time its adapter was written."""
+    folders = [path for path in (root / recipe_name).glob("*") if (path / "adapter" / "adapter_config.json").is_file()]
+    return RunFolder(max(folders, key=lambda path: (path / "adapter").stat().st_mtime)) if folders else None
+
+
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file by rename, so that it is there whole or not at all."""
+    write_text(file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a text file by rename, so that it is there whole or not at all."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    with temporary.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, file)

@@ -1,0 +1,193 @@
+"""What a training would take: parameters, tokens, steps, padding, memory. Reads config.json, tokenizer and data; no weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mlxtune.backends.base import Batch, Device, LoraSpec
+from mlxtune.data.prepare import training_split, validation_split
+from mlxtune.models.architecture import linear_layers, n_parameters
+from mlxtune.models.base_model import config_and_tokenizer
+from mlxtune.models.tokenizer import load_tokenizer
+from mlxtune.recipe import Recipe
+from mlxtune.training.loop import Order, Steps, count_tokens
+from mlxtune.training.tune import describe_data, lora_spec
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+ADAPTER_BYTES = 16  # a trainable parameter: its value, gradient and AdamW's two moments, float32 each
+QUANTIZATION_OVERHEAD_BITS = 32  # a group: one scale and one offset of 16 bits
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training would take.
+
+    Attributes:
+        trainable_parameters: Of the adapter.
+        total_parameters: Of the base model.
+        data: One line on the rows.
+        rows: Rows trained on.
+        tokens_per_epoch: Tokens of all rows, prompt and reply.
+        supervised_per_epoch: Those that are trained on.
+        steps_per_epoch: Optimizer steps an epoch.
+        steps: Optimizer steps in all.
+        longest: Tokens of the longest row.
+        padding: Share of the computed positions that are padding, first epoch.
+        shared_prefix_tokens: Tokens that open every row and are computed once a forward pass.
+        shared_prefix_saved: Share of the rows' tokens that need no computing for it.
+        memory_bytes: Estimated peak.
+        available_bytes: What this machine's device may use.
+        device: Which that is.
+    """
+
+    trainable_parameters: int
+    total_parameters: int
+    data: str
+    rows: int
+    tokens_per_epoch: int
+    supervised_per_epoch: int
+    steps_per_epoch: int
+    steps: int
+    longest: int
+    padding: float
+    shared_prefix_tokens: int
+    shared_prefix_saved: float
+    memory_bytes: Mapping[str, int]
+    available_bytes: int
+    device: str
+
+    @property
+    def total_memory_bytes(self) -> int:
+        """Sum of the estimate's parts."""
+        return sum(self.memory_bytes.values())
+
+    def as_json(self) -> dict[str, Any]:
+        """The plan's figures, with names that state their unit."""
+        return {
+            "trainable_parameters": self.trainable_parameters,
+            "total_parameters": self.total_parameters,
+            "rows": self.rows,
+            "tokens_per_epoch": self.tokens_per_epoch,
+            "supervised_tokens_per_epoch": self.supervised_per_epoch,
+            "steps_per_epoch": self.steps_per_epoch,
+            "steps": self.steps,
+            "longest_row_tokens": self.longest,
+            "padding_share": round(self.padding, 4),
+            "shared_prefix_tokens": self.shared_prefix_tokens,
+            "shared_prefix_saved_share": round(self.shared_prefix_saved, 4),
+            "memory_gb": {name: round(value / 1e9, 3) for name, value in self.memory_bytes.items()},
+            "memory_total_gb": round(self.total_memory_bytes / 1e9, 3),
+            "memory_available_gb": round(self.available_bytes / 1e9, 3),
+            "fits": self.total_memory_bytes <= self.available_bytes,
+            "device": self.device,
+        }
+
+    def as_text(self) -> str:
+        """The plan, a line a fact."""
+        parts = ", ".join(f"{name} {value / 1e9:.2f}" for name, value in self.memory_bytes.items())
+        share = self.trainable_parameters / self.total_parameters
+        verdict = (
+            "fits"
+            if self.total_memory_bytes <= self.available_bytes
+            else "DOES NOT FIT: lower train.batch_size or train.max_tokens, or set model.quantize"
+        )
+        lines = [
+            ("parameters", f"{self.trainable_parameters:,} trainable of {self.total_parameters:,} ({share:.2%})"),
+            ("data", self.data),
+            ("tokens an epoch", f"{self.tokens_per_epoch:,}, {self.supervised_per_epoch:,} of them supervised"),
+            ("longest row", f"{self.longest:,} tokens"),
+            ("steps", f"{self.steps:,} ({self.steps_per_epoch:,} an epoch)"),
+            ("padding", f"{self.padding:.1%} of the positions computed"),
+            (
+                "shared prefix",
+                f"{self.shared_prefix_tokens:,} tokens, computed once a forward pass: {self.shared_prefix_saved:.1%} of all tokens saved",
+            ),
+            ("memory", f"about {self.total_memory_bytes / 1e9:.2f} GB ({parts})"),
+            ("this machine", f"{self.available_bytes / 1e9:.2f} GB for {self.device}: {verdict}"),
+        ]
+        return "\n".join(f"{name:<17}{text}" for name, text in lines)
+
+
+def plan(recipe: Recipe, device: Device) -> Plan:
+    """Plan a recipe's training on a device.
+
+    Raises:
+        MlxtuneError: As training would, for data and configuration.
+    """
+    config, tokenizer_folder = config_and_tokenizer(recipe.model)
+    spec = lora_spec(recipe, config)
+    tokenizer = load_tokenizer(tokenizer_folder)
+    training = training_split(recipe, tokenizer)
+    validation = validation_split(recipe, tokenizer)
+    steps = Steps.of(len(training.examples), recipe)
+    settings = recipe.train
+    order = Order(training.examples, settings.batch_size, settings.gradient_accumulation, settings.seed)
+    epoch = [batch for step in range(1, steps.per_epoch + 1) for batch in order.step(step)]
+    tokens = sum(map(count_tokens, epoch))
+    own_positions = sum(batch.tokens.size for batch in epoch)
+    own_tokens = sum(int(batch.lengths.sum()) for batch in epoch)
+    prefix = len(epoch[0].prefix)
+    trainable = _adapter_size(spec, linear_layers(config))
+    total = n_parameters(config)
+    return Plan(
+        trainable_parameters=trainable,
+        total_parameters=total,
+        data=describe_data(training, validation),
+        rows=len(training.examples),
+        tokens_per_epoch=tokens,
+        supervised_per_epoch=sum(int(batch.supervised.sum()) for batch in epoch),
+        steps_per_epoch=steps.per_epoch,
+        steps=steps.total,
+        longest=max(example.n_tokens for example in training.examples),
+        padding=(own_positions - own_tokens) / (own_positions + prefix * len(epoch)),
+        shared_prefix_tokens=prefix,
+        shared_prefix_saved=(tokens - own_tokens - prefix * len(epoch)) / tokens,
+        memory_bytes=_memory(recipe, config, device, epoch, trainable, total),
+        available_bytes=device.memory_bytes,
+        device=device.description,
+    )
+
+
+def _adapter_size(spec: LoraSpec, shapes: Mapping[str, tuple[int, int]]) -> int:
+    return sum(spec.rank * sum(shapes[layer]) for layer in spec.layers)
+
+
+def _memory(
+    recipe: Recipe, config: Mapping[str, Any], device: Device, epoch: list[Batch], trainable: int, total: int
+) -> dict[str, int]:
+    """An estimate of the peak, by part, in bytes.
+
+    Activations are what the backward pass keeps of the largest batch, per position and block: the inputs of the
+    linear layers and of the norms (about 9 x hidden), query, key, value and the attention's output, three MLP
+    products, and the attention's probabilities where no fused kernel recomputes them (CPU). The loss keeps logits,
+    their exponentials and their gradient, float32, for the supervised positions only.
+    """
+    dtype = recipe.model.dtype or ("float32" if device.kind == "cpu" else str(config.get("torch_dtype") or config.get("dtype") or "bfloat16"))
+    width = BYTES.get(dtype, 4)
+    quantization = recipe.model.quantize.model_dump() if recipe.model.quantize else config.get("quantization")
+    weight_bits = 8 * width
+    if quantization:
+        weight_bits = quantization["bits"] + QUANTIZATION_OVERHEAD_BITS / quantization["group_size"]
+    hidden, inner = int(config["hidden_size"]), int(config["intermediate_size"])
+    heads = int(config["num_attention_heads"])
+    key_heads = int(config.get("num_key_value_heads") or heads)
+    head = int(config.get("head_dim") or hidden // heads)
+
+    def activations(batch: Batch) -> int:
+        positions = batch.tokens.size + len(batch.prefix)
+        per_position = 9 * hidden + (2 * heads + 2 * key_heads) * head + 3 * inner
+        attended = len(batch.prefix) + batch.tokens.shape[1]
+        scores = batch.tokens.size * attended * heads if device.kind == "cpu" else 0
+        return int(config["num_hidden_layers"]) * (positions * per_position + scores) * width
+
+    def logits(batch: Batch) -> int:
+        return int(batch.supervised.sum()) * int(config["vocab_size"]) * 4 * 3
+
+    return {
+        "weights": int(total * weight_bits / 8),
+        "adapter and optimizer": trainable * ADAPTER_BYTES,
+        "activations": max(map(activations, epoch)),
+        "logits": max(map(logits, epoch)),
+    }

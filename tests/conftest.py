@@ -1,0 +1,81 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlxtune.recipe import Recipe, load_recipe
+from tests.tiny import tiny_model
+
+LABELS = ["user_auth", "order_management", "payment", "none"]
+ROWS: list[dict[str, Any]] = [
+    {"text": "pay the bill and open an account", "intents": ["user_auth", "payment"]},
+    {"text": "cancel the payment", "intents": ["payment"]},
+    {"text": "你好", "intents": ["none"]},
+    {"text": "where is my order, it has been 3 days now and nobody answers", "intents": ["order_management"]},
+    {"text": "I can't log in", "intents": ["user_auth"]},
+    {"text": "the order was not paid; send the invoice", "intents": ["order_management", "payment"]},
+    {"text": "hi", "intents": ["none"]},
+]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or fills the user's cache, nor reaches a hub."""
+    monkeypatch.setenv("MLXTUNE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session", params=["qwen2", "qwen3", "llama"])
+def any_base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random model folder of each family."""
+    return tiny_model(tmp_path_factory.mktemp("base") / request.param, request.param)
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random Qwen3 model folder."""
+    return tiny_model(tmp_path_factory.mktemp("base") / "qwen3", "qwen3")
+
+
+def write_rows(file: Path, rows: list[dict[str, Any]]) -> Path:
+    """A JSONL file of rows."""
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return file
+
+
+def write_recipe(folder: Path, base: Path, **sections: Any) -> Path:
+    """A small intent recipe with its data beside it; `sections` override keys: train={"epochs": 2}."""
+    import yaml
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("train", "valid", "test"):
+        write_rows(folder / f"{name}.jsonl", ROWS)
+    content: dict[str, Any] = {
+        "name": "tiny",
+        "model": {"path": str(base)},
+        "data": {"train": "train.jsonl", "valid": "valid.jsonl", "test": "test.jsonl"},
+        "prompt": {"system": "You are a support system. Name the intents.", "user": "{text}"},
+        "output": {
+            "template": "{intents}",
+            "fields": {"intents": {"kind": "labels", "labels": LABELS, "exclusive": "none"}},
+        },
+        "lora": {"rank": 4, "alpha": 8, "targets": "all"},
+        "train": {"epochs": 1, "batch_size": 2, "gradient_accumulation": 2, "learning_rate": 1.0e-2},
+        "evaluate": {"max_new_tokens": 40, "batch_size": 4},
+    }
+    for section, keys in sections.items():
+        content[section] = {**content.get(section, {}), **keys} if isinstance(keys, dict) else keys
+    file = folder / "recipe.yaml"
+    file.write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")
+    return file
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, base: Path) -> Recipe:
+    """The small intent recipe on the tiny Qwen3 model."""
+    return load_recipe(write_recipe(tmp_path / "recipe", base))

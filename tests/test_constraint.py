@@ -1,0 +1,168 @@
+"""Constrained decoding: whatever random choices among the allowed tokens write, the template reads back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlxtune.data.template import ReplyTemplate
+from mlxtune.errors import RecipeError
+from mlxtune.evaluation.constraint import TemplateConstraint
+from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
+from mlxtune.recipe import OutputSection
+from tests.tiny import tiny_tokenizer
+
+INTENTS = ["user_auth", "payment", "order_management", "none"]
+AWKWARD = [
+    "C++ (new)",
+    "a|b.c*",
+    "[x]{2}^$",
+    "back\\slash",
+    "Sales & Pre-Sales",
+    '"quoted"',
+    "it's",
+    "支付 问题",
+    "~#-",
+]
+
+TEMPLATES: dict[str, dict[str, Any]] = {
+    "one label": {"template": "{a}", "fields": {"a": {"kind": "label", "labels": ["high", "medium", "low"]}}},
+    "a label set": {"template": "{a}", "fields": {"a": {"kind": "labels", "labels": INTENTS, "exclusive": "none"}}},
+    "awkward labels": {"template": "{a}", "fields": {"a": {"kind": "label", "labels": AWKWARD}}},
+    "a set of awkward labels": {
+        "template": "[{a}]",
+        "fields": {"a": {"kind": "labels", "labels": AWKWARD, "separator": "; "}},
+    },
+    "Chinese": {
+        "template": "意图：{a}。",
+        "fields": {"a": {"kind": "labels", "labels": ["查询账户余额", "转账", "挂失银行卡"], "separator": "、"}},
+    },
+    "an awkward template": {
+        "template": '(*) "Type": {a} & more?\n\n- Queue -> {b}\n<end> 100%',
+        "fields": {
+            "a": {"kind": "label", "labels": ["Incident", "Request"]},
+            "b": {"kind": "label", "labels": ["Technical Support", "IT-Support"]},
+        },
+    },
+    "every kind": {
+        "template": "Classification:\n- Type: {a}\n- Tags: {b}\n\nResponse:\n{c}",
+        "fields": {
+            "a": {"kind": "label", "labels": ["Incident", "Request"]},
+            "b": {"kind": "labels"},
+            "c": {"kind": "text"},
+        },
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    return load_tokenizer(tiny_tokenizer(tmp_path_factory.mktemp("tokenizer")))
+
+
+def make_template(output: dict[str, Any]) -> ReplyTemplate:
+    return ReplyTemplate(OutputSection.model_validate(output))
+
+
+def walk(constraint: TemplateConstraint, tokenizer: Tokenizer, seed: int, stop_after: int = 60) -> str:
+    """A reply of random allowed tokens, ended at the first chance once it is `stop_after` tokens long.
+
+    The four information separators are left out: white space to Python, but not to Rust.
+    """
+    rng = np.random.default_rng(seed)
+    separators = {token for text in "\x1c\x1d\x1e\x1f" for token in tokenizer.encode([text])[0].ids}
+    matcher = constraint.start()
+    tokens: list[int] = []
+    while True:
+        allowed = np.setdiff1d(np.flatnonzero(matcher.mask()), list(separators))
+        stops = set(allowed.tolist()) & set(tokenizer.stop_tokens)
+        token = min(stops) if stops and len(tokens) >= stop_after else int(rng.choice(allowed))
+        if token in stops:
+            return tokenizer.decode(tokens)
+        tokens.append(token)
+        matcher.advance(token)
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_whatever_is_written_parses(name, tokenizer):
+    template = make_template(TEMPLATES[name])
+    constraint = TemplateConstraint(template, tokenizer, 448)
+    for seed in range(40):
+        text = walk(constraint, tokenizer, seed)
+        reply = template.parse(text)
+        assert reply.valid, (text, reply.problem)
+
+
+@pytest.mark.parametrize("name", [name for name in TEMPLATES if name != "every kind"])
+def test_every_label_can_be_written_and_read_back(name, tokenizer):
+    template = make_template(TEMPLATES[name])
+    constraint = TemplateConstraint(template, tokenizer, 448)
+    for position in range(max(len(field.labels or ()) for field in template.fields.values())):
+        values = {}
+        for field_name, field in template.fields.items():
+            label = (field.labels or [])[position % len(field.labels or [])]
+            values[field_name] = label if field.kind == "label" else (label,)
+        text = template.format(values)[0]
+        matcher = constraint.start()
+        for token in tokenizer.encode([text])[0].ids:
+            assert matcher.mask()[token], text
+            matcher.advance(token)
+        assert all(matcher.mask()[stop] for stop in tokenizer.stop_tokens)
+        assert template.parse(text).values == values
+
+
+def test_a_reply_may_end_exactly_where_the_template_may(tokenizer):
+    constraint = TemplateConstraint(make_template(TEMPLATES["a label set"]), tokenizer, 448)
+    matcher = constraint.start()
+    ends = [bool(matcher.mask()[tokenizer.end_of_turn])]
+    for token in tokenizer.encode(["user_auth, payment"])[0].ids:
+        matcher.advance(token)
+        ends.append(bool(matcher.mask()[tokenizer.end_of_turn]))
+    assert sum(ends) == 2  # after "user_auth" and after "user_auth, payment"
+    assert ends[-1]
+
+
+def test_an_exclusive_label_stands_alone_and_order_is_canonical(tokenizer):
+    constraint = TemplateConstraint(make_template(TEMPLATES["a label set"]), tokenizer, 448)
+    for text in ("none, payment", "payment, none", "payment, user_auth", "payment, payment"):
+        matcher = constraint.start()
+        with pytest.raises(ValueError, match="not allowed"):
+            for token in tokenizer.encode([text])[0].ids:
+                matcher.advance(token)
+
+
+def test_after_the_end_only_stop_tokens_are_allowed(tokenizer):
+    matcher = TemplateConstraint(make_template(TEMPLATES["one label"]), tokenizer, 448).start()
+    for token in (*tokenizer.encode(["low"])[0].ids, tokenizer.end_of_turn):
+        matcher.advance(token)
+    assert set(np.flatnonzero(matcher.mask()).tolist()) == set(tokenizer.stop_tokens)
+
+
+@pytest.mark.parametrize("vocabulary_size", [448, 1000])
+def test_the_mask_is_as_wide_as_the_models_logits(vocabulary_size, tokenizer):
+    template = make_template(TEMPLATES["every kind"])
+    matcher = TemplateConstraint(template, tokenizer, vocabulary_size).start()
+    for token in tokenizer.encode(["Classification:\n- Type: Request\n- Tags: a\n\nResponse:\nx"])[0].ids:
+        matcher.advance(token)
+    mask = matcher.mask()
+    assert mask.shape == (vocabulary_size,)
+    assert mask.dtype == np.bool_
+    assert mask[: tokenizer.vocabulary_size].sum() > 100
+    assert not mask[tokenizer.vocabulary_size :].any()
+
+
+def test_replies_do_not_disturb_one_another(tokenizer):
+    constraint = TemplateConstraint(make_template(TEMPLATES["one label"]), tokenizer, 448)
+    first, second = constraint.start(), constraint.start()
+    before = second.mask()
+    first.advance(tokenizer.encode(["high"])[0].ids[0])
+    assert np.array_equal(second.mask(), before)
+
+
+def test_a_template_beyond_the_engines_limits_is_a_recipe_error(tokenizer, monkeypatch):
+    template = make_template(TEMPLATES["one label"])
+    monkeypatch.setattr(template, "pattern", lambda: "(?:unclosed")
+    with pytest.raises(RecipeError, match="constrained decoding cannot follow"):
+        TemplateConstraint(template, tokenizer, 448)

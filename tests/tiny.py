@@ -1,0 +1,319 @@
+"""Tiny models and tokenizers, built in-process: real config keys, real byte-level BPE, random weights. No network, no torch.
+
+    folder = tiny_model(tmp_path / "base", "qwen3")             # loads in mlx_lm and transformers
+    folder = tiny_model(tmp_path / "base", "qwen2", tied=False, quantization={"bits": 4, "group_size": 32})
+    gguf = tiny_gguf(tmp_path / "base.gguf", folder, "Q8_0")    # the same model as a .gguf file
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FAMILIES = ("qwen2", "qwen2.5", "qwen3", "llama")
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+THINK = ("<think>", "</think>")  # added, but not special, as in Qwen3
+PADDED_VOCABULARY = 64  # the embedding is padded to a multiple of this, as Qwen's is: some ids have no token
+
+QWEN_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+CHATML = (
+    "{%- for message in messages %}{{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}"
+    "{%- endfor %}{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"
+)
+# Qwen3's behaviour in short: an empty thinking block in the last assistant turn, and in the prompt when thinking is off.
+CHATML_THINKING = (
+    "{%- for message in messages %}{{- '<|im_start|>' + message.role + '\n' }}"
+    "{%- if message.role == 'assistant' and loop.last and '</think>' not in message.content %}"
+    "{{- '<think>\n\n</think>\n\n' }}{%- endif %}{{- message.content + '<|im_end|>\n' }}"
+    "{%- endfor %}{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}"
+    "{%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\n\n</think>\n\n' }}{%- endif %}"
+    "{%- endif %}"
+)
+
+CORPUS = [
+    "system user assistant You are a helpful assistant. You are a support system. Classify the ticket, then answer it.",
+    "Classification: Type: Incident Queue: Technical Support Priority: high Tags: network, outage Response: we will help you.",
+    "pay the bill, transfer money, check the balance, report a lost card, open an account, cancel the payment, none",
+    "The invoice 2024-11-21 for 1234.50 was not paid; I can't log in and it's been 3 days. Request Problem Change low medium",
+    "查询账户余额 转账 支付 挂失银行卡 开户 取消付款 帮我查一下我的账单 你好 谢谢 请问 意图识别 分类",
+    "付款失败了怎么办 我想转账给朋友 今天的汇率是多少 卡丢了 需要帮助",
+]
+
+
+def tiny_tokenizer(folder: Path, family: str = "qwen3") -> Path:
+    """Write a byte-level BPE tokenizer with Qwen's splitting and a ChatML template; `<think>` only for qwen3."""
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    byte_level: Any = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(QWEN_SPLIT), "isolated"), byte_level])
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer.train_from_iterator(
+        CORPUS, trainers.BpeTrainer(vocab_size=380, initial_alphabet=alphabet, show_progress=False)
+    )
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
+    if family == "qwen3":
+        tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in THINK])
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    added = {
+        str(identifier): {
+            "content": token.content, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False,
+            "special": token.special,
+        }
+        for identifier, token in tokenizer.get_added_tokens_decoder().items()
+    }  # fmt: skip
+    _write_json(
+        folder / "tokenizer_config.json",
+        {
+            "tokenizer_class": "Qwen2Tokenizer",
+            "add_bos_token": False,
+            "add_prefix_space": False,
+            "added_tokens_decoder": added,
+            "bos_token": None,
+            "eos_token": "<|im_end|>",
+            "pad_token": "<|endoftext|>",
+            "unk_token": None,
+            "chat_template": CHATML_THINKING if family == "qwen3" else CHATML,
+            "clean_up_tokenization_spaces": False,
+            "model_max_length": 4096,
+        },
+    )
+    return folder
+
+
+def tiny_config(family: str = "qwen3", *, tied: bool = True, hidden: int = 64, layers: int = 2, vocab: int = 448) -> dict[str, Any]:
+    """config.json of a tiny model, with the keys that the family's real ones have."""
+    config: dict[str, Any] = {
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "intermediate_size": 2 * hidden,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": vocab,
+        "max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1000000.0,
+        "tie_word_embeddings": tied,
+        "hidden_act": "silu",
+        "torch_dtype": "float32",
+        "initializer_range": 0.02,
+        "use_cache": True,
+    }
+    if family == "llama":
+        return {"model_type": "llama", "architectures": ["LlamaForCausalLM"], **config, "rms_norm_eps": 1e-5,
+                "rope_theta": 100000.0, "attention_bias": False, "mlp_bias": False}  # fmt: skip
+    if family == "qwen3":  # its heads are wider than hidden / heads, in the real ones too
+        return {"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], **config, "head_dim": 32, "attention_bias": False}
+    if family in ("qwen2", "qwen2.5"):
+        heads = 4 if family == "qwen2" else 2
+        return {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], **config, "num_attention_heads": heads,
+                "num_key_value_heads": heads // 2, "use_sliding_window": False}  # fmt: skip
+    raise ValueError(f"{family!r} is not one of {FAMILIES}")
+
+
+def tiny_weights(config: dict[str, Any], seed: int = 0) -> dict[str, NDArray[np.float32]]:
+    """Random float32 weights of a config under Hugging Face's names, scaled so that logits are far from uniform."""
+    random = np.random.default_rng(seed)
+    hidden, inner = config["hidden_size"], config["intermediate_size"]
+    heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
+    head = config.get("head_dim", hidden // heads)
+
+    def normal(*shape: int, scale: float) -> NDArray[np.float32]:
+        return (scale * random.standard_normal(shape)).astype(np.float32)
+
+    def linear(n_out: int, n_in: int) -> NDArray[np.float32]:
+        return normal(n_out, n_in, scale=1.5 * n_in**-0.5)
+
+    def norm(width: int) -> NDArray[np.float32]:
+        return 1 + normal(width, scale=0.1)
+
+    weights = {"model.embed_tokens.weight": normal(config["vocab_size"], hidden, scale=0.3)}
+    for layer in range(config["num_hidden_layers"]):
+        at = f"model.layers.{layer}"
+        weights[f"{at}.input_layernorm.weight"] = norm(hidden)
+        weights[f"{at}.post_attention_layernorm.weight"] = norm(hidden)
+        for name, n_heads in {"q_proj": heads, "k_proj": kv_heads, "v_proj": kv_heads}.items():
+            weights[f"{at}.self_attn.{name}.weight"] = linear(n_heads * head, hidden)
+            if config["model_type"] == "qwen2":
+                weights[f"{at}.self_attn.{name}.bias"] = normal(n_heads * head, scale=0.3)
+        weights[f"{at}.self_attn.o_proj.weight"] = linear(hidden, heads * head)
+        if config["model_type"] == "qwen3":
+            weights[f"{at}.self_attn.q_norm.weight"] = norm(head)
+            weights[f"{at}.self_attn.k_norm.weight"] = norm(head)
+        weights[f"{at}.mlp.gate_proj.weight"] = linear(inner, hidden)
+        weights[f"{at}.mlp.up_proj.weight"] = linear(inner, hidden)
+        weights[f"{at}.mlp.down_proj.weight"] = linear(hidden, inner)
+    weights["model.norm.weight"] = norm(hidden)
+    if not config["tie_word_embeddings"]:
+        weights["lm_head.weight"] = linear(config["vocab_size"], hidden)
+    return weights
+
+
+def tiny_model(
+    folder: Path,
+    family: str = "qwen3",
+    *,
+    tied: bool = True,
+    hidden: int = 64,
+    layers: int = 2,
+    seed: int = 0,
+    quantization: dict[str, int] | None = None,
+) -> Path:
+    """Write a tiny random model in Hugging Face's layout, float32, with its tokenizer.
+
+    Args:
+        folder: Where; made if need be.
+        family: "qwen2", "qwen2.5", "qwen3" or "llama".
+        tied: Share the embedding with the head.
+        hidden: Hidden size; the MLP is twice as wide. A multiple of the group size if quantized.
+        layers: Transformer blocks.
+        seed: Of the weights.
+        quantization: {"bits": 4, "group_size": 32} writes an MLX-quantized model instead (needs mlx).
+
+    Returns:
+        The folder.
+    """
+    if quantization is not None:
+        import tempfile
+
+        from mlxtune.backends.base import ConvertSpec
+        from mlxtune.backends.mlx.convert import convert
+
+        with tempfile.TemporaryDirectory() as plain:
+            source = tiny_model(Path(plain) / "plain", family, tied=tied, hidden=hidden, layers=layers, seed=seed)
+            return convert(source, folder, ConvertSpec(quantization["bits"], quantization["group_size"])).folder
+
+    from safetensors.numpy import save_file
+    from tokenizers import Tokenizer
+
+    tiny_tokenizer(folder, family)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    vocab = -(-tokenizer.get_vocab_size() // PADDED_VOCABULARY) * PADDED_VOCABULARY
+    config = tiny_config(family, tied=tied, hidden=hidden, layers=layers, vocab=vocab)
+    config["eos_token_id"] = tokenizer.token_to_id("<|im_end|>")
+    config["bos_token_id"] = tokenizer.token_to_id("<|endoftext|>")
+    _write_json(folder / "config.json", config)
+    _write_json(
+        folder / "generation_config.json",
+        {"eos_token_id": [config["eos_token_id"], config["bos_token_id"]], "pad_token_id": config["bos_token_id"]},
+    )
+    save_file(tiny_weights(config, seed), folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
+
+
+def tiny_gguf(path: Path, folder: Path, quantization: str = "F32", *, pre: str = "qwen2", metadata: dict[str, Any] | None = None) -> Path:
+    """Write a model folder as a .gguf file, as llama.cpp's own converter would.
+
+    Args:
+        path: The file to write.
+        folder: A folder of `tiny_model`.
+        quantization: What matrices are stored as: "F32", "F16", "BF16", "Q8_0", "Q4_0", ...; vectors stay float32.
+        pre: tokenizer.ggml.pre.
+        metadata: Metadata to add, text or numbers, by key; a key that is there already is replaced.
+    """
+    from gguf import GGMLQuantizationType, GGUFWriter
+    from gguf.quants import quantize
+    from safetensors.numpy import load_file
+
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    architecture = config["model_type"]
+    heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
+    facts: dict[str, Any] = {
+        f"{architecture}.context_length": config["max_position_embeddings"],
+        f"{architecture}.embedding_length": config["hidden_size"],
+        f"{architecture}.block_count": config["num_hidden_layers"],
+        f"{architecture}.feed_forward_length": config["intermediate_size"],
+        f"{architecture}.attention.head_count": heads,
+        f"{architecture}.attention.head_count_kv": kv_heads,
+        f"{architecture}.attention.layer_norm_rms_epsilon": config["rms_norm_eps"],
+        f"{architecture}.rope.freq_base": config["rope_theta"],
+        **tiny_gguf_tokenizer(folder, config["vocab_size"], pre),
+    }
+    if "head_dim" in config:
+        facts[f"{architecture}.attention.key_length"] = config["head_dim"]
+    facts |= metadata or {}
+    writer = GGUFWriter(path, facts.pop("general.architecture", architecture))
+    for key, value in facts.items():
+        if isinstance(value, bool):
+            writer.add_bool(key, value)
+        elif isinstance(value, str):
+            writer.add_string(key, value)
+        elif isinstance(value, float):
+            writer.add_float32(key, value)
+        elif isinstance(value, int):
+            writer.add_uint32(key, value)
+        else:
+            writer.add_array(key, value)
+
+    kind = GGMLQuantizationType[quantization]
+    for name, weight in load_file(folder / "model.safetensors").items():
+        if architecture == "llama" and ("q_proj" in name or "k_proj" in name):
+            weight = _interleaved(weight, heads if "q_proj" in name else kv_heads)
+        if weight.ndim == 1:
+            writer.add_tensor(_gguf_name(name), weight)
+        elif quantization in ("F32", "F16"):
+            writer.add_tensor(_gguf_name(name), weight.astype(np.float32 if quantization == "F32" else np.float16))
+        else:
+            writer.add_tensor(_gguf_name(name), quantize(weight, kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def tiny_gguf_tokenizer(folder: Path, vocab: int, pre: str) -> dict[str, Any]:
+    """The tokenizer.ggml.* metadata of a folder's tokenizer; ids without a token are unused ones, as in Qwen's files."""
+    tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    tokens = {index: token for token, index in tokenizer["model"]["vocab"].items()}
+    types = dict.fromkeys(tokens, 1)
+    for added in tokenizer["added_tokens"]:
+        tokens[added["id"]] = added["content"]
+        types[added["id"]] = 3 if added["special"] else 4
+    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in tokenizer["model"]["merges"]]
+    identifiers = {token: index for index, token in tokens.items()}
+    return {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": pre,
+        "tokenizer.ggml.tokens": [tokens.get(index, f"[PAD{index}]") for index in range(vocab)],
+        "tokenizer.ggml.token_type": [types.get(index, 5) for index in range(vocab)],
+        "tokenizer.ggml.merges": merges,
+        "tokenizer.ggml.eos_token_id": identifiers[settings["eos_token"]],
+        "tokenizer.ggml.padding_token_id": identifiers[settings["pad_token"]],
+        "tokenizer.ggml.add_bos_token": False,
+        "tokenizer.chat_template": settings["chat_template"],
+    }
+
+
+def _gguf_name(name: str) -> str:
+    for long, short in {
+        "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output", "model.layers": "blk",
+        "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "self_attn.q_proj": "attn_q",
+        "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
+        "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm", "mlp.gate_proj": "ffn_gate",
+        "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+    }.items():  # fmt: skip
+        name = name.replace(long, short)
+    return name
+
+
+def _interleaved(weight: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
+    """Rows of q or k as llama.cpp stores those of the llama family: the two halves of a head interleaved."""
+    return weight.reshape(heads, 2, -1, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape).copy()

