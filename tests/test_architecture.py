@@ -6,26 +6,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.tiny import FAMILIES, tiny_config, tiny_weights
 
 from mlxtune.errors import ModelError
 from mlxtune.models.architecture import linear_layers, lora_layers, n_parameters
+from tests.tiny import FAMILIES, tiny_config, tiny_weights
 
 QWEN3_0_6B = {
-    "model_type": "qwen3", "hidden_size": 1024, "num_hidden_layers": 28, "num_attention_heads": 16, "num_key_value_heads": 8,
-    "head_dim": 128, "intermediate_size": 3072, "vocab_size": 151936, "tie_word_embeddings": True,
+    "model_type": "qwen3", "hidden_size": 1024, "num_hidden_layers": 28, "num_attention_heads": 16,
+    "num_key_value_heads": 8, "head_dim": 128, "intermediate_size": 3072, "vocab_size": 151936, "tie_word_embeddings": True,
 }  # fmt: skip
 QWEN2_7B = {
-    "model_type": "qwen2", "hidden_size": 3584, "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4,
-    "intermediate_size": 18944, "vocab_size": 152064, "tie_word_embeddings": False,
+    "model_type": "qwen2", "hidden_size": 3584, "num_hidden_layers": 28, "num_attention_heads": 28,
+    "num_key_value_heads": 4, "intermediate_size": 18944, "vocab_size": 152064, "tie_word_embeddings": False,
 }  # fmt: skip
 QWEN25_05B = {
-    "model_type": "qwen2", "hidden_size": 896, "num_hidden_layers": 24, "num_attention_heads": 14, "num_key_value_heads": 2,
-    "intermediate_size": 4864, "vocab_size": 151936, "tie_word_embeddings": True,
+    "model_type": "qwen2", "hidden_size": 896, "num_hidden_layers": 24, "num_attention_heads": 14,
+    "num_key_value_heads": 2, "intermediate_size": 4864, "vocab_size": 151936, "tie_word_embeddings": True,
 }  # fmt: skip
 SMOLLM2_135M = {
-    "model_type": "llama", "hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3,
-    "intermediate_size": 1536, "vocab_size": 49152, "tie_word_embeddings": True,
+    "model_type": "llama", "hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9,
+    "num_key_value_heads": 3, "intermediate_size": 1536, "vocab_size": 49152, "tie_word_embeddings": True,
 }  # fmt: skip
 
 
@@ -75,7 +75,10 @@ def test_targets_by_name_keep_the_order_of_the_model() -> None:
 
 
 def test_layers_count_from_the_end() -> None:
-    assert lora_layers(QWEN3_0_6B, ["q_proj"], 2) == ("model.layers.26.self_attn.q_proj", "model.layers.27.self_attn.q_proj")
+    assert lora_layers(QWEN3_0_6B, ["q_proj"], 2) == (
+        "model.layers.26.self_attn.q_proj",
+        "model.layers.27.self_attn.q_proj",
+    )
 
 
 def test_an_unknown_target_is_refused_with_the_known_ones() -> None:

@@ -50,7 +50,9 @@ def test_logits_are_those_of_transformers(tmp_path: Path, family: str, tied: boo
     torch = pytest.importorskip("torch")
     from transformers import AutoModelForCausalLM
 
-    oracle = AutoModelForCausalLM.from_pretrained(str(tiny_model(tmp_path / "base", family, tied=tied)), dtype=torch.float32)
+    oracle = AutoModelForCausalLM.from_pretrained(
+        str(tiny_model(tmp_path / "base", family, tied=tied)), dtype=torch.float32
+    )
     saved = tmp_path / "saved"
     oracle.save_pretrained(str(saved), max_shard_size=max_shard_size)
     assert (len(list(saved.glob("*.safetensors"))) > 1) == (max_shard_size == "100KB")
@@ -61,6 +63,9 @@ def test_logits_are_those_of_transformers(tmp_path: Path, family: str, tied: boo
     written = convert(saved, tmp_path / "out", ConvertSpec())
     np.testing.assert_allclose(logits(written.folder), expected, atol=1e-4)
     assert written.n_parameters == oracle.num_parameters()
+    again = AutoModelForCausalLM.from_pretrained(str(written.folder), dtype=torch.float32)
+    with torch.no_grad():
+        np.testing.assert_allclose(again(torch.tensor([IDS])).logits[0].numpy(), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -137,7 +142,9 @@ def test_an_impossible_spec_is_refused(tmp_path: Path, spec: ConvertSpec) -> Non
         convert(tiny_model(tmp_path / "base"), tmp_path / "out", spec)
 
 
-@pytest.mark.parametrize(("spec", "option"), [(ConvertSpec(8, 32), "--quantize"), (ConvertSpec(dtype="float16"), "--dtype")])
+@pytest.mark.parametrize(
+    ("spec", "option"), [(ConvertSpec(8, 32), "--quantize"), (ConvertSpec(dtype="float16"), "--dtype")]
+)
 def test_a_quantized_model_is_not_converted_again(tmp_path: Path, spec: ConvertSpec, option: str) -> None:
     base = tiny_model(tmp_path / "base", quantization={"bits": 4, "group_size": 32})
     with pytest.raises(ModelError, match=rf"quantized already \(4 bits, group size 32\), so {option}"):
@@ -163,7 +170,9 @@ def test_a_tied_model_may_still_carry_a_head(tmp_path: Path, quantization: dict[
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("family", ["qwen2", "llama"])
-def test_where_the_config_is_silent_the_weights_say_whether_the_head_is_tied(tmp_path: Path, family: str, tied: bool) -> None:
+def test_where_the_config_is_silent_the_weights_say_whether_the_head_is_tied(
+    tmp_path: Path, family: str, tied: bool
+) -> None:
     base = tiny_model(tmp_path / "base", family, tied=tied)
     expected = logits(base)
     config = config_of(base)
@@ -196,7 +205,9 @@ def test_a_float32_gguf_computes_what_its_source_computes(tmp_path: Path, family
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
 @pytest.mark.parametrize("quantization", ["F16", "BF16", "Q8_0", "Q4_0"])
-def test_a_quantized_gguf_computes_what_its_rounded_source_computes(tmp_path: Path, family: str, quantization: str) -> None:
+def test_a_quantized_gguf_computes_what_its_rounded_source_computes(
+    tmp_path: Path, family: str, quantization: str
+) -> None:
     from gguf import GGMLQuantizationType
     from gguf.quants import dequantize, quantize
 
@@ -213,7 +224,8 @@ def test_a_quantized_gguf_computes_what_its_rounded_source_computes(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("quantization", "stored"), [("F32", {"F32"}), ("BF16", {"BF16"}), ("F16", {"F16"}), ("Q8_0", {"F16"}), ("Q4_0", {"F16"})]
+    ("quantization", "stored"),
+    [("F32", {"F32"}), ("BF16", {"BF16"}), ("F16", {"F16"}), ("Q8_0", {"F16"}), ("Q4_0", {"F16"})],
 )
 def test_a_gguf_keeps_its_type_or_becomes_float16(tmp_path: Path, quantization: str, stored: set[str]) -> None:
     file = tiny_gguf(tmp_path / "model.gguf", tiny_model(tmp_path / "base"), quantization)

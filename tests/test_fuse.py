@@ -120,7 +120,9 @@ def test_the_fused_folder_is_a_whole_model(tmp_path: Path) -> None:
     from mlx_lm import load
 
     base = tiny_model(tmp_path / "base", quantization=FOUR_BIT)
-    written = fuse(base, random_adapter(tmp_path / "adapter", base), tmp_path / "out", requantize=False, dtype="bfloat16")
+    written = fuse(
+        base, random_adapter(tmp_path / "adapter", base), tmp_path / "out", requantize=False, dtype="bfloat16"
+    )
     network, tokenizer = load(str(written.folder))
     mx = import_mlx()
     assert network.model.layers[0].self_attn.q_proj.weight.dtype == mx.bfloat16
@@ -146,7 +148,7 @@ def test_transformers_computes_the_same_with_the_fused_model(tmp_path: Path) -> 
 def test_the_wrong_base_is_refused_and_both_are_named(tmp_path: Path) -> None:
     base, wide = tiny_model(tmp_path / "base"), tiny_model(tmp_path / "wide", hidden=128)
     adapter = random_adapter(tmp_path / "adapter", base)
-    with pytest.raises(AdapterError, match=r"adapter does not fit .*wide: .*q_proj\.lora_A should be 3 x 128, got 3 x 64"):
+    with pytest.raises(AdapterError, match=r"adapter does not fit .*wide: .*lora_A should be 3 x \d+, got 3 x"):
         fuse(wide, adapter, tmp_path / "out", requantize=False)
     assert not (tmp_path / "out").exists()
 
@@ -154,7 +156,7 @@ def test_the_wrong_base_is_refused_and_both_are_named(tmp_path: Path) -> None:
 def test_a_shallower_base_is_refused(tmp_path: Path) -> None:
     base, shallow = tiny_model(tmp_path / "base"), tiny_model(tmp_path / "shallow", layers=1)
     adapter = random_adapter(tmp_path / "adapter", base)
-    with pytest.raises(AdapterError, match=r"the model has no layer model\.layers\.1\.self_attn\.q_proj"):
+    with pytest.raises(AdapterError, match=r"the model has no layer model\.layers\.1\."):
         fuse(shallow, adapter, tmp_path / "out", requantize=False)
 
 

@@ -42,7 +42,8 @@ def rows_of(language: str, name: str) -> list[dict[str, Any]]:
 @lru_cache
 def generator() -> ModuleType:
     spec = importlib.util.spec_from_file_location("make_intents", ROOT / "tools" / "make_intents.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["make_intents"] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
@@ -118,7 +119,8 @@ def test_cleaning_the_raw_rows_gives_the_training_rows_and_accounts_for_the_rest
     assert [dict(row.fields) for row in cleaned.rows] == rows_of(language, "train")
     account = cleaned.account
     assert (account.read, account.kept, account.low_quality) == (1864, 1300, 137)
-    assert account.duplicates == 171 and account.duplicates + account.near_duplicates == 427
+    assert account.duplicates == 171
+    assert account.duplicates + account.near_duplicates == 427
     assert account.low_quality_reasons == {
         "empty": 24, "too_short": 35, "garbled": 40, "missing_label": 0, "unknown_label": 38,
     }  # fmt: skip
@@ -130,8 +132,10 @@ def test_cleaning_the_raw_rows_gives_the_training_rows_and_accounts_for_the_rest
 @pytest.mark.parametrize("name", ["train", "valid", "test"])
 def test_labels_are_known_in_canonical_order_and_none_stands_alone(language: str, name: str) -> None:
     for row in rows_of(language, name):
-        assert set(row) == {"text", "intents"} and row["text"] == row["text"].strip()
-        assert row["intents"] and row["intents"] == [intent for intent in INTENTS if intent in row["intents"]], row
+        assert set(row) == {"text", "intents"}
+        assert row["text"] == row["text"].strip()
+        assert row["intents"], row
+        assert row["intents"] == [intent for intent in INTENTS if intent in row["intents"]], row
         assert "none" not in row["intents"] or row["intents"] == ["none"], row
         assert not is_garbled(row["text"]), row
 
@@ -140,9 +144,11 @@ def test_labels_are_known_in_canonical_order_and_none_stands_alone(language: str
 def test_training_rows_have_several_intents_in_297_of_a_thousand_and_every_pair_appears(language: str) -> None:
     rows = rows_of(language, "train")
     sizes = Counter(len(row["intents"]) for row in rows)
-    assert len(rows) - sizes[1] == 386 and sizes[2] > sizes[3] > sizes[4] > 0
+    assert len(rows) - sizes[1] == 386
+    assert sizes[2] > sizes[3] > sizes[4] > 0
     pairs = Counter(pair for row in rows for pair in combinations(row["intents"], 2))
-    assert set(pairs) == set(combinations(INTENTS[:-1], 2)) and min(pairs.values()) >= 40
+    assert set(pairs) == set(combinations(INTENTS[:-1], 2))
+    assert min(pairs.values()) >= 40
     counts = Counter(intent for row in rows for intent in row["intents"])
     assert 0.12 <= counts["none"] / len(rows) <= 0.15
     assert min(counts[intent] for intent in INTENTS[:-1]) >= 300
@@ -152,7 +158,8 @@ def test_training_rows_have_several_intents_in_297_of_a_thousand_and_every_pair_
 def test_test_rows_cover_every_intent(language: str) -> None:
     rows = rows_of(language, "test")
     counts = Counter(intent for row in rows for intent in row["intents"])
-    assert counts["none"] == 12 and min(counts[intent] for intent in INTENTS) >= 10
+    assert counts["none"] == 12
+    assert min(counts[intent] for intent in INTENTS) >= 10
     assert sum(len(row["intents"]) > 1 for row in rows) == 20
 
 

@@ -115,7 +115,9 @@ def test_files_that_cannot_be_rows_get_one_clear_message(
     if content is not None:
         path.write_bytes(content)
     message = message_of(path)
-    assert part in message and str(path) in message and "\n" not in message
+    assert part in message
+    assert str(path) in message
+    assert "\n" not in message
 
 
 def test_a_folder_suggests_its_files(tmp_path: Path) -> None:

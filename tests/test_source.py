@@ -69,7 +69,9 @@ def test_a_gguf_is_found(tmp_path: Path) -> None:
     assert (source.kind, source.name) == ("gguf", "model")
 
 
-@pytest.mark.parametrize("path", ["./bse", "bse", "~nobody/bse", "/nowhere/at/all", "bse.gguf", "a/b/c", "https://x.y/z"])
+@pytest.mark.parametrize(
+    "path", ["./bse", "bse", "~nobody/bse", "/nowhere/at/all", "bse.gguf", "a/b/c", "https://x.y/z"]
+)
 def test_a_mistyped_path_never_becomes_a_download(path: str) -> None:
     with pytest.raises(ModelError, match="there is no"):
         find(path)
@@ -77,7 +79,9 @@ def test_a_mistyped_path_never_becomes_a_download(path: str) -> None:
 
 def test_a_mistyped_path_is_answered_with_its_neighbour(tmp_path: Path) -> None:
     tiny_model(tmp_path / "models" / "qwen3")
-    with pytest.raises(ModelError, match=r"models/qwen4: there is no .* in models; did you mean 'qwen3'\?; it is not taken for a Hub"):
+    with pytest.raises(
+        ModelError, match=r"models/qwen4: there is no .* in models; did you mean 'qwen3'\?; it is not taken for a Hub"
+    ):
         find("models/qwen4")
     with pytest.raises(ModelError, match=r"there is no folder 'modles' here; did you mean 'models'"):
         find("./modles/qwen3")
@@ -188,7 +192,9 @@ def test_a_malformed_package_path_says_the_form(path: str) -> None:
         find(path)
 
 
-def test_a_packages_file_is_found_without_importing_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_packages_file_is_found_without_importing_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     package = tmp_path / "weights_in_here"
     package.mkdir()
     (package / "__init__.py").write_text("raise RuntimeError('imported')")
@@ -291,13 +297,17 @@ def test_planning_downloads_no_weights_and_they_come_later(fake_hub: Path) -> No
         ("owner/tiny", "v9", "owner/tiny: has no revision 'v9'"),
     ],
 )
-def test_each_refusal_of_the_hub_has_its_message(fake_hub: Path, repository: str, revision: str | None, message: str) -> None:
+def test_each_refusal_of_the_hub_has_its_message(
+    fake_hub: Path, repository: str, revision: str | None, message: str
+) -> None:
     with pytest.raises(ModelError, match=message):
         find(repository, revision=revision, progress=False)
 
 
 @pytest.mark.parametrize("offline", [True, False])
-def test_without_the_hub_it_is_said_how_to_bring_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: bool) -> None:
+def test_without_the_hub_it_is_said_how_to_bring_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offline: bool
+) -> None:
     from huggingface_hub import constants
 
     monkeypatch.undo()
@@ -395,9 +405,13 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: py
 
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), whole_folder(tmp_path / "out") as folder:
-        (folder / "half").write_text("x")
-        raise RuntimeError
+    def half() -> None:
+        with whole_folder(tmp_path / "out") as folder:
+            (folder / "half").write_text("x")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        half()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,4 +1,6 @@
-"""Tiny models and tokenizers, built in-process: real config keys, real byte-level BPE, random weights. No network, no torch.
+"""Tiny models and tokenizers, built in-process: real config keys, byte-level BPE, random weights.
+
+No network and no torch.
 
     folder = tiny_model(tmp_path / "base", "qwen3")             # loads in mlx_lm and transformers
     folder = tiny_model(tmp_path / "base", "qwen2", tied=False, quantization={"bits": 4, "group_size": 32})
@@ -27,7 +29,7 @@ CHATML = (
     "{%- for message in messages %}{{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}"
     "{%- endfor %}{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"
 )
-# Qwen3's behaviour in short: an empty thinking block in the last assistant turn, and in the prompt when thinking is off.
+# Qwen3's behaviour in short: an empty thinking block in the last reply, and in the prompt when thinking is off.
 CHATML_THINKING = (
     "{%- for message in messages %}{{- '<|im_start|>' + message.role + '\n' }}"
     "{%- if message.role == 'assistant' and loop.last and '</think>' not in message.content %}"
@@ -39,9 +41,9 @@ CHATML_THINKING = (
 
 CORPUS = [
     "system user assistant You are a helpful assistant. You are a support system. Classify the ticket, then answer it.",
-    "Classification: Type: Incident Queue: Technical Support Priority: high Tags: network, outage Response: we will help you.",
+    "Classification: Type: Incident Queue: Technical Support Priority: high Tags: network, outage Response: we will help.",
     "pay the bill, transfer money, check the balance, report a lost card, open an account, cancel the payment, none",
-    "The invoice 2024-11-21 for 1234.50 was not paid; I can't log in and it's been 3 days. Request Problem Change low medium",
+    "The invoice 2024-11-21 for 1234.50 was not paid; I can't log in and it's been 3 days. Request Change low medium",
     "查询账户余额 转账 支付 挂失银行卡 开户 取消付款 帮我查一下我的账单 你好 谢谢 请问 意图识别 分类",
     "付款失败了怎么办 我想转账给朋友 今天的汇率是多少 卡丢了 需要帮助",
 ]
@@ -49,7 +51,17 @@ CORPUS = [
 
 def tiny_tokenizer(folder: Path, family: str = "qwen3") -> Path:
     """Write a byte-level BPE tokenizer with Qwen's splitting and a ChatML template; `<think>` only for qwen3."""
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import (
+        AddedToken,
+        Regex,
+        Tokenizer,
+        decoders,
+        models,
+        normalizers,
+        pre_tokenizers,
+        processors,
+        trainers,
+    )
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
@@ -93,7 +105,9 @@ def tiny_tokenizer(folder: Path, family: str = "qwen3") -> Path:
     return folder
 
 
-def tiny_config(family: str = "qwen3", *, tied: bool = True, hidden: int = 64, layers: int = 2, vocab: int = 448) -> dict[str, Any]:
+def tiny_config(
+    family: str = "qwen3", *, tied: bool = True, hidden: int = 64, layers: int = 2, vocab: int = 448
+) -> dict[str, Any]:
     """config.json of a tiny model, with the keys that the family's real ones have."""
     config: dict[str, Any] = {
         "hidden_size": hidden,
@@ -104,7 +118,7 @@ def tiny_config(family: str = "qwen3", *, tied: bool = True, hidden: int = 64, l
         "vocab_size": vocab,
         "max_position_embeddings": 4096,
         "rms_norm_eps": 1e-6,
-        "rope_theta": 1000000.0,
+        "rope_theta": 30000.0,  # no library's default, so that one that ignores it shows
         "tie_word_embeddings": tied,
         "hidden_act": "silu",
         "torch_dtype": "float32",
@@ -113,9 +127,15 @@ def tiny_config(family: str = "qwen3", *, tied: bool = True, hidden: int = 64, l
     }
     if family == "llama":
         return {"model_type": "llama", "architectures": ["LlamaForCausalLM"], **config, "rms_norm_eps": 1e-5,
-                "rope_theta": 100000.0, "attention_bias": False, "mlp_bias": False}  # fmt: skip
+                "attention_bias": False, "mlp_bias": False}  # fmt: skip
     if family == "qwen3":  # its heads are wider than hidden / heads, in the real ones too
-        return {"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], **config, "head_dim": 32, "attention_bias": False}
+        return {
+            "model_type": "qwen3",
+            "architectures": ["Qwen3ForCausalLM"],
+            **config,
+            "head_dim": 32,
+            "attention_bias": False,
+        }
     if family in ("qwen2", "qwen2.5"):
         heads = 4 if family == "qwen2" else 2
         return {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], **config, "num_attention_heads": heads,
@@ -217,7 +237,9 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
-def tiny_gguf(path: Path, folder: Path, quantization: str = "F32", *, pre: str = "qwen2", metadata: dict[str, Any] | None = None) -> Path:
+def tiny_gguf(
+    path: Path, folder: Path, quantization: str = "F32", *, pre: str = "qwen2", metadata: dict[str, Any] | None = None
+) -> Path:
     """Write a model folder as a .gguf file, as llama.cpp's own converter would.
 
     Args:
@@ -264,13 +286,15 @@ def tiny_gguf(path: Path, folder: Path, quantization: str = "F32", *, pre: str =
     kind = GGMLQuantizationType[quantization]
     for name, weight in load_file(folder / "model.safetensors").items():
         if architecture == "llama" and ("q_proj" in name or "k_proj" in name):
-            weight = _interleaved(weight, heads if "q_proj" in name else kv_heads)
-        if weight.ndim == 1:
-            writer.add_tensor(_gguf_name(name), weight)
-        elif quantization in ("F32", "F16"):
-            writer.add_tensor(_gguf_name(name), weight.astype(np.float32 if quantization == "F32" else np.float16))
+            stored = _interleaved(weight, heads if "q_proj" in name else kv_heads)
         else:
-            writer.add_tensor(_gguf_name(name), quantize(weight, kind), raw_dtype=kind)
+            stored = weight
+        if weight.ndim == 1 or quantization == "F32":
+            writer.add_tensor(_gguf_name(name), stored)
+        elif quantization == "F16":
+            writer.add_tensor(_gguf_name(name), stored.astype(np.float16))
+        else:
+            writer.add_tensor(_gguf_name(name), quantize(stored, kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -279,7 +303,7 @@ def tiny_gguf(path: Path, folder: Path, quantization: str = "F32", *, pre: str =
 
 
 def tiny_gguf_tokenizer(folder: Path, vocab: int, pre: str) -> dict[str, Any]:
-    """The tokenizer.ggml.* metadata of a folder's tokenizer; ids without a token are unused ones, as in Qwen's files."""
+    """The tokenizer.ggml.* metadata of a folder's tokenizer; ids without a token are unused ones, as in Qwen's."""
     tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     tokens = {index: token for token, index in tokenizer["model"]["vocab"].items()}

@@ -45,21 +45,27 @@ QUOTAS = {0: (170, 21), 1: (744, 92), 2: (296, 36), 3: (72, 9), 4: (18, 2)}
 
 @dataclass(frozen=True)
 class Sample:
+    """One row: a text and its intents, in canonical order."""
+
     text: str
     intents: tuple[str, ...]
 
     def line(self) -> str:
+        """The row as it stands in a file."""
         return json.dumps({"text": self.text, "intents": list(self.intents)}, ensure_ascii=False) + "\n"
 
 
 @dataclass(frozen=True)
 class DataSet:
+    """The rows of one language, and the account of how `train` came out of `raw`."""
+
     raw: tuple[Sample, ...]
     train: tuple[Sample, ...]
     valid: tuple[Sample, ...]
     cleaned: Cleaned
 
     def files(self) -> dict[str, str]:
+        """File name -> content."""
         parts = {"raw": self.raw, "train": self.train, "valid": self.valid}
         return {f"{name}.jsonl": "".join(sample.line() for sample in samples) for name, samples in parts.items()}
 
@@ -84,6 +90,7 @@ def clean_settings(language: str) -> Clean:
 
 
 def clean(samples: Sequence[Sample], language: str) -> Cleaned:
+    """The samples as `mlxtune data` would clean them out of raw.jsonl."""
     rows = [
         Row({"text": sample.text, "intents": list(sample.intents)}, "raw.jsonl", line)
         for line, sample in enumerate(samples, start=1)
@@ -289,7 +296,7 @@ class Writer:
     def _finished_en(self, text: str) -> str:
         rng = self.rng
         words = re.sub(r"^(when .*, |(\w+ ){0,2}\w+[,:] (but )?)", "", text)
-        asks = re.match(self.bank.QUESTION, words) is not None
+        asks = re.match(self.bank.QUESTION, re.split(r"[.?!] ", words)[-1]) is not None
         style = rng.random()
         if style < 0.45:
             if rng.random() < 0.14:
@@ -373,6 +380,7 @@ def _lines(block: str) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Write or check one language; 1 when a file is stale."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--lang", choices=LANGUAGES, required=True)
     parser.add_argument("--out", type=Path, required=True, help="folder of raw.jsonl, train.jsonl and valid.jsonl")

@@ -11,7 +11,9 @@ from mlxtune.commands.options import force_option, json_option, print_json, say
 
 @click.command()
 @click.argument("model")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder to write; without it models/<name>, -4bit or -8bit added.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder to write; without it models/<name>, -4bit or -8bit added."
+)
 @click.option("--quantize", "bits", type=click.Choice(["4", "8"]), help="Quantize to that many bits a weight.")
 @click.option(
     "--group-size",
@@ -20,7 +22,9 @@ from mlxtune.commands.options import force_option, json_option, print_json, say
     show_default=True,
     help="Weights that share one scale, with --quantize.",
 )
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="Type of the weights; without it, their own.")
+@click.option(
+    "--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="Type of the weights; without it, their own."
+)
 @click.option("--revision", help="Branch, tag or commit of a Hub id.")
 @force_option
 @json_option

@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from datasketch import MinHash, MinHashLSH  # type: ignore[import-untyped]
+from datasketch import MinHash, MinHashLSH
 from numpy.typing import NDArray
 
 NEAR_JACCARD = 0.7

@@ -188,15 +188,9 @@ def label_scores(
         return {"macro_f1": macro, **_means(draws, rows)}
 
     counts = (right.T @ said).astype(int)
-    confusion = Confusion(
-        list(labels),
-        counts.tolist(),
-        (right.T @ rows["invalid_rate"]).astype(int).tolist(),
-    )
+    confusion = Confusion(list(labels), counts.tolist(), (right.T @ rows["invalid_rate"]).astype(int).tolist())
     return LabelScores(
-        **_estimates(figures, len(expected), seed),
-        labels=_label_scores(hits, right, said, labels),
-        confusion=confusion,
+        **_estimates(figures, len(expected), seed), labels=_label_scores(hits, right, said, labels), confusion=confusion
     )
 
 
@@ -257,10 +251,7 @@ def _means(draws: Draws, columns: Mapping[str, NDArray[np.float32] | Floats]) ->
 def _ratio(numerator: NDArray[np.number], denominator: NDArray[np.number]) -> Floats:
     """Numerator / denominator, and 0 where the denominator is 0."""
     quotient: Floats = np.zeros(np.shape(denominator), dtype=np.float64)
-    numerator, denominator = (
-        numerator.astype(np.float64),
-        denominator.astype(np.float64),
-    )
+    numerator, denominator = (numerator.astype(np.float64), denominator.astype(np.float64))
     np.divide(numerator, denominator, out=quotient, where=denominator > 0)
     return quotient
 
@@ -276,17 +267,10 @@ def _macro(f1: Floats, drawn: NDArray[np.bool_], occurs: NDArray[np.bool_]) -> F
 
 
 def _label_scores(
-    hits: NDArray[np.float32],
-    right: NDArray[np.float32],
-    said: NDArray[np.float32],
-    labels: Sequence[str],
+    hits: NDArray[np.float32], right: NDArray[np.float32], said: NDArray[np.float32], labels: Sequence[str]
 ) -> dict[str, LabelScore]:
     tp, expected, predicted = (matrix.sum(0, dtype=np.float64) for matrix in (hits, right, said))
-    precision, recall, f1 = (
-        _ratio(tp, predicted),
-        _ratio(tp, expected),
-        _ratio(2 * tp, expected + predicted),
-    )
+    precision, recall, f1 = (_ratio(tp, predicted), _ratio(tp, expected), _ratio(2 * tp, expected + predicted))
     return {
         label: LabelScore(float(precision[i]), float(recall[i]), float(f1[i]), int(expected[i]))
         for i, label in enumerate(labels)

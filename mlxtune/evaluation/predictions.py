@@ -120,23 +120,11 @@ def write_predictions(
         for batch in batches(prompts, recipe.evaluate.batch_size):
             start = time.perf_counter()
             replies = model.generate(
-                [prompts[i] for i in batch],
-                recipe.evaluate.max_new_tokens,
-                tokenizer.stop_tokens,
-                constraint,
+                [prompts[i] for i in batch], recipe.evaluate.max_new_tokens, tokenizer.stop_tokens, constraint
             )
             seconds += time.perf_counter() - start
-            for i, reply in zip(batch, replies):
-                found[i] = _prediction(
-                    i,
-                    rows[i],
-                    recipe,
-                    template,
-                    expected[i],
-                    reply,
-                    tokenizer,
-                    decoding,
-                )
+            for i, reply in zip(batch, replies, strict=True):
+                found[i] = _prediction(i, rows[i], recipe, template, expected[i], reply, tokenizer, decoding)
             add([found[i] for i in batch])
             on_rows(len(batch))
     in_order = [found[i] for i in range(len(rows))]
@@ -158,12 +146,7 @@ def read_predictions(path: Path) -> list[Prediction]:
     for number, record in _objects(path, problems):
         missing = sorted(names - record.keys())
         if missing:
-            problems.append(
-                Problem(
-                    f"line {number}",
-                    f"not a prediction: it has no {', '.join(map(repr, missing))}",
-                )
-            )
+            problems.append(Problem(f"line {number}", f"not a prediction: it has no {', '.join(map(repr, missing))}"))
             continue
         values = {name: {field: _tuples(value) for field, value in record[name].items()} for name in _VALUES}
         predictions.append(Prediction(**{**{name: record[name] for name in names}, **values}))
@@ -190,32 +173,16 @@ def read_replies(path: Path, rows: Sequence[Row], recipe: Recipe) -> list[Predic
     for number, record in _objects(path, problems):
         row, text = record.get("row", len(found)), record.get("prediction")
         if not isinstance(text, str):
-            problems.append(
-                Problem(
-                    f"line {number}",
-                    'expected {"prediction": "..."}, the reply as text',
-                )
-            )
+            problems.append(Problem(f"line {number}", 'expected {"prediction": "..."}, the reply as text'))
         elif not isinstance(row, int) or not 0 <= row < len(rows):
             problems.append(
-                Problem(
-                    f"line {number}",
-                    f"row {row!r} is not one of the {len(rows)} rows, counted from 0",
-                )
+                Problem(f"line {number}", f"row {row!r} is not one of the {len(rows)} rows, counted from 0")
             )
         elif row in found:
             problems.append(Problem(f"line {number}", f"row {row} is answered twice"))
         else:
-            decoding, stop = (
-                str(record.get("decoding", FREE)),
-                str(record.get("stop", "stop")),
-            )
-            verdict = judge(
-                template,
-                text,
-                cut=stop == "length",
-                constrained=decoding == CONSTRAINED,
-            )
+            decoding, stop = (str(record.get("decoding", FREE)), str(record.get("stop", "stop")))
+            verdict = judge(template, text, cut=stop == "length", constrained=decoding == CONSTRAINED)
             found[row] = _record(row, rows[row], recipe, expected[row], text, verdict, stop, 0, decoding)
     if problems:
         raise DataError(listing(str(path), problems))
@@ -309,23 +276,8 @@ def _prediction(
     decoding: str,
 ) -> Prediction:
     text, answer = reply_text(reply, recipe, tokenizer)
-    verdict = judge(
-        template,
-        answer,
-        cut=reply.stop_reason == "length",
-        constrained=decoding == CONSTRAINED,
-    )
-    return _record(
-        index,
-        row,
-        recipe,
-        expected,
-        text,
-        verdict,
-        reply.stop_reason,
-        len(reply.tokens),
-        decoding,
-    )
+    verdict = judge(template, answer, cut=reply.stop_reason == "length", constrained=decoding == CONSTRAINED)
+    return _record(index, row, recipe, expected, text, verdict, reply.stop_reason, len(reply.tokens), decoding)
 
 
 def _record(

@@ -87,19 +87,12 @@ def evaluate(
         path = out / (FREE_PREDICTIONS_FILE if decoding == BOTH and one == FREE else PREDICTIONS_FILE)
         watch.begin(one, len(rows))
         answers = write_predictions(path, rows, recipe, model, tokenizer, constraint, watch.rows)
-        by_decoding[one] = {
-            **score(answers.predictions, recipe),
-            "speed": speed(answers),
-            "predictions": path.name,
-        }
+        by_decoding[one] = {**score(answers.predictions, recipe), "speed": speed(answers), "predictions": path.name}
     top = by_decoding[CONSTRAINED] if decoding == BOTH else by_decoding[decoding]
     scores: Scores = {**top, **(about or {})}
     if decoding == BOTH:
         scores["decodings"] = by_decoding
-    scores["limits"] = {
-        "max_new_tokens": recipe.evaluate.max_new_tokens,
-        "batch_size": recipe.evaluate.batch_size,
-    }
+    scores["limits"] = {"max_new_tokens": recipe.evaluate.max_new_tokens, "batch_size": recipe.evaluate.batch_size}
     scores["evaluated"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
     write_json(out / SCORES_FILE, scores)
     return scores
@@ -168,10 +161,9 @@ def limit_warnings(rows: Sequence[Row], recipe: Recipe, tokenizer: Tokenizer) ->
     n_long = sum(n > limit for n in needed)
     if not n_long:
         return []
-    return [
-        f"evaluate.max_new_tokens is {limit}, but {n_long} of {len(rows)} expected replies are longer and can only be "
-        f"wrong; the longest needs {max(needed)}: --set evaluate.max_new_tokens={max(needed)}"
-    ]
+    advice = f"the longest needs {max(needed)}: --set evaluate.max_new_tokens={max(needed)}"
+    long = f"{n_long} of {len(rows)} expected replies are longer and can only be wrong"
+    return [f"evaluate.max_new_tokens is {limit}, but {long}; {advice}"]
 
 
 def check_unfinished(out: Path, force: bool) -> None:

@@ -41,7 +41,9 @@ def linear_layers(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
         "mlp.down_proj": (inner, hidden),
     }
     return {
-        f"model.layers.{layer}.{name}": shape for layer in range(config["num_hidden_layers"]) for name, shape in block.items()
+        f"model.layers.{layer}.{name}": shape
+        for layer in range(config["num_hidden_layers"])
+        for name, shape in block.items()
     }
 
 
@@ -54,8 +56,8 @@ def n_parameters(config: Mapping[str, Any]) -> int:
     norms = n_layers * 2 * hidden + hidden
     if config["model_type"] == "qwen3":
         norms += n_layers * 2 * _head_dim(config)  # one norm for q, one for k, shared by the heads
-    n_embeddings = 1 if is_tied(config) else 2
-    return weights + biases + norms + n_embeddings * config["vocab_size"] * hidden
+    embeddings = (1 if is_tied(config) else 2) * config["vocab_size"] * hidden
+    return int(weights + biases + norms + embeddings)
 
 
 def lora_layers(
@@ -85,11 +87,13 @@ def lora_layers(
     if layers != "all" and not 1 <= layers <= n_layers:
         raise ModelError(f"lora.layers: expected 1 to {n_layers}, the layers this model has, got {layers}")
     first = 0 if layers == "all" else n_layers - layers
-    return tuple(name for name in linear_layers(config) if name.rpartition(".")[2] in wanted and int(name.split(".")[2]) >= first)
+    return tuple(
+        name for name in linear_layers(config) if name.rpartition(".")[2] in wanted and int(name.split(".")[2]) >= first
+    )
 
 
 def is_tied(config: Mapping[str, Any]) -> bool:
-    """Whether the head is the embedding. Where the config is silent, the family's default holds."""
+    """Whether the head is the embedding; transformers' default where the config is silent, no."""
     return bool(config.get("tie_word_embeddings", False))
 
 
@@ -97,7 +101,9 @@ def check(config: Mapping[str, Any]) -> None:
     """Raise ModelError unless the config is of a supported model type and has what its shape needs."""
     model_type = config.get("model_type")
     if model_type not in MODEL_TYPES:
-        raise ModelError(f"config.json: model_type {model_type!r} is not supported; supported: {', '.join(MODEL_TYPES)}")
+        raise ModelError(
+            f"config.json: model_type {model_type!r} is not supported; supported: {', '.join(MODEL_TYPES)}"
+        )
     for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size"):
         if not isinstance(config.get(key), int):
             raise ModelError(f"config.json: expected a whole number under {key!r}, got {config.get(key)!r}")

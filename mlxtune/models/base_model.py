@@ -82,7 +82,7 @@ def cache_folder() -> Path:
 
 def _cached(source: Source, what: str, make: Callable[[Path], None]) -> Path:
     """The cache's folder for a source, made by `make` unless it is there; one process makes, the others wait."""
-    from huggingface_hub.utils import WeakFileLock
+    from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 
     key = json.dumps([CACHE_VERSION, source.identity, what])
     name = re.sub(r"[^\w.-]+", "-", f"{source.name}-{what}").strip("-.")

@@ -46,7 +46,9 @@ _CONTROL, _USER_DEFINED, _UNUSED = 3, 4, 5
 # How text is split before BPE, by tokenizer.ggml.pre. The patterns are those that llama.cpp applies for that name;
 # the Qwen one is also, character by character, that of Qwen's own tokenizer.json.
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-_QWEN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_QWEN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 _LLAMA3 = _QWEN.replace(r"\p{N}|", r"\p{N}{1,3}|", 1)
 _DEFAULT = (r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", r"[0-9][0-9][0-9]")
 _SPLITS: dict[str, tuple[str, ...]] = {
@@ -107,7 +109,9 @@ def read_config(path: Path) -> dict[str, Any]:
     def value(key: str, default: Any = None) -> Any:
         found = _value(path, f"{architecture}.{key}")
         if found is None and default is None:
-            raise ModelError(f"{path}: the GGUF lacks {architecture}.{key}; it is damaged or was written by a very old tool")
+            raise ModelError(
+                f"{path}: the GGUF lacks {architecture}.{key}; it is damaged or was written by a very old tool"
+            )
         return default if found is None else found
 
     for needed in ("token_embd.weight", "output_norm.weight"):
@@ -211,7 +215,8 @@ def write_tokenizer(path: Path, folder: Path) -> None:
 
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
     splits = [
-        {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False} for pattern in _SPLITS[split]
+        {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+        for pattern in _SPLITS[split]
     ]
     opening: dict[str, Any] = byte_level
     if add_bos:
@@ -233,13 +238,13 @@ def write_tokenizer(path: Path, folder: Path) -> None:
         "post_processor": opening,
         "decoder": byte_level,
         "model": {
-            "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": "", "end_of_word_suffix": "",
-            "fuse_unk": False, "byte_fallback": False, "ignore_merges": split in _LLAMA3_NAMES, "vocab": vocabulary,
-            "merges": [merge.split(" ", 1) for merge in merges],
+            "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": "",
+            "end_of_word_suffix": "", "fuse_unk": False, "byte_fallback": False, "ignore_merges": split in _LLAMA3_NAMES,
+            "vocab": vocabulary, "merges": [merge.split(" ", 1) for merge in merges],
         },
     }  # fmt: skip
     settings = {
-        # Not the model's own class: those rebuild their splitting from the vocabulary, and SmolLM's would lose its digits.
+        # Not the model's own class: those rebuild their splitting from the vocabulary; SmolLM's would lose its digits.
         "tokenizer_class": "PreTrainedTokenizerFast",
         "add_bos_token": add_bos,
         "add_prefix_space": False,
@@ -249,7 +254,9 @@ def write_tokenizer(path: Path, folder: Path) -> None:
         "eos_token": text.get("eos"),
         "unk_token": text.get("unknown"),
         "pad_token": text.get("padding", text.get("eos")),
-        "additional_special_tokens": [token["content"] for token in added if token["special"] and token["content"] not in text.values()],
+        "additional_special_tokens": [
+            token["content"] for token in added if token["special"] and token["content"] not in text.values()
+        ],
         "added_tokens_decoder": {
             str(token["id"]): {key: item for key, item in token.items() if key != "id"} for token in added
         },
@@ -304,7 +311,9 @@ def _open_version(path: Path, n_bytes: int, modified_ns: int) -> Any:
 def _architecture(path: Path) -> str:
     architecture = _value(path, "general.architecture")
     if architecture not in ARCHITECTURES:
-        raise ModelError(f"{path}: architecture {architecture!r} is not supported; supported: {', '.join(ARCHITECTURES)}")
+        raise ModelError(
+            f"{path}: architecture {architecture!r} is not supported; supported: {', '.join(ARCHITECTURES)}"
+        )
     if (_value(path, "split.count") or 0) > 1:
         raise ModelError(
             f"{path}: one part of a GGUF in {_value(path, 'split.count')} files; join them first with "
@@ -336,7 +345,9 @@ def _splitting(path: Path) -> str:
         return "qwen2"  # files from before llama.cpp told pre-tokenizers apart
     split = split or "default"
     if split not in _SPLITS:
-        raise ModelError(f"{path}: its text is split as {split!r}, which is not known here; known: {', '.join(_SPLITS)}")
+        raise ModelError(
+            f"{path}: its text is split as {split!r}, which is not known here; known: {', '.join(_SPLITS)}"
+        )
     return str(split)
 
 
@@ -364,7 +375,9 @@ def _llama3_scaling(path: Path, config: dict[str, Any], factors: NDArray[np.floa
     smooth = np.clip((original / wavelengths - low) / (high - low), 0, 1)
     expected = 1 / ((1 - smooth) / factor + smooth)
     if factors.shape != expected.shape or not np.allclose(factors, expected, rtol=1e-3):
-        raise ModelError(f"{path}: its RoPE frequencies are scaled in a way that is not Llama 3's, the only one known here")
+        raise ModelError(
+            f"{path}: its RoPE frequencies are scaled in a way that is not Llama 3's, the only one known here"
+        )
     return {
         "rope_type": "llama3",
         "factor": factor,

@@ -38,7 +38,11 @@ def download(
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
 
     quiet = not (progress and sys.stderr.isatty()) and not are_progress_bars_disabled()
     if quiet:
@@ -63,7 +67,9 @@ def download(
             "and for a private model set HF_TOKEN or run `hf auth login`"
         ) from error
     except RevisionNotFoundError as error:
-        raise ModelError(f"{repository}: has no revision {revision!r}; give a branch, tag or commit that exists") from error
+        raise ModelError(
+            f"{repository}: has no revision {revision!r}; give a branch, tag or commit that exists"
+        ) from error
     except LocalEntryNotFoundError as error:
         raise ModelError(_unreachable(repository, revision)) from error
     except HFValidationError as error:
@@ -72,8 +78,12 @@ def download(
         raise ModelError(f"{repository}: the Hub refused: {_first_line(error)}") from error
     except OSError as error:
         raise ModelError(f"{repository}: the download failed: {_first_line(error)}; run it again to resume") from error
-    except Exception as error:  # the HTTP library's own kinds, which huggingface-hub lets through and changes with versions
-        if not type(error).__module__.startswith(("httpx", "httpcore", "requests", "urllib3", "hf_xet", "huggingface_hub")):
+    except (
+        Exception
+    ) as error:  # the HTTP library's own kinds, which huggingface-hub lets through and changes with versions
+        if not type(error).__module__.startswith(
+            ("httpx", "httpcore", "requests", "urllib3", "hf_xet", "huggingface_hub")
+        ):
             raise
         raise ModelError(f"{repository}: the download failed: {_first_line(error)}; run it again to resume") from error
     finally:
@@ -88,7 +98,8 @@ def _unreachable(repository: str, revision: str | None) -> str:
     why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"the Hub ({constants.ENDPOINT}) cannot be reached"
     return (
         f"{repository}{at}: not (or not wholly) in the cache, and {why}; on a machine that reaches it run "
-        f"`hf download {repository} --local-dir {repository.rpartition('/')[2]}`, copy the folder here and give its path instead"
+        f"`hf download {repository} --local-dir {repository.rpartition('/')[2]}`, copy the folder here and give its "
+        "path instead"
     )
 
 

@@ -1,4 +1,4 @@
-"""Where a base model comes from: a folder, a .gguf file, a package's file or the Hub, found and checked before any work.
+"""Where a base model comes from: a folder, a .gguf file, a package's file or the Hub; found and checked first.
 
     source = find("Qwen/Qwen3-0.6B")                                          # downloads what is not cached
     source = find("models/qwen3")                                             # a folder, checked for what is missing
@@ -164,7 +164,9 @@ def _missing(path: Path, given: str) -> str:
 
 def _version(folder: Path) -> str:
     """Size of the model's files and the time of the last change, as one string."""
-    states = [file.stat() for file in folder.iterdir() if file.suffix in (".json", ".safetensors", ".txt", ".model", ".jinja")]
+    states = [
+        file.stat() for file in folder.iterdir() if file.suffix in (".json", ".safetensors", ".txt", ".model", ".jinja")
+    ]
     return f"{sum(state.st_size for state in states)}:{max(state.st_mtime_ns for state in states)}"
 
 
@@ -191,15 +193,19 @@ def _check_weights(folder: Path, name: str, files: set[str]) -> None:
     missing = [file.name for file in weights if file.name not in files]
     if missing:
         shown = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
-        raise ModelError(f"{name}: {len(missing)} of {len(weights)} weight files are missing: {shown}; download them again")
+        raise ModelError(
+            f"{name}: {len(missing)} of {len(weights)} weight files are missing: {shown}; download them again"
+        )
     if not weights:
         if any(file.endswith((".bin", ".pt", ".pth")) for file in files):
             raise ModelError(
-                f"{name}: has PyTorch weights (.bin) only, which can run code when opened; get a version with safetensors, "
-                "or convert it with transformers: save_pretrained(..., safe_serialization=True)"
+                f"{name}: has PyTorch weights (.bin) only, which can run code when opened; get a version with "
+                "safetensors, or make one with transformers: from_pretrained(...).save_pretrained(...)"
             )
         others = sorted(file for file in files if file.endswith(".safetensors"))
-        raise ModelError(f"{name}: has no weights: model.safetensors is missing{f'; {others[0]} is not one' if others else ''}")
+        raise ModelError(
+            f"{name}: has no weights: model.safetensors is missing{f'; {others[0]} is not one' if others else ''}"
+        )
     for file in weights:
         _check_safetensors(file, name)
 
@@ -209,7 +215,9 @@ def _check_safetensors(file: Path, name: str) -> None:
     with file.open("rb") as stream:
         start = stream.read(8)
         if start == b"version ":
-            raise ModelError(f"{name}: {file.name} is a Git LFS pointer, not the weights; run `git lfs pull` in the folder")
+            raise ModelError(
+                f"{name}: {file.name} is a Git LFS pointer, not the weights; run `git lfs pull` in the folder"
+            )
         try:
             length = int.from_bytes(start, "little")
             if len(start) < 8 or length > file.stat().st_size:

@@ -6,7 +6,7 @@ are used as they are. A pattern belongs to exactly one intent of `data/README.md
 
 from __future__ import annotations
 
-MIN_CHARS = 7
+MIN_CHARS = 4
 QUESTION = r"(how|where|when|why|what|which|who|is|are|am|do|does|did|can|could|would|should|has|any|at)\b"
 
 DO = {
@@ -1060,5 +1060,5 @@ PROPER = ("Google", "Apple", "Facebook", "Microsoft", "Github", "Visa", "Masterc
 
 FILLERS = ("please", "just", "really", "now", "quickly", "maybe", "somehow", "today")
 GARBLED_WORDS = ("sdfgh", "qwrtpl", "xcvbn", "hjkl;;kjh", "zxcvb", "dfghjk", "wrtpsd", "mnbvc", "lkjhg", "qwert")
-SHORT = ("hi", "?", "ok", "pw", "pls", "order", "refund", "a", "help", "...", "stock", "no", "!!", "test", "x1", "yes")
+SHORT = ("hi", "?", "ok", "pw", "pls", "a", "...", "no", "!!", "x1", "yes", "hm", "k", "ty", "1", "omg")
 UNKNOWN_LABELS = ("shipping", "paymnt", "login", "other", "unknown", "orders", "stock", "TODO", "auth")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-MIN_CHARS = 4
+MIN_CHARS = 2
 QUESTION = r"吗|怎么|什么|多少|哪|几[个件天点]|能不能|为啥|为什么|谁|是不是|有没有|何时|呢|多久|如何|啥时候"
 
 DO = {
@@ -1045,5 +1045,5 @@ SLOTS = {
 
 FILLERS = ("请", "麻烦", "那个", "现在", "就", "帮忙")
 GARBLED_WORDS = ("sdfgh", "qwrtpl", "xcvbn", "hjkl;;kjh", "zxcvb", "dfghjk", "锟斤拷", "烫烫烫烫", "mnbvc", "lkjhg")
-SHORT = ("你好", "？", "ok", "嗯", "在", "订单", "退款", "a", "急", "。。。", "库存", "不", "!!", "测试", "1", "好")
+SHORT = ("？", "嗯", "在", "a", "急", "。", "不", "1", "好", "哦", "k", "!", "啊", "喂", "单", "钱")
 UNKNOWN_LABELS = ("shipping", "paymnt", "登录", "other", "未知", "orders", "库存", "TODO", "支付")

@@ -88,7 +88,9 @@ def _check_spec(spec: ConvertSpec) -> None:
     if spec.bits is not None and spec.bits not in BITS:
         raise ModelError(f"quantize: expected {' or '.join(map(str, BITS))} bits, got {spec.bits}")
     if spec.bits is not None and spec.group_size not in GROUP_SIZES:
-        raise ModelError(f"group size: expected {', '.join(map(str, GROUP_SIZES))}, those MLX computes with, got {spec.group_size}")
+        raise ModelError(
+            f"group size: expected {', '.join(map(str, GROUP_SIZES))}, those MLX computes with, got {spec.group_size}"
+        )
     if spec.dtype is not None and spec.dtype not in DTYPES:
         raise ModelError(f"dtype: expected {', '.join(DTYPES)}, got {spec.dtype!r}")
 
@@ -115,7 +117,8 @@ def _convert_folder(source: Path, folder: Path, spec: ConvertSpec, name: str) ->
         asked = "--quantize" if spec.bits is not None else "--dtype" if spec.dtype is not None else None
         if asked:
             raise ModelError(
-                f"{name}: is quantized already ({_describe(config)}), so {asked} cannot apply; take the unquantized model"
+                f"{name}: is quantized already ({_describe(config)}), so {asked} cannot apply; "
+                "take the unquantized model"
             )
     if spec.dtype is not None:
         set_type(network, config, spec.dtype)
@@ -137,8 +140,9 @@ def check_group_size(network: nn.Module, group_size: int, name: str) -> None:
     more = f" and {len(left) - 3} more" if len(left) > 3 else ""
     fitting = [str(size) for size in GROUP_SIZES if not any(width % size for width in widths.values())]
     raise ModelError(
-        f"{name}: a group size of {group_size} does not divide the width of {len(left)} of {len(widths)} layers, which would "
-        f"stay unquantized: {shown}{more}; " + (f"use {' or '.join(fitting)}" if fitting else "no group size suits this model")
+        f"{name}: a group size of {group_size} does not divide the width of {len(left)} of {len(widths)} layers, "
+        f"which would stay unquantized: {shown}{more}; "
+        + (f"use {' or '.join(fitting)}" if fitting else "no group size suits this model")
     )
 
 

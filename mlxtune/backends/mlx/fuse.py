@@ -8,6 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 from mlx.utils import tree_unflatten
 from mlx_lm.utils import dequantize_model
 
@@ -30,8 +31,9 @@ def fuse(base: Path, adapter: Path, out: Path, requantize: bool, dtype: str | No
         base: The model folder that the adapter was trained on.
         adapter: The adapter folder.
         out: The folder to write; must not exist, or be empty.
-        requantize: Pack the adapted layers of a quantized base again, with their own bits and group size. Without it, a
-            quantized base comes out unquantized, in the type of its scales: rounding to 4 bits can erase a small adapter.
+        requantize: Pack the adapted layers of a quantized base again, with their own bits and group size. Without it,
+            a quantized base comes out unquantized, in the type of its scales: rounding to 4 bits can erase a small
+            adapter.
         dtype: Type of the fused weights; None is the base's own.
 
     Returns:
@@ -107,11 +109,11 @@ def _unpacked(module: Any) -> mx.array:
 def _notes(losses: list[tuple[mx.array, mx.array]]) -> tuple[str, ...]:
     if not losses:
         return ()
-    moved = sum(float(lost.item()) for lost, _ in losses) ** 0.5
-    size = sum(float(update.item()) for _, update in losses) ** 0.5
+    total = np.array([[lost.item(), update.item()] for lost, update in losses], np.float64).sum(axis=0)
+    moved, size = (float(value) for value in np.sqrt(total))
     if size == 0 or moved / size < NOTABLE_LOSS:
         return ()
     return (
-        f"requantizing moved the adapted weights by {moved / size:.0%} of the adapter's own size; evaluate the result, or "
-        "fuse without requantizing",
+        f"requantizing moved the adapted weights by {moved / size:.0%} of the adapter's own size; evaluate the result, "
+        "or fuse without requantizing",
     )

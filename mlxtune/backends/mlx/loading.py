@@ -16,7 +16,8 @@ def load_network(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     """mlx-lm's network and config of a model folder, in Hugging Face's or MLX's layout, quantized or not.
 
     Beyond mlx-lm's own loader: a tied model may carry `lm_head.*`, also quantized, which is dropped; where the config
-    does not say whether embeddings are tied, the weights do; weights are read as the index names them.
+    does not say whether embeddings are tied, the weights do; and RoPE as transformers 5 writes it is read for every
+    model type (mlx-lm's qwen2 and llama know only the older keys, and compute with their defaults without a word).
 
     Args:
         folder: The model.
@@ -28,11 +29,13 @@ def load_network(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
         ModelError: The folder is not whole, or mlx-lm cannot load it.
     """
     check_folder(folder, str(folder))
-    settled = {"tie_word_embeddings": _is_tied(folder)}
+    config = read_config(folder)
+    settled = {**_rope(config), "tie_word_embeddings": _is_tied(folder, config)}
     try:
-        return load_model(folder, lazy=True, model_config=settled, get_model_classes=_classes)  # type: ignore[no-any-return]
+        network, config = load_model(folder, lazy=True, model_config=settled, get_model_classes=_classes)
     except (ValueError, RuntimeError, FileNotFoundError, KeyError, TypeError) as error:
         raise ModelError(f"{folder}: MLX cannot load this model: {error}") from error
+    return network, config
 
 
 def _classes(config: dict[str, Any]) -> tuple[type[nn.Module], type]:
@@ -42,7 +45,7 @@ def _classes(config: dict[str, Any]) -> tuple[type[nn.Module], type]:
         """mlx-lm's model, which drops only `lm_head.weight` of a tied checkpoint and then refuses its scales."""
 
         def sanitize(self, weights: dict[str, Any]) -> dict[str, Any]:
-            weights = super().sanitize(weights)
+            weights = dict(super().sanitize(weights))
             if not self.args.tie_word_embeddings:
                 return weights
             return {name: value for name, value in weights.items() if not name.startswith("lm_head.")}
@@ -50,11 +53,22 @@ def _classes(config: dict[str, Any]) -> tuple[type[nn.Module], type]:
     return Model, arguments_class
 
 
-def _is_tied(folder: Path) -> bool:
+def _rope(config: dict[str, Any]) -> dict[str, Any]:
+    """The older keys of what transformers 5 writes as rope_parameters."""
+    parameters = config.get("rope_parameters") or {}
+    older: dict[str, Any] = {}
+    if "rope_theta" in parameters and config.get("rope_theta") is None:
+        older["rope_theta"] = parameters["rope_theta"]
+    if parameters.get("rope_type", "default") != "default" and config.get("rope_scaling") is None:
+        older["rope_scaling"] = parameters
+    return older
+
+
+def _is_tied(folder: Path, config: dict[str, Any]) -> bool:
     """Whether the head is the embedding: as the config says, else where the weights hold no head."""
     from safetensors import safe_open
 
-    said = read_config(folder).get("tie_word_embeddings")
+    said = config.get("tie_word_embeddings")
     if said is not None:
         return bool(said)
     for file in weight_files(folder):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import importlib
 import sys
 from types import ModuleType
 
@@ -39,6 +40,4 @@ def prepare() -> str | None:
 def import_mlx() -> ModuleType:
     """mlx.core, imported after `prepare`."""
     prepare()
-    import mlx.core
-
-    return mlx.core
+    return importlib.import_module("mlx.core")

@@ -1,0 +1,162 @@
+"""`mlxtune predict`: ask a run a few questions."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mlxtune.commands.options import backend_option, json_option, on_terminal, print_json, say, set_option
+
+if TYPE_CHECKING:
+    from mlxtune.data.rows import Row
+    from mlxtune.data.template import Value
+    from mlxtune.evaluation.ask import Answer
+
+STDIN = "-"
+MAX_TEXT_CELLS = 60  # longer texts are shown cut
+
+
+@click.command()
+@click.argument("subject", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("texts", metavar="[TEXT]...", nargs=-1)
+@click.option("--base", is_flag=True, help="The model before tuning.")
+@set_option
+@click.option(
+    "--decoding",
+    type=click.Choice(["free", "constrained"]),
+    help="Let the model write anything, or only what the template allows; without it, as the recipe says.",
+)
+@backend_option
+@json_option
+def predict(
+    subject: Path,
+    texts: tuple[str, ...],
+    base: bool,
+    overrides: tuple[str, ...],
+    decoding: str | None,
+    backend: str,
+    as_json: bool,
+) -> None:
+    """Ask a RUN, or the newest run of a recipe, about each TEXT; without one, or with -, about each line of stdin.
+
+    Example: echo "log in and pay" | mlxtune predict recipes/demo-intent.yaml --base
+    """
+    from mlxtune.backends import choose
+    from mlxtune.evaluation.ask import Asker
+    from mlxtune.evaluation.subject import find_subject, load_subject
+    from mlxtune.recipe import PLACEHOLDER
+
+    found = find_subject(subject, overrides, base)
+    needed = list(dict.fromkeys(PLACEHOLDER.findall(found.recipe.prompt.user)))
+    rows = _rows(_texts(texts), needed)
+    # Mistakes in what was typed are worth knowing before a model is loaded; lines of stdin may come slowly.
+    if texts and STDIN not in texts:
+        rows = iter(list(rows))
+    choice = choose(backend)
+    say(f"backend: {choice.reason}")
+    say(f"asking {found.run or found.recipe.model.path}{', the model before tuning' if base else ''}")
+    model, tokenizer = load_subject(found, choice.backend, say, progress=on_terminal())
+    asker = Asker(found.recipe, model, tokenizer, decoding)
+    interactive = sys.stdin.isatty() and (not texts or STDIN in texts)
+    at_once = 1 if interactive else found.recipe.evaluate.batch_size
+    while batch := list(islice(rows, at_once)):
+        answers = asker.ask(batch)
+        shown = [
+            str(row.fields[needed[0]]) if len(needed) == 1 else json.dumps(row.fields, ensure_ascii=False)
+            for row in batch
+        ]
+        if as_json:
+            for text, answer in zip(shown, answers):
+                print_json(_record(text, answer), indent=None)
+        else:
+            click.echo("\n".join(_lines(shown, answers)))
+
+
+def _texts(given: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Each text and where it came from; those of stdin as they arrive."""
+    for position, text in enumerate(given or (STDIN,), start=1):
+        if text != STDIN:
+            yield text, f"TEXT {position}"
+            continue
+        if sys.stdin.isatty():
+            say("One text a line; Ctrl-D ends.")
+        for number, line in enumerate(sys.stdin, start=1):
+            if line.strip():
+                yield line.strip("\r\n"), f"stdin:{number}"
+
+
+def _rows(texts: Iterator[tuple[str, str]], needed: Sequence[str]) -> Iterator[Row]:
+    """Rows with the columns that the prompt needs.
+
+    Raises:
+        Misuse: A text is empty, or is no object with those columns where the prompt needs several.
+    """
+    from mlxtune.data.rows import Row
+    from mlxtune.errors import Misuse
+
+    wanted = "{" + ", ".join(f'"{name}": "..."' for name in needed) + "}"
+    for text, place in texts:
+        if len(needed) == 1:
+            if not text.strip():
+                raise Misuse(f"{place}: expected some text, got {text!r}")
+            yield Row({needed[0]: text}, place, 1)
+            continue
+        why = f"{place}: prompt.user needs {', '.join(needed)}, so each text is one JSON object, {wanted}"
+        try:
+            record = json.loads(text)
+        except ValueError:
+            raise Misuse(f"{why}; got {text[:60]!r}") from None
+        if not isinstance(record, dict):
+            raise Misuse(f"{why}; got {text[:60]!r}")
+        missing = [name for name in needed if name not in record]
+        if missing:
+            raise Misuse(f"{why}; got one without {', '.join(missing)}")
+        yield Row({name: record[name] for name in needed}, place, 1)
+
+
+def _record(text: str, answer: Answer) -> dict[str, Any]:
+    verdict = answer.verdict
+    values = {name: list(value) if isinstance(value, tuple) else value for name, value in verdict.predicted.items()}
+    return {
+        "text": text,
+        "prediction": answer.text,
+        "values": values,
+        "valid": verdict.valid,
+        "problem": verdict.problem,
+    }
+
+
+def _lines(texts: Sequence[str], answers: Sequence[Answer]) -> Iterator[str]:
+    """'text  ->  payment, notification', the arrows below one another; several fields one a line."""
+    from rich.cells import cell_len, set_cell_size
+
+    flat = [" ".join(text.split()) for text in texts]
+    cut = [
+        text if cell_len(text) <= MAX_TEXT_CELLS else set_cell_size(text, MAX_TEXT_CELLS - 3) + "..." for text in flat
+    ]
+    width = max(map(cell_len, cut))
+    for text, answer in zip(cut, answers):
+        verdict = answer.verdict
+        values = {name: _shown(value) for name, value in verdict.predicted.items()}
+        problem = "" if verdict.problem is None else f"  ({verdict.problem})"
+        if len(values) == 1:
+            (value,) = values.values()
+            written = value if value is not None else repr(answer.text)
+            yield f"{set_cell_size(text, width)}  ->  {written}{problem}"
+        else:
+            yield text
+            yield from (f"  {name}: {value if value is not None else '?'}" for name, value in values.items())
+            if problem:
+                yield f"  {problem.strip()}: {answer.text!r}"
+
+
+def _shown(value: Value | None) -> str | None:
+    if value is None:
+        return None
+    return ", ".join(value) if isinstance(value, tuple) else value.replace("\n", "\n    ")

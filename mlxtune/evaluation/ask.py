@@ -1,0 +1,62 @@
+"""Asking a model about rows without right answers: replies and what they say. Nothing is written or scored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mlxtune.backends.base import Constraint, Model
+from mlxtune.data.examples import prompt_ids
+from mlxtune.data.rows import Row
+from mlxtune.data.template import ReplyTemplate
+from mlxtune.evaluation.constraint import TemplateConstraint
+from mlxtune.evaluation.predictions import CONSTRAINED, FREE, Verdict, judge, reply_text
+from mlxtune.models.tokenizer import Tokenizer
+from mlxtune.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A reply as the model wrote it, and what it says."""
+
+    text: str
+    verdict: Verdict
+
+
+class Asker:
+    """A model with its recipe, ready to be asked.
+
+    Args:
+        recipe: Prompt, output and limits.
+        model: With its adapter, if any.
+        tokenizer: The model's.
+        decoding: 'free' or 'constrained'; None is the recipe's, where 'both' means constrained.
+    """
+
+    def __init__(self, recipe: Recipe, model: Model, tokenizer: Tokenizer, decoding: str | None = None) -> None:
+        self._recipe, self._model, self._tokenizer = recipe, model, tokenizer
+        self._template = ReplyTemplate(recipe.output)
+        self._constraint: Constraint | None = None
+        if (decoding or recipe.evaluate.decoding) != FREE:
+            self._constraint = TemplateConstraint(self._template, tokenizer, int(model.config["vocab_size"]))
+
+    @property
+    def decoding(self) -> str:
+        """'free' or 'constrained'."""
+        return FREE if self._constraint is None else CONSTRAINED
+
+    def ask(self, rows: Sequence[Row]) -> list[Answer]:
+        """The answers to rows, asked as one batch.
+
+        Raises:
+            DataError: Rows that lack a column of the prompt.
+        """
+        prompts = prompt_ids(rows, self._recipe, self._tokenizer)
+        limit = self._recipe.evaluate.max_new_tokens
+        replies = self._model.generate(prompts, limit, self._tokenizer.stop_tokens, self._constraint)
+        answers = []
+        for reply in replies:
+            text, answer = reply_text(reply, self._recipe, self._tokenizer)
+            cut = reply.stop_reason == "length"
+            answers.append(Answer(text, judge(self._template, answer, cut, self._constraint is not None)))
+        return answers

@@ -1,0 +1,117 @@
+"""What is evaluated or asked: the recipe and run that a path names, their model, and the test rows. No metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlxtune.backends.base import Backend, Model
+from mlxtune.data.rows import Row, read_rows
+from mlxtune.errors import RecipeError, RunError
+from mlxtune.models.base_model import base_folder
+from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
+from mlxtune.recipe import Recipe, load_recipe
+from mlxtune.runs import RUNS, RunFolder, latest_run, open_run
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A recipe and its run, if there is one.
+
+    Attributes:
+        recipe: Overridden as asked.
+        run: The run; None only for a base model whose recipe has no run that fits it.
+        base: Leave the adapter off.
+    """
+
+    recipe: Recipe
+    run: RunFolder | None
+    base: bool
+
+    @property
+    def folder(self) -> Path:
+        """The run folder; for a base model without one, the place kept for it among the recipe's runs."""
+        return self.run.path if self.run else RUNS / self.recipe.name / "base"
+
+    @property
+    def adapter(self) -> Path | None:
+        """The adapter folder, None for the base model."""
+        return None if self.base or self.run is None else self.run.adapter
+
+    def evaluation(self, limit: int | None = None) -> Path:
+        """Folder of its evaluation; a trial on the first rows has its own."""
+        name = "base" if self.base else "tuned"
+        return RunFolder(self.folder).evaluation(name if limit is None else f"{name}-first-{limit}")
+
+    def base_evaluation(self, limit: int | None = None) -> Path:
+        """Folder where the evaluation of the base model is, or would be: beside this one, or made before any run."""
+        beside = Subject(self.recipe, self.run, base=True).evaluation(limit)
+        return beside if beside.exists() else Subject(self.recipe, None, base=True).evaluation(limit)
+
+
+def find_subject(path: Path, overrides: Sequence[str] = (), base: bool = False) -> Subject:
+    """What a path to a recipe or a run folder means.
+
+    A recipe stands for its newest run. It must still ask and answer as that run was trained; what else it says, such
+    as the test rows, counts as it now stands.
+
+    Raises:
+        RunError: There is no run with an adapter, and the base model was not asked for.
+        RecipeError: The recipe cannot be read.
+    """
+    if path.is_dir():
+        run = open_run(path)
+        recipe = load_recipe(run.recipe_file, overrides)
+    else:
+        recipe = load_recipe(path, overrides)
+        newest = latest_run(recipe.name)
+        changed = _changed(load_recipe(path), newest) if newest else []
+        if base and (newest is None or changed):
+            return Subject(recipe, None, base)
+        if newest is None:
+            raise RunError(
+                f"{path}: no run of {recipe.name!r} under {RUNS}/; train one with `mlxtune lora {path}`, "
+                "or take the model before tuning with --base"
+            )
+        if changed:
+            raise RunError(
+                f"{path}: {' and '.join(changed)} differ from those that {newest} was trained with; "
+                f"train again, or name the run: {newest}"
+            )
+        run = newest
+    if not base and not (run.adapter / "adapter_config.json").is_file():
+        raise RunError(f"{run}: has no adapter (status: {run.info().get('status')}); train it to its first checkpoint")
+    return Subject(recipe, run, base)
+
+
+def read_test_rows(recipe: Recipe) -> list[Row]:
+    """The recipe's test rows.
+
+    Raises:
+        RecipeError: It names none.
+        DataError: They cannot be read.
+    """
+    if recipe.data.test is None:
+        raise RecipeError(f"recipe {recipe.name!r} has no data.test; add it, or --set data.test=FILE.jsonl")
+    return read_rows(Path(recipe.data.test), recipe.data.columns)
+
+
+def load_subject(
+    subject: Subject, backend: Backend, say: Callable[[str], None] = lambda text: None, progress: bool = True
+) -> tuple[Model, Tokenizer]:
+    """The subject's model, with its adapter unless it is the base, and its tokenizer.
+
+    Raises:
+        ModelError: The base model cannot be found or read.
+        AdapterError: The adapter does not fit it.
+    """
+    section = subject.recipe.model
+    folder = base_folder(section, backend, progress=progress, say=say)
+    return backend.load(folder, adapter=subject.adapter, dtype=section.dtype), load_tokenizer(folder)
+
+
+def _changed(recipe: Recipe, run: RunFolder) -> list[str]:
+    """Sections that decide what is asked and answered, and are not those of the run."""
+    trained = run.recipe()
+    return [f"{name}:" for name in ("prompt", "output") if getattr(recipe, name) != getattr(trained, name)]
