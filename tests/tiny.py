@@ -41,7 +41,7 @@ CHATML_THINKING = (
 
 CORPUS = [
     "system user assistant You are a helpful assistant. You are a support system. Classify the ticket, then answer it.",
-    "Classification: Type: Incident Queue: Technical Support Priority: high Tags: network, outage Response: we will help.",
+    "Classification: Type: Incident Queue: Technical Support Priority: high Tags: network Response: we will help.",
     "pay the bill, transfer money, check the balance, report a lost card, open an account, cancel the payment, none",
     "The invoice 2024-11-21 for 1234.50 was not paid; I can't log in and it's been 3 days. Request Change low medium",
     "查询账户余额 转账 支付 挂失银行卡 开户 取消付款 帮我查一下我的账单 你好 谢谢 请问 意图识别 分类",

@@ -239,7 +239,8 @@ def write_tokenizer(path: Path, folder: Path) -> None:
         "decoder": byte_level,
         "model": {
             "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": "",
-            "end_of_word_suffix": "", "fuse_unk": False, "byte_fallback": False, "ignore_merges": split in _LLAMA3_NAMES,
+            "end_of_word_suffix": "", "fuse_unk": False, "byte_fallback": False,
+            "ignore_merges": split in _LLAMA3_NAMES,
             "vocab": vocabulary, "merges": [merge.split(" ", 1) for merge in merges],
         },
     }  # fmt: skip
