@@ -9,7 +9,7 @@ import pytest
 
 from mlxtune.data.template import ReplyTemplate
 from mlxtune.errors import RecipeError
-from mlxtune.evaluation.constraint import TemplateConstraint
+from mlxtune.evaluation.constraint import TemplateConstraint, TemplateMatcher
 from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
 from mlxtune.recipe import OutputSection
 from tests.tiny import tiny_tokenizer
@@ -64,6 +64,13 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 
 def make_template(output: dict[str, Any]) -> ReplyTemplate:
     return ReplyTemplate(OutputSection.model_validate(output))
+
+
+def write(constraint: TemplateConstraint, tokenizer: Tokenizer, text: str) -> TemplateMatcher:
+    matcher = constraint.start()
+    for token in tokenizer.encode([text])[0].ids:
+        matcher.advance(token)
+    return matcher
 
 
 def walk(constraint: TemplateConstraint, tokenizer: Tokenizer, seed: int, stop_after: int = 60) -> str:
@@ -127,26 +134,21 @@ def test_a_reply_may_end_exactly_where_the_template_may(tokenizer):
 def test_an_exclusive_label_stands_alone_and_order_is_canonical(tokenizer):
     constraint = TemplateConstraint(make_template(TEMPLATES["a label set"]), tokenizer, 448)
     for text in ("none, payment", "payment, none", "payment, user_auth", "payment, payment"):
-        matcher = constraint.start()
         with pytest.raises(ValueError, match="not allowed"):
-            for token in tokenizer.encode([text])[0].ids:
-                matcher.advance(token)
+            write(constraint, tokenizer, text)
 
 
 def test_after_the_end_only_stop_tokens_are_allowed(tokenizer):
-    matcher = TemplateConstraint(make_template(TEMPLATES["one label"]), tokenizer, 448).start()
-    for token in (*tokenizer.encode(["low"])[0].ids, tokenizer.end_of_turn):
-        matcher.advance(token)
+    matcher = write(TemplateConstraint(make_template(TEMPLATES["one label"]), tokenizer, 448), tokenizer, "low")
+    matcher.advance(tokenizer.end_of_turn)
     assert set(np.flatnonzero(matcher.mask()).tolist()) == set(tokenizer.stop_tokens)
 
 
 @pytest.mark.parametrize("vocabulary_size", [448, 1000])
 def test_the_mask_is_as_wide_as_the_models_logits(vocabulary_size, tokenizer):
     template = make_template(TEMPLATES["every kind"])
-    matcher = TemplateConstraint(template, tokenizer, vocabulary_size).start()
-    for token in tokenizer.encode(["Classification:\n- Type: Request\n- Tags: a\n\nResponse:\nx"])[0].ids:
-        matcher.advance(token)
-    mask = matcher.mask()
+    constraint = TemplateConstraint(template, tokenizer, vocabulary_size)
+    mask = write(constraint, tokenizer, "Classification:\n- Type: Request\n- Tags: a\n\nResponse:\nx").mask()
     assert mask.shape == (vocabulary_size,)
     assert mask.dtype == np.bool_
     assert mask[: tokenizer.vocabulary_size].sum() > 100

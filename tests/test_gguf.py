@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,42 @@ def test_yarn_scaling_is_kept(tmp_path: Path) -> None:
     _, file = written(tmp_path, "qwen2", metadata=metadata)
     scaling = gguf.read_config(file)["rope_scaling"]
     assert (scaling["rope_type"], scaling["factor"], scaling["original_max_position_embeddings"]) == ("yarn", 4.0, 1024)
+
+
+def llama3_divisors(theta: float, width: int, factor: float) -> list[float]:
+    """What llama.cpp stores for Llama 3's scaling: the divisor of each frequency, as its converter computes it."""
+    divisors = []
+    for index in range(0, width, 2):
+        wavelength = 2 * math.pi * theta ** (index / width)
+        if wavelength < 8192 / 4:
+            divisors.append(1.0)
+        elif wavelength > 8192 / 1:
+            divisors.append(factor)
+        else:
+            smooth = (8192 / wavelength - 1) / (4 - 1)
+            divisors.append(1 / ((1 - smooth) / factor + smooth))
+    return divisors
+
+
+@pytest.mark.parametrize("factor", [8.0, 32.0])
+def test_llama_3_scaling_is_recovered_from_its_divisors(tmp_path: Path, factor: float) -> None:
+    folder = tiny_model(tmp_path / "source", "llama")
+    weights = load_file(folder / "model.safetensors")
+    divisors = np.array(llama3_divisors(30000.0, 16, factor), np.float32)
+    save_file({**weights, "rope_freqs.weight": divisors}, folder / "model.safetensors")
+    file = tiny_gguf(tmp_path / "model.gguf", folder)
+    scaling = gguf.read_config(file)["rope_scaling"]
+    assert (scaling["rope_type"], scaling["original_max_position_embeddings"]) == ("llama3", 8192)
+    assert scaling["factor"] == pytest.approx(factor)
+    assert dict(gguf.tensors(file)).keys() == weights.keys()
+
+
+def test_another_scaling_than_llama_3s_is_refused(tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path / "source", "llama")
+    weights = load_file(folder / "model.safetensors")
+    save_file({**weights, "rope_freqs.weight": np.arange(1, 9, dtype=np.float32)}, folder / "model.safetensors")
+    with pytest.raises(ModelError, match="not Llama 3's"):
+        gguf.read_config(tiny_gguf(tmp_path / "model.gguf", folder))
 
 
 def test_weights_are_sharded_when_they_are_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

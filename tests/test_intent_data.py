@@ -186,10 +186,10 @@ def test_a_linear_model_learns_it_far_beyond_the_majority(language: str) -> None
     binarizer = MultiLabelBinarizer(classes=INTENTS)
     truth = binarizer.fit_transform([row["intents"] for row in test])
     if language == "zh":
-        features = TfidfVectorizer(analyzer="char", ngram_range=(1, 4), sublinear_tf=True)
+        features = TfidfVectorizer(analyzer="char", ngram_range=(1, 4), sublinear_tf=True, min_df=2)
     else:
-        characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 4), sublinear_tf=True)
-        features = make_union(characters, TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True))
+        characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 4), sublinear_tf=True, min_df=2)
+        features = make_union(characters, TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2))
     model = OneVsRestClassifier(LogisticRegression(C=20, solver="liblinear"))
     model.fit(
         features.fit_transform([row["text"] for row in train]),

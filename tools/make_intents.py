@@ -3,7 +3,7 @@
 Everything is drawn from the phrase banks in `tools/intents/` by a fixed seed, so that the files can be checked in
 and checked: `--check` fails when a file differs from what this program writes.
 
-    python tools/make_intents.py --lang en --out data/intent/en
+    python tools/make_intents.py
     python tools/make_intents.py --lang zh --out data/intent/zh --check
 """
 
@@ -120,7 +120,7 @@ def select(writer: Writer, test: Sequence[str], language: str) -> dict[tuple[str
     for position, sample in enumerate(proposals, start=len(test)):
         start = opening(sample.text, language)
         full = len(chosen[sample.intents]) == wanted[sample.intents]
-        if full or openings[start] >= PER_OPENING or index.near(position):
+        if full or openings[start] >= PER_OPENING or any(True for _ in index.near(position)):
             continue
         if is_garbled(sample.text) or len(sample.text) < writer.bank.MIN_CHARS:
             raise SystemExit(f"a phrase of the bank would be dropped as low quality: {sample.text!r}")
@@ -380,33 +380,42 @@ def _lines(block: str) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write or check one language; 1 when a file is stale."""
+    """Write or check the files of one language or of both; 1 when a file is stale."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--lang", choices=LANGUAGES, required=True)
-    parser.add_argument("--out", type=Path, required=True, help="folder of raw.jsonl, train.jsonl and valid.jsonl")
+    parser.add_argument("--lang", choices=LANGUAGES, help="one language; without it, all")
+    parser.add_argument("--out", type=Path, help="folder of one language's files; without it data/intent/LANG")
     parser.add_argument("--check", action="store_true", help="write nothing; fail when a file is not what it should be")
     options = parser.parse_args(arguments)
-    data = make(options.lang)
+    if options.out and not options.lang:
+        parser.error("--out holds one language's files; name it with --lang")
+    languages = [options.lang] if options.lang else list(LANGUAGES)
+    done = [_write(language, options.out or ROOT / "data" / "intent" / language, options.check) for language in languages]
+    return 0 if all(done) else 1
+
+
+def _write(language: str, out: Path, check: bool) -> bool:
+    """Write or check the files of one language; whether they are as they should be."""
+    data = make(language)
     stale = []
     for name, content in data.files().items():
-        path = options.out / name
-        if options.check:
+        path = out / name
+        if check:
             if not path.exists() or path.read_bytes() != content.encode():
                 stale.append(str(path))
         else:
-            options.out.mkdir(parents=True, exist_ok=True)
+            out.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content.encode())
     if stale:
         print(f"not what tools/make_intents.py writes: {', '.join(stale)}", file=sys.stderr)
-        return 1
+        return False
     account = data.cleaned.account
     print(
-        f"{account.read} raw rows - {account.duplicates} duplicates - {account.near_duplicates} near-duplicates"
+        f"{language}: {account.read} raw rows - {account.duplicates} duplicates - {account.near_duplicates} near-duplicates"
         f" - {account.low_quality} low-quality = {account.kept} training rows"
         f" ({account.multi_before['intents']:.1%} -> {account.multi_after['intents']:.1%} with several intents);"
         f" {len(data.valid)} validation rows"
     )
-    return 0
+    return True
 
 
 if __name__ == "__main__":

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     "--out", type=click.Path(path_type=Path), help="Folder to write; without it RUN/evaluation/tuned or /base."
 )
 @click.option(
-    "--predictions", type=click.Path(path_type=Path), help="Score the replies in this file instead of asking."
+    "--predictions",
+    type=click.Path(path_type=Path),
+    help="Score the replies in this file; only --out writes the scores.",
 )
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N rows, for a trial.")
 @backend_option
@@ -53,7 +55,7 @@ def evaluate(
 
     Example: mlxtune evaluate recipes/demo-intent.yaml --base --limit 20
     """
-    from mlxtune.evaluation.scores import check_unfinished, read_scores
+    from mlxtune.evaluation.scores import check_unfinished, read_scores, same_rows
     from mlxtune.evaluation.subject import find_subject, read_test_rows
 
     if predictions is not None:
@@ -85,10 +87,10 @@ def evaluate(
     from mlxtune.report.tables import WIDTH, before_after, score_tables, to_text
 
     tables = score_tables(scores)
-    if not found.base:
-        earlier = read_scores(found.base_evaluation(limit))
-        if earlier is not None and earlier.get("data") == scores.get("data"):
-            tables.append(before_after(earlier, scores))
+    others = [] if predictions is not None else map(read_scores, found.counterparts(limit))
+    other = next((other for other in others if other and same_rows(scores, other)), None)
+    if other is not None:
+        tables.append(before_after(scores, other) if base else before_after(other, scores))
     terminal = sys.stdout.isatty()
     width = min(WIDTH, shutil.get_terminal_size().columns) if terminal else WIDTH
     click.echo(to_text(tables, width, color=terminal))

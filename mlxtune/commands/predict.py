@@ -72,7 +72,7 @@ def predict(
             for row in batch
         ]
         if as_json:
-            for text, answer in zip(shown, answers):
+            for text, answer in zip(shown, answers, strict=True):
                 print_json(_record(text, answer), indent=None)
         else:
             click.echo("\n".join(_lines(shown, answers)))
@@ -141,22 +141,23 @@ def _lines(texts: Sequence[str], answers: Sequence[Answer]) -> Iterator[str]:
         text if cell_len(text) <= MAX_TEXT_CELLS else set_cell_size(text, MAX_TEXT_CELLS - 3) + "..." for text in flat
     ]
     width = max(map(cell_len, cut))
-    for text, answer in zip(cut, answers):
+    for text, answer in zip(cut, answers, strict=True):
         verdict = answer.verdict
         values = {name: _shown(value) for name, value in verdict.predicted.items()}
-        problem = "" if verdict.problem is None else f"  ({verdict.problem})"
         if len(values) == 1:
             (value,) = values.values()
-            written = value if value is not None else repr(answer.text)
-            yield f"{set_cell_size(text, width)}  ->  {written}{problem}"
+            written = value if value is not None else f"not a valid reply: {answer.text!r}"
+            yield f"{set_cell_size(text, width)}  ->  {written}"
         else:
             yield text
             yield from (f"  {name}: {value if value is not None else '?'}" for name, value in values.items())
-            if problem:
-                yield f"  {problem.strip()}: {answer.text!r}"
+            if verdict.problem:
+                yield f"  ({verdict.problem}; the reply was {answer.text!r})"
 
 
 def _shown(value: Value | None) -> str | None:
     if value is None:
         return None
-    return ", ".join(value) if isinstance(value, tuple) else value.replace("\n", "\n    ")
+    text = ", ".join(value) if isinstance(value, tuple) else value
+    # A model's text may hold escape codes, which a terminal would obey.
+    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text).replace("\n", "\n    ")

@@ -46,7 +46,7 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Conflict:
-    """Two kept rows with the same or nearly the same text and different labels."""
+    """A kept row, and the first kept row with the same or nearly the same text under other labels."""
 
     file: str
     line: int
@@ -265,23 +265,32 @@ def _duplicates(
         return dropped, conflicts
     near_index = NearIndex([texts[index] for index in good]) if dedupe == "near" else None
     kept_with: dict[str, list[int]] = {}  # text -> kept rows with exactly that text
+
+    def agree(position: int, other: int) -> bool:
+        return labels[good[position]] == labels[good[other]]
+
+    def differ(position: int, other: int) -> bool:
+        return not agree(position, other)
+
     for position, index in enumerate(good):
         row = rows[index]
-        exact = kept_with.get(texts[index], [])
+        exact = kept_with.setdefault(texts[index], [])
         same = next((other for other in exact if labels[other] == labels[index]), None)
         if same is not None:
             dropped[index] = Dropped(row.file, row.line, "duplicate", same_as=_place(rows[same]))
             continue
-        similar = exact
+        conflicting = exact[0] if exact else None
         if near_index is not None:
-            similar = [good[other] for other in near_index.near(position)]
-            same = next((other for other in similar if labels[other] == labels[index]), None)
-            if same is not None:
-                dropped[index] = Dropped(row.file, row.line, "near_duplicate", same_as=_place(rows[same]))
+            near = next(near_index.near(position, skip=differ), None)
+            if near is not None:
+                dropped[index] = Dropped(row.file, row.line, "near_duplicate", same_as=_place(rows[good[near]]))
                 continue
+            near = next(near_index.near(position, skip=agree), None)
+            conflicting = conflicting if near is None else good[near]
             near_index.add(position)
-        conflicts += [Conflict(row.file, row.line, _place(rows[other])) for other in similar]
-        kept_with.setdefault(texts[index], []).append(index)
+        if conflicting is not None:
+            conflicts.append(Conflict(row.file, row.line, _place(rows[conflicting])))
+        exact.append(index)
     return dropped, conflicts
 
 

@@ -10,7 +10,7 @@ only miss: at a similarity of exactly 0.7 one pair in a hundred, at 0.8 fewer th
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from datasketch import MinHash, MinHashLSH
@@ -115,23 +115,22 @@ class NearIndex:
         """Make this text findable."""
         self._lsh.insert(index, self._sketch(index), check_duplication=False)
 
-    def near(self, index: int, skip: Callable[[int, int], bool] | None = None) -> list[int]:
-        """The added texts that are near-duplicates of this one, earliest first.
+    def near(self, index: int, skip: Callable[[int, int], bool] | None = None) -> Iterator[int]:
+        """The added texts that are near-duplicates of this one, earliest first, each compared when it is asked for.
 
         Args:
+            index: The text to find others for; it need not be added.
             skip: Asked with this text and another before they are compared: True leaves the other out.
         """
         proposed = np.array(sorted(other for other in self._lsh.query(self._sketch(index)) if other != index), int)
         if not proposed.size:
-            return []
+            return
         agreement = (self._signatures[proposed] == self._signatures[index]).mean(axis=1)
-        found = []
         for other in proposed[agreement >= _WORTH_COMPARING].tolist():
             if skip is not None and skip(index, other):
                 continue
             if jaccard(self._shingles[index], self._shingles[other]) >= NEAR_JACCARD:
-                found.append(other)
-        return found
+                yield other
 
     def _sketch(self, index: int) -> MinHash:
         """The one MinHash, holding this text's signature: datasketch would hash shingle by shingle."""

@@ -95,6 +95,8 @@ def evaluate(
     scores["limits"] = {"max_new_tokens": recipe.evaluate.max_new_tokens, "batch_size": recipe.evaluate.batch_size}
     scores["evaluated"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
     write_json(out / SCORES_FILE, scores)
+    if decoding != BOTH:  # of an evaluation that this one replaced
+        (out / FREE_PREDICTIONS_FILE).unlink(missing_ok=True)
     return scores
 
 
@@ -192,6 +194,12 @@ def read_scores(out: Path) -> Scores | None:
     if not isinstance(content, dict) or "fields" not in content:
         raise RunError(f"{file}: not the scores of an evaluation; delete it and evaluate again")
     return content
+
+
+def same_rows(scores: Scores, others: Scores) -> bool:
+    """Whether two evaluations asked about the same rows, by content."""
+    ours, theirs = scores.get("data", {}), others.get("data", {})
+    return "sha256" in ours and all(ours[key] == theirs.get(key) for key in ("sha256", "rows"))
 
 
 def identity(file: Path) -> dict[str, Any]:

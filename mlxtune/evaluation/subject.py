@@ -44,10 +44,10 @@ class Subject:
         name = "base" if self.base else "tuned"
         return RunFolder(self.folder).evaluation(name if limit is None else f"{name}-first-{limit}")
 
-    def base_evaluation(self, limit: int | None = None) -> Path:
-        """Folder where the evaluation of the base model is, or would be: beside this one, or made before any run."""
-        beside = Subject(self.recipe, self.run, base=True).evaluation(limit)
-        return beside if beside.exists() else Subject(self.recipe, None, base=True).evaluation(limit)
+    def counterparts(self, limit: int | None = None) -> list[Path]:
+        """Where the evaluation of the other of base and tuned model may be: beside this one, or made before any run."""
+        beside = Subject(self.recipe, self.run, not self.base).evaluation(limit)
+        return [beside] if self.base else [beside, Subject(self.recipe, None, base=True).evaluation(limit)]
 
 
 def find_subject(path: Path, overrides: Sequence[str] = (), base: bool = False) -> Subject:

@@ -154,7 +154,9 @@ def _missing(path: Path, given: str) -> str:
     siblings = [entry.name for entry in parent.iterdir()] if parent.is_dir() else []
     where = "here" if parent == Path(".") else f"in {parent}"
     message = f"{given}: there is no {'such file or folder' if here else f'folder {name!r}'} {where}"
-    message += did_you_mean(name, siblings)
+    ggufs = sorted(sibling for sibling in siblings if sibling.endswith(".gguf"))
+    close = did_you_mean(name, siblings)
+    message += f"; there is {', '.join(ggufs[:3])}" if name.endswith(".gguf") and ggufs and not close else close
     if HUB_ID.fullmatch(given) and not given.endswith(".gguf"):
         return f"{message}; it is not taken for a Hub id, because the folder {path.parent} exists here"
     if not is_local_model(given) and not given.startswith("package:"):

@@ -53,7 +53,7 @@ def score_tables(scores: Scores) -> list[RenderableType]:
     return tables
 
 
-def before_after(base_scores: Scores, tuned_scores: Scores) -> Table:
+def before_after(base_scores: Scores, tuned_scores: Scores) -> RenderableType:
     """The model before and after tuning, in a decoding that both were evaluated in, if there is one."""
     before, after = _same_decoding(base_scores, tuned_scores)
     decoding = before["decoding"] if before["decoding"] == after["decoding"] else None
@@ -62,9 +62,9 @@ def before_after(base_scores: Scores, tuned_scores: Scores) -> Table:
     return headlines({"before": before, "after": after}, f"Before and after tuning: {rows} rows, {how}", change=True)
 
 
-def headlines(columns: Mapping[str, Scores], title: str, change: bool = False) -> Table:
+def headlines(columns: Mapping[str, Scores], title: str, change: bool = False) -> RenderableType:
     """The main figures of several scores side by side; with `change`, the last less the first."""
-    table = _table(title, "field", "metric")
+    table = _table("field", "metric")
     for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
     if change:
@@ -85,44 +85,44 @@ def headlines(columns: Mapping[str, Scores], title: str, change: bool = False) -
             first = False
         if name != names[-1]:
             table.add_section()
-    return table
+    return _titled(title, table)
 
 
-def label_table(name: str, labels: Mapping[str, Mapping[str, float]]) -> Table:
+def label_table(name: str, labels: Mapping[str, Mapping[str, float]]) -> RenderableType:
     """Precision, recall and F1 of each label of a field, the commonest first where there are too many to show."""
     shown = list(labels)
     if len(shown) > MAX_LABELS:
         shown = sorted(shown, key=lambda label: -labels[label]["support"])[:MAX_LABELS]
     title = f"{name}: by label" + (f", the commonest {MAX_LABELS} of {len(labels)}" if len(shown) < len(labels) else "")
-    table = _table(title, "label")
+    table = _table("label")
     for column in ("precision", "recall", "F1", "support"):
         table.add_column(column, justify="right", no_wrap=True)
     for label in shown:
         got = labels[label]
         figures = [f"{got[key]:.3f}" for key in ("precision", "recall", "f1")]
         table.add_row(_text(label), *figures, str(got["support"]))
-    return table
+    return _titled(title, table)
 
 
-def count_table(name: str, by_count: Mapping[str, Mapping[str, Any]]) -> Table:
+def count_table(name: str, by_count: Mapping[str, Mapping[str, Any]]) -> RenderableType:
     """Exact match by the number of labels that a row expects."""
-    table = _table(f"{name}: by number of expected labels", "labels")
+    table = _table("labels")
     for column in ("rows", "exact match"):
         table.add_column(column, justify="right", no_wrap=True)
     for count, group in by_count.items():
         table.add_row(count, str(group["rows"]), _estimate(group["exact_match"]))
-    return table
+    return _titled(f"{name}: by number of expected labels", table)
 
 
-def confusion_table(name: str, confusion: Mapping[str, Any]) -> Table:
+def confusion_table(name: str, confusion: Mapping[str, Any]) -> RenderableType:
     """Rows by expected and predicted label, and those without a valid prediction."""
-    table = _table(f"{name}: rows by expected (down) and predicted (across) label", "")
+    table = _table("")
     for label in confusion["labels"]:
         table.add_column(_text(label), justify="right")
     table.add_column("invalid", justify="right")
     for position, label in enumerate(confusion["labels"]):
         table.add_row(_text(label), *map(str, confusion["counts"][position]), str(confusion["invalid"][position]))
-    return table
+    return _titled(f"{name}: rows by expected (down) and predicted (across) label", table)
 
 
 def to_text(renderables: Sequence[RenderableType], width: int = WIDTH, color: bool = False) -> str:
@@ -142,24 +142,33 @@ def to_text(renderables: Sequence[RenderableType], width: int = WIDTH, color: bo
         if position:
             console.print()
         console.print(renderable)
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+    lines = [line.rstrip() for line in out.getvalue().splitlines()]
+    return "\n".join(line for line, next_line in zip(lines, [*lines[1:], ""], strict=True) if line or next_line)
 
 
-def _table(title: str, *columns: str) -> Table:
+def _titled(title: str, table: Table) -> RenderableType:
+    """A table under its title, which may be wider: rich would fold a title of the table's own."""
+    from rich.console import Group
+    from rich.text import Text
+
+    return Group(Text(title, style="bold"), table)
+
+
+def _table(*columns: str) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(title=_text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
 
 
 def _text(text: str) -> Any:
-    """Text that rich shows as it is: a label such as [b] is no markup."""
+    """Text that shows as it is: a label such as [b] is no markup, and one with escape codes commands no terminal."""
     from rich.text import Text
 
-    return Text(text)
+    return Text("".join(c if c.isprintable() else "\ufffd" for c in text))
 
 
 def _estimate(estimate: Mapping[str, float | None] | None) -> str:

@@ -1,0 +1,321 @@
+"""The command line as its users meet it: help, the whole job on a tiny model, and every mistake answered in one message."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from mlxtune.cli import COMMANDS, main
+from tests.conftest import ROWS, write_recipe, write_rows
+from tests.tiny import tiny_model
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def mlxtune(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command line in this process; exit code, stdout and stderr apart."""
+
+    def run(*words: object, stdin: str = "") -> Result:
+        import io
+
+        monkeypatch.setattr(sys, "argv", ["mlxtune", *map(str, words)])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode()), encoding="utf-8"))
+        capfd.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as error:
+            code = int(error.code or 0)
+        captured = capfd.readouterr()
+        return Result(code, captured.out, captured.err)
+
+    return run
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder with a recipe, its data and base model, a finished run, and things that are none of these."""
+
+    folder: Path
+    base: Path
+    recipe: Path
+    run: Path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Place:
+    folder = tmp_path_factory.mktemp("made")
+    recipe = write_recipe(folder, base, train={"epochs": 12})
+    run = folder / "run"
+    done = subprocess.run(
+        [sys.executable, "-m", "mlxtune", "lora", recipe, "--out", run], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return Place(folder, base, recipe, run)
+
+
+@pytest.fixture
+def place(made: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """A copy to break."""
+    folder = tmp_path / "place"
+    shutil.copytree(made.folder, folder)
+    monkeypatch.chdir(tmp_path)
+    return Place(folder, made.base, folder / "recipe.yaml", folder / "run")
+
+
+# The whole job -----------------------------------------------------------------------------------------------------
+
+
+def test_train_evaluate_predict_fuse(place: Place, mlxtune: Run) -> None:
+    trained = mlxtune("lora", place.recipe, "--out", "new", "--set", "train.max_steps=2")
+    assert trained.code == 0 and "next: mlxtune evaluate new" in trained.out
+    assert "backend: mlx on" in trained.err and "step 1/2" in trained.err
+    base = mlxtune("evaluate", place.run, "--base", "--decoding", "both")
+    assert base.code == 0 and "exact match" in base.out
+    tuned = mlxtune("evaluate", place.run, "--json")
+    assert tuned.code == 0
+    scores = json.loads(tuned.out)
+    assert scores["run"] == str(place.run) and scores["rows"] == len(ROWS)
+    assert {"value", "low", "high"} == set(scores["fields"]["intents"]["exact_match"])
+    assert scores["fields"]["intents"]["exact_match"]["value"] > 0.8  # it trained on these very rows
+    on_disk = json.loads((place.run / "evaluation" / "tuned" / "scores.json").read_text())
+    assert on_disk["fields"] == scores["fields"]
+    asked = mlxtune("predict", place.run, "hi", "cancel the payment")
+    assert asked.code == 0 and len(asked.out.splitlines()) == 2 and "payment" in asked.out
+    piped = mlxtune("predict", place.run, "--json", stdin="hi\ncancel the payment\n")
+    answers = [json.loads(line) for line in piped.out.splitlines()]
+    assert [answer["text"] for answer in answers] == ["hi", "cancel the payment"]
+    assert all(answer["valid"] for answer in answers)
+    fused = mlxtune("fuse", place.run, "--out", "fused", "--json")
+    facts = json.loads(fused.out)
+    assert fused.code == 0 and facts["largest_logit_difference"] < 0.1 * facts["adapter_effect"]
+    again = mlxtune("evaluate", place.recipe, "--base", "--set", "model.path=./fused", "--out", "of-fused", "--json")
+    assert json.loads(again.out)["fields"]["intents"]["exact_match"] == scores["fields"]["intents"]["exact_match"]
+
+
+def test_a_recipe_stands_for_its_newest_run(place: Place, mlxtune: Run) -> None:
+    assert "no run of 'tiny' under runs/" in mlxtune("evaluate", place.recipe).err
+    assert mlxtune("lora", place.recipe, "--set", "train.max_steps=1").code == 0
+    done = mlxtune("evaluate", place.recipe, "--limit", "2")
+    assert done.code == 0 and "runs/tiny/" in done.err + done.out
+
+
+def test_json_of_lora_is_one_object_an_event(place: Place, mlxtune: Run) -> None:
+    done = mlxtune("lora", place.recipe, "--out", "new", "--set", "train.max_steps=2", "--json")
+    events = [json.loads(line) for line in done.out.splitlines()]
+    assert [event["event"] for event in events][:2] == ["begin", "step"]
+    assert events[-1]["run"] == "new" and events[-1]["status"] == "finished"
+
+
+def test_a_plan_loads_no_weights(place: Place, mlxtune: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "config-only"
+    folder.mkdir()
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(place.base / name, folder)
+    if (place.base / "chat_template.jinja").exists():
+        shutil.copy(place.base / "chat_template.jinja", folder)
+    planned = mlxtune("lora", place.recipe, "--plan", "--json", "--set", f"model.path={folder}")
+    assert planned.code == 0, planned.err
+    facts = json.loads(planned.out)
+    assert facts["rows"] == len(ROWS) and facts["fits"] is True
+    assert "trainable of" in mlxtune("lora", place.recipe, "--plan", "--set", f"model.path={folder}").out
+
+
+def test_the_plan_of_the_chinese_recipe_counts_the_reports_parameters(mlxtune: Run, tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path / "qwen", "qwen3")
+    for file in folder.glob("*.safetensors"):
+        file.unlink()
+    config = json.loads((folder / "config.json").read_text())
+    config.update(
+        hidden_size=1024, num_hidden_layers=28, num_attention_heads=16, num_key_value_heads=8, head_dim=128,
+        intermediate_size=3072, vocab_size=151936, tie_word_embeddings=True,
+    )  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    recipe = Path(__file__).parent.parent / "recipes" / "qwen3-intent.yaml"
+    planned = mlxtune("lora", recipe, "--plan", "--json", "--set", f"model.path={folder}", "--set", "train.max_tokens=4096")
+    assert planned.code == 0, planned.err
+    facts = json.loads(planned.out)
+    assert facts["trainable_parameters"] == 2293760
+    assert facts["total_parameters"] == 596049920
+    assert facts["rows"] == 1300
+
+
+# Help --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_one_sentence_and_an_example(command: str, mlxtune: Run) -> None:
+    shown = mlxtune(command, "--help")
+    assert shown.code == 0 and shown.err == ""
+    example = re.search(r"Example: (mlxtune .*)", shown.out)
+    assert example
+    assert shlex.split(example.group(1))[1] == command
+
+
+def test_help_lists_every_command(mlxtune: Run) -> None:
+    shown = mlxtune("--help")
+    assert all(f"  {command} " in shown.out for command in COMMANDS)
+
+
+# Mistakes ----------------------------------------------------------------------------------------------------------
+
+# Each: what the user does to the place, the command line, and what the message says. {p} is the place's folder.
+Break = Callable[[Place], object]
+
+
+def nothing(place: Place) -> None:
+    """Leave the place as it is."""
+
+
+def rows(*lines: str, name: str = "train.jsonl") -> Break:
+    return lambda place: (place.folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def edit(old: str, new: str) -> Break:
+    def change(place: Place) -> None:
+        text = place.recipe.read_text(encoding="utf-8")
+        assert old in text
+        place.recipe.write_text(text.replace(old, new), encoding="utf-8")
+
+    return change
+
+
+def remove(name: str) -> Break:
+    def delete(place: Place) -> None:
+        path = place.folder / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    return delete
+
+
+def damage(name: str) -> Break:
+    return lambda place: (place.folder / name).write_bytes(b"not what it was")
+
+
+def config_of_an_unknown_model(place: Place) -> None:
+    (place.folder / "odd").mkdir()
+    for file in place.base.iterdir():
+        shutil.copy(file, place.folder / "odd")
+    config = json.loads((place.base / "config.json").read_text())
+    (place.folder / "odd" / "config.json").write_text(json.dumps({**config, "model_type": "mamba"}))
+
+
+def base_of_another_size(place: Place) -> None:
+    tiny_model(place.folder / "wide", "qwen3", hidden=128)
+
+
+MISTAKES: list[tuple[str, Break, str, int, str]] = [
+    # recipes
+    ("a missing recipe", nothing, "lora {p}/recipy.yaml", 1, "no such recipe; did you mean 'recipe.yaml'"),
+    ("a folder for a recipe", nothing, "lora {p}", 1, "expected a recipe, a YAML file; this is a folder"),
+    ("an unknown key", edit("rank:", "rnak:"), "lora {p}/recipe.yaml", 1, "lora.rnak: unknown key; did you mean 'rank'?"),
+    ("a wrong type", edit("epochs: 12", "epochs: many"), "lora {p}/recipe.yaml", 1, "expected a whole number, got 'many'"),
+    ("broken YAML", edit("model:", "model: ["), "lora {p}/recipe.yaml", 1, "not valid YAML"),
+    ("an impossible value", nothing, "lora {p}/recipe.yaml --set lora.dropout=2", 1, "lora.dropout: expected less than 1"),
+    ("a bad override", nothing, "lora {p}/recipe.yaml --set epochs", 1, "expected KEY=VALUE"),
+    ("an unknown layer", nothing, "lora {p}/recipe.yaml --set lora.targets=[q_prj]", 1, "q_prj"),
+    ("too many layers", nothing, "lora {p}/recipe.yaml --set lora.layers=99", 1, "99"),
+    # data
+    ("no data file", remove("train.jsonl"), "lora {p}/recipe.yaml", 1, "train.jsonl"),
+    ("an empty data file", rows(""), "lora {p}/recipe.yaml", 1, "train.jsonl"),
+    ("a line that is no JSON", rows('{"text": "a", "intents": ["none"]}', "{oops"), "lora {p}/recipe.yaml", 1, "train.jsonl:2"),
+    ("a row that is a list", rows('["a"]'), "lora {p}/recipe.yaml", 1, "train.jsonl:1"),
+    ("an unknown label", rows('{"text": "a", "intents": ["paymnt"]}'), "lora {p}/recipe.yaml", 1, "did you mean 'payment'?"),
+    ("a missing column", rows('{"body": "a", "intents": ["none"]}'), "lora {p}/recipe.yaml", 1, "no 'text'"),
+    ("an exclusive label in company", rows('{"text": "a", "intents": ["none", "payment"]}'), "lora {p}/recipe.yaml", 1, "must stand alone"),
+    ("rows over max_tokens", nothing, "lora {p}/recipe.yaml --set train.max_tokens=8", 1, "rows longer than train.max_tokens = 8"),
+    ("data of an unknown kind", nothing, "lora {p}/recipe.yaml --set data.train={p}/recipe.yaml", 1, "recipe.yaml"),
+    ("bytes that are no text", damage("run/adapter/adapters.safetensors"), "lora {p}/recipe.yaml --set data.valid={p}/run/adapter/adapters.safetensors", 1, "adapters.safetensors"),
+    # models
+    ("a mistyped model path", nothing, "lora {p}/recipe.yaml --set model.path=./bsae", 1, "bsae"),
+    ("a model the Hub is needed for", nothing, "lora {p}/recipe.yaml --set model.path=Qwen/Qwen3-0.6B", 1, "Qwen/Qwen3-0.6B"),
+    ("a folder that is no model", nothing, "convert {p} --out out", 1, "config.json"),
+    ("a .gguf that is none", damage("x.gguf"), "convert {p}/x.gguf --out out", 1, "x.gguf"),
+    ("a missing .gguf", nothing, "convert {p}/y.gguf --out out", 1, "y.gguf"),
+    ("a package that is not installed", nothing, "lora {p}/recipe.yaml --set model.path=package:nosuchthing/x.gguf", 1, "nosuchthing"),
+    ("a model of another architecture", config_of_an_unknown_model, "lora {p}/recipe.yaml --set model.path={p}/odd", 1, "mamba"),
+    ("a group size that does not divide", nothing, "convert {b} --out out --quantize 4 --group-size 128", 1, "group"),
+    ("an existing target", lambda place: (place.folder / "out").mkdir(), "convert {b} --out {p}/out", 1, "--force"),
+    ("bits that do not exist", nothing, "convert {b} --out out --quantize 5", 2, "--quantize"),
+    ("a tokenizer that is broken", damage("run/../tokenizer.json"), "convert {p} --out out", 1, "config.json"),
+    # runs
+    ("no such run", nothing, "evaluate {p}/rnu", 1, "rnu"),
+    ("a folder that is no run", nothing, "predict {p} hi", 1, "not a run folder"),
+    ("a run without adapter", remove("run/adapter"), "predict {p}/run hi", 1, "adapter"),
+    ("a damaged adapter", damage("run/adapter/adapters.safetensors"), "predict {p}/run hi", 1, "adapters.safetensors: damaged"),
+    ("a damaged run.json", damage("run/run.json"), "fuse {p}/run --out {p}/fused", 1, ""),
+    ("an adapter of another base", base_of_another_size, "evaluate {p}/run --set model.path={p}/wide", 1, "does not fit"),
+    ("a run that lies there", nothing, "lora {p}/recipe.yaml --out {p}/run", 1, "holds a run already"),
+    ("a folder of the user's own", nothing, "lora {p}/recipe.yaml --out {p} --force", 1, "is no run of mlxtune"),
+    ("a fuse over something", lambda place: (place.folder / "fused").mkdir(), "fuse {p}/run --out {p}/fused", 1, "--force"),
+    ("no test data", edit("  test: test.jsonl\n", ""), "evaluate {p}/recipe.yaml --base", 1, "data.test"),
+    ("nothing to predict", nothing, "predict {p}/run", 2, ""),
+    # options
+    ("a mistyped command", nothing, "evalute {p}/run", 2, "did you mean 'evaluate'?"),
+    ("an unknown option", nothing, "lora {p}/recipe.yaml --epochs 3", 2, "--epochs"),
+    ("an unknown backend", nothing, "lora {p}/recipe.yaml --backend tensorflow", 2, "tensorflow"),
+    ("an option without its value", nothing, "lora {p}/recipe.yaml --out", 2, "--out"),
+    ("a word where a number belongs", nothing, "evaluate {p}/run --limit many", 2, "--limit"),
+]  # fmt: skip
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize(("change", "command", "code", "said"), [case[1:] for case in MISTAKES], ids=[case[0] for case in MISTAKES])
+def test_a_mistake_gets_one_clear_message_and_loses_nothing(
+    change: Break, command: str, code: int, said: str, place: Place, mlxtune: Run, tmp_path: Path
+) -> None:
+    change(place)
+    before = snapshot(tmp_path)
+    result = mlxtune(*shlex.split(command.format(p=place.folder, b=place.base)))
+    assert result.code == code, result.err
+    assert "Error: " in result.err and "Traceback" not in result.err
+    assert said in result.err
+    assert result.err.count("Error: ") == 1
+    assert result.out == ""
+    after = snapshot(tmp_path)
+    assert {name: after.get(name) for name in before} == before
+    assert set(after) - set(before) <= {"place/run/.lock"}, "something was written"
+
+
+def test_an_evaluation_is_not_overwritten(place: Place, mlxtune: Run) -> None:
+    assert mlxtune("evaluate", place.run, "--limit", "2").code == 0
+    before = snapshot(place.run)
+    again = mlxtune("evaluate", place.run, "--limit", "2")
+    assert again.code == 1 and "--force" in again.err and snapshot(place.run) == before
+    assert mlxtune("evaluate", place.run, "--limit", "2", "--force").code == 0
+
+
+def test_a_reader_that_leaves_early_is_no_error(place: Place) -> None:
+    command = f"{shlex.quote(sys.executable)} -m mlxtune evaluate {shlex.quote(str(place.run))} --limit 2 | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+
+
+def test_output_is_utf_8_whatever_the_locale(place: Place) -> None:
+    write_rows(place.folder / "train.jsonl", [{"text": "你好", "intents": ["支付"]}])
+    done = subprocess.run(
+        [sys.executable, "-m", "mlxtune", "lora", str(place.recipe)],
+        capture_output=True, check=False, env={"LC_ALL": "C", "PATH": "/usr/bin:/bin", "PYTHONPATH": str(Path(__file__).parent.parent)},
+    )  # fmt: skip
+    assert done.returncode == 1 and "支付" in done.stderr.decode("utf-8")

@@ -1,0 +1,209 @@
+"""scores.json: the shape that other programs read, what is warned about, and what is never overwritten by accident."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlxtune.data.rows import Row, read_rows
+from mlxtune.errors import RecipeError, RunError
+from mlxtune.evaluation.scores import (
+    Watch,
+    check_unfinished,
+    evaluate,
+    limit_warnings,
+    read_scores,
+    same_rows,
+)
+from mlxtune.evaluation.subject import find_subject, read_test_rows
+from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
+from mlxtune.recipe import Recipe, load_recipe
+from mlxtune.runs import new_run
+from tests.conftest import write_recipe
+from tests.test_predictions import FakeModel, right_answer
+
+HEADLINES = ("exact_match", "partial_match", "micro_f1", "macro_f1", "sample_f1", "invalid_rate", "repeated_rate")
+
+
+@pytest.fixture
+def rows(recipe: Recipe) -> list[Row]:
+    return read_test_rows(recipe)
+
+
+@pytest.fixture
+def tokenizer(recipe: Recipe) -> Tokenizer:
+    return load_tokenizer(Path(recipe.model.path))
+
+
+def with_evaluate(recipe: Recipe, **keys: Any) -> Recipe:
+    return recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update=keys)})
+
+
+def test_scores_have_the_shape_that_programs_read(rows, recipe, tokenizer, tmp_path):
+    model = FakeModel(tokenizer, right_answer(rows))
+    scores = evaluate(recipe, model, tokenizer, rows, tmp_path, about={"adapter": None})
+    assert json.loads((tmp_path / "scores.json").read_text(encoding="utf-8")) == scores
+    assert (scores["rows"], scores["decoding"], scores["adapter"]) == (7, "constrained", None)
+    field = scores["fields"]["intents"]
+    for name in HEADLINES:
+        wanted = 0.0 if name in ("invalid_rate", "repeated_rate") else 1.0
+        assert field[name] == {"value": wanted, "low": wanted, "high": wanted}, name
+    assert field["labels"]["payment"] == {"precision": 1.0, "recall": 1.0, "f1": 1.0, "support": 3}
+    assert {count: group["rows"] for count, group in field["by_count"].items()} == {"1": 5, "2": 2}
+    assert set(scores["speed"]) == {"seconds_per_row", "rows_per_second", "tokens_per_second"}
+    assert sorted(path.name for path in tmp_path.glob("*.json*")) == ["predictions.jsonl", "scores.json"]
+
+
+def test_both_decodings_stand_side_by_side_with_the_constrained_one_on_top(rows, recipe, tokenizer, tmp_path):
+    model = FakeModel(tokenizer, right_answer(rows))
+    scores = evaluate(recipe, model, tokenizer, rows, tmp_path, "both")
+    assert scores["decoding"] == "constrained"
+    assert list(scores["decodings"]) == ["free", "constrained"]
+    assert scores["fields"] == scores["decodings"]["constrained"]["fields"]
+    assert all("speed" in one and "fields" in one for one in scores["decodings"].values())
+    for name in ("predictions.jsonl", "predictions-free.jsonl"):
+        assert len((tmp_path / name).read_text(encoding="utf-8").splitlines()) == 7
+
+
+def test_a_second_evaluation_leaves_nothing_of_the_first(rows, recipe, tokenizer, tmp_path):
+    model = FakeModel(tokenizer, right_answer(rows))
+    evaluate(recipe, model, tokenizer, rows, tmp_path, "both")
+    evaluate(recipe, model, tokenizer, rows, tmp_path, "constrained")
+    assert not (tmp_path / "predictions-free.jsonl").exists()
+
+
+def test_replies_cut_by_the_limit_are_counted_and_noted(rows, recipe, tokenizer, tmp_path):
+    model = FakeModel(tokenizer, lambda prompt: "none, none, none, none, none, none")
+    scores = evaluate(with_evaluate(recipe, max_new_tokens=10), model, tokenizer, rows, tmp_path, "free")
+    assert scores["replies"]["cut_rate"]["value"] == scores["replies"]["loop_rate"]["value"] == 1.0
+    assert scores["fields"]["intents"]["repeated_rate"]["value"] == 1.0
+    assert "7 of 7 replies were cut at evaluate.max_new_tokens" in scores["notes"]
+
+
+def test_a_limit_too_short_for_right_replies_is_told_before_anything_is_asked(rows, recipe, tokenizer, tmp_path):
+    told: list[str] = []
+    longest = max(len(e.ids) + 1 for e in tokenizer.encode(["user_auth, payment", "order_management, payment"]))
+    assert limit_warnings(rows, with_evaluate(recipe, max_new_tokens=longest), tokenizer) == []
+    short = with_evaluate(recipe, max_new_tokens=longest - 1)
+    watch = Watch(begin=lambda decoding, n_rows: told.append(decoding), say=told.append)
+    model = FakeModel(tokenizer, lambda prompt: "none")
+    evaluate(short, model, tokenizer, rows, tmp_path, watch=watch)
+    assert f"--set evaluate.max_new_tokens={longest}" in told[0]
+    assert told[1] == "constrained"
+
+
+def test_every_kind_of_field_is_scored_or_said_not_to_be(tmp_path, base):
+    output = {
+        "template": "Type: {type}\nTags: {tags}\n\nResponse:\n{response}",
+        "fields": {
+            "type": {"kind": "label", "labels": ["Incident", "Request"]},
+            "tags": {"kind": "labels"},
+            "response": {"kind": "text"},
+        },
+    }
+    recipe = load_recipe(write_recipe(tmp_path / "recipe", base, output=output))
+    values = {"type": "Request", "tags": ["bill", "card"], "response": "we will help you"}
+    rows = [Row({"text": text, **values}, "test.jsonl", 1) for text in ("pay the bill", "a lost card")]
+    tokenizer = load_tokenizer(base)
+    model = FakeModel(tokenizer, lambda prompt: "Type: Request\nTags: bill, help\n\nResponse:\nwe will help")
+    scores = evaluate(recipe, model, tokenizer, rows, tmp_path / "out", "free")
+    assert scores["fields"]["type"]["accuracy"]["value"] == 1.0
+    assert scores["fields"]["type"]["confusion"]["counts"] == [[0, 0], [0, 2]]
+    assert scores["fields"]["tags"]["partial_match"]["value"] == 1.0
+    assert scores["fields"]["tags"]["exact_match"]["value"] == 0.0
+    assert "response" not in scores["fields"]
+    assert any("response" in note for note in scores["notes"])
+
+
+def test_a_finished_evaluation_is_replaced_only_by_force(tmp_path):
+    check_unfinished(tmp_path, force=False)
+    (tmp_path / "scores.json").write_text("{}")
+    check_unfinished(tmp_path, force=True)
+    with pytest.raises(RunError, match="--force"):
+        check_unfinished(tmp_path, force=False)
+
+
+def test_damaged_scores_are_an_error_and_missing_ones_none(tmp_path):
+    assert read_scores(tmp_path) is None
+    (tmp_path / "scores.json").write_text('{"rows": 1')
+    with pytest.raises(RunError, match=r"scores\.json"):
+        read_scores(tmp_path)
+
+
+def test_rows_are_the_same_by_content_not_by_name():
+    scores = {"data": {"file": "a", "sha256": "1", "rows": 7}}
+    assert same_rows(scores, {"data": {"file": "b", "sha256": "1", "rows": 7}})
+    assert not same_rows(scores, {"data": {"file": "a", "sha256": "1", "rows": 5}})
+    assert not same_rows({}, {})
+
+
+# What a path means -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def recipe_file(tmp_path, base, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return write_recipe(tmp_path / "recipe", base)
+
+
+def make_run(recipe_file: Path) -> Path:
+    run = new_run(load_recipe(recipe_file), Path("runs/tiny/one"))
+    run.update_info(status="finished")
+    run.adapter.mkdir()
+    (run.adapter / "adapter_config.json").write_text("{}")
+    return run.path
+
+
+def test_a_recipe_stands_for_its_newest_run(recipe_file):
+    run = make_run(recipe_file)
+    subject = find_subject(recipe_file)
+    assert subject.folder == run
+    assert subject.evaluation() == run / "evaluation/tuned"
+    assert subject.adapter == run / "adapter"
+
+
+def test_a_recipe_without_a_run_says_what_to_do(recipe_file):
+    with pytest.raises(RunError, match=r"mlxtune lora .*--base"):
+        find_subject(recipe_file)
+
+
+def test_the_base_model_needs_no_run(recipe_file):
+    subject = find_subject(recipe_file, base=True)
+    assert subject.evaluation() == Path("runs/tiny/base/evaluation/base")
+    assert subject.adapter is None
+
+
+def test_the_base_model_of_a_run_is_evaluated_beside_it(recipe_file):
+    run = make_run(recipe_file)
+    assert find_subject(run, base=True).evaluation() == run / "evaluation/base"
+    assert find_subject(run).counterparts() == [run / "evaluation/base", Path("runs/tiny/base/evaluation/base")]
+
+
+def test_a_trial_on_a_few_rows_has_a_folder_of_its_own(recipe_file):
+    run = make_run(recipe_file)
+    assert find_subject(run).evaluation(limit=5) == run / "evaluation/tuned-first-5"
+
+
+def test_a_recipe_whose_prompt_changed_does_not_stand_for_the_old_run(recipe_file, tmp_path, base):
+    make_run(recipe_file)
+    changed = write_recipe(tmp_path / "changed", base, prompt={"system": "Other."})
+    with pytest.raises(RunError, match="prompt: differ"):
+        find_subject(changed)
+    assert find_subject(changed, base=True).run is None
+
+
+def test_a_run_without_an_adapter_says_so(recipe_file):
+    run = make_run(recipe_file)
+    (run / "adapter/adapter_config.json").unlink()
+    with pytest.raises(RunError, match="no adapter"):
+        find_subject(run)
+
+
+def test_a_recipe_without_test_rows_says_so(recipe):
+    without = recipe.model_copy(update={"data": recipe.data.model_copy(update={"test": None})})
+    with pytest.raises(RecipeError, match=r"data\.test"):
+        read_test_rows(without)
+    assert len(read_test_rows(recipe)) == len(read_rows(Path(str(recipe.data.test))))
