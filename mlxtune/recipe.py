@@ -10,7 +10,7 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -164,7 +164,7 @@ class TextField(_OutputField):
     kind: Literal["text"]
 
 
-OutputField = Annotated[Union[LabelField, LabelsField, TextField], Field(discriminator="kind")]
+OutputField = Annotated[LabelField | LabelsField | TextField, Field(discriminator="kind")]
 
 
 class OutputSection(Section):
@@ -187,7 +187,7 @@ class OutputSection(Section):
             if name not in names:
                 raise _wrong(f"fields.{name}", f"the template has no {{{name}}}, so the model would never write it")
         pieces = PLACEHOLDER.split(self.template)
-        for before, literal in zip(names, pieces[2:-1:2]):
+        for before, literal in zip(names, pieces[2:-1:2], strict=False):
             if not literal:
                 raise _wrong("template", f"something must stand between {{{before}}} and the field after it")
         return self
@@ -503,7 +503,9 @@ def _sentence(error: Any, place: _Place, section: type[BaseModel] | None) -> str
     if kind in ("union_tag_not_found", "union_tag_invalid"):
         return "kind must be 'label' (one of a list), 'labels' (a set) or 'text' (free text)"
     if kind == "literal_error":
-        return f"expected {context['expected']}, got {shown}" + did_you_mean(value, re.findall(r"'([^']*)'", context["expected"]))
+        return f"expected {context['expected']}, got {shown}" + did_you_mean(
+            value, re.findall(r"'([^']*)'", context["expected"])
+        )
     expected = {
         "int_type": "a whole number", "int_from_float": "a whole number", "float_type": "a number", "bool_type": "true or false",
         "string_type": "text", "list_type": "a list", "dict_type": "keys with values",
@@ -556,7 +558,7 @@ def _suggest_key(place: _Place, section: type[BaseModel] | None) -> str:
         return close
     for name, field in Recipe.model_fields.items():
         other = _sections_in(field.annotation)
-        if isinstance(other, type) and place[-1] in other.model_fields:
+        if isinstance(other, type) and issubclass(other, BaseModel) and place[-1] in other.model_fields:
             return f"; it belongs under {name}:"
     return f"; known here: {', '.join(here)}" if here else ""
 

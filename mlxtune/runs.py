@@ -67,7 +67,9 @@ class RunFolder:
         try:
             lock.acquire()
         except Timeout:
-            raise RunError(f"{self}: another process is writing to this run; wait for it or choose another --out") from None
+            raise RunError(
+                f"{self}: another process is writing to this run; wait for it or choose another --out"
+            ) from None
         try:
             yield
         finally:

@@ -19,7 +19,9 @@ from mlxtune.training.loop import Order, Steps
 
 def example(row: int, prompt: list[int], reply: list[int]) -> Example:
     n = len(reply)
-    return Example(row, np.asarray(prompt, np.int32), np.asarray(reply, np.int32), np.ones(n, np.float32), np.zeros(n, np.int16))
+    return Example(
+        row, np.asarray(prompt, np.int32), np.asarray(reply, np.int32), np.ones(n, np.float32), np.zeros(n, np.int16)
+    )
 
 
 @pytest.mark.parametrize(("rows", "size"), [(1, 4), (7, 2), (11, 4), (163, 8), (300, 1)])
@@ -64,7 +66,9 @@ def test_steps_take_every_batch_of_every_epoch(recipe: Recipe) -> None:
         seen.append(sorted(row for batch in order.step(step) for row in batch.rows))
     assert sorted(seen[0] + seen[1]) == list(range(11)) == sorted(seen[2] + seen[3])
     assert Order(examples, 2, 4, 0).step(3)[0].rows == order.step(3)[0].rows
-    steps = Steps.of(11, recipe.model_copy(update={"train": recipe.train.model_copy(update={"epochs": 3, "max_steps": 4})}))
+    steps = Steps.of(
+        11, recipe.model_copy(update={"train": recipe.train.model_copy(update={"epochs": 3, "max_steps": 4})})
+    )
     assert (steps.per_epoch, steps.total, steps.planned) == (3, 4, 9)
 
 
@@ -92,7 +96,9 @@ def test_a_token_belongs_to_the_span_of_its_last_character() -> None:
 def test_the_prompt_is_the_one_inference_builds(recipe: Recipe, base: Path) -> None:
     tokenizer = load_tokenizer(base)
     rows = read_rows(Path(recipe.data.train))
-    for built, row, prompt in zip(build_examples(rows, recipe, tokenizer), rows, prompt_ids(rows, recipe, tokenizer)):
+    for built, row, prompt in zip(
+        build_examples(rows, recipe, tokenizer), rows, prompt_ids(rows, recipe, tokenizer), strict=True
+    ):
         assert built.prompt.tolist() == prompt
         text = tokenizer.hf.decode(prompt)
         assert row.fields["text"] in text and text.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")

@@ -150,7 +150,9 @@ def test_the_plan_of_the_chinese_recipe_counts_the_reports_parameters(mlxtune: R
     )  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config))
     recipe = Path(__file__).parent.parent / "recipes" / "qwen3-intent.yaml"
-    planned = mlxtune("lora", recipe, "--plan", "--json", "--set", f"model.path={folder}", "--set", "train.max_tokens=4096")
+    planned = mlxtune(
+        "lora", recipe, "--plan", "--json", "--set", f"model.path={folder}", "--set", "train.max_tokens=4096"
+    )
     assert planned.code == 0, planned.err
     facts = json.loads(planned.out)
     assert facts["trainable_parameters"] == 2293760
@@ -281,7 +283,9 @@ def snapshot(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-@pytest.mark.parametrize(("change", "command", "code", "said"), [case[1:] for case in MISTAKES], ids=[case[0] for case in MISTAKES])
+@pytest.mark.parametrize(
+    ("change", "command", "code", "said"), [case[1:] for case in MISTAKES], ids=[case[0] for case in MISTAKES]
+)
 def test_a_mistake_gets_one_clear_message_and_loses_nothing(
     change: Break, command: str, code: int, said: str, place: Place, mlxtune: Run, tmp_path: Path
 ) -> None:

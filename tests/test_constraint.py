@@ -74,16 +74,12 @@ def write(constraint: TemplateConstraint, tokenizer: Tokenizer, text: str) -> Te
 
 
 def walk(constraint: TemplateConstraint, tokenizer: Tokenizer, seed: int, stop_after: int = 60) -> str:
-    """A reply of random allowed tokens, ended at the first chance once it is `stop_after` tokens long.
-
-    The four information separators are left out: white space to Python, but not to Rust.
-    """
+    """A reply of random allowed tokens, ended at the first chance once it is `stop_after` tokens long."""
     rng = np.random.default_rng(seed)
-    separators = {token for text in "\x1c\x1d\x1e\x1f" for token in tokenizer.encode([text])[0].ids}
     matcher = constraint.start()
     tokens: list[int] = []
     while True:
-        allowed = np.setdiff1d(np.flatnonzero(matcher.mask()), list(separators))
+        allowed = np.flatnonzero(matcher.mask())
         stops = set(allowed.tolist()) & set(tokenizer.stop_tokens)
         token = min(stops) if stops and len(tokens) >= stop_after else int(rng.choice(allowed))
         if token in stops:

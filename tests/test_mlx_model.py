@@ -134,7 +134,7 @@ def test_a_class_weight_lies_on_its_label_only(base: Path, tmp_path: Path) -> No
     examples, _ = examples_of(base, tmp_path, output={"template": "{intents}", "fields": fields})
     tokenizer = load_tokenizer(base)
     first = examples[0]  # user_auth, payment
-    weighted = [int(token) for token, weight in zip(first.reply, first.weights) if weight == 3.0]
+    weighted = [int(token) for token, weight in zip(first.reply, first.weights, strict=True) if weight == 3.0]
     assert tokenizer.decode(weighted).strip() == "payment"
 
 
@@ -271,7 +271,7 @@ def test_batched_generation_equals_greedy_decoding_one_by_one(any_base: Path, tm
     tokenizer = load_tokenizer(any_base)
     prompts = [example.prompt.tolist() for example in examples]
     replies = model.generate(prompts, 8, tokenizer.stop_tokens)
-    for prompt, reply in zip(prompts, replies):
+    for prompt, reply in zip(prompts, replies, strict=True):
         tokens: list[int] = []
         while len(tokens) < 8:
             token = int(model.logits([*prompt, *tokens])[-1].argmax())
@@ -304,6 +304,8 @@ def test_an_adapter_of_some_blocks_and_layers_reads_back_as_written(base: Path, 
     weights = initial_weights(spec, linear_layers(model.config), 0)
     write_adapter(tmp_path / "adapter", Adapter(spec, weights, "x"), 2)
     back = read_adapter(tmp_path / "adapter")
-    assert set(back.spec.layers) == set(spec.layers) and all(layer.startswith("model.layers.1.") for layer in spec.layers)
+    assert set(back.spec.layers) == set(spec.layers) and all(
+        layer.startswith("model.layers.1.") for layer in spec.layers
+    )
     assert (back.spec.rank, back.spec.scale, back.spec.dropout, back.base) == (2, 4.0, 0.1, "x")
     assert all(np.array_equal(back.weights[name], weights[name]) for name in weights)

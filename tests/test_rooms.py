@@ -11,7 +11,19 @@ PACKAGE = Path(__file__).parent.parent / "mlxtune"
 BACKEND_LIBRARIES = {"mlx": "mlx", "mlx_lm": "mlx", "torch": "torch", "peft": "torch"}
 # Room -> rooms it may not import.
 FORBIDDEN = {
-    "errors": {"recipe", "data", "models", "training", "evaluation", "export", "report", "commands", "cli", "backends", "runs"},
+    "errors": {
+        "recipe",
+        "data",
+        "models",
+        "training",
+        "evaluation",
+        "export",
+        "report",
+        "commands",
+        "cli",
+        "backends",
+        "runs",
+    },
     "recipe": {"data", "models", "training", "evaluation", "export", "report", "commands", "cli", "backends", "runs"},
     "data": {"training", "evaluation", "export", "report", "commands", "cli"},
     "models": {"data", "training", "evaluation", "export", "report", "commands", "cli"},

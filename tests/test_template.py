@@ -112,3 +112,21 @@ def test_the_pattern_allows_every_set_in_canonical_order(text: str) -> None:
 @pytest.mark.parametrize("text", ["payment, user_auth", "none, payment", "payment, payment", "", "pay", "payment, "])
 def test_the_pattern_allows_nothing_else(text: str) -> None:
     assert not re.fullmatch(intents().pattern(), text)
+
+
+@pytest.mark.parametrize("between", ["\n", " ", "\n\n"])
+def test_white_space_alone_keeps_two_fields_apart(between: str) -> None:
+    fields = {"a": {"kind": "labels"}, "b": {"kind": "text"}}
+    two = template({"template": "Tags: {a}" + between + "{b}", "fields": fields})
+    assert two.parse("Tags: payment\nDear customer").values == {"a": ("payment",), "b": "Dear customer"}
+
+
+def test_labels_of_an_open_set_keep_their_full_stop() -> None:
+    tags = template({"template": "{tags}", "fields": {"tags": {"kind": "labels"}}})
+    assert tags.parse("U.S., a.b.").values == {"tags": ("U.S.", "a.b.")}
+    assert re.fullmatch(tags.pattern(), "U.S., a.b.")
+
+
+def test_control_characters_are_no_text() -> None:
+    text = template({"template": "{r}", "fields": {"r": {"kind": "text"}}})
+    assert not text.parse("\x1e").valid and not re.fullmatch(text.pattern(), "\x1e")

@@ -36,7 +36,9 @@ def events(run: RunFolder, kind: str) -> list[dict[str, Any]]:
 
 
 def test_a_run_folder_is_whole_evidence(tmp_path: Path, base: Path) -> None:
-    tuned = trained(tmp_path, base, train={"epochs": 6, "batch_size": 2, "gradient_accumulation": 2, "learning_rate": 0.01})
+    tuned = trained(
+        tmp_path, base, train={"epochs": 6, "batch_size": 2, "gradient_accumulation": 2, "learning_rate": 0.01}
+    )
     run = tuned.run
     steps = events(run, "step")
     assert len(steps) == 12 == tuned.outcome.step
@@ -75,7 +77,13 @@ def test_validating_more_often_changes_no_weight(tmp_path: Path, base: Path) -> 
 
 
 def test_validation_is_the_unweighted_mean_over_all_tokens(tmp_path: Path, base: Path) -> None:
-    fields = {"intents": {"kind": "labels", "labels": ["user_auth", "order_management", "payment", "none"], "loss_weight": 9.0}}
+    fields = {
+        "intents": {
+            "kind": "labels",
+            "labels": ["user_auth", "order_management", "payment", "none"],
+            "loss_weight": 9.0,
+        }
+    }
     tuned = trained(tmp_path, base, output={"template": "{intents}", "fields": fields})
     (found,) = events(tuned.run, "validation")
     nats = sum(part["loss"] * part["tokens"] for part in found["segments"].values())
@@ -89,14 +97,20 @@ def test_max_steps_stops_early_on_the_same_path(tmp_path: Path, base: Path) -> N
     assert [event["learning_rate"] for event in trial] == [event["learning_rate"] for event in full[:2]]
 
 
-@pytest.mark.parametrize("sections", [{"model": {"quantize": {"bits": 4, "group_size": 32}}}, {"lora": {"targets": ["q_proj"]}}])
+@pytest.mark.parametrize(
+    "sections", [{"model": {"quantize": {"bits": 4, "group_size": 32}}}, {"lora": {"targets": ["q_proj"]}}]
+)
 def test_quantized_bases_and_single_layers_train(tmp_path: Path, base: Path, sections: dict[str, Any]) -> None:
     if "model" in sections:
         sections = {"model": {"path": str(base), **sections["model"]}}
     tuned = trained(tmp_path, base, **sections, train={"epochs": 4})
     steps = events(tuned.run, "step")
     assert steps[-1]["loss"] < steps[0]["loss"]
-    assert any(np.abs(value).max() > 0 for name, value in read_adapter(tuned.run.adapter).weights.items() if name.endswith("_B"))
+    assert any(
+        np.abs(value).max() > 0
+        for name, value in read_adapter(tuned.run.adapter).weights.items()
+        if name.endswith("_B")
+    )
 
 
 @pytest.mark.parametrize(
@@ -116,7 +130,9 @@ def test_the_schedule_rises_to_its_peak_and_follows_its_curve(kind: str, rate: C
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path: Path, base: Path) -> None:
-    with pytest.raises(TrainingError, match=r"(?s)step \d+: loss .*not finite.*Rows.*Last good checkpoint: .*step-0000"):
+    with pytest.raises(
+        TrainingError, match=r"(?s)step \d+: loss .*not finite.*Rows.*Last good checkpoint: .*step-0000"
+    ):
         trained(tmp_path, base, train={"learning_rate": 1e30, "epochs": 3, "max_grad_norm": None, "save_every": 1})
     run = open_run(tmp_path / "run")
     assert run.info()["status"] == "failed" and run.adapter.is_dir()

@@ -389,7 +389,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.out and not options.lang:
         parser.error("--out holds one language's files; name it with --lang")
     languages = [options.lang] if options.lang else list(LANGUAGES)
-    done = [_write(language, options.out or ROOT / "data" / "intent" / language, options.check) for language in languages]
+    done = [
+        _write(language, options.out or ROOT / "data" / "intent" / language, options.check) for language in languages
+    ]
     return 0 if all(done) else 1
 
 

@@ -1,7 +1,7 @@
 """Writes recipes/recipe.schema.json, by which editors complete and check recipes, from the recipe's own classes.
 
-    python tools/write_schema.py           # write it
-    python tools/write_schema.py --check   # fail if it is stale
+python tools/write_schema.py           # write it
+python tools/write_schema.py --check   # fail if it is stale
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class Batch:
     @property
     def supervised(self) -> NDArray[np.bool_]:
         """Where a token is trained on, (B, T); never in the first column of a batch without prefix."""
-        return self.segments != UNSUPERVISED
+        return np.not_equal(self.segments, UNSUPERVISED)
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,9 @@ class _Progress:
     def __enter__(self) -> _Progress:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bar is not None:
             self._bar.close()
 
@@ -129,7 +131,9 @@ class _Progress:
             self._bar.set_postfix(facts, refresh=False)
             self._bar.update()
         elif event["step"] % max(1, self._total // LINES_PER_RUN) == 0 or event["step"] == 1:
-            self._line(f"step {event['step']}/{self._total}: " + ", ".join(f"{name} {value}" for name, value in facts.items()))
+            self._line(
+                f"step {event['step']}/{self._total}: " + ", ".join(f"{name} {value}" for name, value in facts.items())
+            )
 
     def _line(self, text: str) -> None:
         if self._bar is not None:

@@ -52,7 +52,7 @@ def build_examples(rows: Sequence[Row], recipe: Recipe, tokenizer: Tokenizer) ->
     formatted = [template.format(value) for value in values]
     replies = tokenizer.encode([text for text, _ in formatted])
     examples = []
-    for index, (prompt, reply, (_, spans)) in enumerate(zip(prompts, replies, formatted)):
+    for index, (prompt, reply, (_, spans)) in enumerate(zip(prompts, replies, formatted, strict=True)):
         weights, segments = mark_tokens(reply, spans, template.segments)
         examples.append(
             Example(
@@ -121,7 +121,10 @@ def messages(row: Row, recipe: Recipe) -> list[dict[str, str]]:
 def _with_columns(rows: Sequence[Row], recipe: Recipe) -> Sequence[Row]:
     needed = list(dict.fromkeys(PLACEHOLDER.findall(recipe.prompt.user)))
     problems = [
-        Problem(f"{row.file}:{row.line}", f"no {name!r}, which prompt.user names; the row has {', '.join(map(repr, row.fields))}")
+        Problem(
+            f"{row.file}:{row.line}",
+            f"no {name!r}, which prompt.user names; the row has {', '.join(map(repr, row.fields))}",
+        )
         for row in rows
         for name in needed
         if row.fields.get(name) is None

@@ -65,6 +65,10 @@ def validation_split(recipe: Recipe, tokenizer: Tokenizer) -> Split | None:
 def _split(rows: Sequence[Row], recipe: Recipe, tokenizer: Tokenizer, account: Account | None, file: str) -> Split:
     examples, left_out = check_lengths(build_examples(rows, recipe, tokenizer), rows, recipe)
     if not examples:
-        why = "cleaning dropped all of them" if not rows else f"all are longer than train.max_tokens = {recipe.train.max_tokens}"
+        why = (
+            "cleaning dropped all of them"
+            if not rows
+            else f"all are longer than train.max_tokens = {recipe.train.max_tokens}"
+        )
         raise DataError(f"{file}: no row is left; {why}")
     return Split(rows, examples, account, left_out)

@@ -10,16 +10,18 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any
 
 from mlxtune.recipe import PLACEHOLDER, LabelField, LabelsField, OutputSection, TextField, did_you_mean
 
 TEMPLATE_SEGMENT = "template"
+# White space as Python strips it: \s alone leaves out four control characters in Rust.
+_SPACE = r"\s\x1c-\x1f"
 # Separators that people and models use between labels, whatever the template's own one is.
 ANY_SEPARATOR = re.compile(r"[,;|\n，；、]")
 
-Value = Union[str, tuple[str, ...]]  # of a label or text field; of a label set
-Field = Union[LabelField, LabelsField, TextField]
+Value = str | tuple[str, ...]  # of a label or text field; of a label set
+Field = LabelField | LabelsField | TextField
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class ReplyTemplate:
         ('x, y.', [('x', 'a', 1.0), (', ', 'a', 1.0), ('y', 'a', 2.0), ('.', 'template', 1.0)])
         """
         pieces: list[tuple[str, str, float]] = [(self._literals[0], TEMPLATE_SEGMENT, 1.0)]
-        for (name, field), literal in zip(self.fields.items(), self._literals[1:]):
+        for (name, field), literal in zip(self.fields.items(), self._literals[1:], strict=True):
             pieces += [(text, name, weight) for text, weight in _weighted_pieces(field, values[name])]
             pieces.append((literal, TEMPLATE_SEGMENT, 1.0))
         spans: list[Span] = []
@@ -111,7 +113,7 @@ class ReplyTemplate:
         values: dict[str, Value | None] = {}
         problems: list[str] = []
         repeated = False
-        for (name, field), written in zip(self.fields.items(), found.groups()):
+        for (name, field), written in zip(self.fields.items(), found.groups(), strict=True):
             value, again = _parse_value(field, written)
             values[name] = value
             repeated |= again
@@ -122,7 +124,7 @@ class ReplyTemplate:
     def pattern(self) -> str:
         """Regular expression of all replies that parse, in the syntax that Rust's regex and Python share."""
         parts = [_escape(self._literals[0])]
-        for field, literal in zip(self.fields.values(), self._literals[1:]):
+        for field, literal in zip(self.fields.values(), self._literals[1:], strict=True):
             parts += [_value_pattern(field), _escape(literal)]
         return "".join(parts)
 
@@ -200,15 +202,12 @@ def _parse_value(field: Field, written: str) -> tuple[Value | None, bool]:
     """The value in a piece of a reply, and whether labels are repeated in it."""
     if isinstance(field, TextField):
         return (written.strip() or None), False
-    parts = [part for part in split_labels(written, field.separator if isinstance(field, LabelsField) else ",") if part]
-    parts = [part.strip().rstrip(".。") for part in parts]
+    parts = split_labels(written, field.separator if isinstance(field, LabelsField) else ",")
+    known: list[str | None] = list(parts)
     if field.labels is not None:
         names = {_folded(label): label for label in field.labels}
-        known = [names.get(_folded(written.strip().rstrip(".。")))]  # a label may itself hold a comma
-        if known == [None]:
-            known = [names.get(_folded(part)) for part in parts]
-    else:
-        known = list(parts)
+        whole = _known_label(written, names)  # a label may itself hold a comma
+        known = [whole] if whole else [_known_label(part, names) for part in parts]
     labels = [label for label in known if label is not None]
     chosen = list(dict.fromkeys(labels))
     repeated = len(chosen) < len(labels)
@@ -222,6 +221,12 @@ def _parse_value(field: Field, written: str) -> tuple[Value | None, bool]:
         return None, repeated
 
 
+def _known_label(text: str, names: Mapping[str, str]) -> str | None:
+    """The label that a text says, a full stop after it forgiven."""
+    folded = _folded(text.strip())
+    return names.get(folded) or names.get(folded.rstrip(".。"))
+
+
 def _folded(label: str) -> str:
     return unicodedata.normalize("NFKC", label).casefold()
 
@@ -231,19 +236,25 @@ def _clip(text: str, length: int = 60) -> str:
 
 
 def _loose(literal: str) -> str:
-    """A literal of the template in which any white space matches any other."""
-    return r"\s+".join(re.escape(part) for part in re.split(r"\s+", literal)).replace(r"\s+", r"\s*")
+    """A literal of the template in which any white space matches any other.
+
+    White space between words may be left out; a literal that is nothing else keeps two fields apart, so it may not.
+    """
+    if literal and not literal.strip():
+        return r"\s+"
+    return r"\s*".join(re.escape(part) for part in re.split(r"\s+", literal))
 
 
 def _value_pattern(field: Field) -> str:
     if isinstance(field, TextField):
-        return r"[\s\S]*\S[\s\S]*"
+        return rf"[\s\S]*[^{_SPACE}][\s\S]*"
     if isinstance(field, LabelField):
         return "(?:" + "|".join(_escape(label) for label in field.labels) + ")"
     separator = _escape(field.separator)
     if field.labels is None:
         mark = field.separator.strip()[0]
-        one = rf"[^\s{_escape(mark)}](?:[^\n{_escape(mark)}]*[^\s{_escape(mark)}])?"
+        ends = rf"[^{_SPACE}{_escape(mark)}]"
+        one = rf"{ends}(?:[^\n{_escape(mark)}]*{ends})?"
         return f"{one}(?:{separator}{one})*"
     several = [label for label in field.labels if label != field.exclusive]
     # In canonical order each set has one spelling: it begins with some label, and any later ones may follow.

@@ -110,7 +110,7 @@ def _logits(
 
 
 def _largest(some: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> float:
-    return max(float(np.abs(a - b).max()) for a, b in zip(some, others))
+    return max(float(np.abs(a - b).max()) for a, b in zip(some, others, strict=True))
 
 
 def _prompts(recipe: Recipe, base: Path, say: Callable[[str], None]) -> list[list[int]]:
@@ -123,5 +123,5 @@ def _prompts(recipe: Recipe, base: Path, say: Callable[[str], None]) -> list[lis
             except DataError:
                 continue
     say("the recipe's data is not here; checking the fused model on a made-up prompt")
-    columns = {name: "Hello, what can you do?" for name in PLACEHOLDER.findall(recipe.prompt.user)}
+    columns = dict.fromkeys(PLACEHOLDER.findall(recipe.prompt.user), "Hello, what can you do?")
     return prompt_ids([Row(columns, "made up", 1)], recipe, tokenizer)

@@ -66,7 +66,7 @@ class Tokenizer:
         found = self.hf(list(texts), add_special_tokens=False, return_offsets_mapping=True)
         return [
             Encoded(tuple(ids), tuple((int(a), int(b)) for a, b in offsets))
-            for ids, offsets in zip(found["input_ids"], found["offset_mapping"])
+            for ids, offsets in zip(found["input_ids"], found["offset_mapping"], strict=True)
         ]
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -121,7 +121,11 @@ def train(
             )
             last = step == steps.total or interrupt.requested
             validated = False
-            if validation and not interrupt.requested and (last or _due(step, settings.evaluate_every, steps.per_epoch)):
+            if (
+                validation
+                and not interrupt.requested
+                and (last or _due(step, settings.evaluate_every, steps.per_epoch))
+            ):
                 found = validate(model, validation, segments)
                 valid_loss, validated = found.loss, True
                 log.write(event="validation", step=step, loss=found.loss, segments=found.segments, metrics={})

@@ -164,7 +164,9 @@ def _memory(
     products, and the attention's probabilities where no fused kernel recomputes them (CPU). The loss keeps logits,
     their exponentials and their gradient, float32, for the supervised positions only.
     """
-    dtype = recipe.model.dtype or ("float32" if device.kind == "cpu" else str(config.get("torch_dtype") or config.get("dtype") or "bfloat16"))
+    dtype = recipe.model.dtype or (
+        "float32" if device.kind == "cpu" else str(config.get("torch_dtype") or config.get("dtype") or "bfloat16")
+    )
     width = BYTES.get(dtype, 4)
     quantization = recipe.model.quantize.model_dump() if recipe.model.quantize else config.get("quantization")
     weight_bits = 8 * width

@@ -77,7 +77,9 @@ def tune(
     model.attach_lora(spec, weights)
     trainable = sum(value.size for value in weights.values())
     steps = Steps.of(len(training.examples), recipe)
-    say(f"training {trainable:,} of {n_parameters:,} parameters for {steps.total:,} steps, {steps.per_epoch:,} an epoch")
+    say(
+        f"training {trainable:,} of {n_parameters:,} parameters for {steps.total:,} steps, {steps.per_epoch:,} an epoch"
+    )
 
     run = new_run(recipe, out, force)
     with run.locked():

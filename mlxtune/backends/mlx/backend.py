@@ -29,7 +29,9 @@ class MlxBackend:
             return Device("gpu", f"the GPU ({facts.get('device_name', platform.processor())})", memory)
         blas = prepare()
         how = f"with {blas}" if blas else "with MLX's own BLAS"
-        return Device("cpu", f"the CPU, {how if platform.system() == 'Linux' else platform.processor()}", _machine_memory())
+        return Device(
+            "cpu", f"the CPU, {how if platform.system() == 'Linux' else platform.processor()}", _machine_memory()
+        )
 
     def versions(self) -> dict[str, str]:
         """Versions of the libraries it computes with, for run.json."""

@@ -131,7 +131,13 @@ class MlxModel:
         return StepResult(total_nats, total_weight, segment_nats, segment_tokens, grad_norm)
 
     def _weighted_nats(
-        self, prefix: mx.array, tokens: mx.array, positions: mx.array, targets: mx.array, weights: mx.array, total: mx.array
+        self,
+        prefix: mx.array,
+        tokens: mx.array,
+        positions: mx.array,
+        targets: mx.array,
+        weights: mx.array,
+        total: mx.array,
     ) -> tuple[mx.array, mx.array]:
         """Loss of one micro-batch and the nats of its supervised tokens, (N,)."""
         nats = self._nats(prefix, tokens, positions, targets)
@@ -230,7 +236,7 @@ class MlxModel:
         """Read what `save_state` wrote."""
         if self._optimizer is None:
             raise RuntimeError("prepare_training comes before load_state")
-        self._network.load_weights(str(folder / ADAPTER_FILE), strict=False)
+        self._network.load_weights(str(folder / ADAPTER_FILE), strict=True)
         self._optimizer.state = tree_unflatten(list(mx.load(str(folder / OPTIMIZER_FILE)).items()))
         mx.eval(self._network.trainable_parameters(), self._optimizer.state)
 

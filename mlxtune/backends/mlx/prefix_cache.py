@@ -29,7 +29,9 @@ class PrefixCache:
         shared_values = mx.broadcast_to(self._values, (rows, *self._values.shape[1:]))
         return mx.concatenate([shared_keys, keys], axis=2), mx.concatenate([shared_values, values], axis=2)
 
-    def make_mask(self, length: int, return_array: bool = False, window_size: int | None = None) -> mx.array | str | None:
+    def make_mask(
+        self, length: int, return_array: bool = False, window_size: int | None = None
+    ) -> mx.array | str | None:
         """Causal mask of `length` tokens after the prefix."""
         if return_array or window_size is not None:
             return create_causal_mask(length, self.offset, window_size=window_size)
