@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from mlxtune.errors import RunError
+from mlxtune.files import write_json, write_text
 from mlxtune.recipe import Recipe, load_recipe
 
 RUNS = Path("runs")
@@ -132,18 +132,3 @@ def latest_run(recipe_name: str, root: Path = RUNS) -> RunFolder | None:
     """The newest run of a recipe that has an adapter, by the time its adapter was written."""
     folders = [path for path in (root / recipe_name).glob("*") if (path / "adapter" / "adapter_config.json").is_file()]
     return RunFolder(max(folders, key=lambda path: (path / "adapter").stat().st_mtime)) if folders else None
-
-
-def write_json(file: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file by rename, so that it is there whole or not at all."""
-    write_text(file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_text(file: Path, text: str) -> None:
-    """Write a text file by rename, so that it is there whole or not at all."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, file)

@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 import pytest
 
-from mlxtune.data.cleaning import Cleaned, clean_rows, is_garbled, label_values
+from mlxtune.data.cleaning import Cleaned, clean_rows, is_garbled
+from mlxtune.data.labels import split_labels
 from mlxtune.data.near import NEAR_JACCARD, NearIndex, near_duplicate_groups
 from mlxtune.data.rows import Row
 from mlxtune.errors import DataError
@@ -186,9 +187,10 @@ def test_multi_label_shares_and_label_counts_are_of_the_rows_they_name() -> None
 
 
 def test_an_allowed_label_may_contain_a_separator() -> None:
-    assert label_values("Billing, Payments", ["Billing, Payments", "Other"]) == ("Billing, Payments",)
-    assert label_values(" a ;b，c、a", None) == ("a", "b", "c")
-    assert label_values(["x, y", " z "], None) == ("x, y", "z")
+    assert split_labels("Billing, Payments", allowed=["Billing, Payments", "Other"]) == ["Billing, Payments"]
+    assert split_labels(" a ;b，c、a") == ["a", "b", "c", "a"]
+    assert split_labels("a, b; c", separator="; ") == ["a, b", "c"]
+    assert split_labels(["x, y", " z "]) == ["x, y", "z"]
 
 
 def test_a_row_without_the_text_column_is_an_error_that_names_it() -> None:

@@ -63,7 +63,7 @@ class Place:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Place:
     folder = tmp_path_factory.mktemp("made")
-    recipe = write_recipe(folder, base, train={"epochs": 12})
+    recipe = write_recipe(folder, base, train={"epochs": 30})
     run = folder / "run"
     done = subprocess.run(
         [sys.executable, "-m", "mlxtune", "lora", recipe, "--out", run], capture_output=True, text=True, check=False
@@ -229,7 +229,7 @@ MISTAKES: list[tuple[str, Break, str, int, str]] = [
     ("a missing recipe", nothing, "lora {p}/recipy.yaml", 1, "no such recipe; did you mean 'recipe.yaml'"),
     ("a folder for a recipe", nothing, "lora {p}", 1, "expected a recipe, a YAML file; this is a folder"),
     ("an unknown key", edit("rank:", "rnak:"), "lora {p}/recipe.yaml", 1, "lora.rnak: unknown key; did you mean 'rank'?"),
-    ("a wrong type", edit("epochs: 12", "epochs: many"), "lora {p}/recipe.yaml", 1, "expected a whole number, got 'many'"),
+    ("a wrong type", edit("epochs: 30", "epochs: many"), "lora {p}/recipe.yaml", 1, "expected a whole number, got 'many'"),
     ("broken YAML", edit("model:", "model: ["), "lora {p}/recipe.yaml", 1, "not valid YAML"),
     ("an impossible value", nothing, "lora {p}/recipe.yaml --set lora.dropout=2", 1, "lora.dropout: expected less than 1"),
     ("a bad override", nothing, "lora {p}/recipe.yaml --set epochs", 1, "expected KEY=VALUE"),
@@ -255,7 +255,7 @@ MISTAKES: list[tuple[str, Break, str, int, str]] = [
     ("a package that is not installed", nothing, "lora {p}/recipe.yaml --set model.path=package:nosuchthing/x.gguf", 1, "nosuchthing"),
     ("a model of another architecture", config_of_an_unknown_model, "lora {p}/recipe.yaml --set model.path={p}/odd", 1, "mamba"),
     ("a group size that does not divide", nothing, "convert {b} --out out --quantize 4 --group-size 128", 1, "group"),
-    ("an existing target", lambda place: (place.folder / "out").mkdir(), "convert {b} --out {p}/out", 1, "--force"),
+    ("an existing target", lambda place: shutil.copytree(place.base, place.folder / "out"), "convert {b} --out {p}/out", 1, "--force"),
     ("bits that do not exist", nothing, "convert {b} --out out --quantize 5", 2, "--quantize"),
     ("a tokenizer that is broken", damage("run/../tokenizer.json"), "convert {p} --out out", 1, "config.json"),
     # runs
@@ -263,13 +263,13 @@ MISTAKES: list[tuple[str, Break, str, int, str]] = [
     ("a folder that is no run", nothing, "predict {p} hi", 1, "not a run folder"),
     ("a run without adapter", remove("run/adapter"), "predict {p}/run hi", 1, "adapter"),
     ("a damaged adapter", damage("run/adapter/adapters.safetensors"), "predict {p}/run hi", 1, "adapters.safetensors: damaged"),
-    ("a damaged run.json", damage("run/run.json"), "fuse {p}/run --out {p}/fused", 1, ""),
+    ("a damaged run", damage("run/recipe.yaml"), "fuse {p}/run --out {p}/fused", 1, "expected a recipe"),
     ("an adapter of another base", base_of_another_size, "evaluate {p}/run --set model.path={p}/wide", 1, "does not fit"),
     ("a run that lies there", nothing, "lora {p}/recipe.yaml --out {p}/run", 1, "holds a run already"),
     ("a folder of the user's own", nothing, "lora {p}/recipe.yaml --out {p} --force", 1, "is no run of mlxtune"),
-    ("a fuse over something", lambda place: (place.folder / "fused").mkdir(), "fuse {p}/run --out {p}/fused", 1, "--force"),
+    ("a fuse over something", lambda place: shutil.copytree(place.base, place.folder / "fused"), "fuse {p}/run --out {p}/fused", 1, "--force"),
     ("no test data", edit("  test: test.jsonl\n", ""), "evaluate {p}/recipe.yaml --base", 1, "data.test"),
-    ("nothing to predict", nothing, "predict {p}/run", 2, ""),
+    ("nothing to predict", nothing, "predict {p}/run", 2, "nothing to ask"),
     # options
     ("a mistyped command", nothing, "evalute {p}/run", 2, "did you mean 'evaluate'?"),
     ("an unknown option", nothing, "lora {p}/recipe.yaml --epochs 3", 2, "--epochs"),

@@ -8,8 +8,6 @@ x @ a @ b; in memory they are PEFT's shapes, A (r, in) and B (out, r).
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ from numpy.typing import NDArray
 
 from mlxtune.backends.base import LoraSpec
 from mlxtune.errors import AdapterError
+from mlxtune.files import whole_folder, write_json
 
 WEIGHTS_FILE = "adapters.safetensors"
 CONFIG_FILE = "adapter_config.json"
@@ -73,23 +72,10 @@ def write_adapter(folder: Path, adapter: Adapter, n_blocks: int) -> None:
         "lora_parameters": {"rank": spec.rank, "scale": spec.scale, "dropout": spec.dropout, "keys": keys},
         "model": adapter.base,
     }
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     on_disk = {_disk_name(name): np.ascontiguousarray(value.T) for name, value in adapter.weights.items()}
-    save_file(on_disk, temporary / WEIGHTS_FILE, metadata={"format": "mlx"})
-    (temporary / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    replace_folder(temporary, folder)
-
-
-def replace_folder(new: Path, target: Path) -> None:
-    """Put a finished folder in the place of another; the old one goes only when the new one is there."""
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        os.replace(target, old)
-    os.replace(new, target)
-    shutil.rmtree(old, ignore_errors=True)
+    with whole_folder(folder) as new:
+        save_file(on_disk, new / WEIGHTS_FILE, metadata={"format": "mlx"})
+        write_json(new / CONFIG_FILE, config)
 
 
 def read_adapter(folder: Path) -> Adapter:

@@ -51,7 +51,7 @@ def convert(
     from mlxtune.backends import choose
     from mlxtune.backends.base import ConvertSpec
     from mlxtune.models.source import find
-    from mlxtune.models.writing import check_free, whole_folder
+    from mlxtune.models.writing import check_free, model_folder
 
     if out is not None:
         check_free(out, force=force)  # before a long download
@@ -61,7 +61,7 @@ def convert(
     choice = choose()
     say(f"backend: {choice.reason}")
     spec = ConvertSpec(int(bits) if bits else None, int(group_size), dtype)
-    with whole_folder(out, force=force) as folder:
+    with model_folder(out, force=force) as folder:
         written = choice.backend.convert(source.path, folder, spec)
     for note in written.notes:
         say(note)

@@ -147,7 +147,7 @@ def _score_file(predictions: Path, rows: list[Row], subject: Subject, out: Path 
     """Score replies that are there already."""
     from mlxtune.evaluation.predictions import read_replies
     from mlxtune.evaluation.scores import SCORES_FILE, identity, score
-    from mlxtune.runs import write_json
+    from mlxtune.files import write_json
 
     scores = score(read_replies(predictions, rows, subject.recipe), subject.recipe)
     scores["data"] = {**identity(Path(str(subject.recipe.data.test))), "rows": len(rows)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +45,7 @@ def predict(
 ) -> None:
     """Ask a RUN, or the newest run of a recipe, about each TEXT; without one, or with -, about each line of stdin.
 
-    Example: echo "log in and pay" | mlxtune predict recipes/demo-intent.yaml --base
+    Example: mlxtune predict recipes/demo-intent.yaml --base "log in and pay"
     """
     from mlxtune.backends import choose
     from mlxtune.evaluation.ask import Asker
@@ -58,6 +58,10 @@ def predict(
     # Mistakes in what was typed are worth knowing before a model is loaded; lines of stdin may come slowly.
     if texts and STDIN not in texts:
         rows = iter(list(rows))
+    first = next(rows, None)
+    if first is None:
+        raise click.UsageError("nothing to ask: give texts, or lines on stdin")
+    rows = chain([first], rows)
     choice = choose(backend)
     say(f"backend: {choice.reason}")
     say(f"asking {found.run or found.recipe.model.path}{', the model before tuning' if base else ''}")

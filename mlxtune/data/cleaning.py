@@ -12,17 +12,15 @@ import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from mlxtune.data.near import NEAR_JACCARD, NearIndex, near_duplicate_groups
+from mlxtune.data.labels import split_labels
+from mlxtune.data.near import NearIndex
 from mlxtune.data.rows import Row
 from mlxtune.errors import DataError, Problem, listing
 
 if TYPE_CHECKING:
     from mlxtune.recipe import Clean
-
-__all__ = ["NEAR_JACCARD", "Account", "Cleaned", "Conflict", "Dropped", "clean_rows", "is_garbled", "label_values",
-           "near_duplicate_groups"]  # fmt: skip
 
 Reason = Literal["empty", "too_short", "garbled", "missing_label", "unknown_label", "duplicate", "near_duplicate"]
 LOW_QUALITY: tuple[Reason, ...] = ("empty", "too_short", "garbled", "missing_label", "unknown_label")
@@ -139,27 +137,6 @@ def clean_rows(
     )
 
 
-_SEPARATORS = re.compile(r"[,;，；、|\n]")
-
-
-def label_values(value: Any, allowed: Sequence[str] | None) -> tuple[str, ...]:
-    """The labels in one cell: a list, or a string in which , ; ， ； 、 | or a line end separates them.
-
-    A string that is itself an allowed label is that label, separators or not.
-
-    >>> label_values("payment, notification", None)
-    ('payment', 'notification')
-    """
-    if isinstance(value, str):
-        whole = value.strip()
-        parts = [whole] if allowed is not None and whole in allowed else _SEPARATORS.split(value)
-    elif isinstance(value, (list, tuple)):
-        parts = [part if isinstance(part, str) else repr(part) for part in value]
-    else:
-        parts = [] if value is None else [repr(value)]
-    return tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
-
-
 def is_garbled(text: str) -> bool:
     """Whether no reader could make sense of this text. True when any of these holds:
 
@@ -226,7 +203,7 @@ _Labels = Mapping[str, frozenset[str]]
 
 def _labels_of(row: Row, label_columns: Mapping[str, Sequence[str] | None], free_text: Collection[str]) -> _Labels:
     return {
-        column: frozenset(label_values(row.fields.get(column), allowed))
+        column: frozenset(split_labels(row.fields.get(column), allowed=allowed))
         for column, allowed in label_columns.items()
         if column not in free_text
     }
@@ -242,7 +219,7 @@ def _low_quality(
     if settings.drop_garbled and is_garbled(text):
         return "garbled", ""
     for column, allowed in label_columns.items():
-        values = label_values(row.fields.get(column), allowed)
+        values = split_labels(row.fields.get(column), allowed=allowed)
         if not values:
             return "missing_label", column
         unknown = [value for value in values if allowed is not None and value not in allowed]

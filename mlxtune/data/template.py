@@ -12,13 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mlxtune.data.labels import split_labels
 from mlxtune.recipe import PLACEHOLDER, LabelField, LabelsField, OutputSection, TextField, did_you_mean
 
 TEMPLATE_SEGMENT = "template"
 # White space as Python strips it: \s alone leaves out four control characters in Rust.
 _SPACE = r"\s\x1c-\x1f"
-# Separators that people and models use between labels, whatever the template's own one is.
-ANY_SEPARATOR = re.compile(r"[,;|\n，；、]")
 
 Value = str | tuple[str, ...]  # of a label or text field; of a label set
 Field = LabelField | LabelsField | TextField
@@ -139,15 +138,6 @@ class ReplyTemplate:
         return re.compile(first.lstrip() + "".join(groups))
 
 
-def split_labels(value: object, separator: str = ",") -> list[str]:
-    """A label set as people store it: a list, or text with the separator or a common one between labels."""
-    if isinstance(value, (list, tuple)):
-        return [str(item).strip() for item in value]
-    text = str(value)
-    parts = text.split(separator.strip()) if separator.strip() in text else ANY_SEPARATOR.split(text)
-    return [part.strip() for part in parts if part.strip()]
-
-
 def _read_value(name: str, field: Field, row: Mapping[str, Any]) -> Value:
     if name not in row:
         raise ValueError(f"no {name!r}; the row has {', '.join(map(repr, row)) or 'nothing'}{did_you_mean(name, row)}")
@@ -157,7 +147,7 @@ def _read_value(name: str, field: Field, row: Mapping[str, Any]) -> Value:
     if isinstance(field, LabelsField):
         if not isinstance(value, (str, list, tuple)):
             raise ValueError(f"{name!r}: expected a list of labels or text, got {value!r}")
-        labels = split_labels(value, field.separator)
+        labels = split_labels(value, field.separator, field.labels)
         if not labels:
             raise ValueError(f"{name!r} has no label")
         for label in labels:
@@ -202,7 +192,7 @@ def _parse_value(field: Field, written: str) -> tuple[Value | None, bool]:
     """The value in a piece of a reply, and whether labels are repeated in it."""
     if isinstance(field, TextField):
         return (written.strip() or None), False
-    parts = split_labels(written, field.separator if isinstance(field, LabelsField) else ",")
+    parts = split_labels(written, field.separator if isinstance(field, LabelsField) else None)
     known: list[str | None] = list(parts)
     if field.labels is not None:
         names = {_folded(label): label for label in field.labels}

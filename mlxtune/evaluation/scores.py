@@ -18,9 +18,9 @@ from mlxtune.errors import DataError, RunError
 from mlxtune.evaluation.constraint import TemplateConstraint
 from mlxtune.evaluation.metrics import label_scores, label_set_scores, mean_estimate
 from mlxtune.evaluation.predictions import CONSTRAINED, FREE, Answers, Prediction, write_predictions
+from mlxtune.files import write_json
 from mlxtune.models.tokenizer import Tokenizer
 from mlxtune.recipe import LabelField, LabelsField, Recipe
-from mlxtune.runs import write_json
 
 BOTH = "both"
 SCORES_FILE = "scores.json"

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from mlxtune.backends.adapter import replace_folder
 from mlxtune.backends.base import Backend, WrittenModel
 from mlxtune.data.examples import prompt_ids
 from mlxtune.data.rows import Row, read_rows
 from mlxtune.errors import DataError, ModelError, RunError
 from mlxtune.models.base_model import base_folder
 from mlxtune.models.tokenizer import load_tokenizer
+from mlxtune.models.writing import check_free, model_folder
 from mlxtune.recipe import PLACEHOLDER, Recipe
 from mlxtune.runs import RunFolder
 
@@ -65,39 +63,33 @@ def fuse_run(
         say: Called with sentences about what is going on.
 
     Raises:
-        RunError: The run has no adapter, or something lies at `out`.
-        ModelError: The fused model says something else than base plus adapter.
+        RunError: The run has no adapter.
+        ModelError: Something lies at `out`, or the fused model says something else than base plus adapter.
     """
     if not run.adapter.is_dir():
         raise RunError(f"{run}: has no adapter yet; its training did not reach a checkpoint")
-    if out.exists() and not force:
-        raise RunError(f"{out}: exists; choose another --out, or --force to replace it")
+    check_free(out, force=force)
     recipe = run.recipe()
     base = base_folder(recipe.model, backend)
     prompts = _prompts(recipe, base, say)
     compute = recipe.model.dtype
-    temporary = out.absolute().with_name(f".{out.name}.{os.getpid()}")
-    temporary.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        written = backend.fuse(base, run.adapter, temporary, requantize, dtype)
+    with model_folder(out, force=force) as new:
+        written = backend.fuse(base, run.adapter, new, requantize, dtype)
         # One model in memory at a time.
         without = _logits(backend, base, None, prompts, compute)
         adapted = _logits(backend, base, run.adapter, prompts, compute)
-        fused = _logits(backend, temporary, None, prompts, compute)
+        fused = _logits(backend, new, None, prompts, compute)
         difference, effect = _largest(fused, adapted), _largest(adapted, without)
         if difference > max(NOTHING, tolerance * effect):
-            raise ModelError(
-                f"{out}: not written: fused and adapted model differ by up to {difference:.3g} in a logit, the adapter itself "
-                f"changes them by up to {effect:.3g}; more than {tolerance:.0%} of that is lost. "
-                + (
-                    "Quantizing again rounds the adapter away: leave out --requantize"
-                    if requantize
-                    else "Choose --dtype float32, or accept it with --tolerance"
-                )
+            advice = (
+                "Quantizing again rounds the adapter away: leave out --requantize"
+                if requantize
+                else "Choose --dtype float32, or accept it with --tolerance"
             )
-        replace_folder(temporary, out.absolute())
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            raise ModelError(
+                f"{out}: not written: fused and adapted model differ by up to {difference:.3g} in a logit, the adapter "
+                f"itself changes them by up to {effect:.3g}; more than {tolerance:.0%} of that is lost. {advice}"
+            )
     kept = WrittenModel(out, written.n_bytes, written.n_parameters, written.bits_per_weight, written.notes)
     return Fused(kept, difference, effect, len(prompts))
 

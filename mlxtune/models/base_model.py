@@ -19,7 +19,7 @@ from mlxtune.backends.base import Backend, ConvertSpec
 from mlxtune.errors import ModelError
 from mlxtune.models import gguf
 from mlxtune.models.source import Source, find, read_config
-from mlxtune.models.writing import whole_folder
+from mlxtune.models.writing import model_folder
 from mlxtune.recipe import ModelSection
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ def config_and_tokenizer(section: ModelSection, *, progress: bool = True) -> tup
     if source.kind == "gguf":
 
         def extract(out: Path) -> None:
-            with whole_folder(out) as new:
+            with model_folder(out) as new:
                 gguf.write_config_and_tokenizer(source.path, new)
 
         folder = _cached(source, "tokenizer", extract)

@@ -1,19 +1,17 @@
-"""Folders that appear whole or not at all. No model is read here."""
+"""Where a model folder may be written. No model is read here."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 from mlxtune.errors import ModelError
+from mlxtune.files import whole_folder
 
 
 @contextlib.contextmanager
-def whole_folder(out: Path, *, force: bool = False) -> Iterator[Path]:
+def model_folder(out: Path, *, force: bool = False) -> Iterator[Path]:
     """A temporary folder beside `out`, which takes its name when the block ends without an error.
 
     Args:
@@ -24,31 +22,15 @@ def whole_folder(out: Path, *, force: bool = False) -> Iterator[Path]:
         The folder to write into.
 
     Raises:
-        ModelError: `out` is taken, or (with `force`) holds something other than a model.
+        ModelError: `out` is taken, or (with `force`) holds something other than a model, or cannot be written.
     """
     check_free(out, force=force)
-    name = f".{out.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}"
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        new = out.parent / f"{name}.new"
-        new.mkdir()
+        with whole_folder(out) as new:
+            yield new
+            check_free(out, force=force)  # someone else may have been faster
     except OSError as error:
         raise ModelError(f"{out}: cannot be written: {error.strerror or error}") from error
-    old = out.parent / f"{name}.old"
-    try:
-        yield new
-        check_free(out, force=force)  # someone else may have been faster
-        if out.exists():
-            out.rename(old)
-        try:
-            new.rename(out)
-        except OSError:
-            if old.exists():
-                old.rename(out)
-            raise
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def check_free(out: Path, *, force: bool = False) -> None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 
-from mlxtune.backends.adapter import replace_folder
 from mlxtune.backends.base import Model
-from mlxtune.runs import write_json
+from mlxtune.files import whole_folder, write_json
 
 
 class Checkpoints:
@@ -26,15 +24,12 @@ class Checkpoints:
     def save(self, step: int, model: Model, epoch: float, valid_loss: float | None) -> Path:
         """Save the state after `step`, and remove all but this one and the best so far by validation loss.
 
-        The checkpoint is written beside its place and renamed, so that it is there whole or not at all.
+        The checkpoint is there whole or not at all.
         """
         name = f"step-{step:06d}"
-        temporary = self._folder / f".{name}.{os.getpid()}"
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        model.save_state(temporary)
-        write_json(temporary / "state.json", {"step": step, "epoch": epoch, "valid_loss": valid_loss})
-        replace_folder(temporary, self._folder / name)
+        with whole_folder(self._folder / name) as new:
+            model.save_state(new)
+            write_json(new / "state.json", {"step": step, "epoch": epoch, "valid_loss": valid_loss})
         if valid_loss is not None and (self._best is None or valid_loss < self._best[0]):
             self._best = (valid_loss, name)
         best = self._best[1] if self._best else None

@@ -23,7 +23,7 @@ from mlxtune.backends.mlx.loading import load_network
 from mlxtune.errors import ModelError
 from mlxtune.models import gguf
 from mlxtune.models.architecture import n_parameters
-from mlxtune.models.writing import whole_folder
+from mlxtune.models.writing import model_folder
 
 GROUP_SIZES = (32, 64, 128)  # those that MLX has kernels for
 BITS = (4, 8)
@@ -49,7 +49,7 @@ def convert(source: Path, out: Path, spec: ConvertSpec) -> WrittenModel:
         ModelError: The source cannot be read, is quantized already, or a layer's width does not suit the group size.
     """
     _check_spec(spec)
-    with whole_folder(out) as folder:
+    with model_folder(out) as folder:
         if source.is_file():
             written = _convert_gguf(source, folder, spec)
         else:

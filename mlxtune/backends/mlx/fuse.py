@@ -18,7 +18,7 @@ from mlxtune.backends.mlx.convert import DTYPES, set_type, write_network
 from mlxtune.backends.mlx.loading import load_network
 from mlxtune.errors import AdapterError, ModelError
 from mlxtune.models.architecture import linear_layers
-from mlxtune.models.writing import whole_folder
+from mlxtune.models.writing import model_folder
 
 # Above this share of the adapter's own size, what requantizing moves is told to the user.
 NOTABLE_LOSS = 0.1
@@ -72,7 +72,7 @@ def fuse(base: Path, adapter: Path, out: Path, requantize: bool, dtype: str | No
         set_type(network, config, dtype)
 
     notes = _notes(losses)
-    with whole_folder(out) as folder:
+    with model_folder(out) as folder:
         written = write_network(network, config, folder, companions=base)
     return WrittenModel(out, written.n_bytes, written.n_parameters, written.bits_per_weight, notes)
 
