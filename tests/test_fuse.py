@@ -87,10 +87,18 @@ def test_the_update_is_scale_times_b_a(tmp_path: Path) -> None:
 def test_a_quantized_base_comes_out_unquantized(tmp_path: Path) -> None:
     base = tiny_model(tmp_path / "base", "qwen2", quantization=FOUR_BIT)
     adapter = random_adapter(tmp_path / "adapter", base)
-    written = fuse(base, adapter, tmp_path / "out", requantize=False)
+    written = fuse(base, adapter, tmp_path / "out", requantize=False, dtype="float32")
     assert "quantization" not in config_of(written.folder)
     assert "quantization_config" not in config_of(written.folder)
     np.testing.assert_allclose(logits(written.folder), logits(base, adapter), atol=1e-4)
+
+
+def test_a_quantized_base_comes_out_in_16_bits_unless_told(tmp_path: Path) -> None:
+    base = tiny_model(tmp_path / "base", "qwen2", quantization=FOUR_BIT)
+    adapter = random_adapter(tmp_path / "adapter", base)
+    written = fuse(base, adapter, tmp_path / "out", requantize=False)
+    assert written.bits_per_weight == pytest.approx(16, abs=0.1)
+    np.testing.assert_allclose(logits(written.folder), logits(base, adapter), atol=0.1)
     assert written.notes == ()
 
 

@@ -32,9 +32,9 @@ def fuse(base: Path, adapter: Path, out: Path, requantize: bool, dtype: str | No
         adapter: The adapter folder.
         out: The folder to write; must not exist, or be empty.
         requantize: Pack the adapted layers of a quantized base again, with their own bits and group size. Without it,
-            a quantized base comes out unquantized, in the type of its scales: rounding to 4 bits can erase a small
-            adapter.
-        dtype: Type of the fused weights; None is the base's own.
+            a quantized base comes out unquantized in 16 bits: rounding to 4 bits can erase a small adapter.
+        dtype: Type of the fused weights; None is the base's own, and for a quantized base that of its scales, float16
+            where they are float32.
 
     Returns:
         What was written; its notes say what requantizing cost.
@@ -65,6 +65,9 @@ def fuse(base: Path, adapter: Path, out: Path, requantize: bool, dtype: str | No
         losses += [loss] if loss is not None else []
     network.update_modules(tree_unflatten(fused))
     if is_quantized and not requantize:
+        scales = next(module.scales for module in modules.values() if isinstance(module, nn.QuantizedLinear))
+        if dtype is None and scales.dtype == mx.float32:
+            dtype = "float16"
         network = dequantize_model(network)
         config.pop("quantization", None)
         config.pop("quantization_config", None)

