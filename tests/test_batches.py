@@ -24,37 +24,44 @@ def example(row: int, prompt: list[int], reply: list[int]) -> Example:
     )
 
 
-@pytest.mark.parametrize(("rows", "size"), [(1, 4), (7, 2), (11, 4), (163, 8), (300, 1)])
-def test_each_epoch_holds_each_row_exactly_once(rows: int, size: int) -> None:
+def epoch_rows(order: list[list[list[int]]]) -> list[int]:
+    return [index for step in order for batch in step for index in batch]
+
+
+@pytest.mark.parametrize(("rows", "size", "accumulation"), [(1, 4, 1), (7, 2, 2), (11, 4, 2), (163, 8, 3), (300, 1, 8)])
+def test_each_epoch_holds_each_row_exactly_once(rows: int, size: int, accumulation: int) -> None:
     lengths = [5 + (7 * index) % 13 for index in range(rows)]
     for epoch in range(3):
-        order = epoch_order(lengths, size, seed=3, epoch=epoch)
-        assert sorted(index for batch in order for index in batch) == list(range(rows))
-        assert all(0 < len(batch) <= size for batch in order)
+        order = epoch_order(lengths, size, accumulation, seed=3, epoch=epoch)
+        assert sorted(epoch_rows(order)) == list(range(rows))
+        assert all(0 < len(batch) <= size for step in order for batch in step)
+        assert all(len(step) == accumulation for step in order[:-1])
 
 
 def test_the_order_is_a_function_of_seed_and_epoch() -> None:
     lengths = list(range(100))
-    assert epoch_order(lengths, 4, 0, 1) == epoch_order(lengths, 4, 0, 1)
-    assert epoch_order(lengths, 4, 0, 1) != epoch_order(lengths, 4, 0, 2)
-    assert epoch_order(lengths, 4, 0, 1) != epoch_order(lengths, 4, 1, 1)
+    assert epoch_order(lengths, 4, 2, 0, 1) == epoch_order(lengths, 4, 2, 0, 1)
+    assert epoch_order(lengths, 4, 2, 0, 1) != epoch_order(lengths, 4, 2, 0, 2)
+    assert epoch_order(lengths, 4, 2, 0, 1) != epoch_order(lengths, 4, 2, 1, 1)
 
 
 def test_rows_meet_other_rows_in_the_next_epoch() -> None:
-    lengths = [10] * 64
-    pairs = [{tuple(sorted(batch)) for batch in epoch_order(lengths, 2, 0, epoch)} for epoch in range(2)]
+    pairs = [{tuple(sorted(step[0])) for step in epoch_order([10] * 64, 2, 1, 0, epoch)} for epoch in range(2)]
     assert len(pairs[0] & pairs[1]) < 5
 
 
-def test_batches_of_similar_length_pad_little() -> None:
+def test_steps_mix_lengths_and_batches_inside_a_step_do_not() -> None:
     random = np.random.default_rng(0)
-    lengths = random.integers(5, 200, 1000).tolist()
+    lengths = random.integers(5, 200, 1024).tolist()
+    steps = epoch_order(lengths, 8, 8, 0, 0)
+    means = [np.mean([lengths[index] for batch in step for index in batch]) for step in steps]
+    assert max(abs(mean - np.mean(lengths)) for mean in means) < 4 * np.std(lengths) / 64**0.5
 
-    def padded(order: list[list[int]]) -> int:
-        return sum(len(batch) * max(lengths[index] for index in batch) for batch in order)
+    def padded(batch_list: list[list[int]]) -> int:
+        return sum(len(batch) * max(lengths[index] for index in batch) for batch in batch_list)
 
-    plain = [list(range(at, at + 8)) for at in range(0, 1000, 8)]
-    assert padded(epoch_order(lengths, 8, 0, 0)) < 1.15 * sum(lengths) < padded(plain)
+    plain = [list(range(at, at + 8)) for at in range(0, 1024, 8)]
+    assert padded([batch for step in steps for batch in step]) < 1.2 * sum(lengths) < padded(plain)
     assert padded(sequential_order(lengths, 8)) < 1.02 * sum(lengths)
 
 

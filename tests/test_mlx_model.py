@@ -246,14 +246,15 @@ def test_a_step_that_is_not_finite_changes_nothing(base: Path, tmp_path: Path) -
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="MLX compiles CPU kernels with a C++ compiler")
-def test_a_compiled_step_equals_the_plain_one(base: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_a_compiled_step_equals_the_plain_one(base: Path, tmp_path: Path, dropout: float) -> None:
     from mlxtune.backends.mlx.model import MlxModel
 
     examples, _ = examples_of(base, tmp_path)
     batch_list = batches(examples, [[0, 1], [2, 3]], shared_prefix(examples))
 
     def final(compiled: bool) -> dict[str, np.ndarray]:
-        plain, spec = loaded(base)
+        plain, spec = loaded(base, dropout=dropout)
         model = MlxModel(MlxBackend().load(base)._network, plain.config, compiled=compiled)  # type: ignore[attr-defined]
         model.attach_lora(spec, plain.adapter_weights())
         model.prepare_training(OptimizerSpec(0.0, 1.0, 0))
@@ -263,6 +264,29 @@ def test_a_compiled_step_equals_the_plain_one(base: Path, tmp_path: Path) -> Non
         return {name: value - before[name] for name, value in model.adapter_weights().items()}
 
     assert_close(final(True), final(False), 1e-4)
+
+
+def test_the_head_computes_in_float32_whatever_the_weights_are(base: Path, tmp_path: Path) -> None:
+    """Targets are told apart that bfloat16 logits would round together."""
+    examples, _ = examples_of(base, tmp_path)
+    (batch,) = batches(examples, [[0, 1, 2]], shared_prefix(examples))
+    model = MlxBackend().load(base, dtype="bfloat16")
+    scores = model.score(batch)[batch.supervised]
+    hidden = model._hidden(*_arrays(batch)[:2])  # type: ignore[attr-defined]
+    positions, targets = _arrays(batch)[2:4]
+    import mlx.core as mx
+
+    rows = np.array(hidden.reshape(-1, hidden.shape[-1])[positions].astype(mx.float32), np.float64)
+    weight = np.array(model._network.model.embed_tokens.weight.astype(mx.float32), np.float64)  # type: ignore[attr-defined]
+    logits = rows @ weight.T
+    wanted = np.log(np.exp(logits).sum(-1)) - logits[np.arange(len(rows)), np.array(targets)]
+    np.testing.assert_allclose(scores, wanted[: len(scores)], atol=1e-4)
+
+
+def _arrays(batch: Batch) -> Any:
+    from mlxtune.backends.mlx.model import _supervised_inputs
+
+    return _supervised_inputs(batch).arrays
 
 
 def test_batched_generation_equals_greedy_decoding_one_by_one(any_base: Path, tmp_path: Path) -> None:

@@ -17,7 +17,13 @@ pytestmark = [
 ]
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "demo-intent.yaml"
-FAST = ["lora.layers=8", "train.max_steps=8", "train.batch_size=8", "train.gradient_accumulation=1", "train.learning_rate=1e-3"]
+FAST = [
+    "lora.layers=8",
+    "train.max_steps=8",
+    "train.batch_size=8",
+    "train.gradient_accumulation=1",
+    "train.learning_rate=1e-3",
+]
 
 
 def mlxtune(*words: object, folder: Path, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -50,7 +56,9 @@ def test_the_demo_recipe_trains_scores_answers_and_fuses_real_weights(tmp_path: 
 
     fused = json.loads(mlxtune("fuse", "run", "--out", "fused", "--json", folder=tmp_path).stdout)
     assert fused["largest_logit_difference"] < 0.1 * fused["adapter_effect"]
-    again = mlxtune("predict", "run", "--base", "--set", "model.path=./fused", "--json", "where is my parcel", folder=tmp_path)
+    again = mlxtune(
+        "predict", "run", "--base", "--set", "model.path=./fused", "--json", "where is my parcel", folder=tmp_path
+    )
     assert json.loads(again.stdout)["prediction"] == json.loads(answers.stdout.splitlines()[0])["prediction"]
 
 

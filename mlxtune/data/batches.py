@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 from mlxtune.backends.base import UNSUPERVISED, Batch
 from mlxtune.data.examples import Example
 
-# Batches are formed by length inside windows of this many batches: padding falls, and order stays near random.
-WINDOW_BATCHES = 16
 # Rows are padded to a multiple of this, so that a compiled step meets few shapes.
 PAD_MULTIPLE = 8
 
@@ -31,30 +29,33 @@ def shared_prefix(examples: Sequence[Example]) -> NDArray[np.int32]:
     return first[:shared]
 
 
-def epoch_order(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """Which examples form each batch of an epoch: a pure function of its arguments.
+def epoch_order(
+    lengths: Sequence[int], batch_size: int, accumulation: int, seed: int, epoch: int
+) -> list[list[list[int]]]:
+    """Which examples form each batch of each optimizer step of an epoch: a pure function of its arguments.
+
+    Rows are drawn into steps at random, and only inside a step are they sorted by length into batches. Sorting over more
+    rows would pad less, but where length tells of the label (several intents make long messages) it makes steps of one
+    kind of row, and training swings between kinds.
 
     Args:
         lengths: Tokens of each example.
         batch_size: Examples a batch; the last one may be shorter.
+        accumulation: Batches a step; the last step may have fewer.
         seed: The run's seed.
         epoch: Counted from 0.
 
     Returns:
-        Batches of indices; each index stands in exactly one.
+        Steps of batches of indices; each index stands in exactly one.
     """
-    random = np.random.default_rng([seed, epoch])
-    order = random.permutation(len(lengths))
-    batches: list[list[int]] = []
-    for start in range(0, len(order), WINDOW_BATCHES * batch_size):
-        window = sorted(order[start : start + WINDOW_BATCHES * batch_size].tolist(), key=lambda index: lengths[index])
-        batches += [window[at : at + batch_size] for at in range(0, len(window), batch_size)]
-    return [batches[index] for index in random.permutation(len(batches))]
+    order = np.random.default_rng([seed, epoch]).permutation(len(lengths)).tolist()
+    rows = batch_size * accumulation
+    return [sequential_order(lengths, batch_size, order[start : start + rows]) for start in range(0, len(order), rows)]
 
 
-def sequential_order(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Batches of similar length in a fixed order, for scoring."""
-    order = sorted(range(len(lengths)), key=lambda index: lengths[index])
+def sequential_order(lengths: Sequence[int], batch_size: int, indices: Sequence[int] | None = None) -> list[list[int]]:
+    """Batches of similar length in a fixed order: of all examples, or of those at `indices`."""
+    order = sorted(range(len(lengths)) if indices is None else indices, key=lambda index: lengths[index])
     return [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
 
 

@@ -35,9 +35,9 @@ class Steps:
 
     @classmethod
     def of(cls, n_examples: int, recipe: Recipe) -> Steps:
-        """The last short batch of an epoch counts, and so does the last short group of batches."""
+        """The last short step of an epoch counts."""
         train = recipe.train
-        per_epoch = math.ceil(math.ceil(n_examples / train.batch_size) / train.gradient_accumulation)
+        per_epoch = math.ceil(n_examples / (train.batch_size * train.gradient_accumulation))
         planned = per_epoch * train.epochs
         return cls(per_epoch, min(planned, train.max_steps or planned), planned)
 
@@ -156,17 +156,17 @@ class Order:
         self._lengths = [example.n_tokens for example in examples]
         self._prefix = shared_prefix(examples)
         self._batch_size, self._accumulation, self._seed = batch_size, accumulation, seed
-        self._per_epoch = math.ceil(math.ceil(len(examples) / batch_size) / accumulation)
-        self._epoch, self._indices = -1, [[0]]
+        self._per_epoch = math.ceil(len(examples) / (batch_size * accumulation))
+        self._epoch = -1
+        self._steps: list[list[list[int]]] = []
 
     def step(self, step: int) -> list[Batch]:
         """Batches of a step counted from 1. No step reaches over the end of an epoch."""
         epoch, place = divmod(step - 1, self._per_epoch)
         if epoch != self._epoch:
             self._epoch = epoch
-            self._indices = epoch_order(self._lengths, self._batch_size, self._seed, epoch)
-        start = place * self._accumulation
-        return batches(self._examples, self._indices[start : start + self._accumulation], self._prefix)
+            self._steps = epoch_order(self._lengths, self._batch_size, self._accumulation, self._seed, epoch)
+        return batches(self._examples, self._steps[place], self._prefix)
 
 
 def fixed_batches(examples: Sequence[Example], batch_size: int) -> list[Batch]:

@@ -144,7 +144,7 @@ def plan(recipe: Recipe, device: Device) -> Plan:
         padding=(own_positions - own_tokens) / (own_positions + prefix * len(epoch)),
         shared_prefix_tokens=prefix,
         shared_prefix_saved=(tokens - own_tokens - prefix * len(epoch)) / tokens,
-        memory_bytes=_memory(recipe, config, device, epoch, trainable, total),
+        memory_bytes=_memory(recipe, config, device, epoch, spec, trainable, total),
         available_bytes=device.memory_bytes,
         device=device.description,
     )
@@ -155,14 +155,21 @@ def _adapter_size(spec: LoraSpec, shapes: Mapping[str, tuple[int, int]]) -> int:
 
 
 def _memory(
-    recipe: Recipe, config: Mapping[str, Any], device: Device, epoch: list[Batch], trainable: int, total: int
+    recipe: Recipe,
+    config: Mapping[str, Any],
+    device: Device,
+    epoch: list[Batch],
+    spec: LoraSpec,
+    trainable: int,
+    total: int,
 ) -> dict[str, int]:
     """An estimate of the peak, by part, in bytes.
 
     Activations are what the backward pass keeps of the largest batch, per position and block: the inputs of the
     linear layers and of the norms (about 9 x hidden), query, key, value and the attention's output, three MLP
-    products, and the attention's probabilities where no fused kernel recomputes them (CPU). The loss keeps logits,
-    their exponentials and their gradient, float32, for the supervised positions only.
+    products, and the attention's probabilities where no fused kernel recomputes them (CPU). Blocks below the first
+    adapted one keep nothing. The loss keeps logits, their exponentials and their gradient, float32, for the supervised
+    positions only.
     """
     dtype = recipe.model.dtype or (
         "float32" if device.kind == "cpu" else str(config.get("torch_dtype") or config.get("dtype") or "bfloat16")
@@ -177,12 +184,14 @@ def _memory(
     key_heads = int(config.get("num_key_value_heads") or heads)
     head = int(config.get("head_dim") or hidden // heads)
 
+    blocks = int(config["num_hidden_layers"]) - min(int(layer.split(".")[2]) for layer in spec.layers)
+
     def activations(batch: Batch) -> int:
         positions = batch.tokens.size + len(batch.prefix)
         per_position = 9 * hidden + (2 * heads + 2 * key_heads) * head + 3 * inner
         attended = len(batch.prefix) + batch.tokens.shape[1]
         scores = batch.tokens.size * attended * heads if device.kind == "cpu" else 0
-        return int(config["num_hidden_layers"]) * (positions * per_position + scores) * width
+        return blocks * (positions * per_position + scores) * width
 
     def logits(batch: Batch) -> int:
         return int(batch.supervised.sum()) * int(config["vocab_size"]) * 4 * 3

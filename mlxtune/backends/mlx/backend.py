@@ -66,6 +66,9 @@ class MlxBackend:
         if wanted:
             network.set_dtype(getattr(mx, wanted))
         mx.eval(network.parameters())
+        if mx.metal.is_available():
+            # Keeps weights from being paged out between steps, as mlx-lm's own programs do.
+            mx.set_wired_limit(self.device().memory_bytes)
         model = MlxModel(network, config, compiled=self.device().kind == "gpu")
         if adapter is not None:
             found = read_adapter(adapter)

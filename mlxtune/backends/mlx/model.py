@@ -147,7 +147,7 @@ class MlxModel:
         """-log p of each target, (N,), float32. The head runs on the positions that predict a target only."""
         hidden = self._hidden(prefix, tokens)
         predicting = hidden.reshape(-1, hidden.shape[-1])[positions]  # (N, hidden)
-        logits = self._head(predicting).astype(mx.float32)
+        logits = self._head(predicting.astype(mx.float32))  # (N, vocabulary), float32 whatever the weights are
         return mx.logsumexp(logits, axis=-1) - mx.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
 
     def _hidden(self, prefix: mx.array, tokens: mx.array) -> mx.array:
@@ -236,7 +236,7 @@ class MlxModel:
         """Read what `save_state` wrote."""
         if self._optimizer is None:
             raise RuntimeError("prepare_training comes before load_state")
-        self._network.load_weights(str(folder / ADAPTER_FILE), strict=True)
+        self._network.load_weights(str(folder / ADAPTER_FILE), strict=False)
         self._optimizer.state = tree_unflatten(list(mx.load(str(folder / OPTIMIZER_FILE)).items()))
         mx.eval(self._network.trainable_parameters(), self._optimizer.state)
 
