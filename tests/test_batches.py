@@ -88,7 +88,7 @@ def test_the_shared_prefix_stops_at_the_first_difference_and_leaves_a_prompt_tok
 
 def test_weights_stand_on_the_token_they_weigh() -> None:
     batch = collate([example(5, [1, 2, 3], [7, 8]), example(6, [1, 2], [9])], np.asarray([1], np.int32))
-    assert batch.tokens.tolist() == [[2, 3, 7, 8, 0, 0, 0, 0], [2, 9, 0, 0, 0, 0, 0, 0]]
+    assert batch.tokens.tolist() == [[2, 3, 7, 8], [2, 9, 0, 0]]
     assert batch.lengths.tolist() == [4, 2]
     assert batch.tokens[batch.supervised].tolist() == [7, 8, 9]
     assert batch.weights.sum() == 3 and batch.rows == (5, 6)

@@ -11,7 +11,7 @@ from mlxtune.backends.base import UNSUPERVISED, Batch
 from mlxtune.data.examples import Example
 
 # Rows are padded to a multiple of this, so that a compiled step meets few shapes.
-PAD_MULTIPLE = 8
+PAD_MULTIPLE = 4
 
 
 def shared_prefix(examples: Sequence[Example]) -> NDArray[np.int32]:

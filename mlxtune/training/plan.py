@@ -196,9 +196,12 @@ def _memory(
     def logits(batch: Batch) -> int:
         return int(batch.supervised.sum()) * int(config["vocab_size"]) * 4 * 3
 
+    # A 16-bit head is copied to float32 to compute the loss in.
+    head_copy = int(config["vocab_size"]) * hidden * 4 if width < 4 and not quantization else 0
+
     return {
         "weights": int(total * weight_bits / 8),
         "adapter and optimizer": trainable * ADAPTER_BYTES,
         "activations": max(map(activations, epoch)),
-        "logits": max(map(logits, epoch)),
+        "logits": max(map(logits, epoch)) + head_copy,
     }
