@@ -64,6 +64,9 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point: 0 done, 1 failed for a stated reason, 2 misuse, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal that cannot show a character shows its code
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
         cli.main(prog_name="mlxtune", standalone_mode=False)
     except click.exceptions.Exit as error:
@@ -79,6 +82,10 @@ def main() -> None:
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output left, as `| head` does
         sys.stderr.close()
+        sys.exit(1)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        click.echo(f"Error: {place}{error.strerror or error}", err=True)
         sys.exit(1)
     except MemoryError:
         click.echo("Error: out of memory; lower train.batch_size or train.max_tokens, or set model.quantize", err=True)

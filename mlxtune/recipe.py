@@ -7,6 +7,7 @@ type and impossible value is reported at once, with file, line and a suggestion.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +27,9 @@ DATA_FILES = ("train", "valid", "test")
 class Section(BaseModel):
     """Base of every part of a recipe: typed strictly, closed to unknown keys, immutable."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 def _wrong(key: str, message: str) -> PydanticCustomError:
@@ -105,20 +108,20 @@ class _OutputField(Section):
 class _Labelled(_OutputField):
     """What fields with a list of labels have."""
 
-    class_weights: dict[str, float] = Field(default_factory=dict)
+    class_weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     """Label -> factor on the loss of that label's own tokens."""
 
     def _check_labels(self, labels: Sequence[str]) -> None:
         for position, label in enumerate(labels):
             if not label.strip() or label != label.strip() or "\n" in label:
                 raise _wrong(f"labels.{position}", f"a label is one line without outer spaces, got {label!r}")
-            if label in labels[:position]:
-                raise _wrong(f"labels.{position}", f"{label!r} is listed twice")
-        for label, weight in self.class_weights.items():
+            alike = [other for other in labels[:position] if other.casefold() == label.casefold()]
+            if alike:
+                same = "is listed twice" if alike[0] == label else f"differs from {alike[0]!r} by case only"
+                raise _wrong(f"labels.{position}", f"{label!r} {same}; replies are read without regard to case")
+        for label in self.class_weights:
             if labels and label not in labels:
                 raise _wrong(f"class_weights.{label}", "not one of the labels" + did_you_mean(label, labels))
-            if weight < 0:
-                raise _wrong(f"class_weights.{label}", f"expected a number >= 0, got {weight}")
 
 
 class LabelField(_Labelled):
@@ -373,8 +376,8 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[_Place, int]]:
         raise RecipeError(f"{path}: expected a recipe, a YAML file; this is a folder") from None
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path}: expected UTF-8 text, got byte {error.object[error.start]:#x}") from None
-    except OSError as error:
-        raise RecipeError(f"{path}: cannot be read: {error.strerror}") from None
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
@@ -386,6 +389,10 @@ def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[_Place, int]]:
         place = f"line {mark.line + 1}" if mark else "somewhere"
         what = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise RecipeError(listing(str(path), [Problem(place, f"not valid YAML: {what}")])) from None
+    except RecursionError:
+        raise RecipeError(f"{path}: expected a recipe; this YAML is nested too deeply") from None
+    except ValueError as error:
+        raise RecipeError(f"{path}: holds a value that is none: {error}") from None
     if not isinstance(content, dict):
         got = "an empty file" if content is None else f"a {type(content).__name__}"
         raise RecipeError(f"{path}: expected a recipe, keys with values under model:, data: and output:; got {got}")
@@ -443,19 +450,23 @@ def _from_current_folder(key: str, value: str) -> str:
     section, _, name = key.partition(".")
     names_file = section == "data" and name in DATA_FILES
     if names_file or (key == "model.path" and (is_local_model(value) or Path(value).is_dir())):
-        return str(Path(value).expanduser().absolute())
+        return os.path.abspath(os.path.expanduser(value))
     return value
 
 
 def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
     def absolute(name: str) -> str:
-        return str((folder / Path(name).expanduser()).resolve())
+        return os.path.abspath(folder / os.path.expanduser(name))
 
     files = {name: getattr(recipe.data, name) for name in DATA_FILES}
     data = recipe.data.model_copy(update={name: absolute(file) for name, file in files.items() if file})
     path = recipe.model.path
-    if is_local_model(path) or (folder / path).is_dir():
+    # "models/base" may be a Hub id; beside a folder "models" it is a path, if a mistyped one.
+    parent = Path(path).parts[0] if "/" in path and not path.startswith("package:") else ""
+    if is_local_model(path) or (folder / path).is_dir() or (parent and (folder / parent).is_dir()):
         path = absolute(path)
+    elif Path(path).is_dir():  # beside where the command is given; kept absolute, so that it is found again
+        path = str(Path(path).absolute())
     model = recipe.model.model_copy(update={"path": path})
     return recipe.model_copy(update={"data": data, "model": model})
 

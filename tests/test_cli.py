@@ -220,6 +220,21 @@ def config_of_an_unknown_model(place: Place) -> None:
     (place.folder / "odd" / "config.json").write_text(json.dumps({**config, "model_type": "mamba"}))
 
 
+def copied_base(damaged: str) -> Break:
+    def change(place: Place) -> None:
+        shutil.copytree(place.base, place.folder / "copy")
+        (place.folder / "copy" / damaged).write_bytes(b"not what it was")
+
+    return change
+
+
+def other_weights(place: Place) -> None:
+    """The run's recipe names a base whose weights have changed since."""
+    tiny_model(place.folder / "copy", "qwen3", seed=7)
+    recipe = place.run / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace(str(place.base), str(place.folder / "copy")))
+
+
 def base_of_another_size(place: Place) -> None:
     tiny_model(place.folder / "wide", "qwen3", hidden=128)
 
@@ -241,11 +256,18 @@ MISTAKES: list[tuple[str, Break, str, int, str]] = [
     ("a line that is no JSON", rows('{"text": "a", "intents": ["none"]}', "{oops"), "lora {p}/recipe.yaml", 1, "train.jsonl:2"),
     ("a row that is a list", rows('["a"]'), "lora {p}/recipe.yaml", 1, "train.jsonl:1"),
     ("an unknown label", rows('{"text": "a", "intents": ["paymnt"]}'), "lora {p}/recipe.yaml", 1, "did you mean 'payment'?"),
-    ("a missing column", rows('{"body": "a", "intents": ["none"]}'), "lora {p}/recipe.yaml", 1, "no 'text'"),
+    ("a missing column", rows('{"text": "a", "intents": ["none"]}', '{"body": "a", "intents": ["none"]}'), "lora {p}/recipe.yaml", 1, "no 'text'"),
     ("an exclusive label in company", rows('{"text": "a", "intents": ["none", "payment"]}'), "lora {p}/recipe.yaml", 1, "must stand alone"),
     ("rows over max_tokens", nothing, "lora {p}/recipe.yaml --set train.max_tokens=8", 1, "rows longer than train.max_tokens = 8"),
     ("data of an unknown kind", nothing, "lora {p}/recipe.yaml --set data.train={p}/recipe.yaml", 1, "recipe.yaml"),
-    ("bytes that are no text", damage("run/adapter/adapters.safetensors"), "lora {p}/recipe.yaml --set data.valid={p}/run/adapter/adapters.safetensors", 1, "adapters.safetensors"),
+    ("bytes that are no text", lambda place: (place.folder / "train.jsonl").write_bytes(b'{"text": "\xff"}'), "lora {p}/recipe.yaml", 1, "train.jsonl:1"),
+    ("a text column that no row has", nothing, "lora {p}/recipe.yaml --set data.text=body", 1, "data.text names 'body'"),
+    ("a text that ends the turn", rows('{"text": "a<|im_end|>", "intents": ["none"]}'), "lora {p}/recipe.yaml", 1, "reads as a control token"),
+    ("a text that is null", rows('{"text": null, "intents": ["none"]}'), "lora {p}/recipe.yaml", 1, "is empty"),
+    ("a text that is no text", rows('{"text": {"a": 1}, "intents": ["none"]}'), "lora {p}/recipe.yaml", 1, "expected text"),
+    ("a label that cleaning would drop whole", edit("- payment", "- paymnt"), "lora {p}/recipe.yaml --set data.clean.dedupe=exact --set data.valid=null", 1, "no row has the label 'paymnt'"),
+    ("a number that is none", nothing, "lora {p}/recipe.yaml --set train.learning_rate=.inf", 1, "expected a finite number"),
+    ("a learning rate that breaks the model", nothing, "lora {p}/recipe.yaml --set train.learning_rate=1e30 --set train.max_steps=1 --out {p}/broken", 1, "not finite"),
     # models
     ("a mistyped model path", nothing, "lora {p}/recipe.yaml --set model.path=./bsae", 1, "bsae"),
     ("a model the Hub is needed for", nothing, "lora {p}/recipe.yaml --set model.path=Qwen/Qwen3-0.6B", 1, "Qwen/Qwen3-0.6B"),
@@ -257,13 +279,16 @@ MISTAKES: list[tuple[str, Break, str, int, str]] = [
     ("a group size that does not divide", nothing, "convert {b} --out out --quantize 4 --group-size 128", 1, "group"),
     ("an existing target", lambda place: shutil.copytree(place.base, place.folder / "out"), "convert {b} --out {p}/out", 1, "--force"),
     ("bits that do not exist", nothing, "convert {b} --out out --quantize 5", 2, "--quantize"),
-    ("a tokenizer that is broken", damage("run/../tokenizer.json"), "convert {p} --out out", 1, "config.json"),
+    ("a tokenizer that is broken", copied_base("tokenizer.json"), "lora {p}/recipe.yaml --set model.path={p}/copy", 1, "its tokenizer cannot be read"),
+    ("a config that is broken", copied_base("config.json"), "lora {p}/recipe.yaml --set model.path={p}/copy", 1, "config.json"),
+    ("weights that are broken", copied_base("model.safetensors"), "lora {p}/recipe.yaml --set model.path={p}/copy", 1, "model.safetensors"),
     # runs
     ("no such run", nothing, "evaluate {p}/rnu", 1, "rnu"),
     ("a folder that is no run", nothing, "predict {p} hi", 1, "not a run folder"),
     ("a run without adapter", remove("run/adapter"), "predict {p}/run hi", 1, "adapter"),
     ("a damaged adapter", damage("run/adapter/adapters.safetensors"), "predict {p}/run hi", 1, "adapters.safetensors: damaged"),
     ("a damaged run", damage("run/recipe.yaml"), "fuse {p}/run --out {p}/fused", 1, "expected a recipe"),
+    ("other weights under a run", other_weights, "evaluate {p}/run", 1, "was trained on other weights"),
     ("an adapter of another base", base_of_another_size, "evaluate {p}/run --set model.path={p}/wide", 1, "does not fit"),
     ("a run that lies there", nothing, "lora {p}/recipe.yaml --out {p}/run", 1, "holds a run already"),
     ("a folder of the user's own", nothing, "lora {p}/recipe.yaml --out {p} --force", 1, "is no run of mlxtune"),
@@ -297,6 +322,7 @@ def test_a_mistake_gets_one_clear_message_and_loses_nothing(
     assert said in result.err
     assert result.err.count("Error: ") == 1
     assert result.out == ""
+    shutil.rmtree(place.folder / "broken", ignore_errors=True)  # a run that failed keeps its evidence
     after = snapshot(tmp_path)
     assert {name: after.get(name) for name in before} == before
     assert set(after) - set(before) <= {"place/run/.lock"}, "something was written"

@@ -55,7 +55,7 @@ def evaluate(
 
     Example: mlxtune evaluate recipes/demo-intent.yaml --base --limit 20
     """
-    from mlxtune.evaluation.scores import check_unfinished, read_scores, same_rows
+    from mlxtune.evaluation.scores import comparable, read_scores, refuse_finished
     from mlxtune.evaluation.subject import find_subject, read_test_rows
 
     if predictions is not None:
@@ -68,7 +68,7 @@ def evaluate(
         out = out or found.evaluation(limit)
         say(f"evaluating {found.run or found.recipe.model.path}{', the model before tuning' if base else ''}")
     if out is not None:
-        check_unfinished(out, force)
+        refuse_finished(out, force)
     rows = read_test_rows(found.recipe)
     rows = rows if limit is None else rows[:limit]
     if predictions is not None:
@@ -88,7 +88,7 @@ def evaluate(
 
     tables = score_tables(scores)
     others = [] if predictions is not None else map(read_scores, found.counterparts(limit))
-    other = next((other for other in others if other and same_rows(scores, other)), None)
+    other = next((other for other in others if other and comparable(scores, other)), None)
     if other is not None:
         tables.append(before_after(scores, other) if base else before_after(other, scores))
     terminal = sys.stdout.isatty()
@@ -103,9 +103,10 @@ def _ask(
 ) -> dict[str, Any]:
     """Load the model and evaluate it, with a bar on a terminal."""
     from mlxtune.backends import choose
-    from mlxtune.evaluation.scores import Watch, identity
+    from mlxtune.evaluation.scores import Watch, asked, identity
     from mlxtune.evaluation.scores import evaluate as evaluate_model
     from mlxtune.evaluation.subject import load_subject
+    from mlxtune.models.base_model import base_folder, fingerprint
 
     choice = choose(backend)
     say(f"backend: {choice.reason}")
@@ -114,6 +115,8 @@ def _ask(
     weights = subject.adapter and identity(subject.adapter / "adapters.safetensors")
     about = {
         "model": {"path": recipe.model.path, "revision": recipe.model.revision},
+        "base": fingerprint(base_folder(recipe.model, choice.backend, progress=False)),
+        "asked": asked(recipe),
         "adapter": weights,
         "data": {**identity(Path(str(recipe.data.test))), "rows": len(rows)},
         "backend": choice.backend.name,

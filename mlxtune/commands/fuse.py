@@ -36,7 +36,7 @@ def fuse(
 ) -> None:
     """Fold RUN's adapter into its base model: one folder that needs no adapter.
 
-    Example: mlxtune fuse runs/demo --out models/demo-fused
+    Example: mlxtune fuse runs/demo-intent/demo --out models/demo-fused
     """
     from mlxtune.backends import choose
     from mlxtune.export.fuse import fuse_run

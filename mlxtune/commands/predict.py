@@ -106,6 +106,8 @@ def _rows(texts: Iterator[tuple[str, str]], needed: Sequence[str]) -> Iterator[R
 
     wanted = "{" + ", ".join(f'"{name}": "..."' for name in needed) + "}"
     for text, place in texts:
+        if any("\ud800" <= character <= "\udfff" for character in text):  # what Python makes of bytes it cannot read
+            raise Misuse(f"{place}: expected UTF-8 text, got {text!r}")
         if len(needed) == 1:
             if not text.strip():
                 raise Misuse(f"{place}: expected some text, got {text!r}")

@@ -92,6 +92,7 @@ def clean_rows(
     label_columns: Mapping[str, Sequence[str] | None],
     settings: Clean,
     free_text: Collection[str] = (),
+    separators: Mapping[str, str] | None = None,
 ) -> Cleaned:
     """The rows worth training on; of duplicates, the first.
 
@@ -104,14 +105,17 @@ def clean_rows(
             `mlxtune.data.near` calls near-duplicates.
         free_text: Those of label_columns that hold prose (a reply): they need not agree for a row to be a duplicate.
 
+        separators: Output column -> what separates its labels in text; any usual separator does elsewhere.
+
     Raises:
         DataError: A row lacks the text column, or holds something other than text there: all are listed.
     """
+    separators = separators or {}
     texts = _texts(rows, text_column)
-    labels = [_labels_of(row, label_columns, free_text) for row in rows]
+    labels = [_labels_of(row, label_columns, free_text, separators) for row in rows]
     dropped: dict[int, Dropped] = {}
     for index, row in enumerate(rows):
-        problem = _low_quality(row, texts[index], label_columns, settings)
+        problem = _low_quality(row, texts[index], label_columns, settings, separators)
         if problem:
             dropped[index] = Dropped(row.file, row.line, problem[0], problem[1])
     good = [index for index in range(len(rows)) if index not in dropped]
@@ -201,16 +205,25 @@ def _texts(rows: Sequence[Row], column: str) -> list[str]:
 _Labels = Mapping[str, frozenset[str]]
 
 
-def _labels_of(row: Row, label_columns: Mapping[str, Sequence[str] | None], free_text: Collection[str]) -> _Labels:
+def _labels_of(
+    row: Row,
+    label_columns: Mapping[str, Sequence[str] | None],
+    free_text: Collection[str],
+    separators: Mapping[str, str],
+) -> _Labels:
     return {
-        column: frozenset(split_labels(row.fields.get(column), allowed=allowed))
+        column: frozenset(split_labels(row.fields.get(column), separators.get(column), allowed))
         for column, allowed in label_columns.items()
         if column not in free_text
     }
 
 
 def _low_quality(
-    row: Row, text: str, label_columns: Mapping[str, Sequence[str] | None], settings: Clean
+    row: Row,
+    text: str,
+    label_columns: Mapping[str, Sequence[str] | None],
+    settings: Clean,
+    separators: Mapping[str, str],
 ) -> tuple[Reason, str] | None:
     if not text:
         return "empty", ""
@@ -219,7 +232,7 @@ def _low_quality(
     if settings.drop_garbled and is_garbled(text):
         return "garbled", ""
     for column, allowed in label_columns.items():
-        values = split_labels(row.fields.get(column), allowed=allowed)
+        values = split_labels(row.fields.get(column), separators.get(column), allowed)
         if not values:
             return "missing_label", column
         unknown = [value for value in values if allowed is not None and value not in allowed]

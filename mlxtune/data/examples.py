@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +50,7 @@ def build_examples(rows: Sequence[Row], recipe: Recipe, tokenizer: Tokenizer) ->
     values = expected_values(rows, recipe)
     prompts = prompt_ids(rows, recipe, tokenizer)
     formatted = [template.format(value) for value in values]
+    _require_readable(rows, values, [text for text, _ in formatted], template, tokenizer)
     replies = tokenizer.encode([text for text, _ in formatted])
     examples = []
     for index, (prompt, reply, (_, spans)) in enumerate(zip(prompts, replies, formatted, strict=True)):
@@ -64,6 +65,32 @@ def build_examples(rows: Sequence[Row], recipe: Recipe, tokenizer: Tokenizer) ->
             )
         )
     return examples
+
+
+def _require_readable(
+    rows: Sequence[Row],
+    values: Sequence[Mapping[str, Value]],
+    replies: Sequence[str],
+    template: ReplyTemplate,
+    tokenizer: Tokenizer,
+) -> None:
+    """Refuse replies that would not be read back as what they say: a model that learned them would score wrong.
+
+    Raises:
+        DataError: All such rows.
+    """
+    problems = []
+    for row, value, reply in zip(rows, values, replies, strict=True):
+        problem = _control_problem("reply", reply, tokenizer)
+        parsed = template.parse(reply)
+        if not problem and dict(parsed.values) != dict(value):
+            problem = (
+                f"its reply {reply[:60]!r} would be read back as {dict(parsed.values)}; reword the template or the row"
+            )
+        if problem:
+            problems.append(Problem(f"{row.file}:{row.line}", problem))
+    if problems:
+        raise DataError(listing("rows whose reply cannot be learned", problems))
 
 
 def mark_tokens(reply: Encoded, spans: Sequence[Span], segments: Sequence[str]) -> tuple[list[float], list[int]]:
@@ -108,7 +135,9 @@ def prompt_ids(rows: Sequence[Row], recipe: Recipe, tokenizer: Tokenizer) -> lis
     Raises:
         DataError: Rows that lack a column which the user message names; all of them together.
     """
-    return tokenizer.prompts([messages(row, recipe) for row in _with_columns(rows, recipe)], recipe.prompt.thinking)
+    return tokenizer.prompts(
+        [messages(row, recipe) for row in _with_columns(rows, recipe, tokenizer)], recipe.prompt.thinking
+    )
 
 
 def messages(row: Row, recipe: Recipe) -> list[dict[str, str]]:
@@ -118,20 +147,39 @@ def messages(row: Row, recipe: Recipe) -> list[dict[str, str]]:
     return [*system, {"role": "user", "content": user}]
 
 
-def _with_columns(rows: Sequence[Row], recipe: Recipe) -> Sequence[Row]:
-    needed = list(dict.fromkeys(PLACEHOLDER.findall(recipe.prompt.user)))
-    problems = [
-        Problem(
-            f"{row.file}:{row.line}",
-            f"no {name!r}, which prompt.user names; the row has {', '.join(map(repr, row.fields))}",
-        )
-        for row in rows
-        for name in needed
-        if row.fields.get(name) is None
-    ]
+def _with_columns(rows: Sequence[Row], recipe: Recipe, tokenizer: Tokenizer) -> Sequence[Row]:
+    """The rows, if all have the columns of the prompt, as text that opens and ends no turn of its own.
+
+    Raises:
+        DataError: Some do not; all of them together.
+    """
+    needed = dict.fromkeys(PLACEHOLDER.findall(recipe.prompt.user), "prompt.user")
+    problems = []
+    for row in rows:
+        for name, where in needed.items():
+            problem = _column_problem(row.fields, name, where, tokenizer)
+            if problem:
+                problems.append(Problem(f"{row.file}:{row.line}", problem))
     if problems:
-        raise DataError(listing("rows without a column of the prompt", problems))
+        raise DataError(listing("rows that the prompt cannot be made of", problems))
     return rows
+
+
+def _column_problem(fields: Mapping[str, Any], name: str, where: str, tokenizer: Tokenizer) -> str | None:
+    value = fields.get(name)
+    if value is None:
+        return f"no {name!r}, which {where} names; the row has {', '.join(map(repr, fields))}"
+    if not isinstance(value, (str, list, tuple)):
+        return f"{name!r}: expected text, got {value!r}"
+    if not _text(value).strip():
+        return f"{name!r} is empty"
+    return _control_problem(name, _text(value), tokenizer)
+
+
+def _control_problem(name: str, text: str, tokenizer: Tokenizer) -> str | None:
+    """What is wrong with a text that the model would take for the end of a turn, or another control token."""
+    found = next((control for control in tokenizer.control_texts if control in text), None)
+    return f"{name!r} contains {found!r}, which the model reads as a control token; take it out" if found else None
 
 
 def _text(value: Any) -> str:

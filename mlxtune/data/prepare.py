@@ -49,8 +49,12 @@ def training_split(recipe: Recipe, tokenizer: Tokenizer) -> Split:
             },
             settings=recipe.data.clean,
             free_text=[name for name, field in recipe.output.fields.items() if isinstance(field, TextField)],
+            separators={
+                name: field.separator for name, field in recipe.output.fields.items() if isinstance(field, LabelsField)
+            },
         )
         rows, account = cleaned.rows, cleaned.account
+        _require_every_label(recipe, account)
     return _split(rows, recipe, tokenizer, account, recipe.data.train)
 
 
@@ -62,7 +66,30 @@ def validation_split(recipe: Recipe, tokenizer: Tokenizer) -> Split | None:
     return _split(rows, recipe, tokenizer, None, recipe.data.valid)
 
 
+def _require_every_label(recipe: Recipe, account: Account) -> None:
+    """Refuse data whose rows of some label were all dropped for labels that the recipe does not know: a typo in it.
+
+    Raises:
+        DataError: Names the label and what was dropped.
+    """
+    unknown = [drop for drop in account.dropped if drop.reason == "unknown_label"]
+    for name, field in recipe.output.fields.items():
+        for label in (field.labels if isinstance(field, (LabelField, LabelsField)) else None) or []:
+            if unknown and not account.labels.get(name, {}).get(label):
+                first = unknown[0]
+                raise DataError(
+                    f"{recipe.data.train}: no row has the label {label!r} of {name!r}, while {len(unknown)} rows were "
+                    f"dropped for labels that the recipe does not list, first {first.file}:{first.line}: {first.detail}; "
+                    f"correct output.fields.{name}.labels"
+                )
+
+
 def _split(rows: Sequence[Row], recipe: Recipe, tokenizer: Tokenizer, account: Account | None, file: str) -> Split:
+    if rows and not any(recipe.data.text in row.fields for row in rows):
+        has = ", ".join(map(repr, rows[0].fields))
+        raise DataError(
+            f"{file}: data.text names {recipe.data.text!r}, but no row has that column; the first has {has}"
+        )
     examples, left_out = check_lengths(build_examples(rows, recipe, tokenizer), rows, recipe)
     if not examples:
         why = (

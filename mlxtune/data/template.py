@@ -131,9 +131,13 @@ class ReplyTemplate:
         """The template with each field left open, for finding where fields lie in a reply."""
         first, *rest = [_loose(literal) for literal in self._literals]
         last = len(rest) - 1
+        # A text field takes as much as it can: its own words may look like the template's.
+        greedy = [
+            isinstance(field, TextField) or position == last for position, field in enumerate(self.fields.values())
+        ]
         groups = [
-            (r"([\s\S]*)" if position == last and not literal else r"([\s\S]*?)") + literal
-            for position, literal in enumerate(rest)
+            (r"([\s\S]*)" if takes_all else r"([\s\S]*?)") + literal
+            for takes_all, literal in zip(greedy, rest, strict=True)
         ]
         return re.compile(first.lstrip() + "".join(groups))
 
@@ -192,7 +196,13 @@ def _parse_value(field: Field, written: str) -> tuple[Value | None, bool]:
     """The value in a piece of a reply, and whether labels are repeated in it."""
     if isinstance(field, TextField):
         return (written.strip() or None), False
-    parts = split_labels(written, field.separator if isinstance(field, LabelsField) else None)
+    if isinstance(field, LabelsField) and field.labels is None:
+        # Of an open set any text is a label, so only its own separator and a new line part them.
+        parts = [
+            part.strip() for line in written.split("\n") for part in line.split(field.separator.strip()) if part.strip()
+        ]
+    else:
+        parts = split_labels(written, field.separator if isinstance(field, LabelsField) else None)
     known: list[str | None] = list(parts)
     if field.labels is not None:
         names = {_folded(label): label for label in field.labels}

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxtune.data.template import ReplyTemplate
-from mlxtune.errors import RecipeError
+from mlxtune.errors import ModelError, RecipeError
 from mlxtune.models.tokenizer import Tokenizer
 
 
@@ -64,7 +64,10 @@ class TemplateMatcher:
     def advance(self, token: int) -> None:
         """Take one generated token, which the mask must allow."""
         if not self._matcher.consume_token(token):
-            raise ValueError(f"token {token} is not allowed here: {self._matcher.get_error()}")
+            raise ModelError(
+                f"the model wrote token {token}, which the template does not allow: its logits are not numbers; "
+                "is the adapter damaged?"
+            )
 
 
 def _check(matcher: Any) -> None:

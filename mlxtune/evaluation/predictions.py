@@ -42,7 +42,7 @@ class Prediction:
         expected: Field -> right value; label sets in canonical order.
         predicted: Field -> value read from the reply; None where it holds none that the field allows.
         prediction: The reply as the model wrote it.
-        valid: Every field has a value and the reply is complete.
+        valid: Every field has a value; a constrained reply was not cut. A free reply that was cut is read as it stands.
         repeated: The reply says a label again, or loops.
         loop: The reply was cut by the length limit while it repeated one passage over and over.
         problem: Why it is not valid, or None.
@@ -182,7 +182,8 @@ def read_replies(path: Path, rows: Sequence[Row], recipe: Recipe) -> list[Predic
             problems.append(Problem(f"line {number}", f"row {row} is answered twice"))
         else:
             decoding, stop = (str(record.get("decoding", FREE)), str(record.get("stop", "stop")))
-            verdict = judge(template, text, cut=stop == "length", constrained=decoding == CONSTRAINED)
+            answer = after_thinking(text, recipe)
+            verdict = judge(template, answer, cut=stop == "length", constrained=decoding == CONSTRAINED)
             found[row] = _record(row, rows[row], recipe, expected[row], text, verdict, stop, 0, decoding)
     if problems:
         raise DataError(listing(str(path), problems))
@@ -234,7 +235,12 @@ def batches(prompts: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[
 def reply_text(reply: Generation, recipe: Recipe, tokenizer: Tokenizer) -> tuple[str, str]:
     """A reply as the model wrote it, and the part of it that answers: what follows its thinking."""
     text = tokenizer.decode(reply.tokens)
-    return text, text.rpartition(THINKING_END)[2] if recipe.prompt.thinking else text
+    return text, after_thinking(text, recipe)
+
+
+def after_thinking(text: str, recipe: Recipe) -> str:
+    """The part of a reply that answers."""
+    return text.rpartition(THINKING_END)[2] if recipe.prompt.thinking else text
 
 
 # Records ---------------------------------------------------------------------------------------------------------

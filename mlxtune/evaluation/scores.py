@@ -168,7 +168,7 @@ def limit_warnings(rows: Sequence[Row], recipe: Recipe, tokenizer: Tokenizer) ->
     return [f"evaluate.max_new_tokens is {limit}, but {long}; {advice}"]
 
 
-def check_unfinished(out: Path, force: bool) -> None:
+def refuse_finished(out: Path, force: bool) -> None:
     """Refuse to replace a finished evaluation, unless told to.
 
     Raises:
@@ -196,10 +196,18 @@ def read_scores(out: Path) -> Scores | None:
     return content
 
 
-def same_rows(scores: Scores, others: Scores) -> bool:
-    """Whether two evaluations asked about the same rows, by content."""
+def comparable(scores: Scores, others: Scores) -> bool:
+    """Whether two evaluations put the same questions about the same rows to the same base model."""
+    keys = ("sha256", "rows")
     ours, theirs = scores.get("data", {}), others.get("data", {})
-    return "sha256" in ours and all(ours[key] == theirs.get(key) for key in ("sha256", "rows"))
+    same_rows = "sha256" in ours and all(ours[key] == theirs.get(key) for key in keys)
+    return bool(same_rows and all(scores.get(key) == others.get(key) for key in ("asked", "base")))
+
+
+def asked(recipe: Recipe) -> str:
+    """SHA-256 of what decides how rows are asked and replies are read: prompt, output and the reply's limit."""
+    content = [recipe.prompt.model_dump(), recipe.output.model_dump(), recipe.evaluate.max_new_tokens]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def identity(file: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from mlxtune.backends.base import Backend, Model
 from mlxtune.data.rows import Row, read_rows
 from mlxtune.errors import RecipeError, RunError
-from mlxtune.models.base_model import base_folder
+from mlxtune.models.base_model import base_folder, require_base
 from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
 from mlxtune.recipe import Recipe, load_recipe
 from mlxtune.runs import RUNS, RunFolder, latest_run, open_run
@@ -23,11 +23,13 @@ class Subject:
         recipe: Overridden as asked.
         run: The run; None only for a base model whose recipe has no run that fits it.
         base: Leave the adapter off.
+        other_model: The user named a model on the command line: the adapter may meet a base it was not trained on.
     """
 
     recipe: Recipe
     run: RunFolder | None
     base: bool
+    other_model: bool = False
 
     @property
     def folder(self) -> Path:
@@ -53,13 +55,14 @@ class Subject:
 def find_subject(path: Path, overrides: Sequence[str] = (), base: bool = False) -> Subject:
     """What a path to a recipe or a run folder means.
 
-    A recipe stands for its newest run. It must still ask and answer as that run was trained; what else it says, such
-    as the test rows, counts as it now stands.
+    A recipe stands for its newest run, on the model of that run. It must still ask and answer as that run was trained;
+    what else it says, such as the test rows, counts as it now stands.
 
     Raises:
         RunError: There is no run with an adapter, and the base model was not asked for.
         RecipeError: The recipe cannot be read.
     """
+    other_model = any(override.startswith("model.") for override in overrides)
     if path.is_dir():
         run = open_run(path)
         recipe = load_recipe(run.recipe_file, overrides)
@@ -68,7 +71,7 @@ def find_subject(path: Path, overrides: Sequence[str] = (), base: bool = False) 
         newest = latest_run(recipe.name)
         changed = _changed(load_recipe(path), newest) if newest else []
         if base and (newest is None or changed):
-            return Subject(recipe, None, base)
+            return Subject(recipe, None, base, other_model)
         if newest is None:
             raise RunError(
                 f"{path}: no run of {recipe.name!r} under {RUNS}/; train one with `mlxtune lora {path}`, "
@@ -80,9 +83,11 @@ def find_subject(path: Path, overrides: Sequence[str] = (), base: bool = False) 
                 f"train again, or name the run: {newest}"
             )
         run = newest
+        if not other_model:
+            recipe = recipe.model_copy(update={"model": run.recipe().model})
     if not base and not (run.adapter / "adapter_config.json").is_file():
         raise RunError(f"{run}: has no adapter (status: {run.info().get('status')}); train it to its first checkpoint")
-    return Subject(recipe, run, base)
+    return Subject(recipe, run, base, other_model)
 
 
 def read_test_rows(recipe: Recipe) -> list[Row]:
@@ -104,10 +109,12 @@ def load_subject(
 
     Raises:
         ModelError: The base model cannot be found or read.
-        AdapterError: The adapter does not fit it.
+        AdapterError: The adapter does not fit it, or was trained on other weights.
     """
     section = subject.recipe.model
     folder = base_folder(section, backend, progress=progress, say=say)
+    if subject.run and not subject.other_model and not subject.base:
+        require_base(folder, subject.run.info().get("base", {}).get("fingerprint"), str(subject.run))
     return backend.load(folder, adapter=subject.adapter, dtype=section.dtype), load_tokenizer(folder)
 
 

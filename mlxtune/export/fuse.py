@@ -12,7 +12,7 @@ from mlxtune.backends.base import Backend, WrittenModel
 from mlxtune.data.examples import prompt_ids
 from mlxtune.data.rows import Row, read_rows
 from mlxtune.errors import DataError, ModelError, RunError
-from mlxtune.models.base_model import base_folder
+from mlxtune.models.base_model import base_folder, require_base
 from mlxtune.models.tokenizer import load_tokenizer
 from mlxtune.models.writing import check_free, model_folder
 from mlxtune.recipe import PLACEHOLDER, Recipe
@@ -28,7 +28,8 @@ class Fused:
 
     Attributes:
         written: The model folder.
-        difference: Largest absolute difference of any logit between adapter and fused model, over the checked prompts.
+        difference: Largest absolute difference of any logit between adapter and fused model, at every token of the
+            checked prompts.
         effect: The same between base and adapter: what the adapter does at all.
         prompts: Prompts checked.
     """
@@ -71,6 +72,7 @@ def fuse_run(
     check_free(out, force=force)
     recipe = run.recipe()
     base = base_folder(recipe.model, backend)
+    require_base(base, run.info().get("base", {}).get("fingerprint"), str(run))
     prompts = _prompts(recipe, base, say)
     compute = recipe.model.dtype
     with model_folder(out, force=force) as new:
@@ -80,7 +82,7 @@ def fuse_run(
         adapted = _logits(backend, base, run.adapter, prompts, compute)
         fused = _logits(backend, new, None, prompts, compute)
         difference, effect = _largest(fused, adapted), _largest(adapted, without)
-        if difference > max(NOTHING, tolerance * effect):
+        if not difference <= max(NOTHING, tolerance * effect):  # not "greater": NaN is no proof either
             advice = (
                 "Quantizing again rounds the adapter away: leave out --requantize"
                 if requantize
@@ -98,11 +100,12 @@ def _logits(
     backend: Backend, folder: Path, adapter: Path | None, prompts: Sequence[Sequence[int]], dtype: str | None
 ) -> list[np.ndarray]:
     model = backend.load(folder, adapter, dtype)
-    return [model.logits(prompt)[-1] for prompt in prompts]
+    return [model.logits(prompt) for prompt in prompts]
 
 
 def _largest(some: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> float:
-    return max(float(np.abs(a - b).max()) for a, b in zip(some, others, strict=True))
+    """Over every token of every prompt; NaN where any logit is."""
+    return float(np.max([np.abs(a - b).max() for a, b in zip(some, others, strict=True)]))
 
 
 def _prompts(recipe: Recipe, base: Path, say: Callable[[str], None]) -> list[list[int]]:

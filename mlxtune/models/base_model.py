@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxtune.backends.base import Backend, ConvertSpec
-from mlxtune.errors import ModelError
+from mlxtune.errors import AdapterError, ModelError
 from mlxtune.models import gguf
 from mlxtune.models.source import Source, find, read_config
 from mlxtune.models.writing import model_folder
@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 # Part of every cache key: raise it when a conversion writes something else than before.
 CACHE_VERSION = 1
+FINGERPRINT_BYTES = 1 << 20  # of each weight file: enough to tell models apart, little enough for 15 GB of them
 
 
 def base_folder(
@@ -72,6 +73,34 @@ def config_and_tokenizer(section: ModelSection, *, progress: bool = True) -> tup
 
         folder = _cached(source, "tokenizer", extract)
     return read_config(folder), folder
+
+
+def fingerprint(folder: Path) -> str:
+    """SHA-256 over the name, size and first MiB of each weight file: what an adapter was trained on."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.safetensors")):
+        digest.update(f"{file.name} {file.stat().st_size}".encode())
+        with file.open("rb") as stream:
+            digest.update(stream.read(FINGERPRINT_BYTES))
+    return digest.hexdigest()
+
+
+def require_base(folder: Path, trained_on: object, run: str) -> None:
+    """Refuse a base model that is not the one a run was trained on.
+
+    Args:
+        folder: The base model at hand.
+        trained_on: Fingerprint in run.json; nothing is refused where it is missing.
+        run: The run, for the message.
+
+    Raises:
+        AdapterError: Other weights.
+    """
+    if isinstance(trained_on, str) and trained_on != fingerprint(folder):
+        raise AdapterError(
+            f"{run}: was trained on other weights than those in {folder}; give the base model it was trained on, or name "
+            "another one on purpose with --set model.path=..."
+        )
 
 
 def cache_folder() -> Path:

@@ -42,6 +42,11 @@ class Tokenizer:
         """Ids that the tokenizer knows, added tokens included; a model's logits may be wider."""
         return len(self.hf)
 
+    @cached_property
+    def control_texts(self) -> tuple[str, ...]:
+        """Texts that the tokenizer reads as one control token wherever they stand, such as <|im_end|>."""
+        return tuple(str(token) for token in self.hf.added_tokens_decoder.values() if str(token).strip())
+
     def prompts(self, conversations: Sequence[Sequence[Mapping[str, str]]], thinking: bool = False) -> list[list[int]]:
         """Prompt ids of several conversations, as inference builds them.
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
+import numpy as np
+
 from mlxtune.backends.adapter import Adapter, write_adapter
 from mlxtune.backends.base import Backend, Batch, LoraSpec, Model, OptimizerSpec, StepResult
 from mlxtune.data.batches import batches, epoch_order, sequential_order, shared_prefix
@@ -127,11 +129,17 @@ def train(
                 and (last or _due(step, settings.evaluate_every, steps.per_epoch))
             ):
                 found = validate(model, validation, segments)
+                if not math.isfinite(found.loss):
+                    raise TrainingError(_not_finite(step, f"validation loss {found.loss:.4g}", run))
                 valid_loss, validated = found.loss, True
                 log.write(event="validation", step=step, loss=found.loss, segments=found.segments, metrics={})
+            last |= interrupt.requested  # Ctrl-C may have come while validating
             if last or (_due(step, settings.save_every, steps.per_epoch) if settings.save_every else validated):
+                weights = model.adapter_weights()
+                if not all(np.isfinite(value).all() for value in weights.values()):
+                    raise TrainingError(_not_finite(step, "the adapter holds a value that is no number", run))
                 checkpoints.save(step, model, step / steps.per_epoch, valid_loss if validated else None)
-                write_adapter(run.adapter, Adapter(spec, model.adapter_weights(), recipe.model.path), _blocks(model))
+                write_adapter(run.adapter, Adapter(spec, weights, recipe.model.path), _blocks(model))
                 log.write(event="checkpoint", step=step, name=f"step-{step:06d}")
             if interrupt.requested:
                 status = "interrupted" if step < steps.total else "finished"
@@ -205,8 +213,12 @@ def _require_finite(result: StepResult, step: int, step_batches: Sequence[Batch]
         return
     rows = sorted(row + 1 for batch in step_batches for row in batch.rows)
     what = f"loss {result.loss:.4g}, gradient norm {result.grad_norm:.4g}"
-    raise TrainingError(
-        f"step {step}: {what}: not finite; the step was not applied. Rows of this step (of the cleaned data): "
-        f"{', '.join(map(str, rows[:32]))}. Last good checkpoint: {last_good(run.checkpoints)}. "
-        "Lower train.learning_rate, or set model.dtype: float32"
+    which = f"rows of this step, of the cleaned data: {', '.join(map(str, rows[:32]))}"
+    raise TrainingError(_not_finite(step, f"{what}; the step was not applied; {which}", run))
+
+
+def _not_finite(step: int, what: str, run: RunFolder) -> str:
+    return (
+        f"step {step}: {what}. Training stopped at a value that is not finite. "
+        f"Last good checkpoint: {last_good(run.checkpoints)}. Lower train.learning_rate, or set model.dtype: float32"
     )

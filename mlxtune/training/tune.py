@@ -15,16 +15,14 @@ import mlxtune
 from mlxtune.backends import Choice
 from mlxtune.backends.adapter import initial_weights
 from mlxtune.backends.base import LoraSpec
+from mlxtune.data.cleaning import Account
 from mlxtune.data.prepare import Split, training_split, validation_split
-from mlxtune.errors import MlxtuneError
 from mlxtune.models.architecture import linear_layers, lora_layers
-from mlxtune.models.base_model import base_folder, config_and_tokenizer
+from mlxtune.models.base_model import base_folder, config_and_tokenizer, fingerprint
 from mlxtune.models.tokenizer import load_tokenizer
 from mlxtune.recipe import Recipe
 from mlxtune.runs import RunFolder, new_run
 from mlxtune.training.loop import Event, Outcome, Steps, train
-
-FINGERPRINT_BYTES = 1 << 20  # of each weight file: enough to tell models apart, little enough for 15 GB of them
 
 
 @dataclass(frozen=True)
@@ -104,8 +102,8 @@ def tune(
         try:
             held_out = validation.examples if validation else []
             outcome = train(model, backend, recipe, spec, training.examples, held_out, run, watch)
-        except (MlxtuneError, KeyboardInterrupt) as error:
-            run.update_info(status="failed", finished=_now(), error=str(error) or "interrupted twice")
+        except BaseException as error:
+            run.update_info(status="failed", finished=_now(), error=str(error) or type(error).__name__)
             raise
         run.update_info(
             status=outcome.status,
@@ -132,8 +130,8 @@ def describe_data(training: Split, validation: Split | None) -> str:
     """One line on the rows: how many, what cleaning did, how many to validate with."""
     account = training.account
     cleaned = (
-        f" of {account.read:,} read ({account.duplicates} duplicates, {account.near_duplicates} near-duplicates and "
-        f"{account.low_quality} low-quality rows dropped)"
+        f" of {account.read:,} read; dropped {account.duplicates} duplicates, {account.near_duplicates} near-duplicates, "
+        f"{account.low_quality} low-quality rows ({_reasons(account)})"
         if account and account.read != account.kept
         else ""
     )
@@ -141,14 +139,9 @@ def describe_data(training: Split, validation: Split | None) -> str:
     return f"{len(training.examples):,} rows to train{cleaned}{held_out}"
 
 
-def fingerprint(folder: Path) -> str:
-    """SHA-256 over config.json and the name, size and first MiB of each weight file."""
-    digest = hashlib.sha256((folder / "config.json").read_bytes())
-    for file in sorted(folder.glob("*.safetensors")):
-        digest.update(f"{file.name} {file.stat().st_size}".encode())
-        with file.open("rb") as stream:
-            digest.update(stream.read(FINGERPRINT_BYTES))
-    return digest.hexdigest()
+def _reasons(account: Account) -> str:
+    counted = [f"{count} {reason.replace('_', ' ')}" for reason, count in account.low_quality_reasons.items() if count]
+    return ", ".join(counted) or "none"
 
 
 def file_hash(file: str) -> str:
@@ -166,7 +159,11 @@ def _data_facts(recipe: Recipe, training: Split, validation: Split | None) -> di
             "duplicates": account.duplicates,
             "near_duplicates": account.near_duplicates,
             "low_quality": account.low_quality,
+            "low_quality_reasons": dict(account.low_quality_reasons),
             "kept": account.kept,
+            "labels": {name: dict(counts) for name, counts in account.labels.items()},
+            "dropped": [f"{drop.file}:{drop.line}: {drop.reason} {drop.detail}".rstrip() for drop in account.dropped],
+            "conflicts": [f"{one.file}:{one.line}: as {one.conflicts_with}" for one in account.conflicts],
         }
     if validation and recipe.data.valid:
         rows = len(validation.examples)

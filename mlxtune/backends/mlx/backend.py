@@ -51,7 +51,8 @@ class MlxBackend:
         Args:
             folder: MLX or Hugging Face layout.
             adapter: Adapter folder.
-            dtype: Type to compute in; None is float32 on a CPU, where MLX's bfloat16 is slow, and the model's own on a GPU.
+            dtype: Type to compute in; None is float32 on a CPU, where MLX's bfloat16 is slow, and on a GPU the model's own,
+                or bfloat16 for float16, whose range gradients leave.
 
         Raises:
             ModelError: The folder cannot be loaded.
@@ -63,6 +64,8 @@ class MlxBackend:
 
         network, config = load_network(folder)
         wanted = dtype or ("float32" if self.device().kind == "cpu" else None)
+        if wanted is None and network.model.norm.weight.dtype == mx.float16:
+            wanted = "bfloat16"
         if wanted:
             network.set_dtype(getattr(mx, wanted))
         mx.eval(network.parameters())
