@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -54,26 +54,29 @@ class RunFolder:
         content = self.info() if self.run_file.exists() else {}
         write_json(self.run_file, {**content, **values})
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the folder for writing.
+    def locked(self) -> AbstractContextManager[None]:
+        """Hold the folder for writing; RunError if another process does."""
+        return locked(self.path)
 
-        Raises:
-            RunError: Another process holds it.
-        """
-        from filelock import FileLock, Timeout
 
-        lock = FileLock(self.path / ".lock", timeout=0)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise RunError(
-                f"{self}: another process is writing to this run; wait for it or choose another --out"
-            ) from None
-        try:
-            yield
-        finally:
-            lock.release()
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder for writing.
+
+    Raises:
+        RunError: Another process holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise RunError(f"{folder}: another process is writing to it; wait for it or choose another --out") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def new_run(recipe: Recipe, out: Path | None, force: bool = False) -> RunFolder:

@@ -156,7 +156,7 @@ def test_a_run_has_one_writer(tmp_path: Path, base: Path) -> None:
     code = "import sys; from pathlib import Path; from mlxtune.runs import RunFolder\nwith RunFolder(Path(sys.argv[1])).locked(): pass"
     with run.locked():
         other = subprocess.run([sys.executable, "-c", code, str(run.path)], capture_output=True, text=True, check=False)
-    assert other.returncode != 0 and "another process is writing to this run" in other.stderr
+    assert other.returncode != 0 and "another process is writing to it" in other.stderr
     assert subprocess.run([sys.executable, "-c", code, str(run.path)], check=False).returncode == 0
 
 

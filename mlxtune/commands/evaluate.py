@@ -107,6 +107,7 @@ def _ask(
     from mlxtune.evaluation.scores import evaluate as evaluate_model
     from mlxtune.evaluation.subject import load_subject
     from mlxtune.models.base_model import base_folder, fingerprint
+    from mlxtune.runs import locked
 
     choice = choose(backend)
     say(f"backend: {choice.reason}")
@@ -136,8 +137,10 @@ def _ask(
         if bars:
             bars[-1].update(n_rows)
 
+    out.mkdir(parents=True, exist_ok=True)
     try:
-        return evaluate_model(recipe, model, tokenizer, rows, out, decoding, about, Watch(begin, answered, say))
+        with locked(out):
+            return evaluate_model(recipe, model, tokenizer, rows, out, decoding, about, Watch(begin, answered, say))
     except KeyboardInterrupt:
         say(f"Replies so far are in {out}/*.part; an evaluation that was finished there is untouched.")
         raise

@@ -78,7 +78,7 @@ def _summary(info: dict[str, Any], run: str) -> str:
     valid = "" if info["valid_loss"] is None else f", validation loss {info['valid_loss']:.4f}"
     return (
         f"{info['status']} after step {info['step']} of {info['steps']['total']}: training loss {info['train_loss']:.4f}{valid}; "
-        f"{info['seconds']:.0f} s, {info['tokens_per_second']:.0f} tokens/s, peak memory {info['peak_memory_gb']:.2f} GB\n"
+        f"{info['seconds']:.0f} s, {info['tokens_per_second']:.0f} tokens/s (shared ones counted in each row), peak memory {info['peak_memory_gb']:.2f} GB\n"
         f"run: {run}\n"
         f"next: mlxtune evaluate {run}"
     )

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from mlxtune.backends.base import Batch, Constraint, Generation, LoraSpec, Matcher, OptimizerSpec, StepResult
 from mlxtune.backends.mlx.prefix_cache import PrefixCache
+from mlxtune.errors import AdapterError
 
 ADAPTER_FILE = "adapter.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
@@ -236,7 +237,11 @@ class MlxModel:
         """Read what `save_state` wrote."""
         if self._optimizer is None:
             raise RuntimeError("prepare_training comes before load_state")
-        self._network.load_weights(str(folder / ADAPTER_FILE), strict=False)
+        weights = mx.load(str(folder / ADAPTER_FILE))
+        expected = dict(tree_flatten(self._network.trainable_parameters()))
+        if weights.keys() != expected.keys():
+            raise AdapterError(f"{folder}: its adapter is not of the layers that this one adapts")
+        self._network.load_weights(list(weights.items()), strict=False)  # the frozen base stays as it is
         self._optimizer.state = tree_unflatten(list(mx.load(str(folder / OPTIMIZER_FILE)).items()))
         mx.eval(self._network.trainable_parameters(), self._optimizer.state)
 
