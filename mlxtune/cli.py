@@ -13,7 +13,9 @@ from mlxtune.errors import MlxtuneError
 
 # Command -> its one-line help, so that `mlxtune --help` imports no command and no library behind one.
 COMMANDS = {
+    "doctor": "Say what this machine can run, and what slows it.",
     "convert": "Turn a Hub id, a folder or a .gguf into an MLX model folder.",
+    "data": "Check, clean, balance and preview a recipe's data.",
     "lora": "Train a recipe's adapter (QLoRA when the base is quantized).",
     "evaluate": "Score a run or its base model on the test rows.",
     "predict": "Ask a run a few questions.",

@@ -70,13 +70,24 @@ class Clean(Section):
     """Drop rows whose text is not language: mojibake, keyboard mash, symbols only."""
 
 
+class Balance(Section):
+    """How to even out the training rows."""
+
+    field: str = Field(min_length=1)
+    """Output field whose labels, or whose sets of labels, shall have equally many rows."""
+    method: Literal["oversample", "undersample"]
+    """Repeat rows up to the commonest label's count, or leave rows out down to the rarest's."""
+
+
 class DataSection(Section):
     """The labelled rows."""
 
     train: str = Field(min_length=1)
-    """Training rows, .jsonl or .csv; relative to the recipe."""
+    """Training rows, .jsonl, .csv or .parquet; relative to the recipe."""
     valid: str | None = None
     """Validation rows."""
+    valid_fraction: float | None = Field(None, gt=0, lt=1)
+    """Instead of `valid`: hold out this share of the training rows, label sets in proportion, near-duplicates together."""
     test: str | None = None
     """Test rows, read by `evaluate` only."""
     text: str = "text"
@@ -85,6 +96,14 @@ class DataSection(Section):
     """Our name -> your column's name, where they differ: {text: body}."""
     clean: Clean = Clean()
     """Cleaning of the training rows; validation and test rows are never touched."""
+    balance: Balance | None = None
+    """Balancing of the training rows, once they are cleaned and validation rows are held out; null leaves them be."""
+
+    @model_validator(mode="after")
+    def _check(self) -> DataSection:
+        if self.valid is not None and self.valid_fraction is not None:
+            raise _wrong("valid_fraction", "data.valid names validation rows already; keep one of the two")
+        return self
 
 
 class PromptSection(Section):
@@ -260,6 +279,24 @@ class EvaluateSection(Section):
     """Longest reply in tokens."""
     batch_size: int = Field(16, ge=1)
     """Prompts answered together."""
+    baselines: list[Literal["majority", "keywords", "tfidf", "zero_shot", "few_shot"]] = Field(default_factory=list)
+    """What the model is compared with: the commonest answer of the training rows, keywords, TF-IDF with logistic
+    regression on the training rows, and the model before tuning, asked as it is or shown rows with their answers."""
+    keywords: dict[str, Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]] = Field(
+        default_factory=dict
+    )
+    """Label -> words; the baseline 'keywords' gives a text every label one of whose words occurs in it."""
+    few_shot: int = Field(4, ge=1)
+    """Training rows that the baseline 'few_shot' shows the model."""
+
+    @model_validator(mode="after")
+    def _check_baselines(self) -> EvaluateSection:
+        for position, name in enumerate(self.baselines):
+            if name in self.baselines[:position]:
+                raise _wrong(f"baselines.{position}", f"{name!r} is listed twice")
+            if name == "keywords" and not self.keywords:
+                raise _wrong(f"baselines.{position}", "'keywords' needs words: evaluate.keywords: {label: [word, ...]}")
+        return self
 
 
 class Recipe(Section):
@@ -293,6 +330,19 @@ class Recipe(Section):
         for name in self.data.columns:
             if name not in known:
                 raise _wrong(f"data.columns.{name}", "nothing uses this column" + did_you_mean(name, known))
+        with_labels = [field for field in self.output.fields.values() if not isinstance(field, TextField)]
+        for position, name in enumerate(self.evaluate.baselines):
+            if not with_labels and name in ("majority", "keywords", "tfidf"):
+                raise _wrong(f"evaluate.baselines.{position}", f"{name!r} needs an output field with labels")
+        listed = [label for field in with_labels for label in field.labels or []]
+        for label in self.evaluate.keywords:
+            if label not in listed and all(field.labels for field in with_labels):
+                raise _wrong(f"evaluate.keywords.{label}", "not one of the labels" + did_you_mean(label, listed))
+        if (balance := self.data.balance) is not None:
+            labelled = [name for name, field in self.output.fields.items() if not isinstance(field, TextField)]
+            if balance.field not in labelled:
+                hint = did_you_mean(balance.field, labelled) or f"; known: {', '.join(labelled) or 'none'}"
+                raise _wrong("data.balance.field", f"{balance.field!r} is no output field with labels{hint}")
         return self
 
     @property

@@ -111,6 +111,41 @@ def test_train_evaluate_predict_fuse(place: Place, mlxtune: Run) -> None:
     assert json.loads(again.out)["fields"]["intents"]["exact_match"] == scores["fields"]["intents"]["exact_match"]
 
 
+def test_an_evaluation_is_weighed_against_baselines_and_the_model_before_tuning(place: Place, mlxtune: Run) -> None:
+    base = mlxtune("evaluate", place.run, "--base", "--set", "evaluate.baselines=[majority, zero_shot]")
+    assert base.code == 0 and "zero_shot: no model was asked for it here" in base.out, base.err
+    assert "rows are wrong" in base.out and "rows are wrong" not in mlxtune(
+        "evaluate", place.run, "--base", "--errors", "0", "--force"
+    ).out  # fmt: skip
+    baselines = "evaluate.baselines=[majority, keywords, tfidf, zero_shot, few_shot]"
+    words = "evaluate.keywords={payment: [pay], order_management: [order]}"
+    tuned = mlxtune("evaluate", place.run, "--set", baselines, "--set", words)
+    assert tuned.code == 0, tuned.err
+    scores = json.loads((place.run / "evaluation" / "tuned" / "scores.json").read_text())
+    assert set(scores["baselines"]) == {"majority", "keywords", "tfidf", "zero_shot", "few_shot"}
+    assert set(scores["comparisons"]) == {*scores["baselines"], "before"}
+    for name in scores["baselines"]:
+        sentence = scores["comparisons"][name]["intents"]["exact_match"]["sentence"]
+        assert name in sentence and sentence.split(":")[0] in " ".join(tuned.out.split())
+    before = scores["comparisons"]["before"]["intents"]["exact_match"]
+    assert f"{before['difference']:+.3f} [{before['low']:+.3f}, {before['high']:+.3f}]" in tuned.out
+    folder = place.run / "evaluation"
+    wanted = json.loads((folder / "base" / "scores.json").read_text())["fields"]
+    assert scores["baselines"]["zero_shot"] == wanted  # the same model, asked the same
+    predictions = folder / "tuned" / "predictions.jsonl"
+    again = mlxtune(
+        "evaluate", place.run, "--predictions", predictions, "--set", "evaluate.baselines=[majority]", "--json"
+    )
+    assert json.loads(again.out)["baselines"]["majority"] == scores["baselines"]["majority"]
+
+
+def test_replies_to_other_rows_are_refused(place: Place, mlxtune: Run) -> None:
+    replies = place.folder / "replies.jsonl"
+    replies.write_text('{"row": 0, "input": "something else", "prediction": "none"}\n')
+    result = mlxtune("evaluate", place.run, "--predictions", replies)
+    assert result.code == 1 and "these are replies to other rows" in result.err and result.out == ""
+
+
 def test_a_recipe_stands_for_its_newest_run(place: Place, mlxtune: Run) -> None:
     assert "no run of 'tiny' under runs/" in mlxtune("evaluate", place.recipe).err
     assert mlxtune("lora", place.recipe, "--set", "train.max_steps=1").code == 0

@@ -14,7 +14,8 @@ from pydantic import BaseModel
 from mlxtune.backends import choose
 from mlxtune.data.template import ReplyTemplate
 from mlxtune.errors import MlxtuneError
-from mlxtune.evaluation.scores import Watch, evaluate
+from mlxtune.evaluation.baselines import ASKED
+from mlxtune.evaluation.scores import Watch, ask_recipe_baselines, evaluate
 from mlxtune.evaluation.subject import Subject, load_subject, read_test_rows
 from mlxtune.recipe import LabelField, LabelsField, Quantize, Recipe, TextField, load_recipe
 from mlxtune.training.tune import tune
@@ -32,12 +33,16 @@ CHANGES: dict[str, Any] = {
     "model.dtype": "bfloat16",
     "data.train": "short.jsonl",
     "data.valid": "short.jsonl",
+    "data.valid_fraction": 0.3,
     "data.test": "short.jsonl",
     "data.text": "note",
     "data.columns": {"text": "note"},
     "data.clean.dedupe": "near",
     "data.clean.min_chars": 5,
     "data.clean.drop_garbled": True,
+    "data.balance": {"field": "intents", "method": "oversample"},
+    "data.balance.field": "note",
+    "data.balance.method": "undersample",
     "prompt.system": None,
     "prompt.user": "Message: {text}",
     "prompt.thinking": True,
@@ -71,6 +76,9 @@ CHANGES: dict[str, Any] = {
     "evaluate.decoding": "free",
     "evaluate.max_new_tokens": 1,
     "evaluate.batch_size": 2,
+    "evaluate.baselines": ["majority"],
+    "evaluate.keywords": {"payment": ["bill"]},
+    "evaluate.few_shot": 1,
 }
 # Where a key counts only beside another one, that is set first.
 BESIDE: dict[str, dict[str, Any]] = {
@@ -78,6 +86,11 @@ BESIDE: dict[str, dict[str, Any]] = {
     "model.quantize.group_size": {"model.quantize": {"bits": 4, "group_size": 32}},
     "train.over_long": {"train.max_tokens": 60},
     "data.text": {"data.clean.min_chars": 5},
+    "evaluate.keywords": {"evaluate.baselines": ["keywords"], "evaluate.keywords": {"payment": ["pay"]}},
+    "evaluate.few_shot": {"evaluate.baselines": ["few_shot"]},
+    "data.valid_fraction": {"data.valid": None},
+    "data.balance.field": {"data.balance": {"field": "intents", "method": "oversample"}},
+    "data.balance.method": {"data.balance": {"field": "intents", "method": "oversample"}},
 }
 
 
@@ -136,7 +149,10 @@ def footprint(file: Path, overrides: dict[str, Any], folder: Path, monkeypatch: 
         tuned = tune(recipe, choose(), None, watch=lambda event: seen.append(dict(event)), say=seen.append)
         model, tokenizer = load_subject(Subject(recipe, tuned.run, base=False), choose().backend)
         watch = Watch(rows=seen.append)
-        scores = evaluate(recipe, model, tokenizer, read_test_rows(recipe), folder / "evaluation", watch=watch)
+        asked = (recipe, model, tokenizer, read_test_rows(recipe), folder / "evaluation")
+        names = [name for name in recipe.evaluate.baselines if name in ASKED]
+        replies = ask_recipe_baselines(*asked, names, watch=watch)
+        scores = evaluate(*asked, watch=watch, asked_baselines=replies)
     except MlxtuneError as error:
         return f"{type(error).__name__}: {error}".replace(str(folder), "")
     events = [{key: value for key, value in event.items() if key not in ("seconds", "peak_memory_gb")}
@@ -145,7 +161,9 @@ def footprint(file: Path, overrides: dict[str, Any], folder: Path, monkeypatch: 
     weights = hashlib.sha256((tuned.run.adapter / "adapters.safetensors").read_bytes()).hexdigest()
     where = tuned.run.path.parent.name
     pattern = ReplyTemplate(recipe.output).pattern()
-    return json.dumps([events, said, weights, where, pattern, scores["fields"], scores["decoding"]], sort_keys=True)
+    shown = [scores["fields"], scores["decoding"], scores.get("baselines")]
+    shown.append({name: [one.prediction for one in found] for name, found in replies.items()})
+    return json.dumps([events, said, weights, where, pattern, *shown], sort_keys=True)
 
 
 @pytest.mark.parametrize("key", CHANGES)

@@ -333,3 +333,114 @@ def test_an_adapter_of_some_blocks_and_layers_reads_back_as_written(base: Path, 
     )
     assert (back.spec.rank, back.spec.scale, back.spec.dropout, back.base) == (2, 4.0, 0.1, "x")
     assert all(np.array_equal(back.weights[name], weights[name]) for name in weights)
+
+
+def numpy_log_probability(model: Any, prompt: list[int], option: list[int]) -> float:
+    """log p of an option's tokens after a prompt, from whole logits of the whole sequence, in NumPy."""
+    tokens = [*prompt, *option]
+    logits = model.logits(tokens).astype(np.float64)
+    log_normal = np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1)) + logits.max(-1)
+    places = np.arange(len(prompt) - 1, len(tokens) - 1)
+    return float((logits[places, option] - log_normal[places]).sum())
+
+
+OPTIONS = [[7], [7, 8], [9, 10, 11, 12], [13, 7, 2], [9, 10]]
+
+
+@pytest.mark.parametrize(
+    "prompts",
+    [
+        [[3, 4, 5, 6, 7], [3, 4, 9, 11, 12, 13, 14], [3, 4, 9]],  # an opening that all share
+        [[3, 4, 5], [3, 4, 5]],  # nothing of their own but the last token
+        [[20, 21, 22], [30, 31, 32, 33]],  # nothing in common
+        [[5, 6, 7, 8]],
+        [[5]],
+    ],
+)
+def test_choose_equals_numpy_over_whole_logits(any_base: Path, prompts: list[list[int]]) -> None:
+    model, _ = loaded(any_base)
+    got = model.choose(prompts, OPTIONS)
+    wanted = [[numpy_log_probability(model, prompt, option) for option in OPTIONS] for prompt in prompts]
+    assert got.dtype == np.float32 and got.shape == (len(prompts), len(OPTIONS))
+    np.testing.assert_allclose(got, wanted, atol=1e-4)
+
+
+def test_many_options_are_scored_in_parts_with_the_same_result(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = loaded(base)
+    prompts = [[3, 4, 5, 6], [3, 4, 7], [9]]
+    at_once = model.choose(prompts, OPTIONS)
+    from mlxtune.backends.mlx import model as module
+    from mlxtune.backends.mlx.option_tree import option_trees
+
+    monkeypatch.setattr(module, "option_trees", lambda options: option_trees(options, 3))
+    np.testing.assert_allclose(model.choose(prompts, OPTIONS), at_once, atol=1e-5)
+
+
+def test_choose_refuses_nothing_to_choose_from(base: Path) -> None:
+    model, _ = loaded(base)
+    for prompts, options in (([], [[1]]), ([[1]], []), ([[]], [[1]]), ([[1]], [[]])):
+        with pytest.raises(ValueError, match="at least one token"):
+            model.choose(prompts, options)
+
+
+def test_sampling_is_a_function_of_the_seed_and_of_no_other_draw(base: Path) -> None:
+    import mlx.core as mx
+
+    model, _ = loaded(base)
+    prompts = [[3, 4, 5, 6], [3, 4, 7]] * 4
+
+    def sampled(seed: int, temperature: float = 1.5) -> list[Any]:
+        return model.generate(prompts, 8, [447], temperature=temperature, seed=seed)
+
+    first = sampled(1)
+    mx.random.seed(5)
+    mx.eval(mx.random.normal((3,)))
+    assert sampled(1) == first
+    assert sampled(2) != first
+    assert len({reply.tokens for reply in first[::2]}) > 1  # equal prompts of one batch are drawn apart
+    assert sampled(1, 1e-3) == model.generate(prompts, 8, [447])
+
+
+def test_samples_follow_the_distribution_at_their_temperature(base: Path) -> None:
+    model, _ = loaded(base)
+    prompt, temperature, n = [3, 4, 5, 6], 0.7, 2000
+    replies = model.generate([prompt] * n, 1, [447], temperature=temperature, seed=3)
+    counts = np.bincount([reply.tokens[0] for reply in replies if reply.tokens], minlength=448) / n
+    logits = model.logits(prompt)[-1].astype(np.float64) / temperature
+    wanted = np.exp(logits - logits.max())
+    wanted /= wanted.sum()
+    assert wanted.max() < 0.9
+    assert np.abs(counts - wanted).max() < 0.05  # four standard deviations
+
+
+def test_sampled_replies_stay_inside_a_constraint(base: Path) -> None:
+    class Only:
+        """Lets tokens 10 to 19 be written."""
+
+        def start(self) -> Only:
+            return self
+
+        def mask(self) -> Any:
+            allowed = np.zeros(448, np.bool_)
+            allowed[10:20] = True
+            return allowed
+
+        def advance(self, token: int) -> None:
+            assert 10 <= token < 20
+
+    model, _ = loaded(base)
+    replies = model.generate([[3, 4, 5]] * 20, 6, [447], Only(), temperature=5.0, seed=0)
+    assert {token for reply in replies for token in reply.tokens} <= set(range(10, 20))
+
+
+def test_options_in_trees_hold_each_beginning_once_and_every_option() -> None:
+    from mlxtune.backends.mlx.option_tree import option_trees
+
+    (whole,) = option_trees(OPTIONS)
+    assert sorted(whole.options.tolist()) == list(range(len(OPTIONS)))
+    assert len(whole.tokens) == len({tuple(option[:n]) for option in OPTIONS for n in range(len(option))})
+    parts = list(option_trees(OPTIONS, 4))
+    assert len(parts) > 1 and sorted(i for part in parts for i in part.options) == list(range(len(OPTIONS)))
+    for part in parts:
+        for place, index in enumerate(part.options):
+            assert part.targets[part.owners == place].tolist() == OPTIONS[index]

@@ -243,6 +243,14 @@ def test_all_mistakes_of_a_file_of_replies_are_told_together(rows, recipe, tmp_p
         assert f"line {line}:" in str(error.value)
 
 
+def test_replies_to_other_rows_are_refused(rows, recipe, tokenizer, tmp_path):
+    path = tmp_path / "predictions.jsonl"
+    write_predictions(path, rows, recipe, FakeModel(tokenizer, right_answer(rows)), tokenizer)
+    other = [Row({**row.fields, "text": f"text {number}"}, row.file, row.line) for number, row in enumerate(rows)]
+    with pytest.raises(DataError, match=r"line 1: expected a reply to row 0 .*replies to other rows"):
+        read_replies(path, other, recipe)
+
+
 def test_a_row_without_a_reply_is_named(rows, recipe, tmp_path):
     file = tmp_path / "replies.jsonl"
     file.write_text('{"row": 0, "prediction": "none"}\n')

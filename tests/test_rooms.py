@@ -37,6 +37,7 @@ FORBIDDEN = {
         "backends",
         "runs",
     },
+    "doctor": {"data", "training", "evaluation", "export", "report", "commands", "cli"},
     "data": {"training", "evaluation", "export", "report", "commands", "cli"},
     "models": {"data", "training", "evaluation", "export", "report", "commands", "cli"},
     "training": {"evaluation", "export", "report", "commands", "cli"},

@@ -54,7 +54,8 @@ def test_scores_have_the_shape_that_programs_read(rows, recipe, tokenizer, tmp_p
     assert field["labels"]["payment"] == {"precision": 1.0, "recall": 1.0, "f1": 1.0, "support": 3}
     assert {count: group["rows"] for count, group in field["by_count"].items()} == {"1": 5, "2": 2}
     assert set(scores["speed"]) == {"seconds_per_row", "rows_per_second", "tokens_per_second"}
-    assert sorted(path.name for path in tmp_path.glob("*.json*")) == ["predictions.jsonl", "scores.json"]
+    written = sorted(path.name for path in tmp_path.glob("*.json*"))
+    assert written == ["errors.json", "predictions.jsonl", "scores.json"]
 
 
 def test_both_decodings_stand_side_by_side_with_the_constrained_one_on_top(rows, recipe, tokenizer, tmp_path):
@@ -124,6 +125,28 @@ def test_a_finished_evaluation_is_replaced_only_by_force(tmp_path):
     refuse_finished(tmp_path, force=True)
     with pytest.raises(RunError, match="--force"):
         refuse_finished(tmp_path, force=False)
+
+
+def test_what_changed_since_before_tuning_is_in_the_scores(rows, recipe, tokenizer, tmp_path):
+    about = {"data": {"sha256": "1", "rows": 7}, "asked": "q", "base": "b"}
+    before, after, again = tmp_path / "before", tmp_path / "after", tmp_path / "again"
+    evaluate(recipe, FakeModel(tokenizer, lambda prompt: "none"), tokenizer, rows, before, about=about)
+    model = FakeModel(tokenizer, right_answer(rows))
+    folders = [tmp_path / "nowhere", before]
+    scores = evaluate(recipe, model, tokenizer, rows, after, about=about, before=folders)
+    change = scores["comparisons"]["before"]["intents"]["exact_match"]
+    assert change["difference"] == pytest.approx(5 / 7) and change["sentence"].startswith("too few rows to tell from")
+    other = {**about, "asked": "something else"}
+    assert "comparisons" not in evaluate(recipe, model, tokenizer, rows, again, about=other, before=folders)
+    (before / "predictions.jsonl").unlink()
+    scores = evaluate(recipe, model, tokenizer, rows, again, about=about, before=folders)
+    assert any(note.startswith("before: not compared: ") for note in scores["notes"])
+
+
+def test_one_row_is_scored_with_a_note_that_it_is_too_few(rows, recipe, tokenizer, tmp_path):
+    scores = evaluate(recipe, FakeModel(tokenizer, right_answer(rows)), tokenizer, rows[:1], tmp_path)
+    assert scores["fields"]["intents"]["exact_match"] == {"value": 1.0, "low": None, "high": None}
+    assert any("too few for intervals" in note for note in scores["notes"])
 
 
 def test_damaged_scores_are_an_error_and_missing_ones_none(tmp_path):

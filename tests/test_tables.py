@@ -64,6 +64,27 @@ def test_before_and_after_shows_the_change():
     assert "2 rows, constrained decoding" in text
 
 
+def test_a_change_has_its_interval_where_the_rows_were_compared():
+    compared = {"difference": 1.0, "low": 0.2, "high": 1.0, "p_value": 0.01, "sentence": "better"}
+    changes = {"intents": {"exact_match": compared}}
+    lines = to_text([before_after(make_scores(right=False), make_scores(), changes)]).splitlines()
+    assert next(line for line in lines if "exact match" in line).endswith("+1.000 [+0.200, +1.000]")
+    assert next(line for line in lines if "partial match" in line).endswith("+1.000")
+    assert max(map(len, lines)) <= WIDTH
+
+
+def test_baselines_stand_below_the_model_with_a_sentence_each():
+    scores, worse = make_scores(), make_scores(right=False)
+    sentence = "better than tfidf by 1.00 [0.20, 1.00]"
+    compared = {"difference": 1.0, "low": 0.2, "high": 1.0, "p_value": 0.01, "sentence": sentence}
+    scores["baselines"] = {"tfidf": worse["fields"]}
+    scores["comparisons"] = {"tfidf": {"intents": {"exact_match": compared}, "priority": {"accuracy": compared}}}
+    text = to_text(score_tables(scores))
+    assert text.count(sentence) == 2
+    assert "intents: the model against baselines on the same 2 rows" in text
+    assert max(map(len, text.splitlines())) <= WIDTH
+
+
 def test_before_and_after_compares_a_decoding_that_both_have():
     base = make_scores("free", right=False)
     tuned = {**make_scores(), "decodings": {"free": make_scores("free"), "constrained": make_scores()}}

@@ -155,8 +155,18 @@ class Model(Protocol):
         max_new_tokens: int,
         stop_tokens: Sequence[int],
         constraint: Constraint | None = None,
+        temperature: float = 0.0,
+        seed: int = 0,
     ) -> list[Generation]:
-        """Greedy replies to all prompts, as one batch."""
+        """Replies to all prompts, as one batch: greedy, or sampled at a temperature, the same ones for the same seed."""
+        ...
+
+    def choose(self, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        """Log-probability of each option's tokens after each prompt, (B, n_options), nats, dropout off.
+
+        An option is a whole reply with its end-of-turn token, so that no two can be true of one reply. Sums over
+        tokens, not normalised over the options.
+        """
         ...
 
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
@@ -179,6 +189,21 @@ class Device:
     kind: str
     description: str
     memory_bytes: int
+
+
+@dataclass(frozen=True)
+class MatmulSpeed:
+    """A timed float32 matrix product.
+
+    Attributes:
+        gflops: Best rate seen, 10^9 floating-point operations a second.
+        library: What multiplied.
+        remedy: How to make it faster; None where nothing is known.
+    """
+
+    gflops: float
+    library: str
+    remedy: str | None
 
 
 @dataclass(frozen=True)
@@ -216,6 +241,10 @@ class Backend(Protocol):
 
     def peak_memory_bytes(self, reset: bool = False) -> int:
         """Most memory used since the last reset."""
+        ...
+
+    def matmul_speed(self) -> MatmulSpeed:
+        """Time a float32 matrix product, a second or two at most."""
         ...
 
     def load(self, folder: Path, adapter: Path | None = None, dtype: str | None = None) -> Model:

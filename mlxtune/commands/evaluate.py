@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mlxtune.commands.options import backend_option, force_option, json_option, on_terminal, print_json, say, set_option
+from mlxtune.errors import DataError
 
 if TYPE_CHECKING:
     from mlxtune.data.rows import Row
+    from mlxtune.evaluation.further import Further
     from mlxtune.evaluation.subject import Subject
 
 
@@ -33,7 +37,24 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="Score the replies in this file; only --out writes the scores.",
 )
+@click.option("--probabilities", is_flag=True, help="Exact probabilities of every option, and whether they hold.")
+@click.option("--repeats", type=click.IntRange(min=2), metavar="N", help="Sample each row N times more: does it agree?")
+@click.option(
+    "--temperature",
+    type=click.FloatRange(min=0, min_open=True),
+    default=0.7,
+    show_default=True,
+    help="Of the samples, with --repeats.",
+)
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N rows, for a trial.")
+@click.option(
+    "--errors",
+    "n_errors",
+    type=click.IntRange(min=0),
+    default=5,
+    metavar="N",
+    help="Show the N worst rows; 5 without it.",
+)
 @backend_option
 @force_option
 @json_option
@@ -46,7 +67,11 @@ def evaluate(
     decoding: str | None,
     out: Path | None,
     predictions: Path | None,
+    probabilities: bool,
+    repeats: int | None,
+    temperature: float,
     limit: int | None,
+    n_errors: int,
     backend: str,
     force: bool,
     as_json: bool,
@@ -55,13 +80,18 @@ def evaluate(
 
     Example: mlxtune evaluate recipes/demo-intent.yaml --base --limit 20
     """
+    from mlxtune.evaluation.comparison import compare_folders
+    from mlxtune.evaluation.errors import ERRORS_FILE
+    from mlxtune.evaluation.further import Further
     from mlxtune.evaluation.scores import comparable, read_scores, refuse_finished
-    from mlxtune.evaluation.subject import find_subject, read_test_rows
+    from mlxtune.evaluation.subject import find_subject, read_test_rows, read_validation_rows
 
     if predictions is not None:
-        for name in ("base", "decoding", "backend"):
+        for name in ("base", "decoding", "backend", "probabilities", "repeats", "temperature"):
             if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
                 raise click.UsageError(f"--{name} does not go with --predictions, which are there already")
+    if repeats is None and context.get_parameter_source("temperature") is not click.core.ParameterSource.DEFAULT:
+        raise click.UsageError("--temperature goes with --repeats; without it replies are greedy")
     # Replies that are there already need no run, as the base model needs none.
     found = find_subject(subject, overrides, base=base or predictions is not None)
     if predictions is None:
@@ -72,25 +102,41 @@ def evaluate(
     rows = read_test_rows(found.recipe)
     rows = rows if limit is None else rows[:limit]
     if predictions is not None:
-        scores = _score_file(predictions, rows, found, out)
+        scores, errors = _score_file(predictions, rows, found, out)
     else:
         assert out is not None
-        scores = _ask(found, rows, out, decoding, backend, overrides)
+        before = [] if base else found.counterparts(limit)
+        validation = read_validation_rows(found.recipe) if probabilities else None
+        validation = validation if limit is None or validation is None else validation[:limit]
+        further = Further(probabilities, validation, repeats, temperature)
+        scores = _ask(found, rows, out, decoding, backend, overrides, further, before)
+        errors = json.loads((out / ERRORS_FILE).read_text(encoding="utf-8"))
     if as_json:
         files = {} if out is None else {"evaluation": str(out), "scores": str(out / "scores.json")}
         if predictions is None:
             files["predictions"] = str(Path(files["evaluation"]) / scores["predictions"])
+        if out is not None:
+            files["errors"] = str(out / ERRORS_FILE)
         run = found.run or (found.folder if predictions is None else None)
         print_json({**scores, "run": run and str(run), "files": files})
         return
 
-    from mlxtune.report.tables import WIDTH, before_after, score_tables, to_text
+    from mlxtune.report.tables import WIDTH, before_after, error_tables, score_tables, to_text
 
-    tables = score_tables(scores)
-    others = [] if predictions is not None else map(read_scores, found.counterparts(limit))
-    other = next((other for other in others if other and comparable(scores, other)), None)
-    if other is not None:
-        tables.append(before_after(scores, other) if base else before_after(other, scores))
+    tables = [*score_tables(scores), *error_tables(errors, n_errors)]
+    for folder in [] if predictions is not None else found.counterparts(limit):
+        other = read_scores(folder)
+        if other is None or not comparable(scores, other):
+            continue
+        if base:
+            try:
+                changes = compare_folders(other, folder, scores, out, found.recipe, "before") if out else {}
+            except DataError:  # the other evaluation's predictions are gone or damaged: its figures are still there
+                changes = {}
+            tables.append(before_after(scores, other, changes))
+        else:
+            tables.append(before_after(other, scores, scores.get("comparisons", {}).get("before", {})))
+        break
     terminal = sys.stdout.isatty()
     width = min(WIDTH, shutil.get_terminal_size().columns) if terminal else WIDTH
     click.echo(to_text(tables, width, color=terminal))
@@ -99,11 +145,19 @@ def evaluate(
 
 
 def _ask(
-    subject: Subject, rows: list[Row], out: Path, decoding: str | None, backend: str, overrides: tuple[str, ...]
+    subject: Subject,
+    rows: list[Row],
+    out: Path,
+    decoding: str | None,
+    backend: str,
+    overrides: tuple[str, ...],
+    further: Further,
+    before: list[Path],
 ) -> dict[str, Any]:
     """Load the model and evaluate it, with a bar on a terminal."""
     from mlxtune.backends import choose
-    from mlxtune.evaluation.scores import Watch, asked, identity
+    from mlxtune.evaluation.baselines import ASKED
+    from mlxtune.evaluation.scores import Watch, ask_recipe_baselines, asked, identity
     from mlxtune.evaluation.scores import evaluate as evaluate_model
     from mlxtune.evaluation.subject import load_subject
     from mlxtune.models.base_model import base_folder, fingerprint
@@ -111,8 +165,10 @@ def _ask(
 
     choice = choose(backend)
     say(f"backend: {choice.reason}")
-    model, tokenizer = load_subject(subject, choice.backend, say, progress=on_terminal())
     recipe = subject.recipe
+    # Before tuning, a model asked as the recipe asks is no baseline: it is what is evaluated.
+    names = [name for name in recipe.evaluate.baselines if name in ASKED and not (subject.base and name == "zero_shot")]
+    loaded = None if names else load_subject(subject, choice.backend, say, progress=on_terminal())
     weights = subject.adapter and identity(subject.adapter / "adapters.safetensors")
     about = {
         "model": {"path": recipe.model.path, "revision": recipe.model.revision},
@@ -131,7 +187,7 @@ def _ask(
 
             bars.append(tqdm(total=n_rows, unit="row", desc=name, file=sys.stderr, dynamic_ncols=True))
         else:
-            say(f"asking {n_rows} rows, {name} decoding")
+            say(f"asking {n_rows} rows, {name}{' decoding' if name in ('free', 'constrained') else ''}")
 
     def answered(n_rows: int) -> None:
         if bars:
@@ -140,25 +196,43 @@ def _ask(
     out.mkdir(parents=True, exist_ok=True)
     try:
         with locked(out):
-            return evaluate_model(recipe, model, tokenizer, rows, out, decoding, about, Watch(begin, answered, say))
+            watch = Watch(begin, answered, say)
+            replies = {}
+            if names:  # before the tuned model is loaded, so that the two never share the memory
+                before_tuning = load_subject(replace(subject, base=True), choice.backend, say, progress=on_terminal())
+                replies = ask_recipe_baselines(recipe, *before_tuning, rows, out, names, decoding, about, watch)
+                del before_tuning
+            model, tokenizer = loaded or load_subject(subject, choice.backend, say, progress=on_terminal())
+            asked_of = (recipe, model, tokenizer, rows, out, decoding, about, watch)
+            return evaluate_model(
+                *asked_of, further=further, backend=choice.backend, asked_baselines=replies, before=before
+            )
     except KeyboardInterrupt:
-        say(f"Replies so far are in {out}/*.part; an evaluation that was finished there is untouched.")
+        say(f"Replies so far are kept in {out}; the same command goes on from there.")
         raise
     finally:
         for bar in bars:
             bar.close()
 
 
-def _score_file(predictions: Path, rows: list[Row], subject: Subject, out: Path | None) -> dict[str, Any]:
-    """Score replies that are there already."""
+def _score_file(
+    predictions: Path, rows: list[Row], subject: Subject, out: Path | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Scores and errors of replies that are there already."""
+    from mlxtune.evaluation.baselines import label_baselines
+    from mlxtune.evaluation.errors import ERRORS_FILE, find_errors
     from mlxtune.evaluation.predictions import read_replies
-    from mlxtune.evaluation.scores import SCORES_FILE, identity, score
+    from mlxtune.evaluation.scores import SCORES_FILE, add_comparisons, identity, score
     from mlxtune.files import write_json
 
-    scores = score(read_replies(predictions, rows, subject.recipe), subject.recipe)
+    recipe = subject.recipe
+    replies = read_replies(predictions, rows, recipe)
+    scores, errors = score(replies, recipe), find_errors(replies, recipe)
+    add_comparisons(scores, recipe, replies, label_baselines(recipe, rows), {})
     scores["data"] = {**identity(Path(str(subject.recipe.data.test))), "rows": len(rows)}
     scores["replies_of"] = identity(predictions)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
+        write_json(out / ERRORS_FILE, errors)
         write_json(out / SCORES_FILE, scores)
-    return scores
+    return scores, errors

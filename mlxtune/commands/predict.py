@@ -129,12 +129,15 @@ def _rows(texts: Iterator[tuple[str, str]], needed: Sequence[str]) -> Iterator[R
 def _record(text: str, answer: Answer) -> dict[str, Any]:
     verdict = answer.verdict
     values = {name: list(value) if isinstance(value, tuple) else value for name, value in verdict.predicted.items()}
+    chances = answer.chances
     return {
         "text": text,
         "prediction": answer.text,
         "values": values,
         "valid": verdict.valid,
         "problem": verdict.problem,
+        "probability": chances and {chances.field: chances.of(verdict.predicted[chances.field])},
+        "probabilities": chances and {chances.field: chances.by_label()},
     }
 
 
@@ -149,7 +152,7 @@ def _lines(texts: Sequence[str], answers: Sequence[Answer]) -> Iterator[str]:
     width = max(map(cell_len, cut))
     for text, answer in zip(cut, answers, strict=True):
         verdict = answer.verdict
-        values = {name: _shown(value) for name, value in verdict.predicted.items()}
+        values = {name: _shown(value, _chance(answer, name)) for name, value in verdict.predicted.items()}
         if len(values) == 1:
             (value,) = values.values()
             written = value if value is not None else f"not a valid reply: {answer.text!r}"
@@ -161,9 +164,18 @@ def _lines(texts: Sequence[str], answers: Sequence[Answer]) -> Iterator[str]:
                 yield f"  ({verdict.problem}; the reply was {answer.text!r})"
 
 
-def _shown(value: Value | None) -> str | None:
+def _chance(answer: Answer, name: str) -> str:
+    """The probability of what was predicted, '  (0.93)'; nothing where it is not known."""
+    chances = answer.chances
+    if chances is None or chances.field != name:
+        return ""
+    probability = chances.of(answer.verdict.predicted[name])
+    return "" if probability is None else f"  ({probability:.2f})"
+
+
+def _shown(value: Value | None, after: str = "") -> str | None:
     if value is None:
         return None
     text = ", ".join(value) if isinstance(value, tuple) else value
     # A model's text may hold escape codes, which a terminal would obey.
-    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text).replace("\n", "\n    ")
+    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text).replace("\n", "\n    ") + after

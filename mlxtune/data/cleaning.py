@@ -152,7 +152,9 @@ def is_garbled(text: str) -> bool:
       with six consonants in a row, or with five neighbouring keys in a row.
     """
     visible = "".join(text.split())
-    kinds = Counter(unicodedata.category(character)[0] for character in _REPEATED.sub(r"\1\1", visible))
+    kinds: Counter[str] = Counter()
+    for character, times in Counter(_REPEATED.sub(r"\1\1", visible)).items():
+        kinds[unicodedata.category(character)[0]] += times
     if not kinds["L"] or 2 * (kinds["L"] + kinds["M"] + kinds["N"]) < kinds.total():
         return True
     if "\ufffd" in text or _is_mojibake(text):

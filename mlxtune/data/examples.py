@@ -81,16 +81,36 @@ def _require_readable(
     """
     problems = []
     for row, value, reply in zip(rows, values, replies, strict=True):
-        problem = _control_problem("reply", reply, tokenizer)
-        parsed = template.parse(reply)
-        if not problem and dict(parsed.values) != dict(value):
-            problem = (
-                f"its reply {reply[:60]!r} would be read back as {dict(parsed.values)}; reword the template or the row"
-            )
+        problem = _reply_problem(value, reply, template, tokenizer)
         if problem:
             problems.append(Problem(f"{row.file}:{row.line}", problem))
     if problems:
         raise DataError(listing("rows whose reply cannot be learned", problems))
+
+
+def _reply_problem(value: Mapping[str, Value], reply: str, template: ReplyTemplate, tokenizer: Tokenizer) -> str | None:
+    problem = _control_problem("reply", reply, tokenizer)
+    if problem:
+        return problem
+    parsed = template.parse(reply)
+    if dict(parsed.values) == dict(value):
+        return None
+    return f"its reply {reply[:60]!r} would be read back as {dict(parsed.values)}; reword the template or the row"
+
+
+def row_problems(row: Row, recipe: Recipe, template: ReplyTemplate, tokenizer: Tokenizer) -> list[str]:
+    """All for which `build_examples` would refuse a row, without refusing it; empty for a row that can be used.
+
+    Args:
+        row: Any row.
+        template: Of the recipe's `output`.
+    """
+    needed = dict.fromkeys(PLACEHOLDER.findall(recipe.prompt.user))
+    columns = [_column_problem(row.fields, name, "prompt.user", tokenizer) for name in needed]
+    problems = [problem for problem in columns if problem]
+    values, wrong = template.read(row.fields)
+    reply = None if wrong else _reply_problem(values, template.format(values)[0], template, tokenizer)
+    return [*problems, *wrong, *([reply] if reply else [])]
 
 
 def mark_tokens(reply: Encoded, spans: Sequence[Span], segments: Sequence[str]) -> tuple[list[float], list[int]]:
@@ -129,15 +149,24 @@ def expected_values(rows: Sequence[Row], recipe: Recipe) -> list[dict[str, Value
     return found
 
 
-def prompt_ids(rows: Sequence[Row], recipe: Recipe, tokenizer: Tokenizer) -> list[list[int]]:
+def prompt_ids(rows: Sequence[Row], recipe: Recipe, tokenizer: Tokenizer, shots: Sequence[Row] = ()) -> list[list[int]]:
     """Prompt ids of all rows, as training and inference both use them.
+
+    Args:
+        shots: Rows shown with their replies as earlier turns of every conversation.
 
     Raises:
         DataError: Rows that lack a column which the user message names; all of them together.
     """
-    return tokenizer.prompts(
-        [messages(row, recipe) for row in _with_columns(rows, recipe, tokenizer)], recipe.prompt.thinking
-    )
+    template = ReplyTemplate(recipe.output)
+    replies = [template.format(values)[0] for values in expected_values(shots, recipe)]
+    earlier = [
+        turn
+        for shot, reply in zip(_with_columns(shots, recipe, tokenizer), replies, strict=True)
+        for turn in (messages(shot, recipe)[-1], {"role": "assistant", "content": reply})
+    ]
+    asked = [messages(row, recipe) for row in _with_columns(rows, recipe, tokenizer)]
+    return tokenizer.prompts([[*one[:-1], *earlier, one[-1]] for one in asked], recipe.prompt.thinking)
 
 
 def messages(row: Row, recipe: Recipe) -> list[dict[str, str]]:

@@ -1,4 +1,4 @@
-"""A recipe's training data, ready: rows read, cleaned and turned into examples that fit."""
+"""A recipe's data, ready: rows read, cleaned, some held out, the rest balanced and turned into examples that fit."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlxtune.data.cleaning import Account, clean_rows
+from mlxtune.data.balance import Balanced, balance
+from mlxtune.data.cleaning import Account, Cleaned, clean_rows
 from mlxtune.data.examples import Example, build_examples, check_lengths
+from mlxtune.data.labels import split_labels
 from mlxtune.data.rows import Row, read_rows
+from mlxtune.data.splitting import HeldOut, hold_out
 from mlxtune.errors import DataError
 from mlxtune.models.tokenizer import Tokenizer
 from mlxtune.recipe import Clean, LabelField, LabelsField, Recipe, TextField
@@ -16,57 +19,135 @@ from mlxtune.recipe import Clean, LabelField, LabelsField, Recipe, TextField
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of one file and the examples made of them; an example's `row` is an index into `rows`.
+    """Rows of one split and the examples made of them; an example's `row` is an index into `rows`.
 
     Attributes:
-        rows: As read, cleaned.
-        examples: Those that fit into `train.max_tokens`.
+        rows: As read, cleaned, and without those held out.
+        examples: Those that fit into `train.max_tokens`, balanced: a row may have several examples, or none.
         account: What cleaning did; None where the recipe does not clean.
         left_out: "file:line: N tokens" of each row that did not fit.
+        balanced: What balancing did; None where the recipe does not balance.
+        held_out: Rows taken out of these to validate with.
     """
 
     rows: Sequence[Row]
     examples: list[Example]
     account: Account | None
     left_out: list[str]
+    balanced: Balanced | None = None
+    held_out: int = 0
 
 
 def training_split(recipe: Recipe, tokenizer: Tokenizer) -> Split:
-    """Training rows, cleaned as `data.clean` says.
+    """Training rows, cleaned as `data.clean` says, without those held out, balanced as `data.balance` says.
 
     Raises:
         DataError: The file cannot be read, rows are wrong, or none is left.
     """
-    rows: Sequence[Row] = read_rows(Path(recipe.data.train), recipe.data.columns)
-    account = None
-    if recipe.data.clean != Clean():
-        cleaned = clean_rows(
-            rows,
-            text_column=recipe.data.text,
-            label_columns={
-                name: field.labels if isinstance(field, (LabelField, LabelsField)) else None
-                for name, field in recipe.output.fields.items()
-            },
-            settings=recipe.data.clean,
-            free_text=[name for name, field in recipe.output.fields.items() if isinstance(field, TextField)],
-            separators={
-                name: field.separator for name, field in recipe.output.fields.items() if isinstance(field, LabelsField)
-            },
-        )
-        rows, account = cleaned.rows, cleaned.account
-        _require_every_label(recipe, account)
-    return _split(rows, recipe, tokenizer, account, recipe.data.train)
+    rows, account = _cleaned_training_rows(recipe)
+    held_out = 0
+    if recipe.data.valid_fraction is not None:
+        parted = part_rows(rows, recipe)
+        rows, held_out = [rows[index] for index in parted.kept], len(parted.held_out)
+    split = _split(rows, recipe, tokenizer, account, recipe.data.train)
+    balanced = balance_rows([rows[example.row] for example in split.examples], recipe)
+    examples = split.examples if balanced is None else [split.examples[place] for place in balanced.positions]
+    return Split(rows, examples, account, split.left_out, balanced, held_out)
 
 
 def validation_split(recipe: Recipe, tokenizer: Tokenizer) -> Split | None:
-    """Validation rows as they are; None where the recipe names none."""
-    if recipe.data.valid is None:
+    """Validation rows: those of `data.valid` as they are, or those held out of the training rows, or None.
+
+    Raises:
+        DataError: As for the training rows.
+    """
+    rows = validation_rows(recipe)
+    return None if rows is None else _split(rows, recipe, tokenizer, None, recipe.data.valid or recipe.data.train)
+
+
+def training_rows(recipe: Recipe) -> Sequence[Row]:
+    """The rows that training may see: cleaned, without those held out; not balanced, however long.
+
+    Raises:
+        DataError: The file cannot be read, or a row has no text in the text column.
+    """
+    rows, _ = _cleaned_training_rows(recipe)
+    if recipe.data.valid_fraction is None:
+        return rows
+    return [rows[index] for index in part_rows(rows, recipe).kept]
+
+
+def validation_rows(recipe: Recipe) -> Sequence[Row] | None:
+    """The rows of `data.valid` as they are, or those held out of the training rows, or None; however long.
+
+    Raises:
+        DataError: The file cannot be read, or no row can be held out.
+    """
+    if recipe.data.valid_fraction is not None:
+        rows, _ = _cleaned_training_rows(recipe)
+        return [rows[index] for index in part_rows(rows, recipe).held_out]
+    return None if recipe.data.valid is None else read_rows(Path(recipe.data.valid), recipe.data.columns)
+
+
+def clean(rows: Sequence[Row], recipe: Recipe, settings: Clean) -> Cleaned:
+    """The rows cleaned by `settings`, their labels judged by the recipe's fields.
+
+    Raises:
+        DataError: A row has no text in the text column; all are listed.
+    """
+    fields = recipe.output.fields
+    return clean_rows(
+        rows,
+        text_column=recipe.data.text,
+        label_columns={
+            name: field.labels if isinstance(field, (LabelField, LabelsField)) else None
+            for name, field in fields.items()
+        },
+        settings=settings,
+        free_text=[name for name, field in fields.items() if isinstance(field, TextField)],
+        separators={name: field.separator for name, field in fields.items() if isinstance(field, LabelsField)},
+    )
+
+
+def part_rows(rows: Sequence[Row], recipe: Recipe) -> HeldOut:
+    """Which rows `data.valid_fraction` holds out, label sets of closed fields in proportion.
+
+    Raises:
+        DataError: All rows are near-duplicates of one another, so that none can be held out.
+    """
+    assert recipe.data.valid_fraction is not None
+    closed = [name for name, field in recipe.output.fields.items() if not isinstance(field, TextField) and field.labels]
+    texts = [str(row.fields.get(recipe.data.text, "")).strip() for row in rows]
+    strata = [tuple(label_class(row, recipe, name) for name in closed) for row in rows]
+    parted = hold_out(texts, strata, recipe.data.valid_fraction, recipe.train.seed)
+    if not parted.held_out:
+        raise DataError(
+            f"{recipe.data.train}: data.valid_fraction can hold out none of {len(rows)} rows: all are near-duplicates of "
+            "one another; add rows, or name others in data.valid"
+        )
+    return parted
+
+
+def balance_rows(rows: Sequence[Row], recipe: Recipe) -> Balanced | None:
+    """Which of these rows `data.balance` trains on, and how often; None where the recipe does not balance."""
+    wanted = recipe.data.balance
+    if wanted is None:
         return None
-    rows = read_rows(Path(recipe.data.valid), recipe.data.columns)
-    return _split(rows, recipe, tokenizer, None, recipe.data.valid)
+    return balance([label_class(row, recipe, wanted.field) for row in rows], wanted.method, recipe.train.seed)
 
 
-def _require_every_label(recipe: Recipe, account: Account) -> None:
+def label_class(row: Row, recipe: Recipe, name: str) -> str:
+    """The label of a field in a row, or its set of labels in one order, as one text."""
+    field = recipe.output.fields[name]
+    value = row.fields.get(name)
+    if not isinstance(field, LabelsField):
+        return str("" if value is None else value).strip()
+    found = set(split_labels(value, field.separator, field.labels))
+    order = [label for label in field.labels or [] if label in found]
+    return ", ".join([*order, *sorted(found.difference(order))])
+
+
+def require_every_label(recipe: Recipe, account: Account) -> None:
     """Refuse data whose rows of some label were all dropped for labels that the recipe does not know: a typo in it.
 
     Raises:
@@ -84,12 +165,31 @@ def _require_every_label(recipe: Recipe, account: Account) -> None:
                 )
 
 
-def _split(rows: Sequence[Row], recipe: Recipe, tokenizer: Tokenizer, account: Account | None, file: str) -> Split:
+def require_text_column(rows: Sequence[Row], recipe: Recipe, file: str) -> None:
+    """Refuse rows none of which has the text column.
+
+    Raises:
+        DataError: Names the columns that there are.
+    """
     if rows and not any(recipe.data.text in row.fields for row in rows):
         has = ", ".join(map(repr, rows[0].fields))
         raise DataError(
             f"{file}: data.text names {recipe.data.text!r}, but no row has that column; the first has {has}"
         )
+
+
+def _cleaned_training_rows(recipe: Recipe) -> tuple[Sequence[Row], Account | None]:
+    rows = read_rows(Path(recipe.data.train), recipe.data.columns)
+    if recipe.data.clean == Clean():
+        require_text_column(rows, recipe, recipe.data.train)
+        return rows, None
+    cleaned = clean(rows, recipe, recipe.data.clean)
+    require_every_label(recipe, cleaned.account)
+    return cleaned.rows, cleaned.account
+
+
+def _split(rows: Sequence[Row], recipe: Recipe, tokenizer: Tokenizer, account: Account | None, file: str) -> Split:
+    require_text_column(rows, recipe, file)
     examples, left_out = check_lengths(build_examples(rows, recipe, tokenizer), rows, recipe)
     if not examples:
         why = (

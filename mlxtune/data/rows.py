@@ -1,4 +1,4 @@
-"""Rows of a .jsonl or .csv file with the place of each: no cleaning, no labels, no tokens.
+"""Rows of a .jsonl, .csv or .parquet file with the place of each: no cleaning, no labels, no tokens.
 
 Reading goes line by line and never stops at the first mistake: every malformed line is collected, so that one
 run names all that is wrong with a file.
@@ -19,7 +19,8 @@ from typing import Any, NoReturn
 from mlxtune.errors import DataError, Problem, listing
 
 JSON_LINES = (".jsonl", ".ndjson")
-SUFFIXES = (*JSON_LINES, ".csv")
+PARQUET = ".parquet"
+SUFFIXES = (*JSON_LINES, ".csv", PARQUET)
 _AS_NAMED: Mapping[str, str] = MappingProxyType({})
 
 
@@ -31,7 +32,7 @@ class Row:
         fields: Column -> str or list[str]. Numbers and booleans arrive as their JSON text and null as "", since a
             label may be written 1 or true. Anything nested stays as parsed, for whoever uses that column to judge.
         file: The file, as it was named.
-        line: The physical line on which the record starts, counted from 1.
+        line: The physical line on which the record starts, counted from 1; of a .parquet file the record's number.
     """
 
     fields: Mapping[str, Any]
@@ -43,7 +44,7 @@ def read_rows(path: Path, columns: Mapping[str, str] = _AS_NAMED) -> list[Row]:
     """Every row of a file, in order; blank lines are skipped.
 
     Args:
-        path: A .jsonl or .ndjson file (one object a line) or a .csv file with a header line, in UTF-8.
+        path: A .jsonl or .ndjson file (one object a line), a .csv file with a header line, in UTF-8, or a .parquet file.
         columns: Our name -> the file's own name, for columns called something else there.
 
     Raises:
@@ -52,7 +53,8 @@ def read_rows(path: Path, columns: Mapping[str, str] = _AS_NAMED) -> list[Row]:
     path = Path(path)
     _check_file(path)
     problems: list[Problem] = []
-    records = _json_records if path.suffix.lower() in JSON_LINES else _csv_records
+    suffix = path.suffix.lower()
+    records = _json_records if suffix in JSON_LINES else _parquet_records if suffix == PARQUET else _csv_records
     rows = []
     for line, record in records(path, problems):
         fields = _renamed(record, columns)
@@ -94,7 +96,7 @@ def _conversion(path: Path) -> str:
         return "write one object a line and name it .jsonl"
     if suffix in (".gz", ".zip", ".bz2", ".xz", ".zst"):
         return "unpack it first"
-    if suffix in (".xlsx", ".xls", ".tsv", ".parquet"):
+    if suffix in (".xlsx", ".xls", ".tsv"):
         return "export it as .csv in UTF-8"
     return "rename or convert it"
 
@@ -178,6 +180,60 @@ def _csv_records(path: Path, problems: list[Problem]) -> Iterator[tuple[int, dic
             problems.append(_problem(path, start, message))
         else:
             yield start, dict(zip(header, cells, strict=True))
+
+
+def _parquet_records(path: Path, problems: list[Problem]) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        from pyarrow import ArrowException
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        raise DataError(
+            f"{path}: reading Parquet needs pyarrow, which is not installed; "
+            "pip install 'mlxtune[parquet]', or export the rows as .jsonl"
+        ) from error
+    number = 0
+    try:
+        with ParquetFile(path) as file:
+            message = _header_problem(list(file.schema_arrow.names))
+            if message:
+                problems.append(Problem(path.name, message))
+                return
+            for batch in file.iter_batches():
+                for record in _parquet_batch(batch):
+                    number += 1
+                    if record is None:
+                        problems.append(_problem(path, number, "expected UTF-8, got other bytes; write the file anew"))
+                    else:
+                        yield number, {column: _parquet_value(value) for column, value in record.items()}
+    except (ArrowException, OSError) as error:
+        at = f" after row {number}" if number else ""
+        what = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"{path}: not a whole Parquet file{at}: {what}; write it again") from error
+
+
+def _parquet_batch(batch: Any) -> list[dict[str, Any] | None]:
+    """Records of a batch; None for one whose text is no UTF-8."""
+    try:
+        return list(batch.to_pylist())
+    except UnicodeDecodeError:
+        records: list[dict[str, Any] | None] = []
+        for index in range(batch.num_rows):
+            try:
+                records += batch.slice(index, 1).to_pylist()
+            except UnicodeDecodeError:
+                records.append(None)
+        return records
+
+
+def _parquet_value(value: Any) -> Any:
+    """As from JSON; what JSON does not have (dates, decimals) as its text, and not-a-number as missing."""
+    if isinstance(value, float) and value != value:
+        return ""
+    if isinstance(value, list):
+        return [_parquet_value(item) for item in value]
+    if value is None or isinstance(value, (bool, int, float)):
+        return _value(value)
+    return value if isinstance(value, (str, bytes, dict)) else str(value)
 
 
 def _header_problem(header: list[str]) -> str | None:

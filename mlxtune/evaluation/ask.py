@@ -11,16 +11,18 @@ from mlxtune.data.rows import Row
 from mlxtune.data.template import ReplyTemplate
 from mlxtune.evaluation.constraint import TemplateConstraint
 from mlxtune.evaluation.predictions import CONSTRAINED, FREE, Verdict, judge, reply_text
+from mlxtune.evaluation.probabilities import Distribution, distributions, options_of
 from mlxtune.models.tokenizer import Tokenizer
 from mlxtune.recipe import Recipe
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A reply as the model wrote it, and what it says."""
+    """A reply as the model wrote it, what it says, and how probable its first field's values are, if that is known."""
 
     text: str
     verdict: Verdict
+    chances: Distribution | None = None
 
 
 class Asker:
@@ -36,6 +38,7 @@ class Asker:
     def __init__(self, recipe: Recipe, model: Model, tokenizer: Tokenizer, decoding: str | None = None) -> None:
         self._recipe, self._model, self._tokenizer = recipe, model, tokenizer
         self._template = ReplyTemplate(recipe.output)
+        self._options = options_of(recipe, tokenizer)
         self._constraint: Constraint | None = None
         if (decoding or recipe.evaluate.decoding) != FREE:
             self._constraint = TemplateConstraint(self._template, tokenizer, int(model.config["vocab_size"]))
@@ -54,9 +57,12 @@ class Asker:
         prompts = prompt_ids(rows, self._recipe, self._tokenizer)
         limit = self._recipe.evaluate.max_new_tokens
         replies = self._model.generate(prompts, limit, self._tokenizer.stop_tokens, self._constraint)
+        chances: Sequence[Distribution | None] = [None] * len(rows)
+        if self._options is not None:
+            chances = distributions(self._model, prompts, self._options)
         answers = []
-        for reply in replies:
+        for reply, chance in zip(replies, chances, strict=True):
             text, answer = reply_text(reply, self._recipe, self._tokenizer)
             cut = reply.stop_reason == "length"
-            answers.append(Answer(text, judge(self._template, answer, cut, self._constraint is not None)))
+            answers.append(Answer(text, judge(self._template, answer, cut, self._constraint is not None), chance))
         return answers

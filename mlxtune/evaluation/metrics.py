@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,6 +102,40 @@ class LabelScores:
     confusion: Confusion
 
 
+@dataclass(frozen=True)
+class Figures:
+    """The headline figures of one field's predictions, for any draw of its rows.
+
+    Attributes:
+        labels: The label list.
+        right: 1 where a row expects a label, (rows, labels).
+        said: 1 where it was predicted.
+        rows: Figure -> its value at each row, (rows,), for those that are means over rows.
+        pooled: Those made of counts over rows instead: micro_f1, macro_f1.
+    """
+
+    labels: list[str]
+    right: NDArray[np.float32]
+    said: NDArray[np.float32]
+    rows: Mapping[str, NDArray[np.floating]]
+    pooled: tuple[str, ...]
+
+    @cached_property
+    def hits(self) -> NDArray[np.float32]:
+        """1 where a label that a row expects was predicted, (rows, labels)."""
+        return self.right * self.said
+
+    def of(self, draws: Draws) -> dict[str, Floats]:
+        """Every figure of each draw, (draws,)."""
+        tp, both = _sums(draws, self.hits), _sums(draws, self.right) + _sums(draws, self.said)
+        occurs = np.any((self.right + self.said) > 0, axis=0)
+        found = {
+            "micro_f1": _ratio(2 * tp.sum(1), both.sum(1)),
+            "macro_f1": _macro(_ratio(2 * tp, both), both > 0, occurs),
+        }
+        return {**{name: found[name] for name in self.pooled}, **_means(draws, self.rows)}
+
+
 def label_set_scores(
     expected: Sequence[Sequence[str]],
     predicted: Sequence[Sequence[str] | None],
@@ -124,34 +159,12 @@ def label_set_scores(
     >>> scores.exact_match.value, scores.micro_f1.value, scores.labels["b"].support
     (0.5, 0.5, 1)
     """
-    if labels is None:
-        labels = sorted({label for labels_of_row in (*expected, *predicted) for label in labels_of_row or ()})
-    right = _indicator(expected, labels)  # (rows, labels)
-    said = _indicator(predicted, labels)
-    invalid = _column(row is None for row in predicted)
-    hits = right * said
-    occurs = np.any((right + said) > 0, axis=0)
-    n_hits, n_both = hits.sum(1), right.sum(1) + said.sum(1)
-    exact = np.all(right == said, axis=1) & (invalid == 0)
-    rows = {
-        "exact_match": exact.astype(np.float32),
-        "partial_match": (n_hits > 0).astype(np.float32),
-        "sample_f1": _ratio(2 * n_hits, n_both),
-        "invalid_rate": invalid,
-        "repeated_rate": _column(repeated),
-    }
-
-    def figures(draws: Draws) -> dict[str, Floats]:
-        tp, both = _sums(draws, hits), _sums(draws, right) + _sums(draws, said)
-        return {
-            "micro_f1": _ratio(2 * tp.sum(1), both.sum(1)),
-            "macro_f1": _macro(_ratio(2 * tp, both), both > 0, occurs),
-            **_means(draws, rows),
-        }
-
+    figures = label_set_figures(expected, predicted, repeated, labels)
+    labels, right, said = figures.labels, figures.right, figures.said
+    hits, exact = figures.hits, figures.rows["exact_match"]
     sizes = right.sum(1).astype(int)
     return LabelSetScores(
-        **_estimates(figures, len(expected), seed),
+        **_estimates(figures.of, len(expected), seed),
         labels=_label_scores(hits, right, said, labels),
         by_count={
             str(size): GroupScore(int((sizes == size).sum()), mean_estimate(exact[sizes == size], seed))
@@ -173,26 +186,54 @@ def label_scores(
     >>> round(scores.accuracy.value, 3), scores.confusion.counts, scores.confusion.invalid
     (0.333, [[1, 0], [1, 0]], [0, 1])
     """
+    figures = label_figures(expected, predicted, repeated, labels)
+    right, said, hits = figures.right, figures.said, figures.hits
+    counts = (right.T @ said).astype(int)
+    confusion = Confusion(list(labels), counts.tolist(), (right.T @ figures.rows["invalid_rate"]).astype(int).tolist())
+    return LabelScores(
+        **_estimates(figures.of, len(expected), seed),
+        labels=_label_scores(hits, right, said, labels),
+        confusion=confusion,
+    )
+
+
+def label_set_figures(
+    expected: Sequence[Sequence[str]],
+    predicted: Sequence[Sequence[str] | None],
+    repeated: Sequence[bool],
+    labels: Sequence[str] | None,
+) -> Figures:
+    """The headline figures of `label_set_scores` over any draw of the rows; arguments as there."""
+    if labels is None:
+        labels = sorted({label for labels_of_row in (*expected, *predicted) for label in labels_of_row or ()})
+    right = _indicator(expected, labels)  # (rows, labels)
+    said = _indicator(predicted, labels)
+    invalid = _column(row is None for row in predicted)
+    hits = right * said
+    n_hits, n_both = hits.sum(1), right.sum(1) + said.sum(1)
+    exact = np.all(right == said, axis=1) & (invalid == 0)
+    rows: dict[str, NDArray[np.floating]] = {
+        "exact_match": exact.astype(np.float32),
+        "partial_match": (n_hits > 0).astype(np.float32),
+        "sample_f1": _ratio(2 * n_hits, n_both),
+        "invalid_rate": invalid,
+        "repeated_rate": _column(repeated),
+    }
+    return Figures(list(labels), right, said, rows, ("micro_f1", "macro_f1"))
+
+
+def label_figures(
+    expected: Sequence[str], predicted: Sequence[str | None], repeated: Sequence[bool], labels: Sequence[str]
+) -> Figures:
+    """The headline figures of `label_scores` over any draw of the rows; arguments as there."""
     right = _indicator([(label,) for label in expected], labels)
     said = _indicator([None if label is None else (label,) for label in predicted], labels)
-    hits = right * said
-    occurs = np.any((right + said) > 0, axis=0)
-    rows = {
-        "accuracy": hits.sum(1),
+    rows: dict[str, NDArray[np.floating]] = {
+        "accuracy": (right * said).sum(1),
         "invalid_rate": _column(label is None for label in predicted),
         "repeated_rate": _column(repeated),
     }
-
-    def figures(draws: Draws) -> dict[str, Floats]:
-        tp, both = _sums(draws, hits), _sums(draws, right) + _sums(draws, said)
-        macro = _macro(_ratio(2 * tp, both), both > 0, occurs)
-        return {"macro_f1": macro, **_means(draws, rows)}
-
-    counts = (right.T @ said).astype(int)
-    confusion = Confusion(list(labels), counts.tolist(), (right.T @ rows["invalid_rate"]).astype(int).tolist())
-    return LabelScores(
-        **_estimates(figures, len(expected), seed), labels=_label_scores(hits, right, said, labels), confusion=confusion
-    )
+    return Figures(list(labels), right, said, rows, ("macro_f1",))
 
 
 def mean_estimate(values: Sequence[float] | NDArray[np.generic], seed: int = 0) -> Estimate:
@@ -208,7 +249,7 @@ def _estimates(figures: Callable[[Draws], Mapping[str, Floats]], n_rows: int, se
     values = figures(np.ones((1, n_rows), dtype=np.float32))
     if n_rows < 2:
         return {name: Estimate(float(value[0]), None, None) for name, value in values.items()}
-    parts = [figures(draws) for draws in _resamples(n_rows, seed)]
+    parts = [figures(draws) for draws in resamples(n_rows, seed)]
     estimates = {}
     for name, value in values.items():
         low, high = np.percentile(np.concatenate([part[name] for part in parts]), INTERVAL)
@@ -229,7 +270,7 @@ def _widened(estimate: Estimate, n_rows: int) -> Estimate:
     return estimate
 
 
-def _resamples(n_rows: int, seed: int) -> Iterator[Draws]:
+def resamples(n_rows: int, seed: int) -> Iterator[Draws]:
     """`N_RESAMPLES` draws of `n_rows` rows with replacement, as counts, some at a time."""
     rng = np.random.default_rng(seed)
     at_once = max(1, _CHUNK_CELLS // n_rows)
@@ -258,7 +299,7 @@ def _sums(draws: Draws, per_row: NDArray[np.float32]) -> Floats:
     return (draws @ per_row).astype(np.float64)
 
 
-def _means(draws: Draws, columns: Mapping[str, NDArray[np.float32] | Floats]) -> dict[str, Floats]:
+def _means(draws: Draws, columns: Mapping[str, NDArray[np.floating]]) -> dict[str, Floats]:
     return {name: (draws.astype(np.float64) @ column) / draws.shape[1] for name, column in columns.items()}
 
 

@@ -2,7 +2,8 @@
 
 Rows are asked longest first, so that a batch pads little and one that does not fit into memory fails at once. While it
 goes, whole lines are added to predictions.jsonl.part; when every row is answered they are put into row order and
-renamed to predictions.jsonl, so that a file of that name is always complete.
+renamed to predictions.jsonl, so that a file of that name is always complete. What an interrupted attempt left is gone on
+from, if it asked the same (`resume.py`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from mlxtune.data.examples import expected_values, prompt_ids
 from mlxtune.data.rows import Row
 from mlxtune.data.template import ReplyTemplate, Value
 from mlxtune.errors import DataError, Problem, listing
+from mlxtune.evaluation import resume
 from mlxtune.models.tokenizer import Tokenizer
 from mlxtune.recipe import Recipe, TextField
 
@@ -49,6 +51,8 @@ class Prediction:
         stop: 'stop', or 'length' where it was cut.
         tokens: Tokens generated.
         decoding: 'free' or 'constrained'.
+        probability: Field -> probability of its predicted value; None unless asked for.
+        probabilities: Field -> label -> probability that it is said; None unless asked for.
     """
 
     row: int
@@ -65,6 +69,8 @@ class Prediction:
     stop: str
     tokens: int
     decoding: str
+    probability: Mapping[str, float | None] | None = None
+    probabilities: Mapping[str, Mapping[str, float]] | None = None
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,10 @@ def write_predictions(
     tokenizer: Tokenizer,
     constraint: Constraint | None = None,
     on_rows: Callable[[int], None] = lambda n_rows: None,
+    *,
+    identity: str | None = None,
+    shots: Sequence[Row] = (),
+    say: Callable[[str], None] = lambda text: None,
 ) -> Answers:
     """Ask a model about rows and keep its replies.
 
@@ -105,19 +115,39 @@ def write_predictions(
         tokenizer: The model's.
         constraint: What may be written; None lets it write anything.
         on_rows: Called after each batch with the number of rows in it.
+        identity: Of the model with its adapter. Replies that it gave to the same questions before it was interrupted are
+            kept, and the rest is asked; with None everything is asked, and nothing kept for later.
+        shots: Rows shown with their replies as earlier turns of every conversation.
+        say: Told what was kept of an earlier attempt.
 
     Raises:
         DataError: Rows that lack a column of the prompt, or hold a value that the recipe does not allow.
     """
     decoding = FREE if constraint is None else CONSTRAINED
     expected = expected_values(rows, recipe)
-    prompts = prompt_ids(rows, recipe, tokenizer)
+    prompts = prompt_ids(rows, recipe, tokenizer, shots)
     template = ReplyTemplate(recipe.output)
-    found: dict[int, Prediction] = {}
-    seconds = 0.0
-    unfinished = path.with_name(path.name + ".part")
+    unfinished = resume.part_file(path)
+    key = None
+    if identity is not None:
+        places = [(row.file, row.line) for row in rows]
+        key = resume.identify(
+            identity, decoding, recipe.model_dump(include={"prompt", "output"}), recipe.evaluate.max_new_tokens,
+            recipe.evaluate.batch_size, prompts, expected, places,
+        )  # fmt: skip
+    found, seconds = _kept(path, key, list(batches(prompts, recipe.evaluate.batch_size)), say)
+    if found:
+        on_rows(len(found))
+    if len(found) == len(rows) and not unfinished.exists():
+        return Answers([found[i] for i in range(len(rows))], seconds)
+    resume.forget(path)  # until the file holds what the header says
     with _whole_lines(unfinished) as add:
+        add(list(found.values()))
+        if key is not None:
+            resume.note(path, key, seconds)
         for batch in batches(prompts, recipe.evaluate.batch_size):
+            if batch[0] in found:
+                continue
             start = time.perf_counter()
             replies = model.generate(
                 [prompts[i] for i in batch], recipe.evaluate.max_new_tokens, tokenizer.stop_tokens, constraint
@@ -126,12 +156,24 @@ def write_predictions(
             for i, reply in zip(batch, replies, strict=True):
                 found[i] = _prediction(i, rows[i], recipe, template, expected[i], reply, tokenizer, decoding)
             add([found[i] for i in batch])
+            if key is not None:
+                resume.note(path, key, seconds)
             on_rows(len(batch))
     in_order = [found[i] for i in range(len(rows))]
     with _whole_lines(unfinished) as add:
         add(in_order)
     os.replace(unfinished, path)
+    if key is not None:
+        resume.note(path, key, seconds, finished=True)
     return Answers(in_order, seconds)
+
+
+def replace_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
+    """Write predictions.jsonl anew, whole or not at all."""
+    unfinished = path.with_name(path.name + ".part")
+    with _whole_lines(unfinished) as add:
+        add(predictions)
+    os.replace(unfinished, path)
 
 
 def read_predictions(path: Path) -> list[Prediction]:
@@ -142,14 +184,13 @@ def read_predictions(path: Path) -> list[Prediction]:
     """
     predictions: list[Prediction] = []
     problems: list[Problem] = []
-    names = {field.name for field in fields(Prediction)}
+    names = {field.name for field in fields(Prediction) if field.name not in _OPTIONAL}
     for number, record in _objects(path, problems):
         missing = sorted(names - record.keys())
         if missing:
             problems.append(Problem(f"line {number}", f"not a prediction: it has no {', '.join(map(repr, missing))}"))
             continue
-        values = {name: {field: _tuples(value) for field, value in record[name].items()} for name in _VALUES}
-        predictions.append(Prediction(**{**{name: record[name] for name in names}, **values}))
+        predictions.append(_from_record(record))
     if problems:
         raise DataError(listing(str(path), problems))
     return predictions
@@ -172,6 +213,7 @@ def read_replies(path: Path, rows: Sequence[Row], recipe: Recipe) -> list[Predic
     found: dict[int, Prediction] = {}
     for number, record in _objects(path, problems):
         row, text = record.get("row", len(found)), record.get("prediction")
+        asked = record.get("input")
         if not isinstance(text, str):
             problems.append(Problem(f"line {number}", 'expected {"prediction": "..."}, the reply as text'))
         elif not isinstance(row, int) or not 0 <= row < len(rows):
@@ -180,6 +222,9 @@ def read_replies(path: Path, rows: Sequence[Row], recipe: Recipe) -> list[Predic
             )
         elif row in found:
             problems.append(Problem(f"line {number}", f"row {row} is answered twice"))
+        elif isinstance(asked, str) and asked not in map(str, rows[row].fields.values()):
+            other = f"expected a reply to row {row} ({rows[row].file}:{rows[row].line}), got one to {asked[:40]!r}"
+            problems.append(Problem(f"line {number}", f"{other}; these are replies to other rows"))
         else:
             decoding, stop = (str(record.get("decoding", FREE)), str(record.get("stop", "stop")))
             answer = after_thinking(text, recipe)
@@ -246,6 +291,36 @@ def after_thinking(text: str, recipe: Recipe) -> str:
 # Records ---------------------------------------------------------------------------------------------------------
 
 _VALUES = ("expected", "predicted")
+_OPTIONAL = ("probability", "probabilities")  # left out of a line where they were not asked for
+
+
+def _kept(
+    path: Path, key: str | None, asked: Sequence[Sequence[int]], say: Callable[[str], None]
+) -> tuple[dict[int, Prediction], float]:
+    """What an earlier attempt at the same questions answered, by row in the order asked, and its seconds.
+
+    Only whole batches count: what a row is padded to can change the last bit of its logits, and so its reply.
+    """
+    earlier = None if key is None else resume.kept(path, key)
+    answered: dict[int, Prediction] = {}
+    if earlier is not None:
+        with suppress(KeyError, TypeError, AttributeError):  # a line that is no prediction ends what can be kept
+            for record in earlier.records:
+                answered[int(record["row"])] = _from_record(record)
+    found = {i: answered[i] for batch in asked if all(i in answered for i in batch) for i in batch}
+    n_rows = sum(map(len, asked))
+    if found:
+        say(f"{path.name}: going on from an interrupted evaluation, {len(found)} of {n_rows} rows are answered")
+    elif resume.part_file(path).exists():
+        say(f"{resume.part_file(path)}: left by another evaluation; discarded")
+    return found, 0.0 if earlier is None or not found else earlier.seconds
+
+
+def _from_record(record: Mapping[str, Any]) -> Prediction:
+    values = {name: {field: _tuples(value) for field, value in record[name].items()} for name in _VALUES}
+    optional = {name: record[name] for name in _OPTIONAL if name in record}
+    names = [field.name for field in fields(Prediction) if field.name not in _OPTIONAL]
+    return Prediction(**{**{name: record[name] for name in names}, **values, **optional})
 
 
 @contextmanager
@@ -257,7 +332,7 @@ def _whole_lines(path: Path) -> Iterator[Callable[[Sequence[Prediction]], None]]
 
         def add(predictions: Sequence[Prediction]) -> None:
             nonlocal n_bytes
-            lines = [json.dumps(asdict(prediction), ensure_ascii=False) + "\n" for prediction in predictions]
+            lines = [json.dumps(_line(prediction), ensure_ascii=False) + "\n" for prediction in predictions]
             content = "".join(lines).encode("utf-8", errors="backslashreplace")
             file.write(content)
             file.flush()
@@ -269,6 +344,12 @@ def _whole_lines(path: Path) -> Iterator[Callable[[Sequence[Prediction]], None]]
             with suppress(OSError):  # a full disk: what stopped us matters more than the last line
                 os.truncate(path, n_bytes)
             raise
+
+
+def _line(prediction: Prediction) -> dict[str, Any]:
+    """The object of one line."""
+    content = asdict(prediction)
+    return {name: value for name, value in content.items() if name not in _OPTIONAL or value is not None}
 
 
 def _prediction(

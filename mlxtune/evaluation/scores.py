@@ -10,14 +10,27 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from mlxtune.backends.base import Model
+from mlxtune import __version__
+from mlxtune.backends.base import Backend, Model
 from mlxtune.data.examples import expected_values
 from mlxtune.data.rows import Row
 from mlxtune.data.template import ReplyTemplate
 from mlxtune.errors import DataError, RunError
+from mlxtune.evaluation import resume
+from mlxtune.evaluation.baselines import ASKED, LabelAnswers, ask_baselines, label_baselines, measure, predictions_file
+from mlxtune.evaluation.comparison import compare_folders
 from mlxtune.evaluation.constraint import TemplateConstraint
+from mlxtune.evaluation.errors import ERRORS_FILE, find_errors
+from mlxtune.evaluation.further import Answered, Asking, Further, forget_validation
 from mlxtune.evaluation.metrics import label_scores, label_set_scores, mean_estimate
-from mlxtune.evaluation.predictions import CONSTRAINED, FREE, Answers, Prediction, write_predictions
+from mlxtune.evaluation.predictions import (
+    CONSTRAINED,
+    FREE,
+    Answers,
+    Prediction,
+    read_predictions,
+    write_predictions,
+)
 from mlxtune.files import write_json
 from mlxtune.models.tokenizer import Tokenizer
 from mlxtune.recipe import LabelField, LabelsField, Recipe
@@ -54,8 +67,12 @@ def evaluate(
     decoding: str | None = None,
     about: Mapping[str, Any] | None = None,
     watch: Watch | None = None,
+    further: Further | None = None,
+    backend: Backend | None = None,
+    asked_baselines: Mapping[str, Sequence[Prediction]] | None = None,
+    before: Sequence[Path] = (),
 ) -> Scores:
-    """Ask a model about rows, score its replies, and write predictions.jsonl and scores.json.
+    """Ask a model about rows, score its replies, and write predictions.jsonl, scores.json and errors.json.
 
     Args:
         recipe: Prompt, output, limits and seed.
@@ -67,6 +84,10 @@ def evaluate(
             the top, and both under "decodings".
         about: What is evaluated, put into scores.json as it is.
         watch: Told how it goes.
+        further: What else to ask: probabilities, repeated samples.
+        backend: Whose peak memory is reported; None leaves that out.
+        asked_baselines: Replies of `ask_baselines` to the same rows.
+        before: Folders in which the model before tuning may have been evaluated; the first comparable one is compared.
 
     Returns:
         The content of scores.json.
@@ -79,25 +100,114 @@ def evaluate(
     decoding = decoding or recipe.evaluate.decoding
     for line in limit_warnings(rows, recipe, tokenizer):
         watch.say(line)
+    answers_of_baselines = label_baselines(recipe, rows)
+    identity_of_model = model_identity(recipe, about or {})
     by_decoding: dict[str, Scores] = {}
+    answered: list[Answered] = []
     for one in (FREE, CONSTRAINED) if decoding == BOTH else (decoding,):
         constraint = None
         if one == CONSTRAINED:
             constraint = TemplateConstraint(ReplyTemplate(recipe.output), tokenizer, int(model.config["vocab_size"]))
         path = out / (FREE_PREDICTIONS_FILE if decoding == BOTH and one == FREE else PREDICTIONS_FILE)
         watch.begin(one, len(rows))
-        answers = write_predictions(path, rows, recipe, model, tokenizer, constraint, watch.rows)
-        by_decoding[one] = {**score(answers.predictions, recipe), "speed": speed(answers), "predictions": path.name}
+        if backend is not None:
+            backend.peak_memory_bytes(reset=True)
+        answers = write_predictions(
+            path, rows, recipe, model, tokenizer, constraint, watch.rows, identity=identity_of_model, say=watch.say
+        )
+        by_decoding[one] = {
+            **score(answers.predictions, recipe),
+            "speed": speed(answers, backend),
+            "predictions": path.name,
+        }
+        answered.append(Answered(one, path, constraint, answers.predictions))
+    if further is not None:
+        Asking(recipe, model, tokenizer, rows, watch.begin, watch.rows).add(further, answered, by_decoding)
     top = by_decoding[CONSTRAINED] if decoding == BOTH else by_decoding[decoding]
     scores: Scores = {**top, **(about or {})}
     if decoding == BOTH:
         scores["decodings"] = by_decoding
     scores["limits"] = {"max_new_tokens": recipe.evaluate.max_new_tokens, "batch_size": recipe.evaluate.batch_size}
+    predictions = read_predictions(out / str(scores["predictions"]))  # with their probabilities, if asked for
+    add_comparisons(scores, recipe, predictions, answers_of_baselines, asked_baselines or {})
+    add_before(scores, recipe, out, before)
     scores["evaluated"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    write_json(out / ERRORS_FILE, find_errors(predictions, recipe))
     write_json(out / SCORES_FILE, scores)
     if decoding != BOTH:  # of an evaluation that this one replaced
         (out / FREE_PREDICTIONS_FILE).unlink(missing_ok=True)
+    forget_validation(out, answered if further is not None and further.probabilities else ())
+    for name in ASKED:
+        if name not in (asked_baselines or {}):
+            predictions_file(out, name).unlink(missing_ok=True)
+    for path in (*(out / name for name in (PREDICTIONS_FILE, FREE_PREDICTIONS_FILE)),
+                 *(predictions_file(out, name) for name in ASKED)):  # fmt: skip
+        resume.forget(path)
     return scores
+
+
+def ask_recipe_baselines(
+    recipe: Recipe,
+    model: Model,
+    tokenizer: Tokenizer,
+    rows: Sequence[Row],
+    out: Path,
+    names: Sequence[str],
+    decoding: str | None = None,
+    about: Mapping[str, Any] | None = None,
+    watch: Watch | None = None,
+) -> dict[str, list[Prediction]]:
+    """The replies of the model before tuning, decoded as those are that stand at the top of scores.json.
+
+    Args:
+        model: Without adapter.
+        names: Of the baselines, as `ask_baselines` takes them.
+        about: As for `evaluate`.
+    """
+    watch = watch or Watch()
+    constraint = None
+    if (decoding or recipe.evaluate.decoding) != FREE:
+        constraint = TemplateConstraint(ReplyTemplate(recipe.output), tokenizer, int(model.config["vocab_size"]))
+    identity = model_identity(recipe, {**(about or {}), "adapter": None})
+    return ask_baselines(
+        recipe, model, tokenizer, rows, out, names, constraint, identity, watch.begin, watch.rows, watch.say
+    )
+
+
+def add_comparisons(
+    scores: Scores,
+    recipe: Recipe,
+    predictions: Sequence[Prediction],
+    answers: Mapping[str, LabelAnswers],
+    asked: Mapping[str, Sequence[Prediction]],
+) -> None:
+    """Put the recipe's baselines, and what the predictions are beside them, into scores; arguments as for `measure`."""
+    if recipe.evaluate.baselines:
+        measured = measure(recipe, predictions, answers, asked, score)
+        scores["baselines"], scores["comparisons"] = measured.scores, measured.comparisons
+        scores["notes"] = [*scores["notes"], *measured.notes]
+
+
+def add_before(scores: Scores, recipe: Recipe, out: Path, folders: Sequence[Path]) -> None:
+    """Put what changed since the first comparable evaluation in `folders` into scores, whose predictions lie in `out`."""
+    for folder in folders:
+        others = read_scores(folder)
+        if others is not None and comparable(scores, others):
+            try:
+                compared = compare_folders(scores, out, others, folder, recipe, "before")
+            except DataError as error:
+                scores["notes"] = [*scores["notes"], f"before: not compared: {error}"]
+            else:
+                scores["comparisons"] = {**scores.get("comparisons", {}), "before": compared}
+            return
+
+
+def model_identity(recipe: Recipe, about: Mapping[str, Any]) -> str | None:
+    """What tells one model with its adapter from another; None where `about` does not say which it is."""
+    if "base" not in about:
+        return None
+    adapter = (about.get("adapter") or {}).get("sha256")
+    return resume.identify(__version__, about["base"], adapter, about.get("backend"), recipe.model.model_dump())
 
 
 def score(predictions: Sequence[Prediction], recipe: Recipe) -> Scores:
@@ -134,6 +244,8 @@ def score(predictions: Sequence[Prediction], recipe: Recipe) -> Scores:
     }
     if any(cut):
         notes.append(f"{sum(cut)} of {len(cut)} replies were cut at evaluate.max_new_tokens")
+    if len(predictions) < 2:
+        notes.append("one row is too few for intervals and comparisons; give more")
     return {
         "rows": len(predictions),
         "decoding": predictions[0].decoding,
@@ -143,14 +255,19 @@ def score(predictions: Sequence[Prediction], recipe: Recipe) -> Scores:
     }
 
 
-def speed(answers: Answers) -> dict[str, float]:
-    """Time per row and rate, over the model's own seconds: reading, judging and loading are not in it."""
+def speed(answers: Answers, backend: Backend | None = None) -> dict[str, float]:
+    """Time per row and rate, over the model's own seconds: reading, judging and loading are not in it.
+
+    With a backend, also the most memory it has used since it was last reset, weights included.
+    """
+    memory = {} if backend is None else {"peak_memory_gb": round(backend.peak_memory_bytes() / 1e9, 3)}
     n_rows, seconds = len(answers.predictions), max(answers.seconds, 1e-9)
     n_tokens = sum(prediction.tokens for prediction in answers.predictions)
     return {
         "seconds_per_row": seconds / n_rows,
         "rows_per_second": n_rows / seconds,
         "tokens_per_second": n_tokens / seconds,
+        **memory,
     }
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlxtune.backends.base import Backend, Model
+from mlxtune.data.examples import expected_values
+from mlxtune.data.prepare import validation_rows
 from mlxtune.data.rows import Row, read_rows
 from mlxtune.errors import RecipeError, RunError
 from mlxtune.models.base_model import base_folder, require_base
@@ -100,6 +102,19 @@ def read_test_rows(recipe: Recipe) -> list[Row]:
     if recipe.data.test is None:
         raise RecipeError(f"recipe {recipe.name!r} has no data.test; add it, or --set data.test=FILE.jsonl")
     return read_rows(Path(recipe.data.test), recipe.data.columns)
+
+
+def read_validation_rows(recipe: Recipe) -> list[Row] | None:
+    """The recipe's validation rows: those of its file, or held out of its training rows; None if it has neither.
+
+    Raises:
+        DataError: They cannot be read, or hold a value that the recipe does not allow.
+    """
+    rows = validation_rows(recipe)
+    if rows is None:
+        return None
+    expected_values(rows, recipe)
+    return list(rows)
 
 
 def load_subject(

@@ -16,6 +16,8 @@ Scores = Mapping[str, Any]  # the content of scores.json
 
 WIDTH = 100
 MAX_LABELS = 40  # of an open set there may be thousands
+MAX_FLIPS = 20  # rows shown whose samples do not agree
+MAX_FLIP_CHARS = 60
 MAX_CONFUSED = 8  # columns of a confusion table that fit beside one another
 # What is shown of each kind of field, in this order, where the scores have it.
 HEADLINES = {
@@ -33,6 +35,13 @@ HEADLINES = {
     "repeated_rate": "repeated",
 }
 
+SPEEDS = {
+    "seconds_per_row": ("seconds a row", ".3f"),
+    "rows_per_second": ("rows a second", ".2f"),
+    "tokens_per_second": ("tokens a second", ".1f"),
+    "peak_memory_gb": ("peak memory, GB", ".2f"),
+}
+
 
 def score_tables(scores: Scores) -> list[RenderableType]:
     """Everything worth reading of one evaluation: headlines, then labels and groups of each field, then speed."""
@@ -48,22 +57,96 @@ def score_tables(scores: Scores) -> list[RenderableType]:
             tables.append(count_table(name, field["by_count"]))
         if 2 <= len(field.get("confusion", {}).get("labels", [])) <= MAX_CONFUSED:
             tables.append(confusion_table(name, field["confusion"]))
+        if field.get("calibration", {}).get("rows"):
+            tables.append(calibration_table(name, field["calibration"]))
+    if "consistency" in scores:
+        tables.append(consistency_table(scores["consistency"]))
+        if scores["consistency"]["flips"]:
+            tables.append(flip_table(scores["consistency"]["flips"]))
+    tables += baseline_tables(scores)
     tables += [Text(note) for note in scores.get("notes", [])]
     tables += [Text(_speed(name, column["speed"])) for name, column in columns.items() if column.get("speed")]
     return tables
 
 
-def before_after(base_scores: Scores, tuned_scores: Scores) -> RenderableType:
-    """The model before and after tuning, in a decoding that both were evaluated in, if there is one."""
-    before, after = _same_decoding(base_scores, tuned_scores)
+def before_after(base_scores: Scores, tuned_scores: Scores, changes: Mapping[str, Any] | None = None) -> RenderableType:
+    """The model before and after tuning, in a decoding that both were evaluated in, if there is one.
+
+    Args:
+        changes: Field -> figure -> comparison of after with before; gives each change its interval.
+    """
+    from mlxtune.evaluation.comparison import common_decoding
+
+    after, before = common_decoding(tuned_scores, base_scores)
     decoding = before["decoding"] if before["decoding"] == after["decoding"] else None
     how = f"{decoding} decoding" if decoding else f"{before['decoding']} against {after['decoding']} decoding"
     rows = str(after["rows"]) if before["rows"] == after["rows"] else f"{before['rows']} and {after['rows']}"
-    return headlines({"before": before, "after": after}, f"Before and after tuning: {rows} rows, {how}", change=True)
+    title = f"Before and after tuning: {rows} rows, {how}"
+    return headlines({"before": before, "after": after}, title, change=True, changes=changes)
 
 
-def headlines(columns: Mapping[str, Scores], title: str, change: bool = False) -> RenderableType:
-    """The main figures of several scores side by side; with `change`, the last less the first."""
+def baseline_tables(scores: Scores) -> list[RenderableType]:
+    """The baselines of each field beside the model, and what the comparison with each says."""
+    from mlxtune.evaluation.comparison import headline
+
+    baselines, comparisons = scores.get("baselines", {}), scores.get("comparisons", {})
+    tables = []
+    for name, field in scores["fields"].items():
+        answering = {baseline: fields[name] for baseline, fields in baselines.items() if name in fields}
+        compared = [baseline for baseline in answering if name in comparisons.get(baseline, {})]
+        if not compared:
+            continue
+        figure = headline(comparisons[compared[0]][name])
+        table = _table("")
+        table.padding = (0, 1, 0, 0)  # closer than elsewhere: the sentences are long
+        for column in (HEADLINES[figure], HEADLINES["macro_f1"]):
+            table.add_column(column, justify="right", no_wrap=True)
+        table.add_column(f"the model, by {HEADLINES[figure]}", overflow="fold")
+        table.add_row("the model", _estimate(field[figure]), f"{field['macro_f1']['value']:.3f}", "")
+        for baseline in compared:
+            got = answering[baseline]
+            sentence = comparisons[baseline][name][figure]["sentence"]
+            table.add_row(baseline, _estimate(got[figure]), f"{got['macro_f1']['value']:.3f}", sentence)
+        tables.append(_titled(f"{name}: the model against baselines on the same {scores['rows']} rows", table))
+    return tables
+
+
+def error_tables(errors: Mapping[str, Any], n_rows: int) -> list[RenderableType]:
+    """The commonest errors of each field and the worst rows, up to `n_rows` of each; nothing where all is right."""
+    if not errors["wrong"] or not n_rows:
+        return []
+    tables = []
+    for name, field in errors["fields"].items():
+        said = [
+            *(f"{one['label']} missed {_beside(one)}" for one in field.get("missed", [])[:n_rows]),
+            *(f"{one['label']} added {_beside(one)}" for one in field.get("added", [])[:n_rows]),
+            *(f"{one['label']} taken for {one['taken_for']}" for one in field.get("confused", [])[:n_rows]),
+        ]
+        counts = [one for kind in ("missed", "added", "confused") for one in field.get(kind, [])[:n_rows]]
+        if said:
+            table = _table("error")
+            table.add_column("rows", justify="right", no_wrap=True)
+            for sentence, one in zip(said, counts, strict=True):
+                table.add_row(_text(sentence), f"{one['rows']} of {one['of']}")
+            tables.append(_titled(f"{name}: the commonest errors", table))
+    table = _table("row", "text", "expected", "predicted")
+    shown = errors["worst"][:n_rows]
+    for row in shown:
+        labels = [name for name in errors["fields"] if row["expected"][name] != row["predicted"][name]]
+        expected = "; ".join(_value(row["expected"][name]) for name in labels)
+        got = "; ".join(_predicted(row, name) for name in labels)
+        table.add_row(str(row["row"]), *(_text(_clip(text)) for text in (row["input"], expected, got)))
+    counted = "the worst row" if len(shown) == 1 else f"the {len(shown)} worst rows"
+    more = [f"{len(errors[kind])} {kind}" for kind in ("unparseable", "loops") if errors[kind]]
+    wrong = f"{errors['wrong']} of {errors['rows']} rows are wrong" + "".join(f", {one}" for one in more)
+    tables.append(_titled(f"{wrong}; {counted}", table))
+    return tables
+
+
+def headlines(
+    columns: Mapping[str, Scores], title: str, change: bool = False, changes: Mapping[str, Any] | None = None
+) -> RenderableType:
+    """The main figures of several scores side by side; with `change`, the last less the first, with its interval."""
     table = _table("field", "metric")
     for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
@@ -80,11 +163,14 @@ def headlines(columns: Mapping[str, Scores], title: str, change: bool = False) -
             cells = [_estimate(estimate) for estimate in estimates]
             if change:
                 known = estimates[0] is not None and estimates[-1] is not None
-                cells.append(f"{estimates[-1]['value'] - estimates[0]['value']:+.3f}" if known else "")
+                compared = (changes or {}).get(name, {}).get(metric)
+                cells.append(_change(estimates[-1]["value"] - estimates[0]["value"], compared) if known else "")
             table.add_row(_text(name if first else ""), title_of_metric, *cells)
             first = False
         if name != names[-1]:
             table.add_section()
+    if change:
+        _add_speed(table, list(columns.values()))
     return _titled(title, table)
 
 
@@ -123,6 +209,48 @@ def confusion_table(name: str, confusion: Mapping[str, Any]) -> RenderableType:
     for position, label in enumerate(confusion["labels"]):
         table.add_row(_text(label), *map(str, confusion["counts"][position]), str(confusion["invalid"][position]))
     return _titled(f"{name}: rows by expected (down) and predicted (across) label", table)
+
+
+def calibration_table(name: str, calibration: Mapping[str, Any]) -> RenderableType:
+    """Whether a field's probabilities hold: rows by probability of what was predicted, and how many were right."""
+    table = _table("probability")
+    for column in ("rows", "mean", "right"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for one in calibration["reliability"]:
+        if one["rows"]:
+            figures = (str(one["rows"]), f"{one['confidence']:.3f}", f"{one['accuracy']:.3f}")
+            table.add_row(f"{one['low']:.1f} to {one['high']:.1f}", *figures)
+    title = f"{name}: probabilities; expected calibration error {calibration['expected_calibration_error']:.3f}"
+    share = calibration["coverage_at_95_precision"]
+    if share is not None:
+        threshold = calibration["threshold"]
+        at = "at no probability" if threshold is None else f"at probability {threshold:.3f} or more"
+        right = "" if calibration["precision"] is None else f", {calibration['precision']:.3f} of them right"
+        title += f"\n95% right on validation rows {at}: answers {share:.3f} of the rows here{right}"
+    return _titled(title, table)
+
+
+def consistency_table(consistency: Mapping[str, Any]) -> RenderableType:
+    """How far the samples of a row agree, and the rows that flip."""
+    table = _table("field", "metric")
+    table.add_column("mean over rows", justify="right", no_wrap=True)
+    titles = {"agreement": "agreement", "entropy_bits": "entropy, bits", "flip_rate": "rows that flip"}
+    for name, field in consistency["fields"].items():
+        for position, (metric, title_of_metric) in enumerate(titles.items()):
+            table.add_row(_text("" if position else name), title_of_metric, _estimate(field[metric]))
+    how = f"{consistency['repeats']} samples of each row at temperature {consistency['temperature']:g}"
+    return _titled(f"Consistency: {how}", table)
+
+
+def flip_table(flips: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Rows whose samples do not agree, and what each said how often."""
+    table = _table("row", "field", "text", "samples")
+    for flip in flips[:MAX_FLIPS]:
+        said = "; ".join(f"{value or 'not valid'} ({times}x)" for value, times in flip["values"].items())
+        text = " ".join(flip["input"].split())
+        table.add_row(str(flip["row"]), _text(flip["field"]), _text(text[:MAX_FLIP_CHARS]), _text(said))
+    left_out = len(flips) - MAX_FLIPS
+    return _titled(f"Rows that flip{f'; {left_out} more are in scores.json' if left_out > 0 else ''}", table)
 
 
 def to_text(renderables: Sequence[RenderableType], width: int = WIDTH, color: bool = False) -> str:
@@ -179,17 +307,48 @@ def _estimate(estimate: Mapping[str, float | None] | None) -> str:
     return f"{estimate['value']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"
 
 
-def _same_decoding(base_scores: Scores, tuned_scores: Scores) -> tuple[Scores, Scores]:
-    if base_scores["decoding"] == tuned_scores["decoding"]:
-        return base_scores, tuned_scores
-    ours = {scores["decoding"]: scores for scores in (tuned_scores, *tuned_scores.get("decodings", {}).values())}
-    theirs = {scores["decoding"]: scores for scores in (base_scores, *base_scores.get("decodings", {}).values())}
-    common = next((name for name in ours if name in theirs), None)
-    return (theirs[common], ours[common]) if common else (base_scores, tuned_scores)
+def _add_speed(table: Table, columns: Sequence[Scores]) -> None:
+    """Time and memory below the figures, where all have them."""
+    speeds = [scores.get("speed") or {} for scores in columns]
+    shown = [key for key in SPEEDS if all(key in speed for speed in speeds)]
+    for key in shown:
+        if key == shown[0]:
+            table.add_section()
+        title, form = SPEEDS[key]
+        cells = [format(speed[key], form) for speed in speeds]
+        change = format(speeds[-1][key] - speeds[0][key], f"+{form}")
+        table.add_row("speed" if key == shown[0] else "", title, *cells, change)
+
+
+def _change(difference: float, compared: Mapping[str, Any] | None) -> str:
+    if not compared or compared["low"] is None:
+        return f"{difference:+.3f}"
+    return f"{difference:+.3f} [{compared['low']:+.3f}, {compared['high']:+.3f}]"
+
+
+def _beside(error: Mapping[str, Any]) -> str:
+    return "alone" if error["beside"] is None else f"beside {error['beside']}"
+
+
+def _predicted(row: Mapping[str, Any], name: str) -> str:
+    """What was said in a field of a wrong row, with its probability where that was asked for."""
+    if row["predicted"][name] is None:
+        return f"(invalid) {row['prediction']!r}"
+    probability = row.get("probability", {}).get(name)
+    return _value(row["predicted"][name]) + ("" if probability is None else f" ({probability:.2f})")
+
+
+def _value(value: Any) -> str:
+    return ", ".join(value) if isinstance(value, (list, tuple)) else str(value)
+
+
+def _clip(text: str, length: int = 160) -> str:
+    return text if len(text) <= length else text[: length - 3] + "..."
 
 
 def _speed(decoding: str, speed: Mapping[str, float]) -> str:
     return (
         f"{decoding}: {speed['seconds_per_row']:.3f} s a row, {speed['rows_per_second']:.2f} rows/s, "
         f"{speed['tokens_per_second']:.1f} tokens/s"
+        + (f", peak memory {speed['peak_memory_gb']:.2f} GB" if "peak_memory_gb" in speed else "")
     )

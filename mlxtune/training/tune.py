@@ -136,7 +136,8 @@ def describe_data(training: Split, validation: Split | None) -> str:
         else ""
     )
     held_out = f", {len(validation.examples):,} to validate" if validation else ", none to validate"
-    return f"{len(training.examples):,} rows to train{cleaned}{held_out}"
+    balanced = f"; balanced from {sum(training.balanced.before.values()):,}" if training.balanced else ""
+    return f"{len(training.examples):,} rows to train{cleaned}{balanced}{held_out}"
 
 
 def _reasons(account: Account) -> str:
@@ -165,7 +166,11 @@ def _data_facts(recipe: Recipe, training: Split, validation: Split | None) -> di
             "dropped": [f"{drop.file}:{drop.line}: {drop.reason} {drop.detail}".rstrip() for drop in account.dropped],
             "conflicts": [f"{one.file}:{one.line}: as {one.conflicts_with}" for one in account.conflicts],
         }
-    if validation and recipe.data.valid:
+    if balanced := training.balanced:
+        facts["train"]["balance"] = {"before": dict(balanced.before), "after": dict(balanced.after)}
+    if validation and recipe.data.valid is None:
+        facts["valid"] = {"held_out_of": recipe.data.train, "rows": len(validation.examples)}
+    elif validation and recipe.data.valid:
         rows = len(validation.examples)
         facts["valid"] = {"file": recipe.data.valid, "sha256": file_hash(recipe.data.valid), "rows": rows}
     return facts

@@ -6,12 +6,18 @@ import functools
 import importlib.metadata
 import os
 import platform
+import time
 from pathlib import Path
 
 from mlxtune.backends.adapter import check_fits, read_adapter
-from mlxtune.backends.base import ConvertSpec, Device, Model, WrittenModel
+from mlxtune.backends.base import ConvertSpec, Device, MatmulSpeed, Model, WrittenModel
 from mlxtune.backends.mlx.runtime import import_mlx, prepare
 from mlxtune.models.architecture import linear_layers
+
+MATMUL_SIZES = {"gpu": 4096, "cpu": 1024}  # rows and columns; 0.7 s on MLX's reference BLAS
+MATMUL_SECONDS = 0.5
+REFERENCE_BLAS = "MLX's own reference BLAS, some eighty times slower than OpenBLAS"
+INSTALL_OPENBLAS = "apt install libopenblas0-pthread, or your system's OpenBLAS as libopenblas.so.0; mlxtune finds it"
 
 
 class MlxBackend:
@@ -44,6 +50,26 @@ class MlxBackend:
         if reset:
             mx.reset_peak_memory()
         return peak
+
+    def matmul_speed(self) -> MatmulSpeed:
+        """Time a float32 matrix product, a second or two at most."""
+        mx = import_mlx()
+        on_gpu = self.device().kind == "gpu"
+        size = MATMUL_SIZES[self.device().kind]
+        left, right = (mx.random.normal((size, size), key=mx.random.key(seed)) for seed in (0, 1))
+        mx.eval(left, right)
+        best = 0.0
+        begun = time.perf_counter()
+        while best == 0.0 or time.perf_counter() - begun < MATMUL_SECONDS:  # the first one also warms up
+            start = time.perf_counter()
+            mx.eval(left @ right)
+            best = max(best, 2 * size**3 / (time.perf_counter() - start) / 1e9)
+        if on_gpu:
+            return MatmulSpeed(best, "Metal" if mx.metal.is_available() else "CUDA", None)
+        if platform.system() != "Linux":
+            return MatmulSpeed(best, "Accelerate", None)
+        blas = prepare()
+        return MatmulSpeed(best, blas, None) if blas else MatmulSpeed(best, REFERENCE_BLAS, INSTALL_OPENBLAS)
 
     def load(self, folder: Path, adapter: Path | None = None, dtype: str | None = None) -> Model:
         """Load a model folder, quantized or not, and an adapter folder onto it.

@@ -18,6 +18,7 @@ from mlx_lm.tuner.lora import LoRALinear
 from numpy.typing import NDArray
 
 from mlxtune.backends.base import Batch, Constraint, Generation, LoraSpec, Matcher, OptimizerSpec, StepResult
+from mlxtune.backends.mlx.option_tree import OptionTree, TreeCache, option_trees
 from mlxtune.backends.mlx.prefix_cache import PrefixCache
 from mlxtune.errors import AdapterError
 
@@ -185,8 +186,13 @@ class MlxModel:
         max_new_tokens: int,
         stop_tokens: Sequence[int],
         constraint: Constraint | None = None,
+        temperature: float = 0.0,
+        seed: int = 0,
     ) -> list[Generation]:
-        """Greedy replies to all prompts, as one batch; what all prompts open with is computed once."""
+        """Replies to all prompts, as one batch; what all prompts open with is computed once.
+
+        Greedy at temperature 0, else sampled: the same replies for the same prompts in the same order and seed.
+        """
         if not prompts or min(map(len, prompts)) == 0:
             raise ValueError("generate needs prompts of at least one token each")
         shared = _common_length(prompts)
@@ -194,6 +200,7 @@ class MlxModel:
         generator = BatchGenerator(
             self._network,
             stop_tokens=[[token] for token in stop_tokens],
+            sampler=_Sampler(temperature, seed) if temperature > 0 else None,
             completion_batch_size=len(prompts),
             prefill_batch_size=len(prompts),
         )
@@ -224,6 +231,41 @@ class MlxModel:
         mx.eval([layer.state for layer in cache])
         return [cache] * rows
 
+    def choose(self, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        """Log-probability of each option's tokens after each prompt, (B, n_options), nats, dropout off.
+
+        What all prompts open with is computed once, the rest of each prompt once, and what options share once.
+        """
+        if not prompts or not options or min(map(len, [*prompts, *options])) == 0:
+            raise ValueError("choose needs prompts and options of at least one token each")
+        n_shared = _common_length(prompts)
+        shared = [PrefixCache() for _ in self._network.layers]
+        if n_shared:
+            self._network.model(mx.array(prompts[0][:n_shared])[None], shared)
+        trees = list(option_trees(options))
+        found = np.zeros((len(prompts), len(options)))
+        for row, prompt in enumerate(prompts):
+            cache = shared
+            if len(prompt) - 1 > n_shared:
+                cache = [layer.growing() for layer in shared]
+                self._network.model(mx.array(prompt[n_shared:-1])[None], cache)
+            for tree in trees:
+                found[row, tree.options] = self._option_log_probabilities(prompt[-1], tree, cache)
+        return found.astype(np.float32)
+
+    def _option_log_probabilities(self, last: int, tree: OptionTree, cache: list[PrefixCache]) -> NDArray[np.float64]:
+        """Log-probability of each option of a tree after the prompt that `cache` holds all but the last token of."""
+        tokens = tree.tokens.copy()
+        tokens[0] = last
+        hidden = self._network.model(mx.array(tokens)[:, None], [TreeCache(layer, tree) for layer in cache])
+        logits = self._head(hidden[:, 0].astype(mx.float32))  # (nodes, vocabulary), float32 whatever the weights are
+        log_normal = mx.logsumexp(logits, axis=-1)
+        predicting, targets = mx.array(tree.predicting), mx.array(tree.targets)
+        nats = log_normal[predicting] - logits[predicting, targets]
+        totals = np.zeros(len(tree.options))
+        np.subtract.at(totals, tree.owners, np.array(nats, np.float64))
+        return totals
+
     # State
 
     def save_state(self, folder: Path) -> None:
@@ -244,6 +286,19 @@ class MlxModel:
         self._network.load_weights(list(weights.items()), strict=False)  # the frozen base stays as it is
         self._optimizer.state = tree_unflatten(list(mx.load(str(folder / OPTIMIZER_FILE)).items()))
         mx.eval(self._network.trainable_parameters(), self._optimizer.state)
+
+
+class _Sampler:
+    """Draws the next token of each reply from a key of its own, so that no other draw in the process changes it."""
+
+    def __init__(self, temperature: float, seed: int) -> None:
+        self._temperature = temperature
+        self._key = mx.random.key(seed)
+
+    def __call__(self, log_probabilities: mx.array) -> mx.array:
+        keys = mx.random.split(self._key)
+        self._key = keys[0]
+        return mx.random.categorical(log_probabilities / self._temperature, key=keys[1])
 
 
 class _Constrained:

@@ -17,17 +17,33 @@ class PrefixCache:
         self.offset = 0  # position of the next token, for RoPE
         self._keys: mx.array | None = None
         self._values: mx.array | None = None
+        self._grows = False
+
+    def growing(self) -> PrefixCache:
+        """A cache whose next call adds to this one's prefix, which stays as it is; both share what they have in common."""
+        grown = PrefixCache()
+        grown.offset, grown._keys, grown._values, grown._grows = self.offset, self._keys, self._values, True
+        return grown
+
+    def held(self) -> tuple[mx.array, mx.array] | None:
+        """Keys and values of the prefix, (1, heads, P, head_dim); None where there is none."""
+        return None if self._keys is None or self._values is None else (self._keys, self._values)
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Keys and values to attend to, (B, heads, prefix + T, head_dim), given those of the present tokens."""
         if self._keys is None or self._values is None:
-            self._keys, self._values = keys, values
+            self._keys, self._values, self._grows = keys, values, False
             self.offset = keys.shape[2]
             return keys, values
         rows = keys.shape[0]
         shared_keys = mx.broadcast_to(self._keys, (rows, *self._keys.shape[1:]))
         shared_values = mx.broadcast_to(self._values, (rows, *self._values.shape[1:]))
-        return mx.concatenate([shared_keys, keys], axis=2), mx.concatenate([shared_values, values], axis=2)
+        keys = mx.concatenate([shared_keys, keys], axis=2)
+        values = mx.concatenate([shared_values, values], axis=2)
+        if self._grows:
+            self._keys, self._values, self._grows = keys, values, False
+            self.offset = keys.shape[2]
+        return keys, values
 
     def make_mask(
         self, length: int, return_array: bool = False, window_size: int | None = None
