@@ -23,6 +23,7 @@ FAST = [
     "train.batch_size=8",
     "train.gradient_accumulation=1",
     "train.learning_rate=1e-3",
+    "train.warmup_ratio=0.0",
 ]
 
 
