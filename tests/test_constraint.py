@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mlxtune.data.template import ReplyTemplate
-from mlxtune.errors import RecipeError
+from mlxtune.errors import ModelError, RecipeError
 from mlxtune.evaluation.constraint import TemplateConstraint, TemplateMatcher
 from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
 from mlxtune.recipe import OutputSection
@@ -130,7 +130,7 @@ def test_a_reply_may_end_exactly_where_the_template_may(tokenizer):
 def test_an_exclusive_label_stands_alone_and_order_is_canonical(tokenizer):
     constraint = TemplateConstraint(make_template(TEMPLATES["a label set"]), tokenizer, 448)
     for text in ("none, payment", "payment, none", "payment, user_auth", "payment, payment"):
-        with pytest.raises(ValueError, match="not allowed"):
+        with pytest.raises(ModelError, match="does not allow"):
             write(constraint, tokenizer, text)
 
 

@@ -23,6 +23,7 @@ FAST = [
     "train.batch_size=8",
     "train.gradient_accumulation=1",
     "train.learning_rate=1e-3",
+    "train.warmup_ratio=0.0",
 ]
 
 
@@ -40,7 +41,7 @@ def test_the_demo_recipe_trains_scores_answers_and_fuses_real_weights(tmp_path: 
     trained = mlxtune("lora", RECIPE, "--out", "run", *settings, "--set", "data.valid=null", "--json", folder=tmp_path)
     events = [json.loads(line) for line in trained.stdout.splitlines()]
     losses = [event["loss"] for event in events if event["event"] == "step"]
-    assert len(losses) == 8 and sum(losses[-3:]) < 0.5 * sum(losses[:3])
+    assert len(losses) == 8 and sum(losses[-3:]) < 0.7 * sum(losses[:3])
     info = events[-1]
     assert info["data"]["train"]["rows"] == 1300 and info["parameters"] == 134515008
 

@@ -21,7 +21,7 @@ from mlxtune.errors import ModelError
 from mlxtune.models import base_model, hub
 from mlxtune.models.base_model import base_folder, config_and_tokenizer
 from mlxtune.models.source import find
-from mlxtune.models.writing import whole_folder
+from mlxtune.models.writing import model_folder
 from mlxtune.recipe import ModelSection
 from tests.tiny import tiny_gguf, tiny_model
 
@@ -343,7 +343,7 @@ class _Converter:
 
     def convert(self, source: Path, out: Path, spec: ConvertSpec) -> WrittenModel:
         self.calls += 1
-        with whole_folder(out) as folder:
+        with model_folder(out) as folder:
             (folder / "config.json").write_text(json.dumps({"bits": spec.bits}))
         return WrittenModel(out, 0, 0, 0.0)
 
@@ -412,7 +412,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: py
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     def half() -> None:
-        with whole_folder(tmp_path / "out") as folder:
+        with model_folder(tmp_path / "out") as folder:
             (folder / "half").write_text("x")
             raise RuntimeError
 
@@ -424,9 +424,9 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
 def test_nothing_is_overwritten_without_force(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "config.json").write_text("old")
-    with pytest.raises(ModelError, match="already exists"), whole_folder(tmp_path / "out"):
+    with pytest.raises(ModelError, match="already exists"), model_folder(tmp_path / "out"):
         pass
-    with whole_folder(tmp_path / "out", force=True) as folder:
+    with model_folder(tmp_path / "out", force=True) as folder:
         (folder / "config.json").write_text("new")
         assert (tmp_path / "out" / "config.json").read_text() == "old"
     assert (tmp_path / "out" / "config.json").read_text() == "new"
@@ -436,6 +436,6 @@ def test_nothing_is_overwritten_without_force(tmp_path: Path) -> None:
 def test_force_replaces_no_folder_that_is_not_a_model(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.txt").write_text("years of work")
-    with pytest.raises(ModelError, match="is not a model folder"), whole_folder(tmp_path / "home", force=True):
+    with pytest.raises(ModelError, match="is not a model folder"), model_folder(tmp_path / "home", force=True):
         pass
     assert (tmp_path / "home" / "thesis.txt").exists()

@@ -130,9 +130,7 @@ def test_the_schedule_rises_to_its_peak_and_follows_its_curve(kind: str, rate: C
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path: Path, base: Path) -> None:
-    with pytest.raises(
-        TrainingError, match=r"(?s)step \d+: loss .*not finite.*Rows.*Last good checkpoint: .*step-0000"
-    ):
+    with pytest.raises(TrainingError, match=r"(?s)step \d+: .*not finite.*Last good checkpoint: .*step-0000"):
         trained(tmp_path, base, train={"learning_rate": 1e30, "epochs": 3, "max_grad_norm": None, "save_every": 1})
     run = open_run(tmp_path / "run")
     assert run.info()["status"] == "failed" and run.adapter.is_dir()
