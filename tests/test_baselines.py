@@ -194,11 +194,12 @@ def test_the_model_before_tuning_is_asked_and_compared(tmp_path: Path, base: Pat
     rows, out = read_test_rows(recipe), tmp_path / "out"
     before = FakeModel(tokenizer, lambda prompt: "none")
     replies = ask_recipe_baselines(recipe, before, tokenizer, rows, out, ["zero_shot", "few_shot"])
-    assert [one.decoding for one in replies["few_shot"]] == ["constrained"] * len(rows)
+    assert [one.decoding for one in replies.replies["few_shot"]] == ["constrained"] * len(rows)
     scores = evaluate(recipe, FakeModel(tokenizer, right_answer(rows)), tokenizer, rows, out, asked_baselines=replies)
+    assert set(scores["baseline_speed"]["zero_shot"]) == {"seconds_per_row", "rows_per_second", "tokens_per_second"}
     assert scores["baselines"]["zero_shot"]["intents"]["exact_match"]["value"] == pytest.approx(2 / 7)
     assert scores["comparisons"]["few_shot"]["intents"]["exact_match"]["difference"] == pytest.approx(5 / 7)
-    assert read_predictions(out / "predictions-few_shot.jsonl") == replies["few_shot"]
+    assert read_predictions(out / "predictions-few_shot.jsonl") == replies.replies["few_shot"]
 
 
 def test_a_baseline_that_was_not_asked_is_noted(tmp_path: Path, base: Path, tokenizer: Tokenizer) -> None:

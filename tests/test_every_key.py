@@ -162,7 +162,7 @@ def footprint(file: Path, overrides: dict[str, Any], folder: Path, monkeypatch: 
     where = tuned.run.path.parent.name
     pattern = ReplyTemplate(recipe.output).pattern()
     shown = [scores["fields"], scores["decoding"], scores.get("baselines")]
-    shown.append({name: [one.prediction for one in found] for name, found in replies.items()})
+    shown.append({name: [one.prediction for one in found] for name, found in replies.replies.items()})
     return json.dumps([events, said, weights, where, pattern, *shown], sort_keys=True)
 
 

@@ -197,10 +197,12 @@ def _ask(
     try:
         with locked(out):
             watch = Watch(begin, answered, say)
-            replies = {}
+            replies = None
             if names:  # before the tuned model is loaded, so that the two never share the memory
                 before_tuning = load_subject(replace(subject, base=True), choice.backend, say, progress=on_terminal())
-                replies = ask_recipe_baselines(recipe, *before_tuning, rows, out, names, decoding, about, watch)
+                replies = ask_recipe_baselines(
+                    recipe, *before_tuning, rows, out, names, decoding, about, watch, choice.backend
+                )
                 del before_tuning
             model, tokenizer = loaded or load_subject(subject, choice.backend, say, progress=on_terminal())
             asked_of = (recipe, model, tokenizer, rows, out, decoding, about, watch)

@@ -24,7 +24,7 @@ from mlxtune.data.template import Value
 from mlxtune.errors import DataError
 from mlxtune.evaluation.comparison import compare, compare_figures, plain
 from mlxtune.evaluation.metrics import label_figures, label_scores, label_set_figures, label_set_scores
-from mlxtune.evaluation.predictions import Prediction, write_predictions
+from mlxtune.evaluation.predictions import Answers, Prediction, write_predictions
 from mlxtune.models.tokenizer import Tokenizer
 from mlxtune.recipe import PLACEHOLDER, LabelField, LabelsField, Recipe, TextField
 
@@ -102,7 +102,7 @@ def ask_baselines(
     begin: Callable[[str, int], None] = lambda name, n_rows: None,
     on_rows: Callable[[int], None] = lambda n_rows: None,
     say: Callable[[str], None] = lambda text: None,
-) -> dict[str, list[Prediction]]:
+) -> dict[str, Answers]:
     """Ask the model before tuning, and keep its replies as predictions-NAME.jsonl.
 
     Args:
@@ -125,11 +125,10 @@ def ask_baselines(
     for name in names:
         shots = few_shot_rows(recipe) if name == "few_shot" else []
         begin(name, len(rows))
-        answers = write_predictions(
+        found[name] = write_predictions(
             predictions_file(out, name), rows, recipe, model, tokenizer, constraint, on_rows,
             identity=identity, shots=shots, say=say,
         )  # fmt: skip
-        found[name] = answers.predictions
     return found
 
 

@@ -58,6 +58,14 @@ class Watch:
     say: Callable[[str], None] = lambda text: None
 
 
+@dataclass(frozen=True)
+class AskedBaselines:
+    """The model before tuning, asked in the same run: replies by baseline, and how fast each came."""
+
+    replies: Mapping[str, Sequence[Prediction]]
+    speeds: Mapping[str, Mapping[str, float]]
+
+
 def evaluate(
     recipe: Recipe,
     model: Model,
@@ -69,7 +77,7 @@ def evaluate(
     watch: Watch | None = None,
     further: Further | None = None,
     backend: Backend | None = None,
-    asked_baselines: Mapping[str, Sequence[Prediction]] | None = None,
+    asked_baselines: AskedBaselines | None = None,
     before: Sequence[Path] = (),
 ) -> Scores:
     """Ask a model about rows, score its replies, and write predictions.jsonl, scores.json and errors.json.
@@ -86,7 +94,7 @@ def evaluate(
         watch: Told how it goes.
         further: What else to ask: probabilities, repeated samples.
         backend: Whose peak memory is reported; None leaves that out.
-        asked_baselines: Replies of `ask_baselines` to the same rows.
+        asked_baselines: Of `ask_recipe_baselines`, about the same rows.
         before: Folders in which the model before tuning may have been evaluated; the first comparable one is compared.
 
     Returns:
@@ -129,7 +137,11 @@ def evaluate(
         scores["decodings"] = by_decoding
     scores["limits"] = {"max_new_tokens": recipe.evaluate.max_new_tokens, "batch_size": recipe.evaluate.batch_size}
     predictions = read_predictions(out / str(scores["predictions"]))  # with their probabilities, if asked for
-    add_comparisons(scores, recipe, predictions, answers_of_baselines, asked_baselines or {})
+    add_comparisons(
+        scores, recipe, predictions, answers_of_baselines, asked_baselines.replies if asked_baselines else {}
+    )
+    if asked_baselines:
+        scores["baseline_speed"] = dict(asked_baselines.speeds)
     add_before(scores, recipe, out, before)
     scores["evaluated"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
     write_json(out / ERRORS_FILE, find_errors(predictions, recipe))
@@ -138,7 +150,7 @@ def evaluate(
         (out / FREE_PREDICTIONS_FILE).unlink(missing_ok=True)
     forget_validation(out, answered if further is not None and further.probabilities else ())
     for name in ASKED:
-        if name not in (asked_baselines or {}):
+        if not asked_baselines or name not in asked_baselines.replies:
             predictions_file(out, name).unlink(missing_ok=True)
     for path in (*(out / name for name in (PREDICTIONS_FILE, FREE_PREDICTIONS_FILE)),
                  *(predictions_file(out, name) for name in ASKED)):  # fmt: skip
@@ -156,22 +168,31 @@ def ask_recipe_baselines(
     decoding: str | None = None,
     about: Mapping[str, Any] | None = None,
     watch: Watch | None = None,
-) -> dict[str, list[Prediction]]:
+    backend: Backend | None = None,
+) -> AskedBaselines:
     """The replies of the model before tuning, decoded as those are that stand at the top of scores.json.
 
     Args:
         model: Without adapter.
         names: Of the baselines, as `ask_baselines` takes them.
         about: As for `evaluate`.
+        backend: Whose peak memory is reported; None leaves that out.
     """
     watch = watch or Watch()
     constraint = None
     if (decoding or recipe.evaluate.decoding) != FREE:
         constraint = TemplateConstraint(ReplyTemplate(recipe.output), tokenizer, int(model.config["vocab_size"]))
     identity = model_identity(recipe, {**(about or {}), "adapter": None})
-    return ask_baselines(
-        recipe, model, tokenizer, rows, out, names, constraint, identity, watch.begin, watch.rows, watch.say
-    )
+    replies: dict[str, list[Prediction]] = {}
+    speeds: dict[str, dict[str, float]] = {}
+    for name in names:
+        if backend is not None:
+            backend.peak_memory_bytes(reset=True)
+        asked = ask_baselines(
+            recipe, model, tokenizer, rows, out, [name], constraint, identity, watch.begin, watch.rows, watch.say
+        )
+        replies[name], speeds[name] = asked[name].predictions, speed(asked[name], backend)
+    return AskedBaselines(replies, speeds)
 
 
 def add_comparisons(

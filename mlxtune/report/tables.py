@@ -66,6 +66,9 @@ def score_tables(scores: Scores) -> list[RenderableType]:
     tables += baseline_tables(scores)
     tables += [Text(note) for note in scores.get("notes", [])]
     tables += [Text(_speed(name, column["speed"])) for name, column in columns.items() if column.get("speed")]
+    tables += [
+        Text(_speed(f"{name}, before tuning", speed)) for name, speed in scores.get("baseline_speed", {}).items()
+    ]
     return tables
 
 
