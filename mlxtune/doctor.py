@@ -150,8 +150,8 @@ def check_gpu(kind: str, description: str) -> Check:
 def check_blas(backend: Backend) -> Check:
     """Matrix products are as fast as this machine allows."""
     speed = backend.matmul_speed()
-    found = f"{speed.library}: {speed.gflops:,.0f} GFLOP/s (float32 matrix product)"
-    facts = {"library": speed.library, "gflops": round(speed.gflops, 1)}
+    found = f"{speed.blas}: {speed.gflops:,.0f} GFLOP/s (float32 matrix product)"
+    facts = {"blas": speed.blas, "gflops": round(speed.gflops, 1)}
     if speed.remedy:
         return Check(SLOW, found, speed.remedy, facts=facts)
     if speed.gflops < SLOW_GFLOPS:

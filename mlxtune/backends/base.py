@@ -197,12 +197,12 @@ class MatmulSpeed:
 
     Attributes:
         gflops: Best rate seen, 10^9 floating-point operations a second.
-        library: What multiplied.
+        blas: What multiplied.
         remedy: How to make it faster; None where nothing is known.
     """
 
     gflops: float
-    library: str
+    blas: str
     remedy: str | None
 
 
