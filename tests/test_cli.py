@@ -270,6 +270,15 @@ def other_weights(place: Place) -> None:
     recipe.write_text(recipe.read_text().replace(str(place.base), str(place.folder / "copy")))
 
 
+def adapter_of_nan(place: Place) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    file = place.run / "adapter" / "adapters.safetensors"
+    weights = load_file(file)
+    name = sorted(weights)[-1]
+    save_file({**weights, name: weights[name] * float("nan")}, file)
+
+
 def base_of_another_size(place: Place) -> None:
     tiny_model(place.folder / "wide", "qwen3", hidden=128)
 
@@ -328,6 +337,8 @@ MISTAKES: list[tuple[str, Break, str, int, str]] = [
     ("a run that lies there", nothing, "lora {p}/recipe.yaml --out {p}/run", 1, "holds a run already"),
     ("a folder of the user's own", nothing, "lora {p}/recipe.yaml --out {p} --force", 1, "is no run of mlxtune"),
     ("a fuse over something", lambda place: shutil.copytree(place.base, place.folder / "fused"), "fuse {p}/run --out {p}/fused", 1, "--force"),
+    ("a fuse that rounds the adapter", nothing, "fuse {p}/run --out {p}/fused --dtype bfloat16 --tolerance 0", 1, "not written: fused and adapted model differ"),
+    ("a fuse of what is no number", adapter_of_nan, "fuse {p}/run --out {p}/fused", 1, "not written: fused and adapted model differ by up to nan"),
     ("no test data", edit("  test: test.jsonl\n", ""), "evaluate {p}/recipe.yaml --base", 1, "data.test"),
     ("nothing to predict", nothing, "predict {p}/run", 2, "nothing to ask"),
     # options
