@@ -284,9 +284,9 @@ def test_the_head_computes_in_float32_whatever_the_weights_are(base: Path, tmp_p
 
 
 def _arrays(batch: Batch) -> Any:
-    from mlxtune.backends.mlx.model import _supervised_inputs
+    from mlxtune.backends.mlx.model import _Inputs
 
-    return _supervised_inputs(batch).arrays
+    return _Inputs(batch).arrays
 
 
 def test_batched_generation_equals_greedy_decoding_one_by_one(any_base: Path, tmp_path: Path) -> None:
@@ -370,7 +370,7 @@ def test_many_options_are_scored_in_parts_with_the_same_result(base: Path, monke
     prompts = [[3, 4, 5, 6], [3, 4, 7], [9]]
     at_once = model.choose(prompts, OPTIONS)
     from mlxtune.backends.mlx import model as module
-    from mlxtune.backends.mlx.option_tree import option_trees
+    from mlxtune.backends.option_tree import option_trees
 
     monkeypatch.setattr(module, "option_trees", lambda options: option_trees(options, 3))
     np.testing.assert_allclose(model.choose(prompts, OPTIONS), at_once, atol=1e-5)
@@ -434,7 +434,7 @@ def test_sampled_replies_stay_inside_a_constraint(base: Path) -> None:
 
 
 def test_options_in_trees_hold_each_beginning_once_and_every_option() -> None:
-    from mlxtune.backends.mlx.option_tree import option_trees
+    from mlxtune.backends.option_tree import option_trees
 
     (whole,) = option_trees(OPTIONS)
     assert sorted(whole.options.tolist()) == list(range(len(OPTIONS)))

@@ -112,6 +112,20 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(names)]
 
 
+def is_tied(folder: Path, config: dict[str, Any]) -> bool:
+    """Whether the head is the embedding: as the config says, else where the weights hold no head."""
+    from safetensors import safe_open
+
+    said = config.get("tie_word_embeddings")
+    if said is not None:
+        return bool(said)
+    for file in weight_files(folder):
+        with safe_open(file, framework="numpy") as weights:
+            if "lm_head.weight" in weights.keys():  # noqa: SIM118 - not a mapping
+                return False
+    return True
+
+
 # Local paths -----------------------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ import mlx.nn as nn
 from mlx_lm.utils import _get_classes, load_model
 
 from mlxtune.errors import ModelError
-from mlxtune.models.source import check_folder, read_config, weight_files
+from mlxtune.models.source import check_folder, is_tied, read_config
 
 
 def load_network(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
@@ -30,7 +30,7 @@ def load_network(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     """
     check_folder(folder, str(folder))
     config = read_config(folder)
-    settled = {**_rope(config), "tie_word_embeddings": _is_tied(folder, config)}
+    settled = {**_rope(config), "tie_word_embeddings": is_tied(folder, config)}
     try:
         network, config = load_model(folder, lazy=True, model_config=settled, get_model_classes=_classes)
     except (ValueError, RuntimeError, FileNotFoundError, KeyError, TypeError) as error:
@@ -62,17 +62,3 @@ def _rope(config: dict[str, Any]) -> dict[str, Any]:
     if parameters.get("rope_type", "default") != "default" and config.get("rope_scaling") is None:
         older["rope_scaling"] = parameters
     return older
-
-
-def _is_tied(folder: Path, config: dict[str, Any]) -> bool:
-    """Whether the head is the embedding: as the config says, else where the weights hold no head."""
-    from safetensors import safe_open
-
-    said = config.get("tie_word_embeddings")
-    if said is not None:
-        return bool(said)
-    for file in weight_files(folder):
-        with safe_open(file, framework="numpy") as weights:
-            if "lm_head.weight" in weights.keys():  # noqa: SIM118 - not a mapping
-                return False
-    return True

@@ -18,12 +18,20 @@ from mlx_lm.tuner.lora import LoRALinear
 from numpy.typing import NDArray
 
 from mlxtune.backends.base import Batch, Constraint, Generation, LoraSpec, Matcher, OptimizerSpec, StepResult
-from mlxtune.backends.mlx.option_tree import OptionTree, TreeCache, option_trees
 from mlxtune.backends.mlx.prefix_cache import PrefixCache
-from mlxtune.errors import AdapterError
+from mlxtune.backends.mlx.tree_cache import TreeCache
+from mlxtune.backends.option_tree import OptionTree, option_trees
+from mlxtune.backends.state import TrainingState, read_state, write_state
+from mlxtune.backends.supervision import (
+    common_length,
+    dropout_seed,
+    require_prompts,
+    scores,
+    step_result,
+    supervised,
+    total_weight,
+)
 
-ADAPTER_FILE = "adapter.safetensors"
-OPTIMIZER_FILE = "optimizer.safetensors"
 # Supervised positions are padded to a multiple of this, so that a compiled step meets few shapes.
 POSITION_MULTIPLE = 32
 
@@ -57,9 +65,8 @@ class MlxModel:
         adapted = []
         for layer in spec.layers:
             lora = LoRALinear.from_base(modules[layer], r=spec.rank, dropout=spec.dropout, scale=spec.scale)
-            # (r, in) and (out, r) at the seam, as PEFT; mlx-lm multiplies x @ a @ b, so (in, r) and (r, out).
-            lora.lora_a = mx.array(np.ascontiguousarray(weights[f"{layer}.lora_A"].T))
-            lora.lora_b = mx.array(np.ascontiguousarray(weights[f"{layer}.lora_B"].T))
+            lora.lora_a = _entering(weights[f"{layer}.lora_A"])
+            lora.lora_b = _entering(weights[f"{layer}.lora_B"])
             adapted.append((layer, lora))
         self._network.update_modules(tree_unflatten(adapted))
         self._network.freeze()
@@ -73,8 +80,8 @@ class MlxModel:
         modules = dict(self._network.named_modules())
         weights: dict[str, NDArray[np.float32]] = {}
         for layer in self._layers:
-            weights[f"{layer}.lora_A"] = np.array(modules[layer].lora_a.T, np.float32)
-            weights[f"{layer}.lora_B"] = np.array(modules[layer].lora_b.T, np.float32)
+            weights[f"{layer}.lora_A"] = _leaving(modules[layer].lora_a)
+            weights[f"{layer}.lora_B"] = _leaving(modules[layer].lora_b)
         return weights
 
     # Training
@@ -103,34 +110,28 @@ class MlxModel:
         """
         if self._micro_step is None or self._optimizer is None or self._spec is None:
             raise RuntimeError("prepare_training comes before train_step")
-        mx.random.seed(_dropout_seed(self._spec.seed, step))
+        mx.random.seed(dropout_seed(self._spec.seed, step))
         self._network.train()
-        total_weight = math.fsum(float(batch.weights.sum(dtype=np.float64)) for batch in batches)
-        total_nats = 0.0
-        segment_nats = np.zeros(n_segments)
-        segment_tokens = np.zeros(n_segments, np.int64)
+        total = mx.array(total_weight(batches), mx.float32)
         gradients: Any = None
+        nats: list[NDArray[np.float32]] = []
         for batch in batches:
-            inputs = _supervised_inputs(batch)
-            (_, nats), gradient = self._micro_step(*inputs.arrays, mx.array(total_weight, mx.float32))
+            inputs = _Inputs(batch)
+            (_, found), gradient = self._micro_step(*inputs.arrays, total)
             gradients = gradient if gradients is None else tree_map(mx.add, gradients, gradient)
-            mx.eval(nats, gradients)  # here, so that no micro-batch's activations outlive it
-            own = np.array(nats, np.float64)[: inputs.n_supervised]
-            total_nats += float(own @ batch.weights[batch.supervised].astype(np.float64))
-            segments = batch.segments[batch.supervised]
-            segment_nats += np.bincount(segments, own, n_segments)
-            segment_tokens += np.bincount(segments, minlength=n_segments)
+            mx.eval(found, gradients)  # here, so that no micro-batch's activations outlive it
+            nats.append(np.array(found, np.float32)[: inputs.n_supervised])
         self._network.eval()
         norm = mx.sqrt(sum(mx.sum(mx.square(value)) for _, value in tree_flatten(gradients)))
-        grad_norm = float(norm.item())
-        if math.isfinite(grad_norm) and math.isfinite(total_nats):
+        result = step_result(batches, nats, n_segments, float(norm.item()))
+        if math.isfinite(result.grad_norm) and math.isfinite(result.total_nats):
             limit = self._spec.max_grad_norm
-            if limit is not None and grad_norm > limit:
-                gradients = tree_map(lambda value: value * (limit / grad_norm), gradients)
+            if limit is not None and result.grad_norm > limit:
+                gradients = tree_map(lambda value: value * (limit / result.grad_norm), gradients)
             self._optimizer.learning_rate = learning_rate
             self._optimizer.update(self._network, gradients)
             mx.eval(self._network.trainable_parameters(), self._optimizer.state)
-        return StepResult(total_nats, total_weight, segment_nats, segment_tokens, grad_norm)
+        return result
 
     def _weighted_nats(
         self,
@@ -169,12 +170,9 @@ class MlxModel:
 
     def score(self, batch: Batch) -> NDArray[np.float32]:
         """-log p of each token in nats, (B, T), dropout off; 0 where unsupervised."""
-        inputs = _supervised_inputs(batch)
-        prefix, tokens, positions, targets, _ = inputs.arrays
-        nats = np.array(self._nats(prefix, tokens, positions, targets), np.float32)[: inputs.n_supervised]
-        scores = np.zeros(batch.tokens.shape, np.float32)
-        scores[batch.supervised] = nats
-        return scores
+        inputs = _Inputs(batch)
+        nats = self._nats(*inputs.arrays[:-1])
+        return scores(batch, np.array(nats, np.float32)[: inputs.n_supervised])
 
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Logits after each token of one sequence, (T, vocabulary), dropout off."""
@@ -193,9 +191,8 @@ class MlxModel:
 
         Greedy at temperature 0, else sampled: the same replies for the same prompts in the same order and seed.
         """
-        if not prompts or min(map(len, prompts)) == 0:
-            raise ValueError("generate needs prompts of at least one token each")
-        shared = _common_length(prompts)
+        require_prompts(prompts)
+        shared = common_length(prompts)
         caches = self._prefix_caches(prompts[0][:shared], len(prompts)) if shared else None
         generator = BatchGenerator(
             self._network,
@@ -236,9 +233,8 @@ class MlxModel:
 
         What all prompts open with is computed once, the rest of each prompt once, and what options share once.
         """
-        if not prompts or not options or min(map(len, [*prompts, *options])) == 0:
-            raise ValueError("choose needs prompts and options of at least one token each")
-        n_shared = _common_length(prompts)
+        require_prompts(prompts, options)
+        n_shared = common_length(prompts)
         shared = [PrefixCache() for _ in self._network.layers]
         if n_shared:
             self._network.model(mx.array(prompts[0][:n_shared])[None], shared)
@@ -272,20 +268,44 @@ class MlxModel:
         """Write adapter values and optimizer state into an existing folder."""
         if self._optimizer is None:
             raise RuntimeError("prepare_training comes before save_state")
-        mx.save_safetensors(str(folder / ADAPTER_FILE), dict(tree_flatten(self._network.trainable_parameters())))
-        mx.save_safetensors(str(folder / OPTIMIZER_FILE), dict(tree_flatten(self._optimizer.state)))
+        moments = dict(tree_flatten(self._optimizer.state))
+        write_state(
+            folder,
+            TrainingState(
+                self.adapter_weights(),
+                {name: _leaving(moments[f"{own}.m"]) for name, own in self._parameter_names()},
+                {name: _leaving(moments[f"{own}.v"]) for name, own in self._parameter_names()},
+                int(moments["step"]),
+            ),
+        )
 
     def load_state(self, folder: Path) -> None:
         """Read what `save_state` wrote."""
         if self._optimizer is None:
             raise RuntimeError("prepare_training comes before load_state")
-        weights = mx.load(str(folder / ADAPTER_FILE))
-        expected = dict(tree_flatten(self._network.trainable_parameters()))
-        if weights.keys() != expected.keys():
-            raise AdapterError(f"{folder}: its adapter is not of the layers that this one adapts")
-        self._network.load_weights(list(weights.items()), strict=False)  # the frozen base stays as it is
-        self._optimizer.state = tree_unflatten(list(mx.load(str(folder / OPTIMIZER_FILE)).items()))
+        state = read_state(folder, self._layers)
+        weights, moments = [], [("step", mx.array(state.steps, mx.uint64)), ("learning_rate", mx.array(0.0))]
+        for name, own in self._parameter_names():
+            weights.append((own, _entering(state.weights[name])))
+            moments.append((f"{own}.m", _entering(state.first_moments[name])))
+            moments.append((f"{own}.v", _entering(state.second_moments[name])))
+        self._network.load_weights(weights, strict=False)  # the frozen base stays as it is
+        self._optimizer.state = tree_unflatten(moments)
         mx.eval(self._network.trainable_parameters(), self._optimizer.state)
+
+    def _parameter_names(self) -> list[tuple[str, str]]:
+        """Name at the seam and name in the network of each of the adapter's parameters."""
+        parts = (("lora_A", "lora_a"), ("lora_B", "lora_b"))
+        return [(f"{layer}.{seam}", f"{layer}.{own}") for layer in self._layers for seam, own in parts]
+
+
+def _entering(value: NDArray[np.float32]) -> mx.array:
+    """A factor as mlx-lm multiplies it, x @ a @ b, so (in, r) or (r, out); at the seam (r, in) or (out, r), as in PEFT."""
+    return mx.array(np.ascontiguousarray(value.T))
+
+
+def _leaving(value: mx.array) -> NDArray[np.float32]:
+    return np.array(value.T, np.float32)
 
 
 class _Sampler:
@@ -315,41 +335,15 @@ class _Constrained:
         return mx.where(mx.array(self._matcher.mask()), logits, -mx.inf)
 
 
-class _SupervisedInputs:
-    """A batch as MLX arrays: all tokens, and for each supervised one where it is predicted, its id and its weight."""
+class _Inputs:
+    """A batch as MLX arrays: prefix, tokens, and for each supervised one where it is predicted, its id and its weight."""
 
-    def __init__(self, arrays: tuple[mx.array, ...], n_supervised: int) -> None:
-        self.arrays = arrays
-        self.n_supervised = n_supervised
-
-
-def _supervised_inputs(batch: Batch) -> _SupervisedInputs:
-    """Indices are computed here, on the host: a compiled step has no shape that depends on data."""
-    rows, columns = np.nonzero(batch.supervised)
-    if len(columns) and columns.min() == 0:
-        raise ValueError("a supervised token stands first in its row, where nothing predicts it")
-    width = batch.tokens.shape[1] - 1  # the last token predicts nothing
-    n_supervised = len(rows)
-    n_padded = -(-n_supervised // POSITION_MULTIPLE) * POSITION_MULTIPLE
-    positions = np.zeros(n_padded, np.int32)
-    targets = np.zeros(n_padded, np.int32)
-    weights = np.zeros(n_padded, np.float32)  # padding repeats position 0 with no weight
-    positions[:n_supervised] = rows * width + columns - 1
-    targets[:n_supervised] = batch.tokens[rows, columns]
-    weights[:n_supervised] = batch.weights[rows, columns]
-    arrays = (batch.prefix, batch.tokens[:, :-1], positions, targets, weights)
-    return _SupervisedInputs(tuple(mx.array(array) for array in arrays), n_supervised)
-
-
-def _dropout_seed(seed: int, step: int) -> int:
-    return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0])
-
-
-def _common_length(prompts: Sequence[Sequence[int]]) -> int:
-    """Tokens that open all prompts, leaving each at least one of its own."""
-    limit = min(map(len, prompts)) - 1
-    first = prompts[0]
-    return next((at for at in range(limit) if any(prompt[at] != first[at] for prompt in prompts)), limit)
+    def __init__(self, batch: Batch) -> None:
+        found = supervised(batch)
+        self.n_supervised = len(found)
+        padded = found.padded(POSITION_MULTIPLE)
+        arrays = (batch.prefix, batch.tokens[:, :-1], padded.positions, padded.targets, padded.weights)
+        self.arrays = tuple(map(mx.array, arrays))
 
 
 def _count_parameters(network: nn.Module) -> int:

@@ -1,4 +1,4 @@
-"""Options that share beginnings as a tree, so that no token is computed twice. NumPy, and one cache for MLX's layers.
+"""Options that share beginnings as a tree, so that no token is computed twice. NumPy only.
 
 32 sets of five labels, up to 14 tokens each, are 448 tokens as padded rows and 54 as a tree.
 """
@@ -8,11 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
-
-from mlxtune.backends.mlx.prefix_cache import PrefixCache
 
 # Tokens of one forward pass, each of which holds a copy of the prompt's keys and values while a layer runs.
 NODES_AT_ONCE = 128
@@ -41,31 +38,6 @@ class OptionTree:
     predicting: NDArray[np.int32]
     targets: NDArray[np.int32]
     owners: NDArray[np.int64]
-
-
-class TreeCache:
-    """One layer's cache for a tree: each node is a row of one token, which attends to the prompt and its own path."""
-
-    def __init__(self, prompt: PrefixCache, tree: OptionTree) -> None:
-        self.offset = mx.array(prompt.offset + tree.depths)  # position of each row, for RoPE
-        self._prompt = prompt
-        self._path = mx.array(tree.path)
-        seen = np.concatenate([np.ones((len(tree.tokens), prompt.offset), np.bool_), tree.on_path], axis=1)
-        self._mask = mx.array(seen[:, None, None])  # (N, 1, 1, prompt + D)
-
-    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Keys and values to attend to, (N, heads, prompt + D, head_dim), given each node's own, (N, heads, 1, head_dim)."""
-        paths = [array[:, :, 0][self._path].transpose(0, 2, 1, 3) for array in (keys, values)]
-        before = self._prompt.held()
-        if before is None:
-            return paths[0], paths[1]
-        rows = keys.shape[0]
-        of_prompt = [mx.broadcast_to(array, (rows, *array.shape[1:])) for array in before]
-        return mx.concatenate([of_prompt[0], paths[0]], axis=2), mx.concatenate([of_prompt[1], paths[1]], axis=2)
-
-    def make_mask(self, length: int, return_array: bool = False, window_size: int | None = None) -> mx.array:
-        """Which of those each node sees."""
-        return self._mask
 
 
 def option_trees(options: Sequence[Sequence[int]], nodes_at_once: int = NODES_AT_ONCE) -> Iterator[OptionTree]:

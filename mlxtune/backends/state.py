@@ -1,0 +1,67 @@
+"""The state of a training that a backend saves and loads: adapter values and AdamW's moments. NumPy only.
+
+Both backends read and write it through this file, so that a training begun on one continues on the other. All names
+and shapes are the seam's: LAYER.lora_A (r, in) and LAYER.lora_B (out, r).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxtune.errors import AdapterError
+
+ADAPTER_FILE = "adapter.safetensors"
+OPTIMIZER_FILE = "optimizer.safetensors"
+
+Arrays = Mapping[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """Adapter values, AdamW's first and second moments, named alike, and the optimizer steps taken."""
+
+    weights: Arrays
+    first_moments: Arrays
+    second_moments: Arrays
+    steps: int
+
+
+def write_state(folder: Path, state: TrainingState) -> None:
+    """Write a state into an existing folder."""
+    from safetensors.numpy import save_file
+
+    moments = {f"{name}.first_moment": value for name, value in state.first_moments.items()}
+    moments |= {f"{name}.second_moment": value for name, value in state.second_moments.items()}
+    moments["steps"] = np.array([state.steps], np.int64)
+    for file, arrays in ((ADAPTER_FILE, state.weights), (OPTIMIZER_FILE, moments)):
+        save_file({name: np.ascontiguousarray(value) for name, value in arrays.items()}, folder / file)
+
+
+def read_state(folder: Path, layers: tuple[str, ...]) -> TrainingState:
+    """Read a state of an adapter on `layers`.
+
+    Raises:
+        AdapterError: A file is missing or damaged, or the state is of other layers.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        weights, moments = (load_file(folder / file) for file in (ADAPTER_FILE, OPTIMIZER_FILE))
+    except (OSError, SafetensorError) as error:
+        raise AdapterError(f"{folder}: its state cannot be read: {error}") from error
+    names = [f"{layer}.{part}" for layer in layers for part in ("lora_A", "lora_B")]
+    expected = {f"{name}.{moment}" for name in names for moment in ("first_moment", "second_moment")} | {"steps"}
+    if weights.keys() != set(names) or moments.keys() != expected:
+        raise AdapterError(f"{folder}: its adapter is not of the layers that this one adapts")
+    return TrainingState(
+        {name: weights[name] for name in names},
+        {name: moments[f"{name}.first_moment"] for name in names},
+        {name: moments[f"{name}.second_moment"] for name in names},
+        int(moments["steps"][0]),
+    )

@@ -1,0 +1,107 @@
+"""What backends derive from batches and prompts before they compute, and from nats after. NumPy only.
+
+Indices are computed here, on the host: no backend's arrays have a shape that depends on data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxtune.backends.base import Batch, StepResult
+
+
+@dataclass(frozen=True)
+class Supervised:
+    """The supervised tokens of a batch, in row order.
+
+    Attributes:
+        positions: Where each is predicted, in the rows' own tokens without their last, flattened: (N,), int32.
+        targets: Its id, (N,), int32.
+        weights: Its loss weight, (N,), float32.
+    """
+
+    positions: NDArray[np.int32]
+    targets: NDArray[np.int32]
+    weights: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def padded(self, multiple: int) -> Supervised:
+        """As many as the next multiple; what is added has no weight."""
+        missing = (0, -len(self) % multiple)
+        return Supervised(np.pad(self.positions, missing), np.pad(self.targets, missing), np.pad(self.weights, missing))
+
+
+def supervised(batch: Batch) -> Supervised:
+    """The supervised tokens of a batch; the last token of a row predicts nothing.
+
+    Raises:
+        ValueError: One stands first in its row, where no own token predicts it.
+    """
+    rows, columns = np.nonzero(batch.supervised)
+    if len(columns) and columns.min() == 0:
+        raise ValueError("a supervised token stands first in its row, where nothing predicts it")
+    width = batch.tokens.shape[1] - 1
+    positions = (rows * width + columns - 1).astype(np.int32)
+    return Supervised(positions, batch.tokens[rows, columns], batch.weights[rows, columns])
+
+
+def total_weight(batches: Sequence[Batch]) -> float:
+    """Sum of the weights of all micro-batches of a step."""
+    return math.fsum(float(batch.weights.sum(dtype=np.float64)) for batch in batches)
+
+
+def step_result(
+    batches: Sequence[Batch], nats: Sequence[NDArray[np.float32]], n_segments: int, grad_norm: float
+) -> StepResult:
+    """A step's sums in float64.
+
+    Args:
+        batches: Its micro-batches.
+        nats: -log p of each one's supervised tokens, in row order.
+        n_segments: Segments to sum over.
+        grad_norm: Before clipping.
+    """
+    own = np.concatenate(nats).astype(np.float64)
+    weights = np.concatenate([batch.weights[batch.supervised] for batch in batches]).astype(np.float64)
+    segments = np.concatenate([batch.segments[batch.supervised] for batch in batches])
+    return StepResult(
+        total_nats=float(own @ weights),
+        total_weight=total_weight(batches),
+        segment_nats=np.bincount(segments, own, n_segments).astype(np.float64),
+        segment_tokens=np.bincount(segments, minlength=n_segments),
+        grad_norm=grad_norm,
+    )
+
+
+def scores(batch: Batch, nats: NDArray[np.float32]) -> NDArray[np.float32]:
+    """-log p where each supervised token stands, (B, T), from those of the supervised ones; 0 elsewhere."""
+    placed = np.zeros(batch.tokens.shape, np.float32)
+    placed[batch.supervised] = nats
+    return placed
+
+
+def dropout_seed(seed: int, step: int) -> int:
+    """Seed of a step's dropout, 64 bits."""
+    return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0])
+
+
+def common_length(prompts: Sequence[Sequence[int]]) -> int:
+    """Tokens that open all prompts, leaving each at least one of its own."""
+    limit = min(map(len, prompts)) - 1
+    first = prompts[0]
+    return next((at for at in range(limit) if any(prompt[at] != first[at] for prompt in prompts)), limit)
+
+
+def require_prompts(prompts: Sequence[Sequence[int]], options: Sequence[Sequence[int]] | None = None) -> None:
+    """Raise ValueError unless there are prompts, and options where they are asked for, of a token or more each."""
+    if not prompts or min(map(len, prompts)) == 0:
+        raise ValueError("expected prompts of at least one token each")
+    if options is not None and (not options or min(map(len, options)) == 0):
+        raise ValueError("expected options of at least one token each")
