@@ -1,6 +1,6 @@
 """What this machine can run, and what slows it: checks that each say what is there and the next step. Prints nothing.
 
-    diagnosis = examine(choose().backend)
+    diagnosis = examine(choose, cuda_gpus)
     diagnosis.can_train, diagnosis.as_text()
 
 The whole examination takes a few seconds, also where no network answers: whatever might hang has a limit.
@@ -16,18 +16,19 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import mlxtune
-from mlxtune.backends.base import Backend
+from mlxtune.backends import INSTALL, LIBRARIES, Choice, NotInstalled
+from mlxtune.backends.base import Backend, Device, Gpus
+from mlxtune.errors import BackendError
 from mlxtune.models.base_model import cache_folder
 
 OK, SLOW, MISSING = "ok", "slow", "missing"
 PYTHON = (3, 10)
-LIBRARIES = ("mlx", "mlx-lm", "transformers", "numpy")
 HUB_SECONDS = 4.0  # a name server may take longer than any limit of the HTTP library
 SLOW_HUB_SECONDS = 2.0
 CACHE_SECONDS = 1.0  # for adding up one cache, which may hold a million files
@@ -36,7 +37,14 @@ SLOW_GFLOPS = 20.0  # one core with any tuned BLAS exceeds it
 # A 135M-parameter model trains in 1.1 GB (batch 8, float32), 0.6B parameters in about 5 GB.
 LEAST_MEMORY, AMPLE_MEMORY = 2e9, 6e9
 LEAST_DISK, AMPLE_DISK = 1e9, 5e9
+_ALWAYS_NEEDED = ("transformers", "numpy")
 _INSTALL_MLX = "pip install 'mlx[cpu]'; on a Mac mlx, with an NVIDIA GPU 'mlx[cuda]'"
+_INSTALL_CUDA_TORCH = "pip install --force-reinstall torch, the build with CUDA"
+_INSTALL_CPU_TORCH = "pip install torch --index-url https://download.pytorch.org/whl/cpu"
+_NO_ANSWER = f"the NVIDIA driver gives no answer within {NVIDIA_SECONDS:.0f} s (nvidia-smi)"
+_RESTART_DRIVER = "restart the driver or the machine; --device cpu computes without it"
+_UPDATE_DRIVER = "update the NVIDIA driver, or take a torch built for it: https://pytorch.org/get-started/locally"
+_AS_IT_COMES = "without --device and --backend, mlxtune takes what there is"
 PROBE = "Qwen/Qwen3-0.6B"  # the Hub is asked about it, as a download would
 PLAN = "`mlxtune lora RECIPE --plan` says what a training takes"
 
@@ -86,27 +94,45 @@ class Diagnosis:
         return "\n".join(lines)
 
 
-def examine(backend: Backend | None, problem: str | None = None) -> Diagnosis:
+@dataclass(frozen=True)
+class Driver:
+    """What the NVIDIA driver says: its first GPU with its memory, None without one; and whether it gave no answer."""
+
+    gpu: str | None = None
+    hangs: bool = False
+
+
+def examine(
+    choose: Callable[[], Choice], cuda_gpus: Callable[[], Gpus | None] = lambda: None, on_cpu: bool = False
+) -> Diagnosis:
     """Look at everything.
 
     Args:
-        backend: What would compute; None if there is none.
-        problem: Why there is none.
+        choose: Takes the backend.
+        cuda_gpus: The GPUs that torch sees; None where torch is not installed.
+        on_cpu: The CPU was asked for, so that a broken GPU driver is of no concern.
     """
     hub = _InBackground(check_hub, HUB_SECONDS)
+    driver = ask_driver()  # a library that asks a driver that hangs would hang, and us with it
+    choice = _choose(choose, driver, on_cpu)
+    backend = choice.backend if isinstance(choice, Choice) else None
+    device = backend.device() if backend else None
     checks = {
         "python": check_python(),
         "mlxtune": Check(OK, mlxtune.__version__, facts={"version": mlxtune.__version__}),
-        **{name: check_library(name) for name in LIBRARIES},
+        **check_libraries(backend.name if backend else None, on_gpu=device is not None and device.kind == "gpu"),
     }
-    if backend is None:
-        checks["device"] = Check(MISSING, problem or "nothing to compute with", _INSTALL_MLX, True)
+    if isinstance(choice, Check):
+        checks["device"] = choice
     else:
-        device = backend.device()
-        checks["device"] = Check(OK, device.description, facts={"kind": device.kind, "backend": backend.name})
-        checks["gpu"] = check_gpu(device.kind, device.description)
+        device = choice.backend.device()
+        facts = {"kind": device.kind, "backend": choice.backend.name, "reason": choice.reason}
+        checks["device"] = Check(OK, choice.reason, facts=facts)
+        checks["gpu"] = check_gpu(device, choice.backend.name, driver, on_cpu)
+    checks["cuda"] = check_cuda(cuda_gpus, driver)
+    if backend is not None:
         checks["blas"] = check_blas(backend)
-    checks["memory"] = check_memory(None if backend is None else backend.device().memory_bytes)
+    checks["memory"] = check_memory(device.memory_bytes if device else None)
     checks["disk"] = check_disk(cache_folder())
     checks["models"] = check_cache(cache_folder(), "converted models", "MLXTUNE_CACHE")
     checks["hub cache"] = check_cache(_hub_cache(), "the Hub's cache", "HF_HOME")
@@ -125,26 +151,74 @@ def check_python(version: tuple[int, int] = sys.version_info[:2]) -> Check:
     return Check(OK, found, None, True, facts)
 
 
-def check_library(name: str) -> Check:
-    """A library that training needs is installed."""
+def check_libraries(computes: str | None, on_gpu: bool) -> dict[str, Check]:
+    """The libraries of both backends: those of the one that computes are needed, those of the other may be absent.
+
+    Args:
+        computes: The backend taken; None if none could be.
+        on_gpu: It computes on a GPU.
+    """
+    needed = {*LIBRARIES.get(computes or "", {}).values(), *_ALWAYS_NEEDED}
+    # On a CPU torch is taken where it is installed; where torch or a GPU computes, the other backend has no part.
+    useful = computes is None or (computes == "mlx" and not on_gpu)
+    names = dict.fromkeys([*LIBRARIES["mlx"].values(), *LIBRARIES["torch"].values(), *_ALWAYS_NEEDED])
+    return {name: check_library(name, name in needed, useful) for name in names}
+
+
+def check_library(name: str, needed: bool = True, useful: bool = True) -> Check:
+    """A library is installed; one that is neither needed nor useful may be absent."""
     try:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        wanted = "'mlx[cpu]'" if name == "mlx" and sys.platform == "linux" else name
-        return Check(MISSING, "not installed", f"pip install {wanted}", True)
-    return Check(OK, version, None, True, {"version": version})
+        if not (needed or useful):
+            return Check(OK, "not installed, and not needed: the other backend computes")
+        return Check(MISSING, "not installed", _install(name), needed)
+    return Check(OK, version, None, needed, {"version": version})
 
 
-def check_gpu(kind: str, description: str) -> Check:
-    """There is a GPU, and the backend uses it."""
-    nvidia = _nvidia()
-    facts = {"used": kind == "gpu", "nvidia": nvidia}
-    if kind == "gpu":
-        return Check(OK, description, facts=facts)
-    if nvidia:
-        return Check(MISSING, f"{nvidia}, not used: MLX computes on the CPU", "pip install 'mlx[cuda]'", facts=facts)
+def check_gpu(device: Device, computes: str, driver: Driver, on_cpu: bool = False) -> Check:
+    """There is a GPU, and the backend uses it, unless the CPU was asked for."""
+    facts = {"used": device.kind == "gpu", "nvidia": driver.gpu}
+    if device.kind == "gpu":
+        return Check(OK, device.description, facts=facts)
+    if driver.gpu and on_cpu:
+        return Check(OK, f"{driver.gpu}, not used, as asked", facts=facts)
+    if driver.gpu:
+        step = _INSTALL_CUDA_TORCH if computes == "torch" else "pip install 'mlx[cuda]'"
+        return Check(MISSING, f"{driver.gpu}, not used: {computes} computes on the CPU", step, facts=facts)
     step = f"small models train on the CPU; {PLAN}"
     return Check(SLOW, "none: the CPU computes", step, facts=facts)
+
+
+def check_cuda(cuda_gpus: Callable[[], Gpus | None], driver: Driver) -> Check:
+    """What torch sees of NVIDIA's GPUs, and why nothing where it sees nothing."""
+    if driver.hangs:
+        return Check(MISSING, _NO_ANSWER, _RESTART_DRIVER, facts={"available": False, "why": _NO_ANSWER})
+    if sys.platform == "darwin":  # importing torch to hear this takes seconds
+        return Check(OK, "none on a Mac, whose GPU MLX uses", facts={"available": False, "why": "a Mac has none"})
+    gpus = cuda_gpus()
+    if gpus is None:
+        return Check(OK, "torch is not installed", facts={"available": False, "why": "torch is not installed"})
+    if gpus.found:
+        seen = [
+            f"{gpu.name}, {gpu.memory_bytes / 1e9:.1f} GB, {'bfloat16' if gpu.bfloat16 else 'no bfloat16'}"
+            for gpu in gpus.found
+        ]
+        facts: dict[str, Any] = {
+            "available": True,
+            "devices": [
+                {"name": gpu.name, "memory_gb": _gb(gpu.memory_bytes), "bfloat16": gpu.bfloat16} for gpu in gpus.found
+            ],
+        }
+        if all(gpu.bfloat16 for gpu in gpus.found):
+            return Check(OK, "; ".join(seen), facts=facts)
+        step = "GPUs of compute capability 8.0 (Ampere) or newer compute in bfloat16, which is faster and takes less memory"
+        return Check(SLOW, "; ".join(seen), step, facts=facts)
+    facts = {"available": False, "why": gpus.why_none}
+    if driver.gpu is None and "too old" not in str(gpus.why_none):
+        return Check(OK, f"none: {gpus.why_none}", facts=facts)
+    step = _INSTALL_CUDA_TORCH if "built without CUDA" in str(gpus.why_none) else _UPDATE_DRIVER
+    return Check(MISSING, f"{driver.gpu or 'a driver'}, not seen: {gpus.why_none}", step, facts=facts)
 
 
 def check_blas(backend: Backend) -> Check:
@@ -286,23 +360,46 @@ class _InBackground:
         return self._found[0] if self._found else None
 
 
-def _nvidia() -> str | None:
+def ask_driver() -> Driver:
     """The first NVIDIA GPU that the driver knows, with its memory."""
     program = shutil.which("nvidia-smi")
     if program is None:
-        return None
+        return Driver()
     try:
-        done = subprocess.run(
+        asked = subprocess.Popen(
             [program, "--query-gpu=name,memory.total", "--format=csv,noheader"],
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
             text=True,
-            check=False,
-            timeout=NVIDIA_SECONDS,
         )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    lines = done.stdout.strip().splitlines()
-    return lines[0].strip() if done.returncode == 0 and lines else None
+        answer, _ = asked.communicate(timeout=NVIDIA_SECONDS)
+    except OSError:
+        return Driver()
+    except subprocess.TimeoutExpired:
+        asked.kill()  # and no wait for it: what hangs inside a driver cannot be ended
+        return Driver(hangs=True)
+    lines = answer.strip().splitlines()
+    return Driver(lines[0].strip() if asked.returncode == 0 and lines else None)
+
+
+def _choose(choose: Callable[[], Choice], driver: Driver, on_cpu: bool) -> Choice | Check:
+    """The choice, or the check that says why there is none."""
+    if driver.hangs and not on_cpu:
+        return Check(MISSING, _NO_ANSWER, _RESTART_DRIVER, True)
+    try:
+        return choose()
+    except NotInstalled as error:
+        return Check(MISSING, str(error), f"{_INSTALL_MLX}, or {_install('torch')}", True)
+    except BackendError as error:
+        return Check(MISSING, str(error), _AS_IT_COMES, True)
+
+
+def _install(name: str) -> str:
+    if name == "mlx" and sys.platform == "linux":
+        return "pip install 'mlx[cpu]'"
+    if name == "torch" and sys.platform == "linux":
+        return f"{INSTALL['torch']}; without an NVIDIA GPU first {_INSTALL_CPU_TORCH}, some GB less"
+    return f"pip install {name}"
 
 
 def _hub_cache() -> Path:

@@ -51,6 +51,22 @@ class TrainingError(MlxtuneError):
     """Training that had to stop: a loss or gradient that is not finite, no rows, no memory."""
 
 
+class OutOfMemory(MlxtuneError):
+    """Memory does not suffice for a computation.
+
+    Args:
+        what: What was computed: "step 3 (a batch of 8 rows of 120 tokens)".
+        where: Whose memory: "the GPU (40 GB)", "this machine".
+    """
+
+    def __init__(self, what: str, where: str) -> None:
+        super().__init__(
+            f"out of memory: {where} has not enough for {what}; lower train.batch_size (and raise "
+            "train.gradient_accumulation), evaluate.batch_size or train.max_tokens, set train.gradient_checkpointing=true, or "
+            "take a quantized base: model.quantize={bits: 4, group_size: 64}"
+        )
+
+
 @dataclass(frozen=True)
 class Problem:
     """One thing wrong at one place, for errors that report everything at once.

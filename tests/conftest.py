@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import mlxtune.backends.torch
+from mlxtune.backends import Choice, choose
 from mlxtune.recipe import Recipe, load_recipe
 from tests.tiny import tiny_model
 
@@ -21,6 +25,29 @@ ROWS: list[dict[str, Any]] = [
     {"text": "the order was not paid; send the invoice", "intents": ["order_management", "payment"]},
     {"text": "hi", "intents": ["none"]},
 ]
+
+
+# Command lines compute with the same backend on every machine, those in subprocesses too. `MLXTUNE_BACKEND=torch
+# tools/test` runs them on the other; tests that say --backend or call `choose` say themselves what they test.
+os.environ.setdefault("MLXTUNE_BACKEND", "mlx")
+os.environ.pop("MLXTUNE_DEVICE", None)
+
+
+# Tests of both backends in one process: torch computes many times slower if MLX's OpenBLAS was loaded before it.
+assert mlxtune.backends.torch
+with contextlib.suppress(ImportError):
+    import torch  # noqa: F401
+
+
+@pytest.fixture(scope="session")
+def backend_name() -> str:
+    """The backend that command lines compute with."""
+    return os.environ["MLXTUNE_BACKEND"]
+
+
+def chosen() -> Choice:
+    """The backend that command lines compute with, for tests that call what they call."""
+    return choose(os.environ["MLXTUNE_BACKEND"])
 
 
 @pytest.fixture(autouse=True)

@@ -84,12 +84,16 @@ def place(made: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place
 # The whole job -----------------------------------------------------------------------------------------------------
 
 
-def test_train_evaluate_predict_fuse(place: Place, mlxtune: Run) -> None:
+@pytest.mark.parametrize("backend", ["mlx", "torch"])
+def test_train_evaluate_predict_fuse(backend: str, place: Place, mlxtune: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each on a run that MLX trained: a run folder belongs to no backend."""
+    pytest.importorskip(backend)
+    monkeypatch.setenv("MLXTUNE_BACKEND", backend)
     trained = mlxtune("lora", place.recipe, "--out", "new", "--set", "train.max_steps=2")
     assert trained.code == 0 and "next: mlxtune evaluate new" in trained.out
-    assert "backend: mlx on" in trained.err and "step 1/2" in trained.err
+    assert f"backend: {backend} on" in trained.err and "step 1/2" in trained.err
     base = mlxtune("evaluate", place.run, "--base", "--decoding", "both")
-    assert base.code == 0 and "exact match" in base.out
+    assert base.code == 0 and "exact match" in base.out and f"backend: {backend} on" in base.err
     tuned = mlxtune("evaluate", place.run, "--json")
     assert tuned.code == 0
     scores = json.loads(tuned.out)
@@ -99,14 +103,18 @@ def test_train_evaluate_predict_fuse(place: Place, mlxtune: Run) -> None:
     on_disk = json.loads((place.run / "evaluation" / "tuned" / "scores.json").read_text())
     assert on_disk["fields"] == scores["fields"]
     asked = mlxtune("predict", place.run, "hi", "cancel the payment")
-    assert asked.code == 0 and len(asked.out.splitlines()) == 2 and "payment" in asked.out
+    assert asked.code == 0 and f"backend: {backend} on" in asked.err
+    assert len(asked.out.splitlines()) == 2 and "payment" in asked.out
     piped = mlxtune("predict", place.run, "--json", stdin="hi\ncancel the payment\n")
     answers = [json.loads(line) for line in piped.out.splitlines()]
     assert [answer["text"] for answer in answers] == ["hi", "cancel the payment"]
     assert all(answer["valid"] for answer in answers)
     fused = mlxtune("fuse", place.run, "--out", "fused", "--json")
     facts = json.loads(fused.out)
-    assert fused.code == 0 and facts["largest_logit_difference"] < 0.1 * facts["adapter_effect"]
+    assert fused.code == 0 and f"backend: {backend} on" in fused.err
+    assert facts["largest_logit_difference"] < 0.1 * facts["adapter_effect"]
+    converted = mlxtune("convert", "./fused", "--out", "converted")
+    assert converted.code == 0 and f"backend: {backend} on" in converted.err
     again = mlxtune("evaluate", place.recipe, "--base", "--set", "model.path=./fused", "--out", "of-fused", "--json")
     assert json.loads(again.out)["fields"]["intents"]["exact_match"] == scores["fields"]["intents"]["exact_match"]
 
@@ -345,6 +353,9 @@ MISTAKES: list[tuple[str, Break, str, int, str]] = [
     ("a mistyped command", nothing, "evalute {p}/run", 2, "did you mean 'evaluate'?"),
     ("an unknown option", nothing, "lora {p}/recipe.yaml --epochs 3", 2, "--epochs"),
     ("an unknown backend", nothing, "lora {p}/recipe.yaml --backend tensorflow", 2, "tensorflow"),
+    ("an unknown device", nothing, "lora {p}/recipe.yaml --device tpu", 2, "no device 'tpu'; there is auto, cpu, gpu, cuda or cuda:N"),
+    ("a backend for replies that are there", nothing, "evaluate {p}/run --predictions x --backend mlx", 2, "--backend does not go with --predictions"),
+    ("a device for replies that are there", nothing, "evaluate {p}/run --predictions x --device cpu", 2, "--device does not go with --predictions"),
     ("an option without its value", nothing, "lora {p}/recipe.yaml --out", 2, "--out"),
     ("a word where a number belongs", nothing, "evaluate {p}/run --limit many", 2, "--limit"),
 ]  # fmt: skip
@@ -372,6 +383,48 @@ def test_a_mistake_gets_one_clear_message_and_loses_nothing(
     after = snapshot(tmp_path)
     assert {name: after.get(name) for name in before} == before
     assert set(after) - set(before) <= {"place/run/.lock", "place/run/evaluation/tuned/.lock"}, "something was written"
+
+
+COMPUTING = [
+    "convert {b} --out {p}/new", "lora {p}/recipe.yaml --out {p}/new", "lora {p}/recipe.yaml --plan", "evaluate {p}/run",
+    "evaluate {p}/run --base --out {p}/new", "predict {p}/run hi", "fuse {p}/run --out {p}/new",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("backend", ["auto", "mlx", "torch"])
+@pytest.mark.parametrize("command", COMPUTING)
+def test_no_command_ignores_the_device(
+    command: str, backend: str, place: Place, mlxtune: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = snapshot(tmp_path)
+    words = shlex.split(command.format(p=place.folder, b=place.base))
+    result = mlxtune(*words, "--backend", backend, "--device", "cuda:99")
+    monkeypatch.setenv("MLXTUNE_BACKEND", backend)
+    monkeypatch.setenv("MLXTUNE_DEVICE", "cuda:99")
+    assert mlxtune(*words) == result  # the environment says the same
+    assert result.code == 1 and result.out == ""
+    assert result.err.count("Error: ") == 1 and "Traceback" not in result.err
+    assert result.err.splitlines()[-1].startswith("Error: cuda:99 asked for, and ")
+    assert snapshot(tmp_path) == before
+
+
+def test_the_command_line_wins_over_the_environment(
+    place: Place, mlxtune: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLXTUNE_BACKEND", "mlx")
+    monkeypatch.setenv("MLXTUNE_DEVICE", "cuda:99")
+    result = mlxtune("predict", place.run, "hi", "--device", "cpu")
+    assert result.code == 0 and "backend: mlx on the CPU" in result.err
+
+
+def test_a_wrong_word_in_the_environment_is_misuse_that_names_the_variable(
+    place: Place, mlxtune: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("MLXTUNE_BACKEND", "MLXTUNE_DEVICE"):
+        with monkeypatch.context() as patch:
+            patch.setenv(variable, "tpu")
+            result = mlxtune("predict", place.run, "hi")
+        assert result.code == 2 and variable in result.err and result.out == ""
 
 
 def test_an_evaluation_is_not_overwritten(place: Place, mlxtune: Run) -> None:

@@ -94,9 +94,12 @@ def test_every_draw_has_its_own_seed_and_greedy_predictions_stay(
     assert "Consistency: 4 samples of each row at temperature 0.9" in text and "none (2x); payment (2x)" in text
 
 
-def test_real_samples_are_the_same_for_the_same_seed_and_vary_with_it(recipe: Recipe, rows: list[Row]) -> None:
+@pytest.mark.parametrize("backend", ["mlx", "torch"])
+def test_real_samples_are_the_same_for_the_same_seed_and_vary_with_it(
+    backend: str, recipe: Recipe, rows: list[Row]
+) -> None:
     folder = Path(recipe.model.path)
-    model, tokenizer = choose().backend.load(folder), load_tokenizer(folder)
+    model, tokenizer = choose(backend).backend.load(folder), load_tokenizer(folder)
     constraint = TemplateConstraint(ReplyTemplate(recipe.output), tokenizer, int(model.config["vocab_size"]))
 
     def drawn(seed: int) -> Any:

@@ -13,23 +13,24 @@ from typing import Any
 import pytest
 
 from mlxtune import doctor
-from mlxtune.backends import choose
-from mlxtune.backends.base import Device, MatmulSpeed
-from mlxtune.doctor import MISSING, OK, SLOW, Check, Diagnosis, examine
+from mlxtune.backends import Choice, choose
+from mlxtune.backends.base import Device, Gpu, Gpus, MatmulSpeed
+from mlxtune.doctor import MISSING, OK, SLOW, Check, Diagnosis, Driver, examine
+from mlxtune.errors import BackendError
 from tests.test_cli import Run, mlxtune  # noqa: F401 - a fixture
 
 NAMES = [
-    "python", "mlxtune", "mlx", "mlx-lm", "transformers", "numpy", "device", "gpu", "blas", "memory", "disk", "models",
-    "hub cache", "hub",
+    "python", "mlxtune", "mlx", "mlx-lm", "torch", "transformers", "peft", "accelerate", "numpy", "device", "gpu", "cuda",
+    "blas", "memory", "disk", "models", "hub cache", "hub",
 ]  # fmt: skip
+H100 = Driver("NVIDIA H100, 81559 MiB")
 
 
 class FakeBackend:
     """A machine with the given arithmetic."""
 
-    name = "fake"
-
-    def __init__(self, kind: str = "cpu", gflops: float = 100.0, remedy: str | None = None) -> None:
+    def __init__(self, kind: str = "cpu", gflops: float = 100.0, remedy: str | None = None, name: str = "fake") -> None:
+        self.name = name
         self._device = Device(kind, f"the {kind}", 16 * 10**9)
         self._speed = MatmulSpeed(gflops, "some BLAS", remedy)
 
@@ -38,6 +39,11 @@ class FakeBackend:
 
     def matmul_speed(self) -> MatmulSpeed:
         return self._speed
+
+
+def chosen(**facts: Any) -> Choice:
+    """A machine, taken."""
+    return Choice(FakeBackend(**facts), "fake on the device (there is no other)")  # type: ignore[arg-type]
 
 
 @pytest.fixture(autouse=True)
@@ -100,12 +106,78 @@ def test_without_a_backend_training_is_impossible_and_the_rest_is_still_said(
     mlxtune: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = __import__("importlib.util", fromlist=["find_spec"]).find_spec
-    monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None if name == "mlx" else real(name, *rest))
-    done = mlxtune("doctor", "--json")
-    found = json.loads(done.out)
-    assert done.code == 1 and not found["can_train"] and "Traceback" not in done.err
-    assert found["checks"]["device"]["status"] == MISSING and "pip install" in found["checks"]["device"]["next"]
-    assert found["checks"]["disk"]["status"] == OK
+    absent = ("mlx", "torch")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None if name in absent else real(name, *rest))
+    for backend in ("auto", "mlx", "torch"):
+        done = mlxtune("doctor", "--json", "--backend", backend)
+        found = json.loads(done.out)
+        assert done.code == 1 and not found["can_train"] and "Traceback" not in done.err
+        assert found["checks"]["device"]["status"] == MISSING and "pip install" in found["checks"]["device"]["next"]
+        assert found["checks"]["disk"]["status"] == OK
+
+
+def test_a_device_that_is_not_there_stops_training_and_is_said_once(mlxtune: Run) -> None:
+    done = mlxtune("doctor", "--json", "--backend", "mlx", "--device", "cuda:99")
+    device = json.loads(done.out)["checks"]["device"]
+    assert done.code == 1 and done.err == ""
+    assert device["status"] == MISSING and device["found"].startswith("cuda:99 asked for") and device["next"]
+
+
+def test_the_backend_that_auto_takes_is_said_with_its_reason(mlxtune: Run) -> None:
+    wanted = choose()
+    device = json.loads(mlxtune("doctor", "--json", "--backend", "auto").out)["checks"]["device"]
+    assert device["found"] == device["facts"]["reason"] == wanted.reason
+    assert device["facts"]["backend"] == wanted.backend.name
+
+
+@pytest.mark.parametrize(
+    ("computes", "absent", "can_train"),
+    [
+        ("torch", "mlx", True),
+        ("torch", "mlx-lm", True),
+        ("torch", "torch", False),
+        ("torch", "peft", False),
+        ("torch", "accelerate", False),
+        ("torch", "transformers", False),
+        ("mlx", "mlx", False),
+        ("mlx", "mlx-lm", False),
+        ("mlx", "torch", True),
+        ("mlx", "peft", True),
+        ("mlx", "transformers", False),
+        ("mlx", "numpy", False),
+    ],
+)
+def test_only_the_libraries_of_the_backend_that_computes_are_needed(
+    computes: str, absent: str, can_train: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib.metadata
+
+    def version(name: str) -> str:
+        if name == absent:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return "1.0"
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    diagnosis = examine(lambda: chosen(name=computes))
+    assert diagnosis.can_train is can_train
+    assert diagnosis.checks[absent].found.startswith("not installed")
+
+
+def test_the_other_backend_may_be_absent_and_torch_is_missed_on_a_cpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib.metadata
+
+    def version(name: str) -> str:
+        if name in ("mlx", "torch"):
+            raise importlib.metadata.PackageNotFoundError(name)
+        return "1.0"
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    monkeypatch.setattr(doctor.sys, "platform", "linux")
+    assert doctor.check_libraries("torch", on_gpu=False)["mlx"].status == OK
+    assert doctor.check_libraries("mlx", on_gpu=True)["torch"].status == OK
+    torch = doctor.check_libraries("mlx", on_gpu=False)["torch"]
+    assert torch.status == MISSING and not torch.needed and torch.next is not None
+    assert "mlxtune[torch]" in torch.next and "https://download.pytorch.org/whl/cpu" in torch.next
 
 
 def test_a_missing_library_is_named_with_its_install_line() -> None:
@@ -134,16 +206,156 @@ def test_the_reference_blas_is_slow_and_its_fix_is_named(monkeypatch: pytest.Mon
 def test_a_rate_is_measured_and_a_low_one_is_slow() -> None:
     assert doctor.check_blas(FakeBackend(gflops=100)).status == OK  # type: ignore[arg-type]
     assert doctor.check_blas(FakeBackend(gflops=2)).status == SLOW  # type: ignore[arg-type]
-    assert choose().backend.matmul_speed().gflops > 0.1
 
 
-def test_a_gpu_that_is_there_and_not_used_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_nvidia", lambda: "NVIDIA H100, 81559 MiB")
-    check = doctor.check_gpu("cpu", "the CPU")
+@pytest.mark.parametrize("name", ["mlx", "torch"])
+def test_every_backend_measures_its_rate(name: str) -> None:
+    pytest.importorskip(name)
+    assert choose(name, "cpu").backend.matmul_speed().gflops > 0.1
+
+
+def test_a_gpu_that_is_there_and_not_used_is_missing() -> None:
+    cpu, gpu = Device("cpu", "the CPU", 1), Device("gpu", "the GPU", 1)
+    check = doctor.check_gpu(cpu, "mlx", H100)
     assert check.status == MISSING and check.next == "pip install 'mlx[cuda]'" and not check.needed
-    assert doctor.check_gpu("gpu", "the GPU").status == OK
-    monkeypatch.setattr(doctor, "_nvidia", lambda: None)
-    assert doctor.check_gpu("cpu", "the CPU").status == SLOW
+    check = doctor.check_gpu(cpu, "torch", H100)
+    assert check.status == MISSING and "torch, the build with CUDA" in str(check.next) and not check.needed
+    assert doctor.check_gpu(cpu, "torch", H100, on_cpu=True).status == OK  # it was asked to
+    assert doctor.check_gpu(gpu, "mlx", H100).status == OK
+    assert doctor.check_gpu(cpu, "mlx", Driver()).status == SLOW
+
+
+AMPERE, TURING = Gpu("NVIDIA A100", 80 * 10**9, True), Gpu("Tesla T4", 16 * 10**9, False)
+OLD_DRIVER = "torch 2.13.0: The NVIDIA driver on your system is too old (found version 11040)."
+
+
+@pytest.mark.parametrize(
+    ("gpus", "driver", "status", "said"),
+    [
+        (Gpus((AMPERE,)), H100, OK, ["NVIDIA A100, 80.0 GB, bfloat16"]),
+        (Gpus((AMPERE, TURING)), H100, SLOW, ["A100", "Tesla T4, 16.0 GB, no bfloat16", "capability 8.0"]),
+        (Gpus((), "torch 2.13.0+cpu is built without CUDA"), Driver(), OK, ["none", "built without CUDA"]),
+        (Gpus((), "torch 2.13.0+cpu is built without CUDA"), H100, MISSING, ["H100", "built without CUDA", "pip install"]),
+        (Gpus((), OLD_DRIVER), H100, MISSING, ["too old", "update the NVIDIA driver"]),
+        (Gpus((), OLD_DRIVER), Driver(), MISSING, ["a driver", "too old", "update the NVIDIA driver"]),
+        (Gpus((), "torch 2.13.0: Found no NVIDIA driver"), Driver(), OK, ["Found no NVIDIA driver"]),
+        (None, Driver(), OK, ["torch is not installed"]),
+    ],
+    ids=["present", "no bfloat16", "CPU build", "CPU build beside a GPU", "old driver", "old driver alone", "no driver", "no torch"],
+)  # fmt: skip
+def test_cuda_is_there_or_it_is_said_why_not(
+    gpus: Gpus | None, driver: Driver, status: str, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor.sys, "platform", "linux")
+    check = doctor.check_cuda(lambda: gpus, driver)
+    assert check.status == status and not check.needed
+    assert all(words in f"{check.found} {check.next}" for words in said), check
+    assert check.facts["available"] is bool(gpus and gpus.found)
+    if gpus and gpus.found:
+        assert [gpu["bfloat16"] for gpu in check.facts["devices"]] == [gpu.bfloat16 for gpu in gpus.found]
+    else:
+        assert check.facts["why"]
+
+
+def test_torch_is_not_imported_on_a_mac_to_say_that_it_has_no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked() -> Gpus:
+        raise AssertionError("torch was imported")
+
+    monkeypatch.setattr(doctor.sys, "platform", "darwin")
+    assert doctor.check_cuda(asked, Driver()).status == OK
+
+
+class FakeCuda:
+    """torch.cuda of a machine with the GPUs given as (name, bytes, compute capability), or that fails with an error."""
+
+    def __init__(self, *gpus: tuple[str, int, int], error: Exception | None = None) -> None:
+        self._gpus, self._error = gpus, error
+
+    def init(self) -> None:
+        if self._error:
+            raise self._error
+
+    def device_count(self) -> int:
+        return len(self._gpus)
+
+    def get_device_properties(self, index: int) -> Any:
+        name, total_memory, major = self._gpus[index]
+        return type("Properties", (), {"name": name, "total_memory": total_memory, "major": major})
+
+
+def gpus_of(monkeypatch: pytest.MonkeyPatch, built_with: str | None, cuda: FakeCuda) -> Gpus:
+    pytest.importorskip("torch")
+    from mlxtune.backends.torch import gpus
+
+    monkeypatch.setattr(gpus.torch.version, "cuda", built_with)
+    monkeypatch.setattr(gpus.torch.version, "hip", None)
+    monkeypatch.setattr(gpus.torch, "cuda", cuda)
+    return gpus.find_gpus()
+
+
+def test_every_cuda_device_is_named_with_its_memory_and_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = FakeCuda(("NVIDIA A100", 80 * 10**9, 8), ("Tesla T4", 16 * 10**9, 7))
+    assert gpus_of(monkeypatch, "12.8", cuda) == Gpus((AMPERE, TURING))
+
+
+@pytest.mark.parametrize(
+    ("built_with", "cuda", "why"),
+    [
+        (None, FakeCuda(error=AssertionError("never asked")), "is built without CUDA"),
+        ("12.8", FakeCuda(error=RuntimeError("Found no NVIDIA driver on your system.\nMore")), "Found no NVIDIA driver"),
+        ("12.8", FakeCuda(error=RuntimeError("The NVIDIA driver on your system is too old (found version 11040).")), "too old"),
+        ("12.8", FakeCuda(error=RuntimeError("No CUDA GPUs are available")), "No CUDA GPUs are available"),
+        ("12.8", FakeCuda(), "sees no CUDA device"),
+    ],
+    ids=["CPU build", "no driver", "old driver", "hidden", "none"],
+)  # fmt: skip
+def test_why_torch_sees_no_gpu_is_one_line(
+    built_with: str | None, cuda: FakeCuda, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = gpus_of(monkeypatch, built_with, cuda)
+    assert found.found == () and found.why_none is not None
+    assert why in found.why_none and found.why_none.startswith("torch 2") and "\n" not in found.why_none
+
+
+def nvidia_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """The driver's program, faked."""
+    folder.mkdir(exist_ok=True)
+    (folder / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+
+
+def test_the_driver_is_asked_for_its_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nvidia_smi(tmp_path / "bin", monkeypatch, "echo 'NVIDIA H100, 81559 MiB'; echo 'NVIDIA T4, 15360 MiB'")
+    assert doctor.ask_driver() == H100
+    nvidia_smi(tmp_path / "bin", monkeypatch, "echo 'NVIDIA-SMI has failed'; exit 9")
+    assert doctor.ask_driver() == Driver()
+
+
+def test_a_driver_that_hangs_is_said_and_no_library_asks_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nvidia_smi(tmp_path / "bin", monkeypatch, "exec sleep 20")
+    monkeypatch.setattr(doctor, "NVIDIA_SECONDS", 0.2)
+
+    def asked() -> Any:
+        raise AssertionError("a library asked the driver")
+
+    start = time.perf_counter()
+    diagnosis = examine(asked, asked)
+    assert time.perf_counter() - start < 5
+    assert not diagnosis.can_train
+    for name in ("device", "cuda"):
+        assert diagnosis.checks[name].status == MISSING and "gives no answer" in diagnosis.checks[name].found
+    on_cpu = examine(chosen, asked, on_cpu=True)  # which needs no driver
+    assert on_cpu.checks["device"].status == OK and on_cpu.checks["cuda"].status == MISSING
+
+
+def test_a_backend_that_fails_is_a_check_like_any_other() -> None:
+    def fails() -> Choice:
+        raise BackendError("cuda asked for, and there is none; use --device cpu")
+
+    diagnosis = examine(fails)
+    assert not diagnosis.can_train and "cuda asked for" in diagnosis.checks["device"].found
+    assert "gpu" not in diagnosis.checks and diagnosis.checks["disk"].found
 
 
 @pytest.mark.parametrize(
@@ -204,6 +416,6 @@ def test_a_hub_that_never_answers_ends_in_time(hub: Any, monkeypatch: pytest.Mon
     monkeypatch.setattr(doctor, "HUB_SECONDS", 0.2)
     monkeypatch.setattr(doctor, "check_hub", lambda: time.sleep(3))
     start = time.perf_counter()
-    diagnosis = examine(FakeBackend())  # type: ignore[arg-type]
+    diagnosis = examine(chosen)
     assert time.perf_counter() - start < 2.5
     assert diagnosis.checks["hub"].status == MISSING and "no answer" in diagnosis.checks["hub"].found

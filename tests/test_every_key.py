@@ -11,7 +11,6 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
-from mlxtune.backends import choose
 from mlxtune.data.template import ReplyTemplate
 from mlxtune.errors import MlxtuneError
 from mlxtune.evaluation.baselines import ASKED
@@ -19,7 +18,7 @@ from mlxtune.evaluation.scores import Watch, ask_recipe_baselines, evaluate
 from mlxtune.evaluation.subject import Subject, load_subject, read_test_rows
 from mlxtune.recipe import LabelField, LabelsField, Quantize, Recipe, TextField, load_recipe
 from mlxtune.training.tune import tune
-from tests.conftest import ROWS, write_recipe, write_rows
+from tests.conftest import ROWS, chosen, write_recipe, write_rows
 from tests.tiny import tiny_model
 
 # Key -> another value than the recipe of `written` has.
@@ -63,6 +62,7 @@ CHANGES: dict[str, Any] = {
     "train.max_steps": 1,
     "train.batch_size": 3,
     "train.gradient_accumulation": 1,
+    "train.gradient_checkpointing": True,
     "train.learning_rate": 1e-3,
     "train.schedule": "constant",
     "train.warmup_ratio": 0.5,
@@ -146,8 +146,8 @@ def footprint(file: Path, overrides: dict[str, Any], folder: Path, monkeypatch: 
     seen: list[Any] = []
     try:
         recipe = load_recipe(file, [f"{key}={json.dumps(value)}" for key, value in overrides.items()])
-        tuned = tune(recipe, choose(), None, watch=lambda event: seen.append(dict(event)), say=seen.append)
-        model, tokenizer = load_subject(Subject(recipe, tuned.run, base=False), choose().backend)
+        tuned = tune(recipe, chosen(), None, watch=lambda event: seen.append(dict(event)), say=seen.append)
+        model, tokenizer = load_subject(Subject(recipe, tuned.run, base=False), chosen().backend)
         watch = Watch(rows=seen.append)
         asked = (recipe, model, tokenizer, read_test_rows(recipe), folder / "evaluation")
         names = [name for name in recipe.evaluate.baselines if name in ASKED]

@@ -22,9 +22,9 @@ from mlxtune.evaluation.probabilities import MAX_SETS, Distribution, distributio
 from mlxtune.evaluation.scores import evaluate
 from mlxtune.models.tokenizer import load_tokenizer
 from mlxtune.recipe import Recipe, load_recipe
+from tests.adapted import numpy_log_probability
 from tests.conftest import LABELS, write_recipe, write_rows
 from tests.test_cli import Run, mlxtune  # noqa: F401 - a fixture
-from tests.test_mlx_model import numpy_log_probability
 from tests.test_predictions import FakeModel, right_answer
 
 TICKET = {

@@ -63,13 +63,14 @@ def test_the_demo_recipe_trains_scores_answers_and_fuses_real_weights(tmp_path: 
     assert json.loads(again.stdout)["prediction"] == json.loads(answers.stdout.splitlines()[0])["prediction"]
 
 
-def test_real_weights_read_from_the_package_write_english(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["mlx", "torch"])
+def test_real_weights_read_from_the_package_write_english(name: str) -> None:
     from mlxtune.backends import choose
     from mlxtune.models.base_model import base_folder
     from mlxtune.models.tokenizer import load_tokenizer
     from mlxtune.recipe import load_recipe
 
-    backend = choose().backend
+    backend = choose(name).backend
     folder = base_folder(load_recipe(RECIPE).model, backend)
     tokenizer = load_tokenizer(folder)
     model = backend.load(folder)
@@ -77,3 +78,36 @@ def test_real_weights_read_from_the_package_write_english(tmp_path: Path) -> Non
     (reply,) = model.generate([prompt], 16, tokenizer.stop_tokens)
     assert "Paris" in tokenizer.decode(reply.tokens)
     assert tokenizer.hf.convert_ids_to_tokens(tokenizer.end_of_turn) == "<|im_end|>"
+
+
+def test_the_demo_recipes_first_five_losses_are_the_same_on_both_backends(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from mlxtune.backends.adapter import initial_weights
+    from mlxtune.backends.base import OptimizerSpec
+    from mlxtune.data.prepare import training_split
+    from mlxtune.models.architecture import linear_layers
+    from mlxtune.models.base_model import base_folder
+    from mlxtune.models.tokenizer import load_tokenizer
+    from mlxtune.recipe import load_recipe
+    from mlxtune.training.loop import Order
+    from mlxtune.training.tune import lora_spec
+    from tests.adapted import BACKENDS, N_SEGMENTS, backend_named
+
+    recipe = load_recipe(RECIPE)
+    settings = recipe.train
+    losses = {}
+    for name in BACKENDS:
+        backend = backend_named(name)
+        folder = base_folder(recipe.model, backend)
+        model = backend.load(folder)
+        spec = lora_spec(recipe, dict(model.config))
+        model.attach_lora(spec, initial_weights(spec, linear_layers(model.config), settings.seed))
+        model.prepare_training(OptimizerSpec(settings.weight_decay, settings.max_grad_norm, settings.seed))
+        examples = training_split(recipe, load_tokenizer(folder)).examples
+        order = Order(examples, settings.batch_size, settings.gradient_accumulation, settings.seed)
+        losses[name] = [
+            model.train_step(order.step(step), settings.learning_rate * step / 5, step, N_SEGMENTS).loss
+            for step in range(1, 6)
+        ]
+    assert losses["torch"] == pytest.approx(losses["mlx"], abs=1e-3)
+    assert losses["mlx"][-1] < 0.7 * losses["mlx"][0]

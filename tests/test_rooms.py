@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "mlxtune"
-BACKEND_LIBRARIES = {"mlx": "mlx", "mlx_lm": "mlx", "torch": "torch", "peft": "torch"}
+BACKEND_LIBRARIES = {"mlx": "mlx", "mlx_lm": "mlx", "torch": "torch", "peft": "torch", "accelerate": "torch"}
+# The one file outside backends/torch that imports transformers, and what it takes: no model class, which needs torch.
+TOKENIZERS = {Path("models/tokenizer.py"): {"AutoTokenizer", "PreTrainedTokenizerFast"}}
 # Room -> rooms it may not import.
 FORBIDDEN = {
     "errors": {
@@ -57,7 +59,7 @@ def imports() -> list[tuple[Path, str]]:
             if isinstance(node, ast.Import):
                 found += [(file.relative_to(PACKAGE), alias.name) for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and node.module:
-                found.append((file.relative_to(PACKAGE), node.module))
+                found += [(file.relative_to(PACKAGE), f"{node.module}.{alias.name}") for alias in node.names]
     assert len(found) > 200
     return found
 
@@ -66,6 +68,30 @@ def test_only_its_own_folder_imports_a_backends_library() -> None:
     for file, module in imports():
         owner = BACKEND_LIBRARIES.get(module.split(".")[0])
         assert owner is None or file.parts[:2] == ("backends", owner), f"{file} imports {module}"
+
+
+def test_only_the_torch_backend_imports_models_of_transformers() -> None:
+    found: dict[Path, set[str]] = {}
+    for file in sorted(PACKAGE.rglob("*.py")):
+        if file.relative_to(PACKAGE).parts[:2] == ("backends", "torch"):
+            continue
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "transformers":
+                found.setdefault(file.relative_to(PACKAGE), set()).update(alias.name for alias in node.names)
+            if isinstance(node, ast.Import):
+                assert not any(alias.name.split(".")[0] == "transformers" for alias in node.names), f"{file}"
+    assert found == TOKENIZERS
+
+
+def test_the_backends_never_import_each_other() -> None:
+    seen = set()
+    for file, module in imports():
+        if file.parts[0] != "backends" or len(file.parts) == 2:
+            continue
+        seen.add(file.parts[1])
+        other = {"mlx": "torch", "torch": "mlx"}[file.parts[1]]
+        assert not f"{module}.".startswith(f"mlxtune.backends.{other}."), f"{file} imports {module}"
+    assert seen == {"mlx", "torch"}
 
 
 def test_only_the_command_line_imports_click() -> None:
@@ -82,16 +108,19 @@ def test_imports_point_one_way() -> None:
 
 
 def test_a_backend_reaches_the_rest_as_an_argument_only() -> None:
+    reached = set()
     for file, module in imports():
-        if module.startswith("mlxtune.backends.mlx"):
+        if module.startswith(("mlxtune.backends.mlx", "mlxtune.backends.torch")):
+            reached.add(module.split(".")[2])
             assert file.parts[0] == "backends", f"{file} imports {module}"
+    assert reached == {"mlx", "torch"}
 
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys\nfrom mlxtune.cli import cli\n"
         "try: cli.main(['--help'], standalone_mode=False)\nexcept SystemExit: pass\n"
-        "heavy = {'mlx', 'transformers', 'sklearn', 'numpy', 'pydantic', 'rich', 'llguidance', 'gguf', 'huggingface_hub'}\n"
+        "heavy = {'mlx', 'torch', 'transformers', 'sklearn', 'numpy', 'pydantic', 'rich', 'llguidance', 'gguf', 'huggingface_hub'}\n"
         "print('HEAVY', sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -14,20 +14,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlxtune.backends import choose
 from mlxtune.backends.adapter import read_adapter
+from mlxtune.backends.base import Device, OptimizerSpec
 from mlxtune.errors import DataError, RunError, TrainingError
 from mlxtune.recipe import load_recipe
 from mlxtune.runs import RunFolder, latest_run, new_run, open_run
-from mlxtune.training.plan import plan
+from mlxtune.training.plan import Plan, plan
 from mlxtune.training.schedule import Schedule
 from mlxtune.training.tune import Tuned, tune
-from tests.conftest import write_recipe
+from tests.conftest import chosen, write_recipe
 
 
 def trained(folder: Path, base: Path, out: str = "run", **sections: Any) -> Tuned:
     recipe = load_recipe(write_recipe(folder, base, **sections))
-    return tune(recipe, choose(), folder / out)
+    return tune(recipe, chosen(), folder / out)
 
 
 def events(run: RunFolder, kind: str) -> list[dict[str, Any]]:
@@ -170,7 +170,7 @@ def test_nothing_is_written_when_the_data_is_wrong(tmp_path: Path, base: Path) -
     recipe = write_recipe(tmp_path, base)
     (tmp_path / "train.jsonl").write_text('{"text": "a", "intents": ["nope"]}\n')
     with pytest.raises(DataError):
-        tune(load_recipe(recipe), choose(), tmp_path / "run")
+        tune(load_recipe(recipe), chosen(), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -197,8 +197,8 @@ def test_ctrl_c_saves_and_exits_with_130(tmp_path: Path, base: Path) -> None:
 
 def test_the_plan_counts_what_training_then_does(tmp_path: Path, base: Path) -> None:
     recipe = load_recipe(write_recipe(tmp_path, base))
-    planned = plan(recipe, choose().backend.device())
-    tuned = tune(recipe, choose(), tmp_path / "run")
+    planned = plan(recipe, chosen().backend.device())
+    tuned = tune(recipe, chosen(), tmp_path / "run")
     steps = events(tuned.run, "step")
     assert planned.steps == len(steps)
     assert planned.tokens_per_epoch == sum(event["tokens"] for event in steps)
@@ -206,3 +206,44 @@ def test_the_plan_counts_what_training_then_does(tmp_path: Path, base: Path) -> 
     assert planned.trainable_parameters == tuned.info["trainable_parameters"]
     assert planned.total_parameters == tuned.info["parameters"]
     assert 0 < planned.shared_prefix_saved < 1 and 0 < planned.padding < 1
+
+
+def test_a_recipe_that_asks_for_checkpointing_gets_it_and_the_same_adapter(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = type(chosen().backend)
+    load, asked = backend.load, []
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        model: Any = load(*args, **kwargs)
+        prepare = model.prepare_training
+
+        def prepare_training(spec: OptimizerSpec, gradient_checkpointing: bool = False) -> None:
+            asked.append(gradient_checkpointing)
+            prepare(spec, gradient_checkpointing)
+
+        model.prepare_training = prepare_training
+        return model
+
+    monkeypatch.setattr(backend, "load", watched)
+    lora = {"dropout": 0.2}
+    plain = read_adapter(trained(tmp_path, base, "one", lora=lora).run.adapter)
+    again = read_adapter(trained(tmp_path, base, "two", lora=lora, train={"gradient_checkpointing": True}).run.adapter)
+    assert asked == [False, True]
+    for name, value in plain.weights.items():
+        np.testing.assert_allclose(again.weights[name], value, atol=1e-4)
+
+
+def test_the_plan_counts_on_checkpointing_and_suggests_it(tmp_path: Path, base: Path) -> None:
+    small = Device("cpu", "a small machine", 100_000)
+
+    def planned(**train: Any) -> Plan:
+        return plan(load_recipe(write_recipe(tmp_path, base, train=train)), small)
+
+    plain, again = planned(), planned(gradient_checkpointing=True)
+    parts = dict(plain.memory_bytes)
+    assert again.memory_bytes["activations"] < parts["activations"]
+    assert dict(again.memory_bytes) == {**parts, "activations": again.memory_bytes["activations"]}
+    assert "DOES NOT FIT: set train.gradient_checkpointing: true, or lower train.batch_size" in plain.as_text()
+    assert "DOES NOT FIT: lower train.batch_size" in again.as_text()
+    assert [one.as_json()["gradient_checkpointing"] for one in (plain, again)] == [False, True]

@@ -233,6 +233,19 @@ def tiny_model(
     return folder
 
 
+def stored_tensors(folder: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
+    """Type, shape and bytes of every tensor of a model folder, read by hand: no library changes or lacks a type."""
+    tensors: dict[str, tuple[str, tuple[int, ...], bytes]] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        content = file.read_bytes()
+        start = 8 + int.from_bytes(content[:8], "little")
+        for name, entry in json.loads(content[8:start]).items():
+            if name != "__metadata__":
+                first, last = entry["data_offsets"]
+                tensors[name] = (entry["dtype"], tuple(entry["shape"]), content[start + first : start + last])
+    return tensors
+
+
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
 

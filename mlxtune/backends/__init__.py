@@ -1,14 +1,35 @@
-"""Backends: what computes. `choose` imports one lazily; nothing else in the project imports a backend."""
+"""Backends: what computes. `choose` imports one lazily; nothing else in the project imports a backend.
+
+    choose()                     # MLX where it has a GPU, else torch where installed, else MLX on the CPU
+    choose("torch", "cuda:1")
+
+Importing this file imports neither. What is installed is looked up without importing it; MLX is imported to ask for its
+GPU only where it may have one, as it must not be loaded before its BLAS (`mlx/runtime.py`), and loading takes time.
+"""
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
+import re
+import sys
 from dataclasses import dataclass
 
-from mlxtune.backends.base import Backend
-from mlxtune.errors import BackendError
+from mlxtune.backends.base import Backend, Gpus
+from mlxtune.errors import BackendError, Misuse
 
-NAMES = ("auto", "mlx")
+NAMES = ("auto", "mlx", "torch")
+DEVICES = "auto, cpu, gpu, cuda or cuda:N"
+# Backend -> the modules that it imports, each with the distribution that holds it.
+LIBRARIES = {
+    "mlx": {"mlx": "mlx", "mlx_lm": "mlx-lm"},
+    "torch": {"torch": "torch", "transformers": "transformers", "peft": "peft", "accelerate": "accelerate"},
+}
+INSTALL = {
+    "mlx": "on a Mac run `pip install mlx mlx-lm`, on Linux `pip install 'mlx[cpu]' mlx-lm`",
+    "torch": "pip install 'mlxtune[torch]'",
+}
+MLX_CUDA = ("mlx-cuda-12", "mlx-cuda-13")  # what the extras cuda, cuda12 and cuda13 of mlx install
 
 
 @dataclass(frozen=True)
@@ -19,24 +40,140 @@ class Choice:
     reason: str
 
 
-def choose(name: str = "auto") -> Choice:
+@dataclass(frozen=True)
+class _MlxGpu:
+    """The GPU that MLX has: 'Metal', 'CUDA' or None, and then why it has none."""
+
+    kind: str | None
+    why_none: str = "MLX has no GPU here"
+
+
+class NotInstalled(BackendError):
+    """A library that the backend needs is not there."""
+
+
+class _CannotLoad(BackendError):
+    """Installed, and importing it fails."""
+
+
+def choose(name: str = "auto", device: str = "auto") -> Choice:
     """The backend to compute with.
 
+    Args:
+        name: One of NAMES.
+        device: 'auto', 'cpu', 'gpu' (the backend's own), 'cuda' or 'cuda:1'.
+
     Raises:
-        BackendError: It is not installed here.
+        Misuse: No such backend, or a word that names no device.
+        NotInstalled: It is not installed here.
+        BackendError: It cannot be loaded, or has no such device.
     """
     if name not in NAMES:
-        raise BackendError(f"no backend {name!r}; there is {', '.join(NAMES)}")
-    if importlib.util.find_spec("mlx") is None:
-        raise BackendError("mlx is not installed; on a Mac run `pip install mlx`, on Linux `pip install 'mlx[cpu]'`")
-    try:
-        from mlxtune.backends.mlx.backend import MlxBackend
+        raise Misuse(f"no backend {name!r}; there is {', '.join(NAMES)}")
+    check_device(device)
+    if name == "auto":
+        return _choose_any(device)
+    return _open(name, device, "asked for")
 
-        backend = MlxBackend()
-        device = backend.device()
+
+def check_device(word: str) -> str:
+    """The word, if it names a device.
+
+    Raises:
+        Misuse: It does not.
+    """
+    if not re.fullmatch(r"auto|cpu|gpu|cuda(:[0-9]{1,3})?", word):
+        raise Misuse(f"no device {word!r}; there is {DEVICES}")
+    return word
+
+
+def cuda_gpus() -> Gpus | None:
+    """The GPUs that torch sees, or why it sees none; None where it is not installed. Imports torch."""
+    if importlib.util.find_spec("torch") is None:
+        return None
+    try:
+        from mlxtune.backends.torch.gpus import find_gpus
+    except (ImportError, OSError) as error:
+        return Gpus((), f"torch cannot be loaded: {_first_line(error)}")
+    return find_gpus()
+
+
+def _choose_any(device: str) -> Choice:
+    no_mlx, no_torch = _missing("mlx"), _missing("torch")
+    why = "" if device == "auto" else f"{device} asked for; "
+    if device == "cpu":
+        gpu = _MlxGpu(None, no_mlx or "without a GPU torch comes before MLX")
+        if sys.platform == "darwin" and no_mlx is None:  # the backend that its GPU uses, and Apple's own BLAS
+            return _open("mlx", device, f"{why}on a Mac MLX comes before torch")
+    else:
+        gpu = _MlxGpu(None, no_mlx) if no_mlx else _mlx_gpu()
+    if gpu.kind and (gpu.kind == "CUDA" or not device.startswith("cuda")):
+        return _open("mlx", device, f"{why}MLX has a GPU here")
+    if gpu.kind:
+        gpu = _MlxGpu(None, f"MLX uses {gpu.kind} here")
+    if no_torch is None:
+        try:
+            return _open("torch", device, why + gpu.why_none)
+        except _CannotLoad as error:
+            no_torch = str(error)
+    if no_mlx:
+        raise NotInstalled(f"nothing to compute with: {no_mlx}, {INSTALL['mlx']}; {no_torch}, or {INSTALL['torch']}")
+    try:
+        return _open("mlx", device, f"{why}{no_torch}")
+    except BackendError as error:
+        raise BackendError(f"{error}; {no_torch}") from error
+
+
+def _open(name: str, device: str, why: str) -> Choice:
+    missing = _missing(name)
+    if missing:
+        raise NotInstalled(f"{missing}; {INSTALL[name]}")
+    backend: Backend
+    try:
+        if name == "mlx":
+            from mlxtune.backends.mlx.backend import MlxBackend
+
+            backend = MlxBackend(device)
+        else:
+            from mlxtune.backends.torch.backend import TorchBackend
+
+            backend = TorchBackend(device)
+        where = backend.device().description
+    except (ImportError, OSError) as error:  # OSError: a shared library of its own that is not there
+        hint = "; on Linux it needs `pip install 'mlx[cpu]'` or 'mlx[cuda]'" if name == "mlx" else ""
+        raise _CannotLoad(f"{name} is installed but cannot be loaded: {_first_line(error)}{hint}") from error
+    return Choice(backend, f"{name} on {where} ({why})")
+
+
+def _missing(name: str) -> str | None:
+    """What a backend lacks, without importing it; None if nothing."""
+    lacking = [library for module, library in LIBRARIES[name].items() if importlib.util.find_spec(module) is None]
+    if not lacking:
+        return None
+    if name in lacking:
+        return f"{name} is not installed"
+    return f"{name} is installed without {' and '.join(lacking)}, which mlxtune needs beside it"
+
+
+def _mlx_gpu() -> _MlxGpu:
+    """MLX's GPU. On Linux MLX is imported only where its CUDA part is installed."""
+    if sys.platform != "darwin" and not any(map(_has_distribution, MLX_CUDA)):
+        return _MlxGpu(None)
+    try:
+        from mlxtune.backends.mlx.runtime import gpu_kind
+
+        return _MlxGpu(gpu_kind())
     except ImportError as error:
-        raise BackendError(
-            f"mlx is installed but cannot be loaded: {error}; on Linux it needs `pip install 'mlx[cpu]'` or 'mlx[cuda]'"
-        ) from error
-    asked = "asked for" if name == "mlx" else "the backend of this version"
-    return Choice(backend, f"mlx on {device.description} ({asked})")
+        return _MlxGpu(None, f"MLX cannot be loaded: {_first_line(error)}")
+
+
+def _has_distribution(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -137,8 +137,12 @@ class Model(Protocol):
         """The adapter's present values, named and shaped as `attach_lora` takes them."""
         ...
 
-    def prepare_training(self, spec: OptimizerSpec) -> None:
-        """Freeze all but the adapter and make an optimizer."""
+    def prepare_training(self, spec: OptimizerSpec, gradient_checkpointing: bool = False) -> None:
+        """Freeze all but the adapter and make an optimizer.
+
+        With checkpointing the backward pass computes each block's activations again instead of keeping them: the same
+        numbers, for less memory and more time. Preparing again without it undoes it.
+        """
         ...
 
     def train_step(self, batches: Sequence[Batch], learning_rate: float, step: int, n_segments: int) -> StepResult:
@@ -189,6 +193,23 @@ class Device:
     kind: str
     description: str
     memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU: its name, its memory in bytes, and whether it computes in bfloat16 itself."""
+
+    name: str
+    memory_bytes: int
+    bfloat16: bool
+
+
+@dataclass(frozen=True)
+class Gpus:
+    """The GPUs that a library sees, or why it sees none."""
+
+    found: tuple[Gpu, ...]
+    why_none: str | None = None
 
 
 @dataclass(frozen=True)

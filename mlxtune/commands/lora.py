@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from mlxtune.commands.options import (
-    backend_option,
+    compute_options,
     force_option,
     json_option,
     on_terminal,
@@ -28,7 +28,7 @@ LINES_PER_RUN = 20  # progress lines of a whole run where stderr is no terminal
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; without it runs/<recipe>/<UTC time>.")
 @set_option
 @click.option("--plan", "plan_only", is_flag=True, help="Print what training would take, without loading weights.")
-@backend_option
+@compute_options
 @force_option
 @json_option
 def lora(
@@ -37,6 +37,7 @@ def lora(
     overrides: tuple[str, ...],
     plan_only: bool,
     backend: str,
+    device: str,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -48,7 +49,7 @@ def lora(
     from mlxtune.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides)
-    choice = choose(backend)
+    choice = choose(backend, device)
     if plan_only:
         from mlxtune.training.plan import plan
 

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 import click
 
-from mlxtune.backends import NAMES
+from mlxtune.backends import DEVICES, NAMES, check_device
+from mlxtune.errors import Misuse
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -18,11 +19,44 @@ recipe_argument = click.argument("recipe", type=click.Path(path_type=Path))
 set_option = click.option(
     "--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a key of the recipe, as train.epochs=1."
 )
-backend_option = click.option(
-    "--backend", type=click.Choice(NAMES), default="auto", show_default=True, help="What computes."
-)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 force_option = click.option("--force", is_flag=True, help="Replace what lies there.")
+
+
+def compute_options(command: Command) -> Command:
+    """What computes, and where: --backend and --device."""
+    device = click.option(
+        "--device",
+        callback=_device,
+        envvar="MLXTUNE_DEVICE",
+        show_envvar=True,
+        metavar="DEVICE",
+        default="auto",
+        show_default=True,
+        help=f"Where it computes: {DEVICES}; gpu is the backend's own.",
+    )
+    backend = click.option(
+        "--backend",
+        type=click.Choice(NAMES),
+        envvar="MLXTUNE_BACKEND",
+        show_envvar=True,
+        default="auto",
+        show_default=True,
+        help="What computes; auto is MLX where it has a GPU, else torch where installed.",
+    )
+    return backend(device(command))
+
+
+def typed(context: click.Context, name: str) -> bool:
+    """Whether an option stands on the command line, not in the environment."""
+    return context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+
+
+def _device(context: click.Context, parameter: click.Parameter, word: str) -> str:
+    try:
+        return check_device(word)
+    except Misuse as error:
+        raise click.BadParameter(str(error)) from error
 
 
 def say(text: str) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlxtune.commands.options import backend_option, json_option, on_terminal, print_json, say, set_option
+from mlxtune.commands.options import compute_options, json_option, on_terminal, print_json, say, set_option
 
 if TYPE_CHECKING:
     from mlxtune.data.rows import Row
@@ -32,7 +32,7 @@ MAX_TEXT_CELLS = 60  # longer texts are shown cut
     type=click.Choice(["free", "constrained"]),
     help="Let the model write anything, or only what the template allows; without it, as the recipe says.",
 )
-@backend_option
+@compute_options
 @json_option
 def predict(
     subject: Path,
@@ -41,6 +41,7 @@ def predict(
     overrides: tuple[str, ...],
     decoding: str | None,
     backend: str,
+    device: str,
     as_json: bool,
 ) -> None:
     """Ask a RUN, or the newest run of a recipe, about each TEXT; without one, or with -, about each line of stdin.
@@ -62,7 +63,7 @@ def predict(
     if first is None:
         raise click.UsageError("nothing to ask: give texts, or lines on stdin")
     rows = chain([first], rows)
-    choice = choose(backend)
+    choice = choose(backend, device)
     say(f"backend: {choice.reason}")
     say(f"asking {found.run or found.recipe.model.path}{', the model before tuning' if base else ''}")
     model, tokenizer = load_subject(found, choice.backend, say, progress=on_terminal())

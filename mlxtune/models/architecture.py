@@ -5,6 +5,7 @@ Dense decoders of one shape: Qwen2 and Qwen2.5 (both "qwen2"), Qwen3, Llama. Nam
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -49,15 +50,36 @@ def linear_layers(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
 
 def n_parameters(config: Mapping[str, Any]) -> int:
     """Parameters of the model, tied embeddings counted once."""
+    return sum(math.prod(shape) for shape in weight_shapes(config).values())
+
+
+def weight_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every weight, matrices (out, in), in the order in which mlx-lm writes them.
+
+    A tied head is not among them.
+    """
     layers = linear_layers(config)
-    hidden, n_layers = config["hidden_size"], config["num_hidden_layers"]
-    weights = sum(n_in * n_out for n_in, n_out in layers.values())
-    biases = sum(n_out for name, (_, n_out) in layers.items() if _has_bias(config, name))
-    norms = n_layers * 2 * hidden + hidden
-    if config["model_type"] == "qwen3":
-        norms += n_layers * 2 * _head_dim(config)  # one norm for q, one for k, shared by the heads
-    embeddings = (1 if is_tied(config) else 2) * config["vocab_size"] * hidden
-    return int(weights + biases + norms + embeddings)
+    hidden, vocabulary = config["hidden_size"], config["vocab_size"]
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (vocabulary, hidden)}
+
+    def add(name: str) -> None:
+        n_in, n_out = layers[name]
+        shapes[f"{name}.weight"] = (n_out, n_in)
+        if _has_bias(config, name):
+            shapes[f"{name}.bias"] = (n_out,)
+
+    for block in (f"model.layers.{layer}" for layer in range(config["num_hidden_layers"])):
+        for part in ATTENTION:
+            add(f"{block}.self_attn.{part}")
+        if config["model_type"] == "qwen3":  # one norm for q, one for k, shared by the heads
+            shapes |= {f"{block}.self_attn.{part}.weight": (_head_dim(config),) for part in ("q_norm", "k_norm")}
+        for part in ("gate_proj", "down_proj", "up_proj"):
+            add(f"{block}.mlp.{part}")
+        shapes |= {f"{block}.{part}.weight": (hidden,) for part in ("input_layernorm", "post_attention_layernorm")}
+    shapes["model.norm.weight"] = (hidden,)
+    if not is_tied(config):
+        shapes["lm_head.weight"] = (vocabulary, hidden)
+    return shapes
 
 
 def lora_layers(

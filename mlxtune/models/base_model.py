@@ -18,15 +18,15 @@ from typing import Any
 from mlxtune.backends.base import Backend, ConvertSpec
 from mlxtune.errors import AdapterError, ModelError
 from mlxtune.models import gguf
-from mlxtune.models.source import Source, find, read_config
+from mlxtune.models.source import Source, find, read_config, tensor_places, weight_files
 from mlxtune.models.writing import model_folder
 from mlxtune.recipe import ModelSection
 
 logger = logging.getLogger(__name__)
 
 # Part of every cache key: raise it when a conversion writes something else than before.
-CACHE_VERSION = 1
-FINGERPRINT_BYTES = 1 << 20  # of each weight file: enough to tell models apart, little enough for 15 GB of them
+CACHE_VERSION = 2
+FINGERPRINT_BYTES = 1 << 14  # of each weight: enough to tell models apart, little enough for 15 GB of them
 
 
 def base_folder(
@@ -48,13 +48,13 @@ def base_folder(
         return source.path
     quantize = section.quantize
     spec = ConvertSpec() if quantize is None else ConvertSpec(quantize.bits, quantize.group_size)
-    what = "" if quantize is None else f"{quantize.bits}bit-g{quantize.group_size}"
+    what = "plain" if quantize is None else f"{quantize.bits}bit-g{quantize.group_size}"
 
     def convert(folder: Path) -> None:
         say(f"converting {source.name}{f' to {quantize.bits} bits' if quantize else ''}, once; kept in {folder}")
         backend.convert(source.path, folder, spec)
 
-    return _cached(source, f"{backend.name}-{what}", convert)
+    return _cached(source, what, convert)
 
 
 def config_and_tokenizer(section: ModelSection, *, progress: bool = True) -> tuple[dict[str, Any], Path]:
@@ -76,12 +76,17 @@ def config_and_tokenizer(section: ModelSection, *, progress: bool = True) -> tup
 
 
 def fingerprint(folder: Path) -> str:
-    """SHA-256 over the name, size and first MiB of each weight file: what an adapter was trained on."""
+    """SHA-256 over the name, type, shape and first bytes of each weight: what an adapter was trained on.
+
+    The files' number, names and headers do not count: they differ between programs that write the same model.
+    """
     digest = hashlib.sha256()
-    for file in sorted(folder.glob("*.safetensors")):
-        digest.update(f"{file.name} {file.stat().st_size}".encode())
+    places = {name: (file, place) for file in weight_files(folder) for name, place in tensor_places(file).items()}
+    for name, (file, place) in sorted(places.items()):
+        digest.update(f"{name} {place.dtype} {place.shape}".encode())
         with file.open("rb") as stream:
-            digest.update(stream.read(FINGERPRINT_BYTES))
+            stream.seek(place.start)
+            digest.update(stream.read(min(FINGERPRINT_BYTES, place.stop - place.start)))
     return digest.hexdigest()
 
 

@@ -41,6 +41,16 @@ class Source:
     name: str
 
 
+@dataclass(frozen=True)
+class TensorPlace:
+    """A tensor of a safetensors file: its type as the format names it, its shape, and its bytes from start to stop."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
 def find(
     path: str, *, revision: str | None = None, need: Literal["all", "config"] = "all", progress: bool = True
 ) -> Source:
@@ -100,6 +110,25 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def settled(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """What config.json leaves open or says in a newer way, under the keys that mlx-lm reads and writes.
+
+    Args:
+        folder: The model.
+        config: Its config.json.
+
+    Returns:
+        tie_word_embeddings; eos_token_id as generation_config.json has it, if it does; and the older keys of what
+        transformers 5 writes as rope_parameters.
+    """
+    try:
+        generation = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        generation = {}
+    eos = {"eos_token_id": generation["eos_token_id"]} if generation.get("eos_token_id") else {}
+    return {**_rope(config), **eos, "tie_word_embeddings": is_tied(folder, config)}
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a model folder, as its index names them; the first missing one need not exist."""
     index = folder / "model.safetensors.index.json"
@@ -110,6 +139,25 @@ def weight_files(folder: Path) -> list[Path]:
     except (ValueError, KeyError, AttributeError) as error:
         raise ModelError(f"{index}: damaged, expected 'weight_map': {error!r}; download it again") from error
     return [folder / name for name in sorted(names)]
+
+
+def tensor_places(file: Path) -> dict[str, TensorPlace]:
+    """Where a safetensors file holds each tensor; nothing of them is read.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: The header is damaged.
+    """
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if length > file.stat().st_size - 8:
+            raise ValueError("it is too short for its own header")
+        header = json.loads(stream.read(length))
+    begin = 8 + length
+    return {
+        name: TensorPlace(entry["dtype"], tuple(entry["shape"]), *(begin + offset for offset in entry["data_offsets"]))
+        for name, entry in header.items()
+        if name != "__metadata__"
+    }
 
 
 def is_tied(folder: Path, config: dict[str, Any]) -> bool:
@@ -124,6 +172,17 @@ def is_tied(folder: Path, config: dict[str, Any]) -> bool:
             if "lm_head.weight" in weights.keys():  # noqa: SIM118 - not a mapping
                 return False
     return True
+
+
+def _rope(config: dict[str, Any]) -> dict[str, Any]:
+    """The older keys of what transformers 5 writes as rope_parameters."""
+    parameters = config.get("rope_parameters") or {}
+    older: dict[str, Any] = {}
+    if "rope_theta" in parameters and config.get("rope_theta") is None:
+        older["rope_theta"] = parameters["rope_theta"]
+    if parameters.get("rope_type", "default") != "default" and config.get("rope_scaling") is None:
+        older["rope_scaling"] = parameters
+    return older
 
 
 # Local paths -----------------------------------------------------------------------------------------------------
@@ -229,20 +288,15 @@ def _check_weights(folder: Path, name: str, files: set[str]) -> None:
 def _check_safetensors(file: Path, name: str) -> None:
     """The header says how long the file is; a shorter one is an interrupted download."""
     with file.open("rb") as stream:
-        start = stream.read(8)
-        if start == b"version ":
+        if stream.read(8) == b"version ":
             raise ModelError(
                 f"{name}: {file.name} is a Git LFS pointer, not the weights; run `git lfs pull` in the folder"
             )
-        try:
-            length = int.from_bytes(start, "little")
-            if len(start) < 8 or length > file.stat().st_size:
-                raise ValueError("it is too short for its own header")
-            header = json.loads(stream.read(length))
-            ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ModelError(f"{name}: {file.name} is damaged: {error}; download it again") from error
-    expected = 8 + length + max(ends, default=0)
+    try:
+        places = tensor_places(file)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{name}: {file.name} is damaged: {error}; download it again") from error
+    expected = max((place.stop for place in places.values()), default=0)
     if file.stat().st_size < expected:
         raise ModelError(
             f"{name}: {file.name} is cut off: {file.stat().st_size:,} of {expected:,} bytes; download it again"

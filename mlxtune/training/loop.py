@@ -91,7 +91,8 @@ def train(
     checkpoints = Checkpoints(run.checkpoints)
     order = Order(examples, settings.batch_size, settings.gradient_accumulation, settings.seed)
     validation = fixed_batches(held_out, settings.batch_size)
-    model.prepare_training(OptimizerSpec(settings.weight_decay, settings.max_grad_norm, settings.seed))
+    optimizer = OptimizerSpec(settings.weight_decay, settings.max_grad_norm, settings.seed)
+    model.prepare_training(optimizer, settings.gradient_checkpointing)
     backend.peak_memory_bytes(reset=True)
 
     started = time.perf_counter()

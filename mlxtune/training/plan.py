@@ -17,6 +17,7 @@ from mlxtune.training.tune import describe_data, lora_spec
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 ADAPTER_BYTES = 16  # a trainable parameter: its value, gradient and AdamW's two moments, float32 each
+GRADIENT_COPIES = 2  # of a block's activations, while its gradient is computed
 QUANTIZATION_OVERHEAD_BITS = 32  # a group: one scale and one offset of 16 bits
 
 
@@ -40,6 +41,7 @@ class Plan:
         memory_bytes: Estimated peak.
         available_bytes: What this machine's device may use.
         device: Which that is.
+        gradient_checkpointing: Whether activations are computed again rather than kept.
     """
 
     trainable_parameters: int
@@ -57,6 +59,7 @@ class Plan:
     memory_bytes: Mapping[str, int]
     available_bytes: int
     device: str
+    gradient_checkpointing: bool = False
 
     @property
     def total_memory_bytes(self) -> int:
@@ -82,17 +85,18 @@ class Plan:
             "memory_available_gb": round(self.available_bytes / 1e9, 3),
             "fits": self.total_memory_bytes <= self.available_bytes,
             "device": self.device,
+            "gradient_checkpointing": self.gradient_checkpointing,
         }
 
     def as_text(self) -> str:
         """The plan, a line a fact."""
         parts = ", ".join(f"{name} {value / 1e9:.2f}" for name, value in self.memory_bytes.items())
         share = self.trainable_parameters / self.total_parameters
-        verdict = (
-            "fits"
-            if self.total_memory_bytes <= self.available_bytes
-            else "DOES NOT FIT: lower train.batch_size or train.max_tokens, or set model.quantize"
-        )
+        remedies = ["lower train.batch_size or train.max_tokens", "set model.quantize"]
+        if not self.gradient_checkpointing:
+            remedies.insert(0, "set train.gradient_checkpointing: true")
+        fits = self.total_memory_bytes <= self.available_bytes
+        verdict = "fits" if fits else f"DOES NOT FIT: {', or '.join(remedies)}"
         lines = [
             ("parameters", f"{self.trainable_parameters:,} trainable of {self.total_parameters:,} ({share:.2%})"),
             ("data", self.data),
@@ -147,6 +151,7 @@ def plan(recipe: Recipe, device: Device) -> Plan:
         memory_bytes=_memory(recipe, config, device, epoch, spec, trainable, total),
         available_bytes=device.memory_bytes,
         device=device.description,
+        gradient_checkpointing=settings.gradient_checkpointing,
     )
 
 
@@ -168,8 +173,10 @@ def _memory(
     Activations are what the backward pass keeps of the largest batch, per position and block: the inputs of the
     linear layers and of the norms (about 9 x hidden), query, key, value and the attention's output, three MLP
     products, and the attention's probabilities where no fused kernel recomputes them (CPU). Blocks below the first
-    adapted one keep nothing. The loss keeps logits, their exponentials and their gradient, float32, for the supervised
-    positions only.
+    adapted one keep nothing. With gradient checkpointing a block keeps its input, and keys and values of a shared prefix;
+    all the rest is kept of one block at a time. While a block's gradient is computed it takes its activations twice
+    more (measured, MLX on a CPU). The loss keeps logits, their exponentials and their gradient, float32, for the
+    supervised positions only.
     """
     dtype = recipe.model.dtype or (
         "float32" if device.kind == "cpu" else str(config.get("torch_dtype") or config.get("dtype") or "bfloat16")
@@ -190,8 +197,13 @@ def _memory(
         positions = batch.tokens.size + len(batch.prefix)
         per_position = 9 * hidden + (2 * heads + 2 * key_heads) * head + 3 * inner
         attended = len(batch.prefix) + batch.tokens.shape[1]
-        scores = batch.tokens.size * attended * heads if device.kind == "cpu" else 0
-        return blocks * (positions * per_position + scores) * width
+        attention = batch.tokens.size * attended + len(batch.prefix) ** 2
+        of_block = positions * per_position + (attention * heads if device.kind == "cpu" else 0)
+        kept, at_once = blocks * of_block, GRADIENT_COPIES * of_block
+        if recipe.train.gradient_checkpointing:
+            kept = blocks * (positions * hidden + len(batch.prefix) * 2 * key_heads * head)
+            at_once += of_block
+        return (kept + at_once) * width
 
     def logits(batch: Batch) -> int:
         return int(batch.supervised.sum()) * int(config["vocab_size"]) * 4 * 3

@@ -75,8 +75,9 @@ def tune(
     model.attach_lora(spec, weights)
     trainable = sum(value.size for value in weights.values())
     steps = Steps.of(len(training.examples), recipe)
+    again = ", activations computed again in the backward pass" if recipe.train.gradient_checkpointing else ""
     say(
-        f"training {trainable:,} of {n_parameters:,} parameters for {steps.total:,} steps, {steps.per_epoch:,} an epoch"
+        f"training {trainable:,} of {n_parameters:,} parameters for {steps.total:,} steps, {steps.per_epoch:,} an epoch{again}"
     )
 
     run = new_run(recipe, out, force)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mlxtune.backends.adapter import check_fits, read_adapter
 from mlxtune.backends.base import ConvertSpec, Device, MatmulSpeed, Model, WrittenModel
-from mlxtune.backends.mlx.runtime import import_mlx, prepare
+from mlxtune.backends.mlx.runtime import import_mlx, prepare, use_device
 from mlxtune.models.architecture import linear_layers
 
 MATMUL_SIZES = {"gpu": 4096, "cpu": 1024}  # rows and columns; 0.7 s on MLX's reference BLAS
@@ -21,9 +21,19 @@ INSTALL_OPENBLAS = "apt install libopenblas0-pthread, or your system's OpenBLAS 
 
 
 class MlxBackend:
-    """`backends.base.Backend` on MLX: Metal on a Mac, CUDA or the CPU elsewhere."""
+    """`backends.base.Backend` on MLX: Metal on a Mac, CUDA or the CPU elsewhere.
+
+    Args:
+        device: 'auto' (MLX's own default), 'cpu', 'gpu', 'cuda' or 'cuda:1'; MLX has one device for the whole process.
+
+    Raises:
+        BackendError: There is no such device.
+    """
 
     name = "mlx"
+
+    def __init__(self, device: str = "auto") -> None:
+        use_device(device)
 
     @functools.cache  # noqa: B019 - one backend lives as long as the process
     def device(self) -> Device:
@@ -31,7 +41,8 @@ class MlxBackend:
         mx = import_mlx()
         if mx.default_device().type == mx.DeviceType.gpu:
             facts = mx.device_info()
-            memory = int(facts.get("max_recommended_working_set_size") or facts.get("memory_size") or _machine_memory())
+            sizes = ("max_recommended_working_set_size", "memory_size", "total_memory")  # Metal's, Metal's, CUDA's
+            memory = int(next((facts[size] for size in sizes if facts.get(size)), _machine_memory()))
             return Device("gpu", f"the GPU ({facts.get('device_name', platform.processor())})", memory)
         blas = prepare()
         how = f"with {blas}" if blas else "with MLX's own BLAS"
@@ -95,7 +106,7 @@ class MlxBackend:
         if wanted:
             network.set_dtype(getattr(mx, wanted))
         mx.eval(network.parameters())
-        if mx.metal.is_available():
+        if self.device().kind == "gpu" and mx.metal.is_available():
             # Keeps weights from being paged out between steps, as mlx-lm's own programs do.
             mx.set_wired_limit(self.device().memory_bytes)
         model = MlxModel(network, config, compiled=self.device().kind == "gpu")

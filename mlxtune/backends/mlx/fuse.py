@@ -8,20 +8,15 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
 from mlx.utils import tree_unflatten
 from mlx_lm.utils import dequantize_model
 
-from mlxtune.backends.adapter import Adapter, check_fits, read_adapter
+from mlxtune.backends import conversion
+from mlxtune.backends.adapter import Adapter, read_adapter
 from mlxtune.backends.base import WrittenModel
-from mlxtune.backends.mlx.convert import DTYPES, set_type, write_network
+from mlxtune.backends.mlx.convert import set_type, write_network
 from mlxtune.backends.mlx.loading import load_network
-from mlxtune.errors import AdapterError, ModelError
-from mlxtune.models.architecture import linear_layers
 from mlxtune.models.writing import model_folder
-
-# Above this share of the adapter's own size, what requantizing moves is told to the user.
-NOTABLE_LOSS = 0.1
 
 
 def fuse(base: Path, adapter: Path, out: Path, requantize: bool, dtype: str | None = None) -> WrittenModel:
@@ -43,18 +38,10 @@ def fuse(base: Path, adapter: Path, out: Path, requantize: bool, dtype: str | No
         ModelError: The base cannot be read, or cannot be requantized.
         AdapterError: The adapter cannot be read, or does not fit the base.
     """
-    if dtype is not None and dtype not in DTYPES:
-        raise ModelError(f"dtype: expected {', '.join(DTYPES)}, got {dtype!r}")
+    conversion.check_dtype(dtype)
     network, config = load_network(base)
     found = read_adapter(adapter)
-    check_fits(found, linear_layers(config), str(adapter), str(base))
-    if not found.spec.layers:
-        raise AdapterError(f"{adapter}: adapts no layer, so there is nothing to fuse")
-    is_quantized = "quantization" in config
-    if requantize and not is_quantized:
-        raise ModelError(f"{base}: is not quantized, so there is nothing to requantize; fuse without it")
-    if requantize and dtype is not None:
-        raise ModelError("requantized weights have no dtype; give one or the other")
+    conversion.check_fuse(found, config, (adapter, base), requantize, dtype)
 
     losses: list[tuple[mx.array, mx.array]] = []
     modules = dict(network.named_modules())
@@ -64,7 +51,7 @@ def fuse(base: Path, adapter: Path, out: Path, requantize: bool, dtype: str | No
         fused.append((layer, module))
         losses += [loss] if loss is not None else []
     network.update_modules(tree_unflatten(fused))
-    if is_quantized and not requantize:
+    if "quantization" in config and not requantize:
         scales = next(module.scales for module in modules.values() if isinstance(module, nn.QuantizedLinear))
         if dtype is None and scales.dtype == mx.float32:
             dtype = "float16"
@@ -74,7 +61,7 @@ def fuse(base: Path, adapter: Path, out: Path, requantize: bool, dtype: str | No
     if dtype is not None:
         set_type(network, config, dtype)
 
-    notes = _notes(losses)
+    notes = conversion.fuse_notes((lost.item(), update.item()) for lost, update in losses)
     with model_folder(out) as folder:
         written = write_network(network, config, folder, companions=base)
     return WrittenModel(out, written.n_bytes, written.n_parameters, written.bits_per_weight, notes)
@@ -107,16 +94,3 @@ def _unpacked(module: Any) -> mx.array:
     """Weight of a quantized layer, (out, in), float32."""
     weight = mx.dequantize(module.weight, module.scales, module.biases, module.group_size, module.bits, module.mode)
     return weight.astype(mx.float32)
-
-
-def _notes(losses: list[tuple[mx.array, mx.array]]) -> tuple[str, ...]:
-    if not losses:
-        return ()
-    total = np.array([[lost.item(), update.item()] for lost, update in losses], np.float64).sum(axis=0)
-    moved, size = (float(value) for value in np.sqrt(total))
-    if size == 0 or moved / size < NOTABLE_LOSS:
-        return ()
-    return (
-        f"requantizing moved the adapted weights by {moved / size:.0%} of the adapter's own size; evaluate the result, "
-        "or fuse without requantizing",
-    )

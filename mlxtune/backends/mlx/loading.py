@@ -9,7 +9,7 @@ import mlx.nn as nn
 from mlx_lm.utils import _get_classes, load_model
 
 from mlxtune.errors import ModelError
-from mlxtune.models.source import check_folder, is_tied, read_config
+from mlxtune.models.source import check_folder, read_config, settled
 
 
 def load_network(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
@@ -29,10 +29,9 @@ def load_network(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
         ModelError: The folder is not whole, or mlx-lm cannot load it.
     """
     check_folder(folder, str(folder))
-    config = read_config(folder)
-    settled = {**_rope(config), "tie_word_embeddings": is_tied(folder, config)}
+    known = settled(folder, read_config(folder))
     try:
-        network, config = load_model(folder, lazy=True, model_config=settled, get_model_classes=_classes)
+        network, config = load_model(folder, lazy=True, model_config=known, get_model_classes=_classes)
     except (ValueError, RuntimeError, FileNotFoundError, KeyError, TypeError) as error:
         raise ModelError(f"{folder}: MLX cannot load this model: {error}") from error
     return network, config
@@ -51,14 +50,3 @@ def _classes(config: dict[str, Any]) -> tuple[type[nn.Module], type]:
             return {name: value for name, value in weights.items() if not name.startswith("lm_head.")}
 
     return Model, arguments_class
-
-
-def _rope(config: dict[str, Any]) -> dict[str, Any]:
-    """The older keys of what transformers 5 writes as rope_parameters."""
-    parameters = config.get("rope_parameters") or {}
-    older: dict[str, Any] = {}
-    if "rope_theta" in parameters and config.get("rope_theta") is None:
-        older["rope_theta"] = parameters["rope_theta"]
-    if parameters.get("rope_type", "default") != "default" and config.get("rope_scaling") is None:
-        older["rope_scaling"] = parameters
-    return older

@@ -18,10 +18,12 @@ from mlx_lm.tuner.lora import LoRALinear
 from numpy.typing import NDArray
 
 from mlxtune.backends.base import Batch, Constraint, Generation, LoraSpec, Matcher, OptimizerSpec, StepResult
+from mlxtune.backends.mlx.dropout import DropoutKeys, KeyedDropout
 from mlxtune.backends.mlx.prefix_cache import PrefixCache
+from mlxtune.backends.mlx.recompute import checkpoint_blocks, keep_activations
 from mlxtune.backends.mlx.tree_cache import TreeCache
 from mlxtune.backends.option_tree import OptionTree, option_trees
-from mlxtune.backends.state import TrainingState, read_state, write_state
+from mlxtune.backends.state import TrainingState, read_state, require_shapes, write_state
 from mlxtune.backends.supervision import (
     common_length,
     dropout_seed,
@@ -53,6 +55,7 @@ class MlxModel:
         self._network = network
         self._compiled = compiled
         self._layers: tuple[str, ...] = ()
+        self._dropout_keys = DropoutKeys()
         self._optimizer: optim.AdamW | None = None
         self._spec: OptimizerSpec | None = None
         self._micro_step: Callable[..., Any] | None = None
@@ -63,8 +66,9 @@ class MlxModel:
         """Adapt the layers of `spec`, starting from `weights`: LAYER.lora_A (r, in) and LAYER.lora_B (out, r)."""
         modules = dict(self._network.named_modules())
         adapted = []
-        for layer in spec.layers:
-            lora = LoRALinear.from_base(modules[layer], r=spec.rank, dropout=spec.dropout, scale=spec.scale)
+        for place, layer in enumerate(spec.layers):
+            lora = LoRALinear.from_base(modules[layer], r=spec.rank, scale=spec.scale)
+            lora.dropout = KeyedDropout(spec.dropout, self._dropout_keys, place)
             lora.lora_a = _entering(weights[f"{layer}.lora_A"])
             lora.lora_b = _entering(weights[f"{layer}.lora_B"])
             adapted.append((layer, lora))
@@ -86,9 +90,13 @@ class MlxModel:
 
     # Training
 
-    def prepare_training(self, spec: OptimizerSpec) -> None:
-        """Freeze all but the adapter and make an optimizer."""
+    def prepare_training(self, spec: OptimizerSpec, gradient_checkpointing: bool = False) -> None:
+        """Freeze all but the adapter and make an optimizer; with checkpointing, keep no activations inside blocks."""
         self._spec = spec
+        if gradient_checkpointing:
+            checkpoint_blocks(self._network.layers, self._dropout_keys)
+        else:
+            keep_activations(self._network.layers)
         self._optimizer = optim.AdamW(
             learning_rate=0.0,
             betas=list(spec.betas),
@@ -98,8 +106,7 @@ class MlxModel:
         )
         self._optimizer.init(self._network.trainable_parameters())
         value_and_grad = nn.value_and_grad(self._network, self._weighted_nats)
-        # Dropout draws from MLX's global state, which a compiled function must be told of.
-        state = [self._network.state, mx.random.state]
+        state = [self._network.state]
         self._micro_step = mx.compile(value_and_grad, inputs=state, outputs=state) if self._compiled else value_and_grad
 
     def train_step(self, batches: Sequence[Batch], learning_rate: float, step: int, n_segments: int) -> StepResult:
@@ -110,14 +117,15 @@ class MlxModel:
         """
         if self._micro_step is None or self._optimizer is None or self._spec is None:
             raise RuntimeError("prepare_training comes before train_step")
-        mx.random.seed(dropout_seed(self._spec.seed, step))
+        following = mx.random.key(dropout_seed(self._spec.seed, step))
         self._network.train()
         total = mx.array(total_weight(batches), mx.float32)
         gradients: Any = None
         nats: list[NDArray[np.float32]] = []
         for batch in batches:
             inputs = _Inputs(batch)
-            (_, found), gradient = self._micro_step(*inputs.arrays, total)
+            following, key = mx.random.split(following)
+            (_, found), gradient = self._micro_step(*inputs.arrays, total, key)
             gradients = gradient if gradients is None else tree_map(mx.add, gradients, gradient)
             mx.eval(found, gradients)  # here, so that no micro-batch's activations outlive it
             nats.append(np.array(found, np.float32)[: inputs.n_supervised])
@@ -141,25 +149,33 @@ class MlxModel:
         targets: mx.array,
         weights: mx.array,
         total: mx.array,
+        key: mx.array,
     ) -> tuple[mx.array, mx.array]:
-        """Loss of one micro-batch and the nats of its supervised tokens, (N,)."""
-        nats = self._nats(prefix, tokens, positions, targets)
+        """Loss of one micro-batch and the nats of its supervised tokens, (N,); dropout is a function of `key`."""
+        nats = self._nats(prefix, tokens, positions, targets, key)
         return mx.sum(nats * weights) / total, nats
 
-    def _nats(self, prefix: mx.array, tokens: mx.array, positions: mx.array, targets: mx.array) -> mx.array:
+    def _nats(
+        self, prefix: mx.array, tokens: mx.array, positions: mx.array, targets: mx.array, key: mx.array | None = None
+    ) -> mx.array:
         """-log p of each target, (N,), float32. The head runs on the positions that predict a target only."""
-        hidden = self._hidden(prefix, tokens)
+        hidden = self._hidden(prefix, tokens, key)
         predicting = hidden.reshape(-1, hidden.shape[-1])[positions]  # (N, hidden)
         logits = self._head(predicting.astype(mx.float32))  # (N, vocabulary), float32 whatever the weights are
         return mx.logsumexp(logits, axis=-1) - mx.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
 
-    def _hidden(self, prefix: mx.array, tokens: mx.array) -> mx.array:
+    def _hidden(self, prefix: mx.array, tokens: mx.array, key: mx.array | None = None) -> mx.array:
         """Last hidden states of the rows' own tokens, (B, T, hidden); the prefix, (P,), runs once for all rows."""
-        if prefix.size == 0:
-            return self._network.model(tokens)
-        cache = [PrefixCache() for _ in self._network.layers]
-        self._network.model(prefix[None], cache)
-        return self._network.model(tokens, cache)
+        of_prefix, of_rows = (None, None) if key is None else mx.random.split(key)
+        cache = None
+        if prefix.size:
+            cache = [PrefixCache() for _ in self._network.layers]
+            self._run(prefix[None], cache, of_prefix)
+        return self._run(tokens, cache, of_rows)
+
+    def _run(self, tokens: mx.array, cache: list[PrefixCache] | None, key: mx.array | None) -> mx.array:
+        with self._dropout_keys.used(None if key is None else mx.random.split(key, len(self._layers))):
+            return self._network.model(tokens, cache)
 
     def _head(self, hidden: mx.array) -> mx.array:
         if "lm_head" in self._network:
@@ -284,6 +300,7 @@ class MlxModel:
         if self._optimizer is None:
             raise RuntimeError("prepare_training comes before load_state")
         state = read_state(folder, self._layers)
+        require_shapes(folder, state, self.adapter_weights())
         weights, moments = [], [("step", mx.array(state.steps, mx.uint64)), ("learning_rate", mx.array(0.0))]
         for name, own in self._parameter_names():
             weights.append((own, _entering(state.weights[name])))

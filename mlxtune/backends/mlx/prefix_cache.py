@@ -11,18 +11,28 @@ class PrefixCache:
 
     It answers the calls that mlx-lm's attention layers make of a cache. Nothing is copied or detached, so the gradient
     of the rows' loss reaches the prefix as if each row had computed it alone.
+
+    Args:
+        keys: Of the prefix, (1, heads, P, head_dim), where it was computed already.
+        values: Likewise.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, keys: mx.array | None = None, values: mx.array | None = None) -> None:
         self.offset = 0  # position of the next token, for RoPE
         self._keys: mx.array | None = None
         self._values: mx.array | None = None
         self._grows = False
+        if keys is not None and values is not None:
+            self.hold(keys, values)
+
+    def hold(self, keys: mx.array, values: mx.array) -> None:
+        """Take these as the prefix; the next call adds nothing to it."""
+        self.offset, self._keys, self._values, self._grows = keys.shape[2], keys, values, False
 
     def growing(self) -> PrefixCache:
         """A cache whose next call adds to this one's prefix, which stays as it is; both share what they have in common."""
-        grown = PrefixCache()
-        grown.offset, grown._keys, grown._values, grown._grows = self.offset, self._keys, self._values, True
+        grown = PrefixCache(self._keys, self._values)
+        grown._grows = True
         return grown
 
     def held(self) -> tuple[mx.array, mx.array] | None:
@@ -32,8 +42,7 @@ class PrefixCache:
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Keys and values to attend to, (B, heads, prefix + T, head_dim), given those of the present tokens."""
         if self._keys is None or self._values is None:
-            self._keys, self._values, self._grows = keys, values, False
-            self.offset = keys.shape[2]
+            self.hold(keys, values)
             return keys, values
         rows = keys.shape[0]
         shared_keys = mx.broadcast_to(self._keys, (rows, *self._keys.shape[1:]))
@@ -41,8 +50,7 @@ class PrefixCache:
         keys = mx.concatenate([shared_keys, keys], axis=2)
         values = mx.concatenate([shared_values, values], axis=2)
         if self._grows:
-            self._keys, self._values, self._grows = keys, values, False
-            self.offset = keys.shape[2]
+            self.hold(keys, values)
         return keys, values
 
     def make_mask(

@@ -1,4 +1,4 @@
-"""What must happen before mlx is imported: a fast BLAS on Linux. Imports no mlx itself.
+"""What must happen before mlx is imported, a fast BLAS on Linux, and where it computes then. Importing it imports no mlx.
 
 MLX's Linux CPU wheel carries the reference BLAS, whose float32 matmul is some eighty times slower than OpenBLAS's.
 Symbols of a library loaded globally win over those of the wheel's own, so loading OpenBLAS first is enough. It is
@@ -14,6 +14,8 @@ import functools
 import importlib
 import sys
 from types import ModuleType
+
+from mlxtune.errors import BackendError
 
 # 32-bit indices and unprefixed names, as MLX calls them; the copies inside NumPy's and SciPy's wheels have neither.
 OPENBLAS = ("libopenblas.so.0", "libopenblas.so")
@@ -41,3 +43,37 @@ def import_mlx() -> ModuleType:
     """mlx.core, imported after `prepare`."""
     prepare()
     return importlib.import_module("mlx.core")
+
+
+def gpu_kind() -> str | None:
+    """The GPU that mlx computes on: 'Metal', 'CUDA', or None."""
+    mx = import_mlx()
+    if not mx.is_available(mx.gpu):
+        return None
+    return "Metal" if mx.metal.is_available() else "CUDA"
+
+
+def use_device(word: str) -> None:
+    """Make 'cpu', 'gpu', 'cuda' or 'cuda:1' the device of all that follows; 'auto' leaves mlx's own.
+
+    Raises:
+        BackendError: There is none.
+    """
+    if word == "auto":
+        return
+    mx = import_mlx()
+    if word == "cpu":
+        mx.set_default_device(mx.cpu)
+        return
+    kind = gpu_kind()
+    asked = f"{word} asked for, and MLX {mx.__version__}"
+    if kind is None:
+        raise BackendError(
+            f"{asked} has no GPU here: an NVIDIA GPU takes `pip install 'mlx[cuda]'`, or use --device cpu"
+        )
+    if word != "gpu" and kind != "CUDA":
+        raise BackendError(f"{asked} uses {kind} here, not CUDA: use --device gpu")
+    index, count = int(word.partition(":")[2] or 0), mx.device_count(mx.gpu)
+    if index >= count:
+        raise BackendError(f"{asked} sees {count} GPU{'' if count == 1 else 's'}, counted from cuda:0")
+    mx.set_default_device(mx.Device(mx.gpu, index))

@@ -1,0 +1,136 @@
+"""The PyTorch backend: one object that loads, converts and fuses, with this machine's device."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.metadata
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from mlxtune.backends.adapter import check_fits, read_adapter
+from mlxtune.backends.base import ConvertSpec, Device, MatmulSpeed, Model, WrittenModel
+from mlxtune.backends.torch.runtime import memory_for, pick_device
+from mlxtune.models.architecture import linear_layers
+
+MATMUL_SIZES = {"gpu": 8192, "cpu": 1024}  # rows and columns
+MATMUL_SECONDS = 0.5
+LIBRARIES = ("torch", "transformers", "peft")
+
+
+class TorchBackend:
+    """`backends.base.Backend` on PyTorch: an NVIDIA GPU, or the CPU.
+
+    Args:
+        device: "auto" (CUDA where there is one, else the CPU), "cpu", "gpu", "cuda" or "cuda:N".
+
+    Raises:
+        BackendError: No such device here.
+    """
+
+    name = "torch"
+
+    def __init__(self, device: str = "auto") -> None:
+        self._device = pick_device(device)
+
+    @functools.cache  # noqa: B019 - one backend lives as long as the process
+    def device(self) -> Device:
+        """Where it computes on this machine."""
+        if self._device.type == "cuda":
+            facts = torch.cuda.get_device_properties(self._device)
+            return Device("gpu", f"the GPU ({facts.name})", facts.total_memory)
+        threads = torch.get_num_threads()
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return Device("cpu", f"the CPU, {threads} thread{'' if threads == 1 else 's'}", memory)
+
+    def versions(self) -> dict[str, str]:
+        """Versions of the libraries it computes with, for run.json."""
+        return {name: importlib.metadata.version(name) for name in LIBRARIES}
+
+    def peak_memory_bytes(self, reset: bool = False) -> int:
+        """Most memory used since the last reset: of the GPU's tensors, or on a CPU of the whole process."""
+        if self._device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(self._device)
+            if reset:
+                torch.cuda.reset_peak_memory_stats(self._device)
+            return int(peak)
+        peak = _peak_resident_bytes()
+        if reset:
+            _reset_peak_resident()
+        return peak
+
+    def matmul_speed(self) -> MatmulSpeed:
+        """Time a float32 matrix product, a second or two at most."""
+        size = MATMUL_SIZES[self.device().kind]
+        left, right = (torch.randn(size, size, device=self._device) for _ in range(2))
+        best = 0.0
+        begun = time.perf_counter()
+        while best == 0.0 or time.perf_counter() - begun < MATMUL_SECONDS:  # the first one also warms up
+            start = time.perf_counter()
+            product = left @ right
+            product[0, 0].item()  # waits for it
+            best = max(best, 2 * size**3 / (time.perf_counter() - start) / 1e9)
+        if self._device.type == "cuda":
+            return MatmulSpeed(best, f"CUDA {torch.version.cuda}", None)
+        return MatmulSpeed(best, "MKL" if torch.backends.mkl.is_available() else "torch's own BLAS", None)
+
+    def load(self, folder: Path, adapter: Path | None = None, dtype: str | None = None) -> Model:
+        """Load a model folder, quantized or not, and an adapter folder onto it.
+
+        Args:
+            folder: MLX or Hugging Face layout.
+            adapter: Adapter folder.
+            dtype: Type of the weights; None is float32 on a CPU, and on a GPU the model's own, or bfloat16 for float16,
+                whose range gradients leave.
+
+        Raises:
+            ModelError: The folder cannot be loaded.
+            AdapterError: The adapter cannot be read or does not fit.
+            OutOfMemory: It is too large for the device.
+        """
+        from mlxtune.backends.torch.loading import load_network
+        from mlxtune.backends.torch.model import TorchModel
+
+        with memory_for(f"loading {folder}", self._device):
+            network, config = load_network(folder, self._device, None if dtype is None else getattr(torch, dtype))
+        model = TorchModel(network, config, self._device)
+        if adapter is not None:
+            found = read_adapter(adapter)
+            check_fits(found, linear_layers(config), str(adapter), str(folder))
+            model.attach_lora(found.spec, found.weights)
+        return model
+
+    def convert(self, source: Path, out: Path, spec: ConvertSpec) -> WrittenModel:
+        """Turn a model folder or a .gguf file into an MLX model folder."""
+        from mlxtune.backends.torch.convert import convert
+
+        return convert(source, out, spec)
+
+    def fuse(self, base: Path, adapter: Path, out: Path, requantize: bool, dtype: str | None = None) -> WrittenModel:
+        """Fold an adapter into its base model."""
+        from mlxtune.backends.torch.fuse import fuse
+
+        return fuse(base, adapter, out, requantize, dtype)
+
+
+def _peak_resident_bytes() -> int:
+    """Most memory that this process has had since the last reset; on Linux the kernel keeps the mark."""
+    try:
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass  # not Linux
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _reset_peak_resident() -> None:
+    """Lower the kernel's mark to the memory in use; where that is not allowed, it stays."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")

@@ -1,0 +1,98 @@
+"""A model folder as transformers' network, frozen, on a device: Hugging Face's or MLX's layout, quantized or not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from mlxtune.backends.torch.affine import Packed, from_words
+from mlxtune.backends.torch.checkpoint import open_checkpoint
+from mlxtune.backends.torch.packed import PackedEmbedding, PackedLinear, PackedWeight
+from mlxtune.backends.torch.runtime import has_bfloat16
+from mlxtune.errors import ModelError
+
+EMBEDDING = "model.embed_tokens"
+TRAINABLE = (torch.bfloat16, torch.float32)  # on a GPU that knows both; gradients leave float16's range
+QUANTIZATION_KEYS = ("quantization", "quantization_config")
+
+
+def load_network(
+    folder: Path, device: torch.device, dtype: torch.dtype | None = None
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """transformers' network of a model folder and its config, no parameter of it trainable.
+
+    Args:
+        folder: Hugging Face's layout, or MLX's with affine groups of 4 or 8 bits, which stay packed.
+        device: Where the weights go, layer by layer.
+        dtype: Type of the weights, or of a packed layer's scales; None is float32 on a CPU, and on a GPU the model's own, or
+            bfloat16 for float16, whose range gradients leave.
+
+    Raises:
+        ModelError: The folder is not whole, or is of a kind that transformers or this backend cannot load.
+    """
+    types = TRAINABLE if has_bfloat16(device) else (torch.float32,)
+    with open_checkpoint(folder) as checkpoint:
+        network = _empty(folder, checkpoint.config)
+        for layer in checkpoint.layers:
+            parts = {
+                part: tensor.to(device, _kept_type(tensor, dtype, types))
+                for part, tensor in checkpoint.read(layer).items()
+            }
+            packing = checkpoint.packings.get(layer)
+            if packing is None:
+                module = network.get_submodule(layer)
+                for part, tensor in parts.items():
+                    setattr(module, part, nn.Parameter(tensor, requires_grad=False))
+            else:
+                packed = Packed(from_words(parts["weight"]), parts["scales"], parts["biases"], packing)
+                _pack(network, layer, PackedWeight(packed), parts.get("bias"))
+        config = checkpoint.config
+    if config["tie_word_embeddings"]:
+        embedding = network.get_submodule(EMBEDDING)
+        if isinstance(embedding, PackedEmbedding):
+            network.lm_head = PackedLinear(embedding.packed)
+        else:
+            network.lm_head.weight = embedding.weight
+    return network.to(device).requires_grad_(False).eval(), config  # the rotary frequencies are still on the CPU
+
+
+def network_dtype(network: PreTrainedModel) -> torch.dtype:
+    """Type that a network's hidden states have."""
+    dtype: torch.dtype = network.model.norm.weight.dtype
+    return dtype
+
+
+def _empty(folder: Path, config: dict[str, Any]) -> PreTrainedModel:
+    """The network with its parameters on no device; buffers, which no file holds, are real."""
+    model_type = config["model_type"]
+    if model_type not in CONFIG_MAPPING:
+        raise ModelError(f"{folder}: the transformers that is installed has no model type {model_type!r}; update it")
+    settings = {key: value for key, value in config.items() if key not in QUANTIZATION_KEYS}
+    settings |= {"attention_dropout": 0.0}  # LoRA's is the only dropout, on both backends
+    try:
+        own = CONFIG_MAPPING[model_type].from_dict(settings)
+        with init_empty_weights(include_buffers=False):
+            return AutoModelForCausalLM.from_config(own, attn_implementation="sdpa", dtype=torch.float32)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ModelError(f"{folder}: transformers cannot build this model: {error}") from error
+
+
+def _kept_type(tensor: Tensor, wanted: torch.dtype | None, types: Sequence[torch.dtype]) -> torch.dtype:
+    """What is wanted, else the tensor's own type where the device trains in it, else the first that it does."""
+    if not tensor.is_floating_point():
+        return tensor.dtype
+    return wanted or (tensor.dtype if tensor.dtype in types else types[0])
+
+
+def _pack(network: PreTrainedModel, layer: str, weight: PackedWeight, bias: Tensor | None) -> None:
+    """Put a packed layer in the place of a plain one."""
+    place, _, name = layer.rpartition(".")
+    module = PackedEmbedding(weight) if layer == EMBEDDING else PackedLinear(weight, bias)
+    setattr(network.get_submodule(place), name, module)

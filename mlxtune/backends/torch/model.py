@@ -1,0 +1,419 @@
+"""A model computed by torch: LoRA layers, the training step, scoring and generation."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import Linear as LoraLinear
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
+from transformers import DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
+
+from mlxtune.backends.base import Batch, Constraint, Generation, LoraSpec, OptimizerSpec, StepResult
+from mlxtune.backends.option_tree import OptionTree, option_trees
+from mlxtune.backends.state import TrainingState, read_state, require_shapes, write_state
+from mlxtune.backends.supervision import (
+    common_length,
+    dropout_seed,
+    require_prompts,
+    scores,
+    step_result,
+    total_weight,
+)
+from mlxtune.backends.torch.lines import lines
+from mlxtune.backends.torch.loading import network_dtype
+from mlxtune.backends.torch.packed import PackedLinear, frozen_product
+from mlxtune.backends.torch.prefix_cache import Leaves, PrefixCache
+from mlxtune.backends.torch.runtime import autocast, memory_for
+from mlxtune.models.architecture import n_parameters
+
+ADAPTER = "default"  # PEFT's name of the one adapter
+# Supervised positions whose logits exist at a time while training; more are recomputed in the backward pass.
+POSITIONS_AT_ONCE = 512
+
+
+class TorchModel:
+    """A causal language model of transformers behind the seam of `backends/base.py`.
+
+    Args:
+        network: transformers' model, frozen: `network.model` gives hidden states, its head gives logits.
+        config: The model folder's config.json.
+        device: Where the network is.
+    """
+
+    def __init__(self, network: PreTrainedModel, config: Mapping[str, Any], device: torch.device) -> None:
+        self.config = config
+        self.n_parameters = n_parameters(config)
+        self._network = network
+        self._device = device
+        self._dtype = network_dtype(network)
+        self._adapted: dict[str, LoraLinear] = {}
+        self._optimizer: torch.optim.AdamW | None = None
+        self._spec: OptimizerSpec | None = None
+
+    # The adapter
+
+    def attach_lora(self, spec: LoraSpec, weights: Mapping[str, NDArray[np.float32]]) -> None:
+        """Adapt the layers of `spec`, starting from `weights`: LAYER.lora_A (r, in) and LAYER.lora_B (out, r)."""
+        config = LoraConfig(
+            r=spec.rank, lora_dropout=spec.dropout, target_modules=list(spec.layers), init_lora_weights=False
+        )
+        config._register_custom_module({PackedLinear: LoraLinear})  # PEFT's documented way, for all its underscore
+        inject_adapter_in_model(config, self._network, ADAPTER)
+        self._adapted = {layer: self._network.get_submodule(layer) for layer in spec.layers}
+        for layer, module in self._adapted.items():
+            module.scaling[ADAPTER] = spec.scale
+            for part, factor in _factors(module):
+                factor.weight = nn.Parameter(self._entering(weights[f"{layer}.{part}"]))
+        self._network.eval()
+
+    def adapter_weights(self) -> dict[str, NDArray[np.float32]]:
+        """The adapter's present values, named and shaped as `attach_lora` takes them."""
+        return {name: _leaving(value) for name, value in self._parameters().items()}
+
+    def _parameters(self) -> dict[str, Tensor]:
+        return {
+            f"{layer}.{part}": factor.weight
+            for layer, module in self._adapted.items()
+            for part, factor in _factors(module)
+        }
+
+    def _entering(self, value: NDArray[np.float32]) -> Tensor:
+        return torch.tensor(value, dtype=torch.float32, device=self._device)
+
+    # Training
+
+    def prepare_training(self, spec: OptimizerSpec, gradient_checkpointing: bool = False) -> None:
+        """Freeze all but the adapter and make an optimizer."""
+        self._spec = spec
+        self._network.requires_grad_(False)
+        parameters = [value.requires_grad_() for value in self._parameters().values()]
+        self._optimizer = torch.optim.AdamW(
+            parameters, lr=0.0, betas=spec.betas, eps=spec.eps, weight_decay=spec.weight_decay, fused=True
+        )
+        for block in self._network.model.layers:
+            vars(block).pop("forward", None)  # of an earlier preparation
+            if gradient_checkpointing:
+                block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
+
+    def train_step(self, batches: Sequence[Batch], learning_rate: float, step: int, n_segments: int) -> StepResult:
+        """One optimizer step over all rows of all micro-batches; dropout is a function of (seed, step).
+
+        The loss is sum(weight x nats) / sum(weight) over all of them: each micro-batch is divided by the whole step's
+        weight before its gradient is added. What opens every row is computed once a step: its gradient gathers over the
+        micro-batches. A step whose gradient is not finite changes nothing and says so in its result.
+        """
+        if self._optimizer is None or self._spec is None:
+            raise RuntimeError("prepare_training comes before train_step")
+        torch.manual_seed(dropout_seed(self._spec.seed, step))
+        self._optimizer.zero_grad()
+        with memory_for(f"step {step} ({_described(batches)})", self._device):
+            self._set_dropout(True)
+            try:
+                nats = self._gradients(batches)
+            finally:
+                self._set_dropout(False)
+            gradients = [parameter.grad for parameter in self._parameters().values()]
+            norm = torch.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
+            # The one place where the host waits for the device.
+            result = step_result(batches, [_leaving(found) for found in nats], n_segments, float(norm))
+            if math.isfinite(result.grad_norm) and math.isfinite(result.total_nats):
+                limit = self._spec.max_grad_norm
+                if limit is not None and result.grad_norm > limit:
+                    torch._foreach_mul_([gradient for gradient in gradients if gradient is not None], limit / result.grad_norm)  # fmt: skip
+                self._optimizer.param_groups[0]["lr"] = learning_rate
+                self._optimizer.step()
+        return result
+
+    def _gradients(self, batches: Sequence[Batch]) -> list[Tensor]:
+        """Add each micro-batch's gradient to the parameters'; the nats of its supervised tokens, (N,), stay on the device."""
+        total = total_weight(batches)
+        inputs = [_Inputs(batch, self._device) for batch in batches]  # all on their way before the first is needed
+        leaves: Leaves | None = None
+        nats = []
+        for index, (batch, present) in enumerate(zip(batches, inputs, strict=True)):
+            if leaves is None or not np.array_equal(batch.prefix, batches[index - 1].prefix):
+                if leaves is not None:
+                    leaves.backward()
+                leaves = Leaves(self._prefix(present.prefix))
+            found = self._nats(present, leaves.layers)
+            ((found * present.weights).sum() / total).backward()
+            nats.append(found.detach())
+        if leaves is not None:
+            leaves.backward()
+        return nats
+
+    def _set_dropout(self, on: bool) -> None:
+        for module in self._adapted.values():
+            module.lora_dropout.train(on)
+
+    def _nats(self, inputs: _Inputs, prefix: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        """-log p of each target, (N,), float32. The head runs on the positions that predict a target only."""
+        hidden = self._hidden(inputs.tokens, PrefixCache(prefix), inputs.offsets, inputs.sees)
+        predicting = hidden.reshape(-1, hidden.shape[-1])[inputs.positions]  # (N, hidden)
+        parts = zip(predicting.split(POSITIONS_AT_ONCE), inputs.targets.split(POSITIONS_AT_ONCE), strict=True)
+        if len(predicting) <= POSITIONS_AT_ONCE or not torch.is_grad_enabled():
+            return torch.cat([self._head_nats(*part) for part in parts])
+        return torch.cat([checkpoint(self._head_nats, *part, use_reentrant=False) for part in parts])
+
+    def _head_nats(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        return cross_entropy(self._head(hidden), targets, reduction="none")
+
+    def _head(self, hidden: Tensor) -> Tensor:
+        """Logits in float32, whatever the weights are: (..., hidden) -> (..., vocabulary)."""
+        head = self._network.lm_head
+        if isinstance(head, PackedLinear):
+            return frozen_product(hidden.float(), head.packed.rows, head.out_features)
+        weight = head.weight
+        if weight.dtype == torch.float32:
+            return nn.functional.linear(hidden.float(), weight)
+        return frozen_product(hidden.float(), lambda start, stop, dtype: weight[start:stop].to(dtype), weight.shape[0])
+
+    def _hidden(
+        self, tokens: Tensor, cache: PrefixCache, offsets: Tensor | None = None, sees: Tensor | None = None
+    ) -> Tensor:
+        """Last hidden states of tokens after what `cache` holds, (B, T, hidden).
+
+        Args:
+            tokens: (B, T).
+            cache: Keys and values before them, which all attend to.
+            offsets: Position of each token after the cache's, (B, T); None is one after the other.
+            sees: Which of its row's tokens each attends to, (B, T, T); None is those up to itself.
+        """
+        length, before = tokens.shape[1], cache.length
+        offsets = torch.arange(length, device=self._device)[None] if offsets is None else offsets
+        mask = None  # causal, by a kernel that needs none
+        if before or sees is not None:
+            sees = (
+                torch.ones(1, length, length, dtype=torch.bool, device=self._device).tril_() if sees is None else sees
+            )
+            mask = nn.functional.pad(sees, (before, 0), value=True)[:, None]
+        with autocast(self._device, self._dtype):
+            return self._network.model(  # type: ignore[no-any-return]
+                input_ids=tokens,
+                attention_mask=mask,
+                position_ids=before + offsets,
+                past_key_values=cache,
+                use_cache=False,
+            ).last_hidden_state
+
+    def _prefix(self, tokens: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of what opens every row, (P,), layer by layer; none for an empty one."""
+        if not len(tokens):
+            return []
+        cache = PrefixCache()
+        self._hidden(tokens[None], cache)
+        return cache.computed()
+
+    # Scoring and generation
+
+    @torch.inference_mode()
+    def score(self, batch: Batch) -> NDArray[np.float32]:
+        """-log p of each token in nats, (B, T), dropout off; 0 where unsupervised."""
+        with memory_for(f"scoring {_described([batch])}", self._device):
+            inputs = _Inputs(batch, self._device)
+            return scores(batch, _leaving(self._nats(inputs, self._prefix(inputs.prefix))))
+
+    @torch.inference_mode()
+    def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Logits after each token of one sequence, (T, vocabulary), dropout off."""
+        hidden = self._hidden(self._ids(tokens)[None], PrefixCache())
+        return _leaving(self._head(hidden[0]))
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        stop_tokens: Sequence[int],
+        constraint: Constraint | None = None,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> list[Generation]:
+        """Replies to all prompts, as one batch; what all prompts open with is computed once.
+
+        Greedy at temperature 0, else sampled: the same replies for the same prompts in the same order and seed.
+        """
+        require_prompts(prompts)
+        shared = common_length(prompts)
+        width = max(map(len, prompts))
+        # [shared | padding | own]: transformers counts positions over what the mask says is there.
+        rows = [[*prompt[:shared], *[0] * (width - len(prompt)), *prompt[shared:]] for prompt in prompts]
+        there = [[1] * shared + [0] * (width - len(prompt)) + [1] * (len(prompt) - shared) for prompt in prompts]
+        settings = GenerationConfig(
+            max_new_tokens=max_new_tokens,
+            eos_token_id=list(stop_tokens),
+            pad_token_id=0,
+            do_sample=temperature > 0,
+            **({"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}),
+        )
+        processors = LogitsProcessorList([_Constrained(constraint, len(prompts), stop_tokens)] if constraint else [])
+        where = [self._device] if self._device.type == "cuda" else []
+        what = f"generating {len(prompts)} replies of up to {max_new_tokens} tokens to prompts of up to {width}"
+        with (
+            memory_for(what, self._device),
+            torch.random.fork_rng(where),  # no other draw in the process changes these, nor they it
+            autocast(self._device, self._dtype),
+        ):
+            torch.manual_seed(seed)
+            cache = DynamicCache()
+            for layer, pair in enumerate(self._prefix(self._ids(prompts[0][:shared]))):
+                cache.update(*(tensor.expand(len(prompts), -1, -1, -1) for tensor in pair), layer)
+            found = self._network.generate(
+                self._ids(rows),
+                attention_mask=self._ids(there),
+                past_key_values=cache,
+                generation_config=settings,
+                logits_processor=processors,
+            )
+        return [_until_stop(reply, stop_tokens) for reply in found[:, width:].tolist()]
+
+    @torch.inference_mode()
+    def choose(self, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        """Log-probability of each option's tokens after each prompt, (B, n_options), nats, dropout off.
+
+        What all prompts open with is computed once, the rest of each prompt once, and what options share once.
+        """
+        require_prompts(prompts, options)
+        n_shared = common_length(prompts)
+        trees = list(option_trees(options))
+        found = np.zeros((len(prompts), len(options)))
+        with memory_for(f"choosing among {len(options)} options", self._device):
+            shared = self._prefix(self._ids(prompts[0][:n_shared]))
+            for row, prompt in enumerate(prompts):
+                before = shared
+                if len(prompt) - 1 > n_shared:
+                    cache = PrefixCache(shared)
+                    self._hidden(self._ids(prompt[n_shared:-1])[None], cache)
+                    before = cache.computed()
+                for tree in trees:
+                    found[row, tree.options] = self._option_log_probabilities(prompt[-1], tree, before)
+        return found.astype(np.float32)
+
+    def _option_log_probabilities(
+        self, last: int, tree: OptionTree, before: Sequence[tuple[Tensor, Tensor]]
+    ) -> NDArray[np.float64]:
+        """Log-probability of each option of a tree, one row of nodes that each attend to the prompt and their own path."""
+        tokens = tree.tokens.copy()
+        tokens[0] = last
+        sees = np.zeros((len(tokens), len(tokens)), np.bool_)
+        sees[np.arange(len(tokens))[:, None], tree.path] = True  # a path's repetitions are its own last node
+        hidden = self._hidden(
+            self._ids(tokens)[None],
+            PrefixCache(before),
+            self._ids(tree.depths)[None],
+            torch.tensor(sees, device=self._device)[None],
+        )
+        logits = self._head(hidden[0])  # (nodes, vocabulary)
+        nats = cross_entropy(logits[self._ids(tree.predicting)], self._ids(tree.targets), reduction="none")
+        totals = np.zeros(len(tree.options))
+        np.subtract.at(totals, tree.owners, _leaving(nats).astype(np.float64))
+        return totals
+
+    def _ids(self, values: Any) -> Tensor:
+        return torch.tensor(np.asarray(values, np.int64), device=self._device)
+
+    # State
+
+    def save_state(self, folder: Path) -> None:
+        """Write adapter values and optimizer state into an existing folder."""
+        if self._optimizer is None:
+            raise RuntimeError("prepare_training comes before save_state")
+        state = self._optimizer.state
+        parameters = self._parameters()
+        first, second = (
+            {name: _leaving(state[value][key] if value in state else torch.zeros_like(value)) for name, value in parameters.items()}
+            for key in ("exp_avg", "exp_avg_sq")
+        )  # fmt: skip
+        steps = max((int(one["step"]) for one in state.values()), default=0)
+        write_state(folder, TrainingState(self.adapter_weights(), first, second, steps))
+
+    def load_state(self, folder: Path) -> None:
+        """Read what `save_state` wrote."""
+        if self._optimizer is None:
+            raise RuntimeError("prepare_training comes before load_state")
+        found = read_state(folder, tuple(self._adapted))
+        require_shapes(folder, found, self.adapter_weights())
+        moments = {}
+        for index, (name, parameter) in enumerate(self._parameters().items()):
+            with torch.no_grad():
+                parameter.copy_(self._entering(found.weights[name]))
+            moments[index] = {
+                "step": torch.tensor(float(found.steps)),
+                "exp_avg": self._entering(found.first_moments[name]),
+                "exp_avg_sq": self._entering(found.second_moments[name]),
+            }
+        groups = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
+
+
+class _Constrained(LogitsProcessor):  # type: ignore[misc]
+    """Lets each reply take only the tokens that its matcher allows."""
+
+    def __init__(self, constraint: Constraint, rows: int, stop_tokens: Sequence[int]) -> None:
+        self._matchers = [constraint.start() for _ in range(rows)]
+        self._stop_tokens = stop_tokens
+        self._begun = False
+        self._ended = [False] * rows
+
+    def __call__(self, input_ids: Tensor, logits: Tensor) -> Tensor:
+        if self._begun:
+            for row, token in enumerate(input_ids[:, -1].tolist()):
+                self._ended[row] |= token in self._stop_tokens
+                if not self._ended[row]:  # what follows the end is padding
+                    self._matchers[row].advance(token)
+        self._begun = True
+        allowed = np.ones(tuple(logits.shape), np.bool_)
+        for row, matcher in enumerate(self._matchers):
+            if not self._ended[row]:
+                allowed[row] = matcher.mask()
+        return logits.masked_fill(~torch.tensor(allowed, device=logits.device), -math.inf)
+
+
+class _Inputs:
+    """A batch on the device: prefix, lines, and for each supervised token where it is predicted, its id and its weight."""
+
+    def __init__(self, batch: Batch, device: torch.device) -> None:
+        laid = lines(batch)
+        self.prefix = _sent(batch.prefix.astype(np.int64), device)
+        self.tokens, self.offsets = _sent(laid.tokens, device), _sent(laid.offsets, device)
+        self.sees = None if laid.sees is None else _sent(laid.sees, device)
+        self.positions = _sent(laid.supervised.positions.astype(np.int64), device)
+        self.targets = _sent(laid.supervised.targets.astype(np.int64), device)
+        self.weights = _sent(laid.supervised.weights, device)
+
+
+def _sent(array: NDArray[Any], device: torch.device) -> Tensor:
+    """An array on the device; a copy to a GPU goes on while the host does."""
+    tensor = torch.tensor(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+def _leaving(value: Tensor) -> NDArray[np.float32]:
+    return np.array(value.detach().float().cpu(), np.float32)
+
+
+def _factors(module: LoraLinear) -> tuple[tuple[str, Any], tuple[str, Any]]:
+    return ("lora_A", module.lora_A[ADAPTER]), ("lora_B", module.lora_B[ADAPTER])
+
+
+def _until_stop(reply: Sequence[int], stop_tokens: Sequence[int]) -> Generation:
+    for place, token in enumerate(reply):
+        if token in stop_tokens:
+            return Generation(tuple(reply[:place]), "stop")
+    return Generation(tuple(reply), "length")
+
+
+def _described(batches: Sequence[Batch]) -> str:
+    largest = max(batches, key=lambda batch: batch.tokens.size)
+    rows, own = largest.tokens.shape
+    return f"a batch of {rows} rows of up to {own + len(largest.prefix)} tokens"

@@ -1,0 +1,123 @@
+"""Layers of a frozen weight that is unpacked block by block: MLX's affine groups, and 16-bit heads in float32.
+
+No unpacked weight outlives the block it is used in, in the forward or the backward pass: the memory of a 4-bit model
+stays that of its packed weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mlxtune.backends.torch.affine import Packed, dequantize
+
+# Elements unpacked at once: 16 MB in float32, a small layer whole.
+BLOCK_ELEMENTS = 1 << 22
+
+# Rows start to stop of a weight, (stop - start, in), in a type.
+Rows = Callable[[int, int, torch.dtype], Tensor]
+
+
+class PackedWeight(nn.Module):
+    """A weight in MLX's affine groups, (out, in), as buffers of a network.
+
+    Args:
+        packed: The weight.
+    """
+
+    packed: Tensor
+    scales: Tensor
+    biases: Tensor
+
+    def __init__(self, packed: Packed) -> None:
+        super().__init__()
+        self.register_buffer("packed", packed.weight)
+        self.register_buffer("scales", packed.scales)
+        self.register_buffer("biases", packed.biases)
+        self._packing = packed.packing
+        self.n_out, self.n_in = packed.scales.shape[0], packed.scales.shape[1] * packed.packing.group_size
+
+    def rows(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
+        """Rows start to stop, (stop - start, in)."""
+        return self.unpack(slice(start, stop)).to(dtype)
+
+    def unpack(self, rows: slice | Tensor) -> Tensor:
+        """Some rows, in the scales' type."""
+        group_size, bits = self._packing.group_size, self._packing.bits
+        return dequantize(self.packed[rows], self.scales[rows], self.biases[rows], group_size, bits)
+
+
+class PackedLinear(nn.Module):
+    """`nn.Linear` over a packed weight."""
+
+    bias: Tensor | None
+
+    def __init__(self, packed: PackedWeight, bias: Tensor | None = None) -> None:
+        super().__init__()
+        self.packed = packed
+        self.in_features, self.out_features = packed.n_in, packed.n_out
+        self.register_buffer("bias", bias)
+
+    @property
+    def qweight(self) -> Tensor:
+        """The packed weight under the name by which PEFT finds a quantized layer's device."""
+        return self.packed.packed
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(..., in) -> (..., out)."""
+        outputs = frozen_product(inputs, self.packed.rows, self.out_features)
+        return outputs if self.bias is None else outputs + self.bias.to(outputs.dtype)
+
+
+class PackedEmbedding(nn.Module):
+    """`nn.Embedding` over a packed weight."""
+
+    def __init__(self, packed: PackedWeight) -> None:
+        super().__init__()
+        self.packed = packed
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(...) -> (..., hidden), in the scales' type."""
+        return self.packed.unpack(tokens.reshape(-1)).reshape(*tokens.shape, self.packed.n_in)
+
+
+def frozen_product(inputs: Tensor, rows: Rows, n_out: int) -> Tensor:
+    """inputs @ weight.T without the whole weight: (..., in) -> (..., out), in the type of `inputs` or of autocast."""
+    device = inputs.device.type
+    if torch.is_autocast_enabled(device):
+        inputs = inputs.to(torch.get_autocast_dtype(device))
+    with torch.autocast(device, enabled=False):
+        product: Tensor = _FrozenProduct.apply(inputs, rows, n_out)
+        return product
+
+
+class _FrozenProduct(torch.autograd.Function):
+    """Keeps neither inputs nor weight: the gradient of the inputs needs the weight alone, unpacked again."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, rows: Rows, n_out: int) -> Tensor:
+        ctx.rows, ctx.n_out = rows, n_out
+        flat = inputs.reshape(-1, inputs.shape[-1])
+        blocks = [flat @ block.T for block, _ in _blocks(rows, n_out, flat)]
+        outputs = blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
+        return outputs.reshape(*inputs.shape[:-1], n_out)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        flat = gradient.reshape(-1, ctx.n_out)
+        total: Tensor | None = None
+        for block, part in _blocks(ctx.rows, ctx.n_out, flat):
+            total = flat[:, part] @ block if total is None else total.addmm_(flat[:, part], block)
+        assert total is not None
+        return total.reshape(*gradient.shape[:-1], total.shape[1]), None, None
+
+
+def _blocks(rows: Rows, n_out: int, like: Tensor) -> Any:
+    """The weight in blocks of rows, each with its place."""
+    step = max(1, BLOCK_ELEMENTS // max(1, rows(0, 1, like.dtype).shape[1]))
+    for start in range(0, n_out, step):
+        stop = min(n_out, start + step)
+        yield rows(start, stop, like.dtype), slice(start, stop)

@@ -1,0 +1,69 @@
+"""Where torch computes, in which types, and what running out of memory means. Nothing here knows a model."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from mlxtune.backends.torch.gpus import find_gpus
+from mlxtune.errors import BackendError, OutOfMemory
+
+CUDA_DEVICE = re.compile(r"(?:cuda|gpu)(?::(\d+))?")
+# What torch's CPU allocator says; CUDA's has an exception of its own.
+CPU_SHORTAGE = ("can't allocate memory", "not enough memory")
+
+
+def pick_device(wanted: str) -> torch.device:
+    """The device that a word means: "auto" (CUDA, else the CPU), "cpu", "gpu", "cuda" or "cuda:N".
+
+    Raises:
+        BackendError: No such device here, and why.
+    """
+    if wanted == "cpu":
+        return torch.device("cpu")
+    found = re.fullmatch(CUDA_DEVICE, "cuda" if wanted == "auto" else wanted)
+    if found is None:
+        raise BackendError(f"torch has no device {wanted!r}; it has auto, cpu, gpu, cuda and cuda:N")
+    gpus = find_gpus()
+    if not gpus.found:
+        if wanted == "auto":
+            return torch.device("cpu")
+        raise BackendError(f"{wanted} asked for, and {gpus.why_none}; use --device cpu")
+    number = int(found[1] or 0)
+    if number >= len(gpus.found):
+        there = ", ".join(f"cuda:{index} ({gpu.name})" for index, gpu in enumerate(gpus.found))
+        raise BackendError(f"{wanted} asked for, and there is {there}")
+    return torch.device("cuda", number)
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device computes in bfloat16 itself."""
+    return device.type == "cuda" and find_gpus().found[device.index].bfloat16
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> Any:
+    """Matrix products in bfloat16 on a GPU that computes with bfloat16 weights; nothing elsewhere."""
+    if device.type == "cuda" and dtype == torch.bfloat16:
+        return torch.autocast("cuda", dtype=torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def memory_for(what: str, device: torch.device) -> Iterator[None]:
+    """Raise OutOfMemory, which says what to lower, where memory does not suffice for `what`."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        detail = str(error).partition(". GPU")[0]
+        torch.cuda.empty_cache()
+        raise OutOfMemory(what, f"the GPU ({detail})") from error
+    except MemoryError as error:
+        raise OutOfMemory(what, "this machine") from error
+    except RuntimeError as error:
+        if not any(words in str(error) for words in CPU_SHORTAGE):
+            raise
+        raise OutOfMemory(what, "this machine" if device.type == "cpu" else "the host") from error
