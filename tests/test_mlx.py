@@ -16,10 +16,11 @@ from mlxtune.backends.adapter import Adapter, write_adapter
 from mlxtune.backends.base import UNSUPERVISED, Batch, OptimizerSpec
 from mlxtune.backends.mlx.backend import MlxBackend
 from mlxtune.data.batches import batches, shared_prefix
+from mlxtune.errors import OutOfMemory
 from mlxtune.recipe import load_recipe
 from mlxtune.training.plan import plan
 from mlxtune.training.tune import tune
-from tests.adapted import N_SEGMENTS, Values, assert_close, examples_of, loaded, moved
+from tests.adapted import N_SEGMENTS, Values, assert_close, assert_equal, examples_of, loaded, moved
 from tests.conftest import write_recipe
 from tests.tiny import tiny_model
 
@@ -221,3 +222,31 @@ def test_each_layers_dropout_draws_apart_and_again_the_same() -> None:
         layers[0](ones)
     layers[0].eval()
     assert np.array_equal(layers[0](ones), ones)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError(
+            "[metal::malloc] Attempting to allocate 9 bytes which is greater than the maximum allowed buffer size"
+        ),
+        RuntimeError("[METAL] Command buffer execution failed: Insufficient Memory"),
+        MemoryError(),
+    ],
+)
+def test_too_little_memory_says_what_to_lower_and_changes_nothing(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    model, _ = loaded(MlxBackend(), base)
+    examples, _ = examples_of(base, tmp_path)
+    batch_list = batches(examples, [[0, 1], [2, 3]], shared_prefix(examples))
+    model.prepare_training(OptimizerSpec(0.0, None, 0))
+    before = model.adapter_weights()
+
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(model, "_micro_step", fail)
+    with pytest.raises(OutOfMemory, match=r"step 7 \(a batch of 2 rows of up to \d+ tokens\); lower train\.batch_size"):
+        model.train_step(batch_list, 1e-2, 7, N_SEGMENTS)
+    assert_equal(model.adapter_weights(), before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -172,17 +173,34 @@ def test_lines_hold_each_token_once_beside_its_own_row_only(
         assert flat[position] == batch.tokens[row, column - 1]
 
 
-def test_how_rows_are_laid_changes_no_gradient(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("lengths", "inside"), [([5, 9, 4, 3], 3), ([7], 3), ([30, 600], 0)])
+def test_a_prefix_is_in_the_line_where_one_is_enough(lengths: list[int], inside: int) -> None:
+    batch = batch_of(lengths)
+    apart, laid = lines(batch), lines(batch, with_prefix=True)
+    assert len(laid.prefix) == 3 - inside and len(apart.prefix) == 3
+    np.testing.assert_array_equal(laid.tokens[0, :inside], batch.prefix[:inside])
+    np.testing.assert_array_equal(laid.tokens[:, inside:], apart.tokens)
+    np.testing.assert_array_equal(laid.offsets[:, inside:], apart.offsets + inside)
+    if inside and laid.sees is not None:
+        assert laid.sees[0, inside:, :inside].all() and not np.triu(laid.sees[0], 1).any()
+
+
+@pytest.mark.parametrize("prefix", [0, 3])
+def test_how_rows_are_laid_changes_no_gradient(base: Path, monkeypatch: pytest.MonkeyPatch, prefix: int) -> None:
     from mlxtune.backends.torch import model as module
 
     model, _ = loaded(TorchBackend(), base)
-    batch = batch_of([5, 30, 4, 3, 17, 8])
+    batch = batch_of([5, 30, 4, 3, 17, 8], prefix)
     gradients = []
-    for length in (512, 30, 1):
-        monkeypatch.setattr(module, "lines", lambda batch, length=length: lines(batch, length))
+    for length, inside in ((512, True), (512, False), (30, True), (1, False)):
+        monkeypatch.setattr(module, "lines", functools.partial(_laid, length=length, inside=inside))
         gradients.append(gradient_of(model, [batch]))
-    assert_close(gradients[1], gradients[0], 1e-5)
-    assert_close(gradients[2], gradients[0], 1e-5)
+    for other in gradients[1:]:
+        assert_close(other, gradients[0], 1e-5)
+
+
+def _laid(batch: Batch, with_prefix: bool, length: int, inside: bool) -> Any:
+    return lines(batch, length, with_prefix and inside)
 
 
 def test_logits_of_many_positions_are_computed_in_parts_with_the_same_gradient(

@@ -105,3 +105,10 @@ def require_prompts(prompts: Sequence[Sequence[int]], options: Sequence[Sequence
         raise ValueError("expected prompts of at least one token each")
     if options is not None and (not options or min(map(len, options)) == 0):
         raise ValueError("expected options of at least one token each")
+
+
+def described(batches: Sequence[Batch]) -> str:
+    """The largest of some batches, for messages."""
+    largest = max(batches, key=lambda batch: batch.tokens.size)
+    rows, own = largest.tokens.shape
+    return f"a batch of {rows} rows of up to {own + len(largest.prefix)} tokens"

@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from datasketch import MinHash, MinHashLSH
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:  # it loads SciPy, half a second that most commands have no use for
+    from datasketch import MinHash
 
 NEAR_JACCARD = 0.7
 BANDS, BAND_ROWS = 25, 5  # finds a pair of similarity s with probability 1 - (1 - s**5)**25
@@ -106,6 +109,8 @@ class NearIndex:
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
+        from datasketch import MinHash, MinHashLSH
+
         self._shingles = [shingles(text) for text in texts]
         self._signatures = _signatures(self._shingles)
         self._lsh = MinHashLSH(num_perm=N_HASHES, params=(BANDS, BAND_ROWS))

@@ -21,11 +21,13 @@ from mlxtune.backends.base import Batch, Constraint, Generation, LoraSpec, Match
 from mlxtune.backends.mlx.dropout import DropoutKeys, KeyedDropout
 from mlxtune.backends.mlx.prefix_cache import PrefixCache
 from mlxtune.backends.mlx.recompute import checkpoint_blocks, keep_activations
+from mlxtune.backends.mlx.runtime import memory_for
 from mlxtune.backends.mlx.tree_cache import TreeCache
 from mlxtune.backends.option_tree import OptionTree, option_trees
 from mlxtune.backends.state import TrainingState, read_state, require_shapes, write_state
 from mlxtune.backends.supervision import (
     common_length,
+    described,
     dropout_seed,
     require_prompts,
     scores,
@@ -117,8 +119,27 @@ class MlxModel:
         """
         if self._micro_step is None or self._optimizer is None or self._spec is None:
             raise RuntimeError("prepare_training comes before train_step")
-        following = mx.random.key(dropout_seed(self._spec.seed, step))
         self._network.train()
+        try:
+            with memory_for(f"step {step} ({described(batches)})"):
+                nats, gradients = self._gradients(batches, dropout_seed(self._spec.seed, step))
+                norm = mx.sqrt(sum(mx.sum(mx.square(value)) for _, value in tree_flatten(gradients)))
+                result = step_result(batches, nats, n_segments, float(norm.item()))
+        finally:
+            self._network.eval()
+        if math.isfinite(result.grad_norm) and math.isfinite(result.total_nats):
+            limit = self._spec.max_grad_norm
+            if limit is not None and result.grad_norm > limit:
+                gradients = tree_map(lambda value: value * (limit / result.grad_norm), gradients)
+            self._optimizer.learning_rate = learning_rate
+            self._optimizer.update(self._network, gradients)
+            mx.eval(self._network.trainable_parameters(), self._optimizer.state)
+        return result
+
+    def _gradients(self, batches: Sequence[Batch], seed: int) -> tuple[list[NDArray[np.float32]], Any]:
+        """The nats of each micro-batch's supervised tokens, (N,), and the gradient of the step's loss."""
+        assert self._micro_step is not None
+        following = mx.random.key(seed)
         total = mx.array(total_weight(batches), mx.float32)
         gradients: Any = None
         nats: list[NDArray[np.float32]] = []
@@ -129,17 +150,7 @@ class MlxModel:
             gradients = gradient if gradients is None else tree_map(mx.add, gradients, gradient)
             mx.eval(found, gradients)  # here, so that no micro-batch's activations outlive it
             nats.append(np.array(found, np.float32)[: inputs.n_supervised])
-        self._network.eval()
-        norm = mx.sqrt(sum(mx.sum(mx.square(value)) for _, value in tree_flatten(gradients)))
-        result = step_result(batches, nats, n_segments, float(norm.item()))
-        if math.isfinite(result.grad_norm) and math.isfinite(result.total_nats):
-            limit = self._spec.max_grad_norm
-            if limit is not None and result.grad_norm > limit:
-                gradients = tree_map(lambda value: value * (limit / result.grad_norm), gradients)
-            self._optimizer.learning_rate = learning_rate
-            self._optimizer.update(self._network, gradients)
-            mx.eval(self._network.trainable_parameters(), self._optimizer.state)
-        return result
+        return nats, gradients
 
     def _weighted_nats(
         self,
@@ -187,13 +198,15 @@ class MlxModel:
     def score(self, batch: Batch) -> NDArray[np.float32]:
         """-log p of each token in nats, (B, T), dropout off; 0 where unsupervised."""
         inputs = _Inputs(batch)
-        nats = self._nats(*inputs.arrays[:-1])
-        return scores(batch, np.array(nats, np.float32)[: inputs.n_supervised])
+        with memory_for(f"scoring {described([batch])}"):
+            nats = self._nats(*inputs.arrays[:-1])
+            return scores(batch, np.array(nats, np.float32)[: inputs.n_supervised])
 
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Logits after each token of one sequence, (T, vocabulary), dropout off."""
         return np.array(self._network(mx.array(tokens)[None])[0].astype(mx.float32))
 
+    @memory_for("generating a batch of replies")
     def generate(
         self,
         prompts: Sequence[Sequence[int]],
@@ -244,6 +257,7 @@ class MlxModel:
         mx.eval([layer.state for layer in cache])
         return [cache] * rows
 
+    @memory_for("choosing among options")
     def choose(self, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         """Log-probability of each option's tokens after each prompt, (B, n_options), nats, dropout off.
 

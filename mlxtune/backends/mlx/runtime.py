@@ -9,16 +9,21 @@ loaded where the system has one (`apt install libopenblas0`); elsewhere MLX work
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import importlib
 import sys
+from collections.abc import Iterator
 from types import ModuleType
 
-from mlxtune.errors import BackendError
+from mlxtune.errors import BackendError, OutOfMemory
 
 # 32-bit indices and unprefixed names, as MLX calls them; the copies inside NumPy's and SciPy's wheels have neither.
 OPENBLAS = ("libopenblas.so.0", "libopenblas.so")
+
+# What MLX's messages have in common where memory ends: a buffer that is too large for Metal, a GPU that is full.
+SHORTAGE = ("malloc", "insufficient memory", "out of memory", "unable to allocate")
 
 
 @functools.cache
@@ -77,3 +82,16 @@ def use_device(word: str) -> None:
     if index >= count:
         raise BackendError(f"{asked} sees {count} GPU{'' if count == 1 else 's'}, counted from cuda:0")
     mx.set_default_device(mx.Device(mx.gpu, index))
+
+
+@contextlib.contextmanager
+def memory_for(what: str) -> Iterator[None]:
+    """Raise OutOfMemory, which says what to lower, where memory does not suffice for `what`."""
+    try:
+        yield
+    except MemoryError as error:
+        raise OutOfMemory(what, "this machine") from error
+    except RuntimeError as error:
+        if not any(words in str(error).lower() for words in SHORTAGE):
+            raise
+        raise OutOfMemory(what, f"this machine (MLX: {str(error).strip().splitlines()[0]})") from error

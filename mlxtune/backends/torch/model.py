@@ -23,6 +23,7 @@ from mlxtune.backends.option_tree import OptionTree, option_trees
 from mlxtune.backends.state import TrainingState, read_state, require_shapes, write_state
 from mlxtune.backends.supervision import (
     common_length,
+    described,
     dropout_seed,
     require_prompts,
     scores,
@@ -116,7 +117,7 @@ class TorchModel:
             raise RuntimeError("prepare_training comes before train_step")
         torch.manual_seed(dropout_seed(self._spec.seed, step))
         self._optimizer.zero_grad()
-        with memory_for(f"step {step} ({_described(batches)})", self._device):
+        with memory_for(f"step {step} ({described(batches)})", self._device):
             self._set_dropout(True)
             try:
                 nats = self._gradients(batches)
@@ -137,7 +138,10 @@ class TorchModel:
     def _gradients(self, batches: Sequence[Batch]) -> list[Tensor]:
         """Add each micro-batch's gradient to the parameters'; the nats of its supervised tokens, (N,), stay on the device."""
         total = total_weight(batches)
-        inputs = [_Inputs(batch, self._device) for batch in batches]  # all on their way before the first is needed
+        alone = len(batches) == 1
+        inputs = [
+            _Inputs(batch, self._device, alone) for batch in batches
+        ]  # all on their way before the first is needed
         leaves: Leaves | None = None
         nats = []
         for index, (batch, present) in enumerate(zip(batches, inputs, strict=True)):
@@ -219,8 +223,8 @@ class TorchModel:
     @torch.inference_mode()
     def score(self, batch: Batch) -> NDArray[np.float32]:
         """-log p of each token in nats, (B, T), dropout off; 0 where unsupervised."""
-        with memory_for(f"scoring {_described([batch])}", self._device):
-            inputs = _Inputs(batch, self._device)
+        with memory_for(f"scoring {described([batch])}", self._device):
+            inputs = _Inputs(batch, self._device, alone=True)
             return scores(batch, _leaving(self._nats(inputs, self._prefix(inputs.prefix))))
 
     @torch.inference_mode()
@@ -380,11 +384,14 @@ class _Constrained(LogitsProcessor):  # type: ignore[misc]
 
 
 class _Inputs:
-    """A batch on the device: prefix, lines, and for each supervised token where it is predicted, its id and its weight."""
+    """A batch on the device: prefix, lines, and for each supervised token where it is predicted, its id and its weight.
 
-    def __init__(self, batch: Batch, device: torch.device) -> None:
-        laid = lines(batch)
-        self.prefix = _sent(batch.prefix.astype(np.int64), device)
+    The prefix of a batch that shares it with no other may be part of a line.
+    """
+
+    def __init__(self, batch: Batch, device: torch.device, alone: bool) -> None:
+        laid = lines(batch, with_prefix=alone)
+        self.prefix = _sent(laid.prefix, device)
         self.tokens, self.offsets = _sent(laid.tokens, device), _sent(laid.offsets, device)
         self.sees = None if laid.sees is None else _sent(laid.sees, device)
         self.positions = _sent(laid.supervised.positions.astype(np.int64), device)
@@ -411,9 +418,3 @@ def _until_stop(reply: Sequence[int], stop_tokens: Sequence[int]) -> Generation:
         if token in stop_tokens:
             return Generation(tuple(reply[:place]), "stop")
     return Generation(tuple(reply), "length")
-
-
-def _described(batches: Sequence[Batch]) -> str:
-    largest = max(batches, key=lambda batch: batch.tokens.size)
-    rows, own = largest.tokens.shape
-    return f"a batch of {rows} rows of up to {own + len(largest.prefix)} tokens"
