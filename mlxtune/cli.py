@@ -20,6 +20,7 @@ COMMANDS = {
     "evaluate": "Score a run or its base model on the test rows.",
     "predict": "Ask a run a few questions.",
     "fuse": "Fold a run's adapter into its base model.",
+    "runs": "List the runs under runs/, or remove checkpoints that nothing needs.",
 }
 
 

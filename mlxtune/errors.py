@@ -7,7 +7,8 @@ bug of ours and shows as a traceback.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -92,3 +93,9 @@ def listing(subject: str, problems: Sequence[Problem], limit: int = 20) -> str:
     if len(problems) > limit:
         lines.append(f"  ... and {len(problems) - limit} more")
     return "\n".join([head, *lines])
+
+
+def did_you_mean(word: object, known: Iterable[object]) -> str:
+    """'; did you mean ...?' for the closest known word, or nothing."""
+    close = difflib.get_close_matches(str(word), [str(item) for item in known], n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -28,10 +28,14 @@ def write_text(file: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def whole_folder(out: Path) -> Iterator[Path]:
+def whole_folder(out: Path, durable: bool = False) -> Iterator[Path]:
     """A temporary folder beside `out`, which takes its name when the block ends without an error.
 
     What lies at `out` is replaced; it goes only once the new folder is whole.
+
+    Args:
+        out: The folder.
+        durable: Wait until its files are on the disk before it takes its name, so that no loss of power leaves it half.
 
     Yields:
         The folder to write into.
@@ -41,6 +45,9 @@ def whole_folder(out: Path) -> Iterator[Path]:
     new.mkdir(parents=True)
     try:
         yield new
+        if durable:
+            for path in (*new.iterdir(), new):
+                _to_disk(path)
         if out.exists():
             out.rename(old)
         try:
@@ -49,6 +56,17 @@ def whole_folder(out: Path) -> Iterator[Path]:
             if old.exists():
                 old.rename(out)
             raise
+        if durable:
+            _to_disk(out.parent)
     finally:
         shutil.rmtree(new, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file or a folder's list of names is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -6,22 +6,32 @@ type and impossible value is reported at once, with file, line and a suggestion.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from mlxtune.errors import Problem, RecipeError, listing
+from mlxtune.errors import did_you_mean as did_you_mean
+from mlxtune.recipe_file import Loader, Place, Where, read_source
 
+VALID_LOSS = "valid.loss"
+# Kind of field -> what is measured of it on replies, as evaluation names it.
+METRICS = {
+    "label": ("accuracy", "macro_f1", "invalid_rate"),
+    "labels": ("exact_match", "partial_match", "micro_f1", "macro_f1", "sample_f1", "invalid_rate"),
+    "text": (),
+}
 PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 # Alone among the values, these are files: relative ones are taken from the recipe's folder.
 DATA_FILES = ("train", "valid", "test")
+# Kinds of pydantic's errors that an inherited key would cure.
+MAY_BE_INHERITED = ("missing", "union_tag_not_found", "mlxtune")
 
 
 class Section(BaseModel):
@@ -77,6 +87,19 @@ class Balance(Section):
     """Output field whose labels, or whose sets of labels, shall have equally many rows."""
     method: Literal["oversample", "undersample"]
     """Repeat rows up to the commonest label's count, or leave rows out down to the rarest's."""
+    ratio: float = Field(1.0, gt=0, le=1)
+    """How even: repeat rows until the rarest label has this share of the commonest one's count, or leave rows out until
+    the commonest has at most 1 / ratio times the rarest's."""
+    by: Literal["sets", "labels"] = "sets"
+    """What is counted of a field of label sets: whole sets, or single labels, as near as rows with several labels allow."""
+    max_repeats: int = Field(10, ge=2)
+    """Copies of one row at most when rows are repeated, so that the few rows of a rare label are not learned by heart."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Balance:
+        if self.method == "undersample" and self.max_repeats != type(self).model_fields["max_repeats"].default:
+            raise _wrong("max_repeats", "'undersample' repeats no row; remove it, or set method: oversample")
+        return self
 
 
 class DataSection(Section):
@@ -124,11 +147,28 @@ class _OutputField(Section):
     """Weight of this field's tokens in the loss; the template's own tokens weigh 1."""
 
 
+def _weights_kind(value: object) -> str | None:
+    return "weights" if isinstance(value, dict) else "word" if value == "balanced" else None
+
+
+# Told apart before they are checked, so that a wrong weight is a problem of its label and not of the word.
+ClassWeights = Annotated[
+    Annotated[dict[str, Annotated[float, Field(ge=0)]], Tag("weights")] | Annotated[Literal["balanced"], Tag("word")],
+    Discriminator(
+        _weights_kind,
+        custom_error_type="mlxtune_expected",
+        custom_error_message="expected {expected}",
+        custom_error_context={"expected": "'balanced', or labels with their weights as in {refund: 2.0}"},
+    ),
+]
+
+
 class _Labelled(_OutputField):
     """What fields with a list of labels have."""
 
-    class_weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
-    """Label -> factor on the loss of that label's own tokens."""
+    class_weights: ClassWeights = Field(default_factory=dict)
+    """Label -> factor on the loss of that label's own tokens; or balanced: rarer labels weigh more, in inverse
+    proportion to their count in the rows that are trained on."""
 
     def _check_labels(self, labels: Sequence[str]) -> None:
         for position, label in enumerate(labels):
@@ -138,7 +178,7 @@ class _Labelled(_OutputField):
             if alike:
                 same = "is listed twice" if alike[0] == label else f"differs from {alike[0]!r} by case only"
                 raise _wrong(f"labels.{position}", f"{label!r} {same}; replies are read without regard to case")
-        for label in self.class_weights:
+        for label in self.class_weights if isinstance(self.class_weights, dict) else ():
             if labels and label not in labels:
                 raise _wrong(f"class_weights.{label}", "not one of the labels" + did_you_mean(label, labels))
 
@@ -189,6 +229,9 @@ class TextField(_OutputField):
 OutputField = Annotated[LabelField | LabelsField | TextField, Field(discriminator="kind")]
 
 
+KINDS: dict[str, type[_OutputField]] = {"label": LabelField, "labels": LabelsField, "text": TextField}
+
+
 class OutputSection(Section):
     """What the model answers. The template formats, masks, weighs, constrains and parses the reply."""
 
@@ -237,6 +280,17 @@ class LoraSection(Section):
         return float(self.alpha / (self.rank**0.5 if self.rslora else self.rank))
 
 
+class EarlyStopping(Section):
+    """When to stop before the last epoch."""
+
+    metric: str | None = None
+    """What must go on improving; null is train.best_metric."""
+    patience: int = Field(3, ge=1)
+    """Validations in a row without improvement after which training stops."""
+    min_delta: float = Field(0.0, ge=0)
+    """Least change that counts as an improvement."""
+
+
 class TrainSection(Section):
     """Training."""
 
@@ -268,7 +322,16 @@ class TrainSection(Section):
     evaluate_every: int | None = Field(None, ge=1)
     """Optimizer steps between validations; null validates at the end of each epoch."""
     save_every: int | None = Field(None, ge=1)
-    """Optimizer steps between checkpoints; null saves at each validation."""
+    """Optimizer steps between checkpoints; null saves at each validation. One that is the best so far is always saved."""
+    best_metric: str = VALID_LOSS
+    """What tells which checkpoint is best: valid.loss, FIELD.METRIC as intents.exact_match or priority.macro_f1, or
+    FIELD.LABEL.recall (precision, f1). All but the loss come from replies that the model writes to validation rows."""
+    metric_rows: int = Field(64, ge=1)
+    """Validation rows that it writes replies to, a fixed sample; all of them if there are no more."""
+    early_stopping: EarlyStopping | None = None
+    """Stop when a metric no longer improves; null trains to the end."""
+    load_best: bool = False
+    """Make the best checkpoint's adapter the run's; otherwise it is the last one's."""
     seed: int = Field(0, ge=0, lt=2**32)
     """Seed of the adapter's first values, the order of rows and the dropout."""
 
@@ -321,9 +384,14 @@ class Recipe(Section):
     """Training."""
     evaluate: EvaluateSection = EvaluateSection()
     """Evaluation."""
+    track: list[Literal["tensorboard", "wandb", "swanlab", "mlflow"]] = Field(default_factory=list)
+    """Trackers that training is shown in, besides metrics.jsonl; each needs its extra: pip install 'mlxtune[wandb]'."""
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
+        for position, tracker in enumerate(self.track):
+            if tracker in self.track[:position]:
+                raise _wrong(f"track.{position}", f"{tracker!r} is listed twice")
         for name in PLACEHOLDER.findall(self.prompt.user):
             if name in self.output.fields:
                 raise _wrong("prompt.user", f"{{{name}}} is an output field: the prompt would give the answer away")
@@ -333,6 +401,7 @@ class Recipe(Section):
         for name in self.data.columns:
             if name not in known:
                 raise _wrong(f"data.columns.{name}", "nothing uses this column" + did_you_mean(name, known))
+        self._check_metrics()
         with_labels = [field for field in self.output.fields.values() if not isinstance(field, TextField)]
         for position, name in enumerate(self.evaluate.baselines):
             if not with_labels and name in ("majority", "keywords", "tfidf"):
@@ -348,6 +417,32 @@ class Recipe(Section):
                 raise _wrong("data.balance.field", f"{balance.field!r} is no output field with labels{hint}")
         return self
 
+    def _check_metrics(self) -> None:
+        """What selects a checkpoint is a metric of this recipe, named once, and there are rows to measure it on."""
+        train, stopping = self.train, self.train.early_stopping
+        key, name = "train.best_metric", train.best_metric
+        if stopping is not None and stopping.metric is not None:
+            if name not in (VALID_LOSS, stopping.metric):
+                raise _wrong("train.early_stopping.metric", f"train.best_metric is {name!r}; keep one of the two")
+            key, name = "train.early_stopping.metric", stopping.metric
+        known = [f"{field}.{metric}" for field, one in self.output.fields.items() for metric in METRICS[one.kind]]
+        of_label = re.fullmatch(r"(.+?)\.(.+)\.(?:precision|recall|f1)", name)
+        field = self.output.fields.get(of_label[1]) if of_label else None
+        is_label = of_label is not None and of_label[2] in (getattr(field, "labels", None) or [])
+        if name not in (VALID_LOSS, *known) and not is_label:
+            hint = did_you_mean(name, [VALID_LOSS, *known]) or f"; known: {', '.join([VALID_LOSS, *known])}"
+            raise _wrong(key, f"{name!r} is no metric of this recipe{hint}")
+        if self.data.valid is None and self.data.valid_fraction is None:
+            asking = {"train.early_stopping": stopping, "train.load_best": train.load_best, key: name != VALID_LOSS}
+            for asked in (one for one, wanted in asking.items() if wanted):
+                raise _wrong(asked, f"{name} is measured on validation rows; add data.valid or data.valid_fraction")
+
+    @property
+    def selection_metric(self) -> str:
+        """What tells which checkpoint is best, and when to stop."""
+        stopping = self.train.early_stopping
+        return self.train.best_metric if stopping is None or stopping.metric is None else stopping.metric
+
     @property
     def prompt_columns(self) -> list[str]:
         """Columns that the user message and the cleaning read."""
@@ -362,9 +457,10 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read, override and check a recipe.
 
     Args:
-        path: The YAML file.
+        path: The YAML file. `extends: other.yaml` in it names one, relative to it, from which it differs only in what
+            it says; `recipe_file` has the rules.
         overrides: "KEY=VALUE" each, KEY dotted ("train.epochs"), VALUE in YAML. File names in them are
-            relative to the current folder, those in the file to the file's folder.
+            relative to the current folder, those in a file to that file's folder.
 
     Returns:
         The recipe, its file names absolute.
@@ -372,18 +468,28 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: The file cannot be read, or says something wrong; all problems in one message.
     """
-    content, lines = _read_yaml(path)
-    problems = [Problem(where, text) for override in overrides for where, text in _override(content, override)]
+    source = read_source(path, {kind: one.model_fields.keys() for kind, one in KINDS.items()})
+    content = source.content
+    problems = [Problem(str(where), text) for where, text in source.problems]
+    problems += [Problem(where, text) for override in overrides for where, text in _override(content, override)]
     content.setdefault("name", path.stem)
+    overridden = {tuple(item.partition("=")[0].split(".")): f"--set {item}" for item in overrides}
     try:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
-        sources = {tuple(item.partition("=")[0].split(".")): f"--set {item}" for item in overrides}
-        problems += _merge(_explain(item, lines, sources) for item in error.errors())
+        # What a file that could not be read may have said is not missed.
+        errors = [one for one in error.errors() if source.complete or one["type"] not in MAY_BE_INHERITED]
+        problems += _merge(_explain(one, source.places, overridden) for one in errors)
         recipe = None
     if problems or recipe is None:
-        raise RecipeError(listing(str(path), sorted(problems, key=_line_number)))
-    return _with_absolute_paths(recipe, path.parent)
+        raise RecipeError(listing(str(path), sorted(problems, key=source.sort_key)))
+
+    def folder(place: Place) -> Path:
+        """Of the file in which a key stands; the recipe's own for what --set says."""
+        stated = place in source.places and not any(place[: len(key)] == key for key in overridden)
+        return source.places[place].file.parent if stated else path.parent
+
+    return _with_absolute_paths(recipe, folder)
 
 
 def is_local_model(path: str) -> bool:
@@ -391,85 +497,7 @@ def is_local_model(path: str) -> bool:
     return not path.startswith("package:") and (path.startswith((".", "/", "~")) or path.endswith(".gguf"))
 
 
-def did_you_mean(word: str, known: object) -> str:
-    """'; did you mean ...?' for the closest known word, or nothing."""
-    close = difflib.get_close_matches(str(word), [str(item) for item in known], n=1, cutoff=0.6)  # type: ignore[attr-defined]
-    return f"; did you mean {close[0]!r}?" if close else ""
-
-
-# Reading ---------------------------------------------------------------------------------------------------------
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's plain scalars: `2e-4` is a number, and `yes`, `no`, `on`, `off` are text, so they can be labels."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float", ":timestamp"))]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), "tTfF")
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\d[\d_]*\.\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.inf|\.nan)$"),
-    list("-+0123456789."),
-)
-
-_Place = tuple[str, ...]
-
-
-def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[_Place, int]]:
-    """The file as a mapping, and the line of each key in it."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        beside = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-        raise RecipeError(f"{path}: no such recipe{did_you_mean(path.name, beside)}") from None
-    except IsADirectoryError:
-        raise RecipeError(f"{path}: expected a recipe, a YAML file; this is a folder") from None
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{path}: expected UTF-8 text, got byte {error.object[error.start]:#x}") from None
-    except (OSError, ValueError) as error:
-        raise RecipeError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    try:
-        loader = _Loader(text)
-        node = loader.get_single_node()
-        lines: dict[_Place, int] = {}
-        twice = list(_walk(node, (), lines)) if node is not None else []
-        content = loader.construct_document(node) if node is not None else None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"line {mark.line + 1}" if mark else "somewhere"
-        what = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise RecipeError(listing(str(path), [Problem(place, f"not valid YAML: {what}")])) from None
-    except RecursionError:
-        raise RecipeError(f"{path}: expected a recipe; this YAML is nested too deeply") from None
-    except ValueError as error:
-        raise RecipeError(f"{path}: holds a value that is none: {error}") from None
-    if not isinstance(content, dict):
-        got = "an empty file" if content is None else f"a {type(content).__name__}"
-        raise RecipeError(f"{path}: expected a recipe, keys with values under model:, data: and output:; got {got}")
-    if twice:
-        raise RecipeError(listing(str(path), twice))
-    return content, lines
-
-
-def _walk(node: yaml.Node, place: _Place, lines: dict[_Place, int]) -> Iterator[Problem]:
-    """Note the line of every key below a node; yield keys that stand twice, which YAML would silently merge."""
-    lines.setdefault(place, node.start_mark.line + 1)
-    if isinstance(node, yaml.MappingNode):
-        seen: dict[str, int] = {}
-        for key, value in node.value:
-            line = key.start_mark.line + 1
-            name = str(key.value)
-            if name in seen:
-                yield Problem(f"line {line}", f"{'.'.join([*place, name])}: stands twice, first in line {seen[name]}")
-            seen[name] = line
-            lines[(*place, name)] = line
-            yield from _walk(value, (*place, name), lines)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            yield from _walk(value, (*place, str(index)), lines)
+# Overriding --------------------------------------------------------------------------------------------------------
 
 
 def _override(content: dict[str, Any], override: str) -> Iterator[tuple[str, str]]:
@@ -480,12 +508,15 @@ def _override(content: dict[str, Any], override: str) -> Iterator[tuple[str, str
         yield where, "expected KEY=VALUE, as in --set train.epochs=1"
         return
     try:
-        value = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+        value = yaml.load(text, Loader=Loader)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError:
         yield where, f"the value is not valid YAML: {text!r}; quote it"
         return
     if isinstance(value, str):
         value = _from_current_folder(key, value)
+    if key == "extends":
+        yield where, "a recipe says itself what it extends; here keys of a recipe are set, as train.epochs=1"
+        return
     target = content
     *parents, last = key.split(".")
     for parent in parents:
@@ -507,17 +538,19 @@ def _from_current_folder(key: str, value: str) -> str:
     return value
 
 
-def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
-    def absolute(name: str) -> str:
+def _with_absolute_paths(recipe: Recipe, folder_of: Callable[[Place], Path]) -> Recipe:
+    def absolute(name: str, folder: Path) -> str:
         return os.path.abspath(folder / os.path.expanduser(name))
 
     files = {name: getattr(recipe.data, name) for name in DATA_FILES}
-    data = recipe.data.model_copy(update={name: absolute(file) for name, file in files.items() if file})
-    path = recipe.model.path
+    data = recipe.data.model_copy(
+        update={name: absolute(file, folder_of(("data", name))) for name, file in files.items() if file}
+    )
+    path, folder = recipe.model.path, folder_of(("model", "path"))
     # "models/base" may be a Hub id; beside a folder "models" it is a path, if a mistyped one.
     parent = Path(path).parts[0] if "/" in path and not path.startswith("package:") else ""
     if is_local_model(path) or (folder / path).is_dir() or (parent and (folder / parent).is_dir()):
-        path = absolute(path)
+        path = absolute(path, folder)
     elif Path(path).is_dir():  # beside where the command is given; kept absolute, so that it is found again
         path = str(Path(path).absolute())
     model = recipe.model.model_copy(update={"path": path})
@@ -527,16 +560,16 @@ def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
 # Explaining ------------------------------------------------------------------------------------------------------
 
 
-def _explain(error: Any, lines: Mapping[_Place, int], sources: Mapping[_Place, str]) -> Problem:
+def _explain(error: Any, places: Mapping[Place, Where], overridden: Mapping[Place, str]) -> Problem:
     """One pydantic error as a place and a sentence."""
     place, section = _resolve(error["loc"])
     if error["type"] == "mlxtune":
         place = (*place, *str(error["ctx"]["key"]).split("."))
     name = ".".join(place)
-    where = next((text for key, text in sources.items() if place[: len(key)] == key), None)
+    where = next((text for key, text in overridden.items() if place[: len(key)] == key), None)
     for end in range(len(place), -1, -1):
-        if where is None and place[:end] in lines:
-            where = f"line {lines[place[:end]]}"
+        if where is None and place[:end] in places:
+            where = str(places[place[:end]])
     return Problem(where or "line 1", f"{name}: {_sentence(error, place, section)}")
 
 
@@ -555,7 +588,7 @@ def _merge(problems: Iterable[Problem]) -> list[Problem]:
     return list(merged.values())
 
 
-def _sentence(error: Any, place: _Place, section: type[BaseModel] | None) -> str:
+def _sentence(error: Any, place: Place, section: type[BaseModel] | None) -> str:
     kind, context, value = error["type"], error.get("ctx", {}), error["input"]
     shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
     if kind == "mlxtune":
@@ -578,13 +611,13 @@ def _sentence(error: Any, place: _Place, section: type[BaseModel] | None) -> str
         "less_than": f"less than {context.get('lt')}", "less_than_equal": f"at most {context.get('le')}",
         "too_short": f"at least {context.get('min_length')} entries", "string_too_short": "some text",
         "string_pattern_mismatch": "letters, digits, '.', '_' and '-' only",
-        "finite_number": "a finite number",
+        "finite_number": "a finite number", "mlxtune_expected": context.get("expected"),
     }.get(kind)  # fmt: skip
     hint = "; put it in quotes" if kind == "string_type" and not isinstance(value, (dict, list, type(None))) else ""
     return f"expected {expected}, got {shown}{hint}" if expected else f"{error['msg']}, got {shown}"
 
 
-def _resolve(location: Sequence[Any]) -> tuple[_Place, type[BaseModel] | None]:
+def _resolve(location: Sequence[Any]) -> tuple[Place, type[BaseModel] | None]:
     """A pydantic location without the union members it names, and the section that its last key stands in."""
     section: Any = Recipe
     parent: type[BaseModel] | None = Recipe
@@ -598,26 +631,31 @@ def _resolve(location: Sequence[Any]) -> tuple[_Place, type[BaseModel] | None]:
         elif section == "fields" and len(place) and place[-1] == "fields":
             place.append(str(part))
         elif section == "fields":
-            section = {"label": LabelField, "labels": LabelsField, "text": TextField}[str(part)]
+            section = KINDS[str(part)]
+        elif section == "weights":  # the union's own tag
+            section = "mapping"
         elif isinstance(part, int) or section == "mapping":
             place.append(str(part))
     return tuple(place), parent
 
 
 def _sections_in(annotation: Any) -> Any:
-    """The section class inside an annotation, 'fields' for the output fields, 'mapping' for a plain mapping."""
+    """The section class inside an annotation, 'fields' for the output fields, 'mapping' for a plain mapping, 'weights' for
+    one with a tag before its keys."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     if "OutputField" in str(annotation) or "LabelField" in str(annotation):
         return "fields"
+    if "Tag(tag='weights')" in str(annotation):
+        return "weights"
     if str(annotation).startswith("dict"):
         return "mapping"
     return next((found for inner in get_args(annotation) if (found := _sections_in(inner))), None)
 
 
-def _suggest_key(place: _Place, section: type[BaseModel] | None) -> str:
+def _suggest_key(place: Place, section: type[BaseModel] | None) -> str:
     """The key meant by an unknown one: a close one of its own section, or the same one of another section."""
-    here = list(section.model_fields) if section else []
+    here = [*section.model_fields, *(["extends"] if section is Recipe else [])] if section else []
     if close := did_you_mean(place[-1], here):
         return close
     for name, field in Recipe.model_fields.items():
@@ -625,8 +663,3 @@ def _suggest_key(place: _Place, section: type[BaseModel] | None) -> str:
         if isinstance(other, type) and issubclass(other, BaseModel) and place[-1] in other.model_fields:
             return f"; it belongs under {name}:"
     return f"; known here: {', '.join(here)}" if here else ""
-
-
-def _line_number(problem: Problem) -> int:
-    found = re.match(r"line (\d+)", problem.place)
-    return int(found.group(1)) if found else 10**9

@@ -58,6 +58,16 @@ class RunFolder:
         """Hold the folder for writing; RunError if another process does."""
         return locked(self.path)
 
+    def in_use(self) -> bool:
+        """Whether another process is writing to it; also where that cannot be found out."""
+        if not (self.path / ".lock").exists():
+            return False
+        try:
+            with self.locked():
+                return False
+        except (RunError, OSError):
+            return True
+
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
@@ -129,6 +139,12 @@ def open_run(path: Path) -> RunFolder:
         if not file.is_file():
             raise RunError(f"{path}: not a run folder: {file.name} is missing")
     return run
+
+
+def latest_checkpointed_run(recipe_name: str, root: Path = RUNS) -> RunFolder | None:
+    """The run of a recipe whose checkpoints were written last."""
+    folders = [path for path in (root / recipe_name).glob("*") if any((path / "checkpoints").glob("step-*"))]
+    return RunFolder(max(folders, key=lambda path: (path / "checkpoints").stat().st_mtime)) if folders else None
 
 
 def latest_run(recipe_name: str, root: Path = RUNS) -> RunFolder | None:

@@ -126,3 +126,10 @@ def numpy_nats(model: Any, prompt: Sequence[int], reply: Sequence[int]) -> NDArr
     places = np.arange(len(prompt) - 1, len(tokens) - 1)
     nats: NDArray[np.float64] = log_normal[places] - logits[places, tokens[len(prompt) :]]
     return nats
+
+
+def numpy_correct(model: Any, prompt: Sequence[int], reply: Sequence[int]) -> NDArray[np.bool_]:
+    """Whether each token of a reply has the largest logit where it is predicted, from whole logits, in NumPy."""
+    tokens = [*map(int, prompt), *map(int, reply)]
+    found: NDArray[np.bool_] = model.logits(tokens).argmax(-1)[len(prompt) - 1 : -1] == np.asarray(reply)
+    return found

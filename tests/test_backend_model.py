@@ -31,6 +31,7 @@ from tests.adapted import (
     loaded,
     moved,
     norm_of,
+    numpy_correct,
     numpy_log_probability,
     numpy_nats,
 )
@@ -61,10 +62,28 @@ def test_scores_equal_numpy_over_whole_logits(backend: Backend, any_base: Path, 
     assert len(prefix) > 5
     (batch,) = batches(examples, [list(range(len(examples)))], prefix)
     scores = model.score(batch)
-    assert not scores[~batch.supervised].any()
+    assert not scores.nats[~batch.supervised].any()
     for b, example in enumerate(examples):
         wanted = numpy_nats(model, example.prompt, example.reply)
-        np.testing.assert_allclose(scores[b][batch.supervised[b]], wanted, atol=1e-4)
+        np.testing.assert_allclose(scores.nats[b][batch.supervised[b]], wanted, atol=1e-4)
+
+
+def test_a_token_is_correct_where_no_logit_of_its_position_is_larger(
+    backend: Backend, any_base: Path, tmp_path: Path
+) -> None:
+    model, _ = loaded(backend, any_base)
+    examples, _ = examples_of(any_base, tmp_path)
+    model.prepare_training(OptimizerSpec(0.0, 1.0, 0))
+    for step in range(1, 9):  # so far that it is right about some tokens and wrong about others
+        model.train_step(batches(examples, [[0, 1, 2]], NO_PREFIX), 1e-2, step, N_SEGMENTS)
+    for prefix in (shared_prefix(examples), NO_PREFIX):
+        (batch,) = batches(examples, [list(range(len(examples)))], prefix)
+        correct = model.score(batch).correct
+        assert correct.dtype == np.bool_ and not correct[~batch.supervised].any()
+        wanted = [numpy_correct(model, example.prompt, example.reply) for example in examples]
+        assert 3 < sum(one.sum() for one in wanted) < sum(map(len, wanted)) - 3
+        for b, own in enumerate(wanted):
+            assert np.array_equal(correct[b][batch.supervised[b]], own)
 
 
 def test_the_shared_prefix_leaves_the_gradient_as_it_is(backend: Backend, any_base: Path, tmp_path: Path) -> None:
@@ -162,7 +181,7 @@ def test_the_head_computes_in_float32_whatever_the_weights_are(backend: Backend,
     weights = (segments == 0).astype(np.float32)
     lengths = np.full(VOCABULARY, 2, np.int32)
     prefix = np.array([3, 4, 5], np.int32)
-    scores = model.score(Batch(prefix, tokens, lengths, weights, segments, tuple(range(VOCABULARY))))[:, 1]
+    scores = model.score(Batch(prefix, tokens, lengths, weights, segments, tuple(range(VOCABULARY)))).nats[:, 1]
     chosen = model.choose([[3, 4, 5, 9]], [[token] for token in range(VOCABULARY)])[0]
     for nats in (scores, -chosen):
         assert nats.dtype == np.float32
@@ -224,7 +243,7 @@ def test_dropout_is_off_but_in_training(backend: Backend, base: Path, tmp_path: 
     model.train_step(batch_list, 0.0, 1, N_SEGMENTS)
     for wanted, got in [
         (plain.logits([3, 4, 5]), model.logits([3, 4, 5])),
-        (plain.score(batch_list[0]), model.score(batch_list[0])),
+        (plain.score(batch_list[0]).nats, model.score(batch_list[0]).nats),
         (plain.choose([[3, 4]], [[5], [6]]), model.choose([[3, 4]], [[5], [6]])),
     ]:
         np.testing.assert_allclose(got, wanted, atol=1e-6)
@@ -269,7 +288,7 @@ def test_checkpointing_changes_no_name_and_nothing_but_training(backend: Backend
     prompts = [[3, 4, 5, 6], [3, 4, 9]]
     assert model.generate(prompts, 4, [447]) == plain.generate(prompts, 4, [447])
     np.testing.assert_allclose(model.choose(prompts, OPTIONS), plain.choose(prompts, OPTIONS), atol=1e-4)
-    np.testing.assert_allclose(model.score(batch_list[0]), plain.score(batch_list[0]), atol=1e-4)
+    np.testing.assert_allclose(model.score(batch_list[0]).nats, plain.score(batch_list[0]).nats, atol=1e-4)
     model.save_state(tmp_path)
     again, _ = loaded(backend, base, seed=9)
     again.prepare_training(OptimizerSpec(0.01, 1.0, 0))

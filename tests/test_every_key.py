@@ -16,6 +16,7 @@ from mlxtune.errors import MlxtuneError
 from mlxtune.evaluation.baselines import ASKED
 from mlxtune.evaluation.scores import Watch, ask_recipe_baselines, evaluate
 from mlxtune.evaluation.subject import Subject, load_subject, read_test_rows
+from mlxtune.evaluation.validation_metrics import reply_metrics
 from mlxtune.recipe import LabelField, LabelsField, Quantize, Recipe, TextField, load_recipe
 from mlxtune.training.tune import tune
 from tests.conftest import ROWS, chosen, write_recipe, write_rows
@@ -42,6 +43,9 @@ CHANGES: dict[str, Any] = {
     "data.balance": {"field": "intents", "method": "oversample"},
     "data.balance.field": "note",
     "data.balance.method": "undersample",
+    "data.balance.ratio": 0.5,
+    "data.balance.by": "labels",
+    "data.balance.max_repeats": 2,
     "prompt.system": None,
     "prompt.user": "Message: {text}",
     "prompt.thinking": True,
@@ -72,6 +76,13 @@ CHANGES: dict[str, Any] = {
     "train.over_long": "refuse",
     "train.evaluate_every": 1,
     "train.save_every": 1,
+    "train.best_metric": "intents.partial_match",
+    "train.metric_rows": 1,
+    "train.early_stopping": {"patience": 1, "min_delta": 100.0},
+    "train.early_stopping.metric": "intents.exact_match",
+    "train.early_stopping.patience": 2,
+    "train.early_stopping.min_delta": 100.0,
+    "train.load_best": True,
     "train.seed": 1,
     "evaluate.decoding": "free",
     "evaluate.max_new_tokens": 1,
@@ -79,7 +90,10 @@ CHANGES: dict[str, Any] = {
     "evaluate.baselines": ["majority"],
     "evaluate.keywords": {"payment": ["bill"]},
     "evaluate.few_shot": 1,
+    "track": ["tensorboard"],
 }
+# Other forms that the value of a key may have.
+FORMS: dict[str, Any] = {"output.fields.intents.class_weights": "balanced"}
 # Where a key counts only beside another one, that is set first.
 BESIDE: dict[str, dict[str, Any]] = {
     "model.quantize.bits": {"model.quantize": {"bits": 4, "group_size": 32}},
@@ -89,8 +103,19 @@ BESIDE: dict[str, dict[str, Any]] = {
     "evaluate.keywords": {"evaluate.baselines": ["keywords"], "evaluate.keywords": {"payment": ["pay"]}},
     "evaluate.few_shot": {"evaluate.baselines": ["few_shot"]},
     "data.valid_fraction": {"data.valid": None},
+    "train.metric_rows": {"train.best_metric": "intents.partial_match", "train.epochs": 6, "train.learning_rate": 0.03},
+    "train.early_stopping.metric": {"train.early_stopping": {"patience": 1, "min_delta": 0.0}},
+    "train.early_stopping.patience": {"train.early_stopping": {"patience": 1, "min_delta": 100.0}, "train.epochs": 4},
+    "train.early_stopping.min_delta": {"train.early_stopping": {"patience": 1}, "train.epochs": 4},
+    "train.load_best": {
+        "train.best_metric": "intents.partial_match",
+        "train.learning_rate": 1e-9,
+    },  # the first of equals
     "data.balance.field": {"data.balance": {"field": "intents", "method": "oversample"}},
     "data.balance.method": {"data.balance": {"field": "intents", "method": "oversample"}},
+    "data.balance.ratio": {"data.balance": {"field": "intents", "method": "oversample"}},
+    "data.balance.by": {"data.balance": {"field": "intents", "method": "oversample"}},
+    "data.balance.max_repeats": {"data.balance": {"field": "intents", "method": "oversample"}},
 }
 
 
@@ -146,7 +171,8 @@ def footprint(file: Path, overrides: dict[str, Any], folder: Path, monkeypatch: 
     seen: list[Any] = []
     try:
         recipe = load_recipe(file, [f"{key}={json.dumps(value)}" for key, value in overrides.items()])
-        tuned = tune(recipe, chosen(), None, watch=lambda event: seen.append(dict(event)), say=seen.append)
+        tuned = tune(recipe, chosen(), None, watch=lambda event: seen.append(dict(event)), say=seen.append,
+                     measures=reply_metrics)  # fmt: skip
         model, tokenizer = load_subject(Subject(recipe, tuned.run, base=False), chosen().backend)
         watch = Watch(rows=seen.append)
         asked = (recipe, model, tokenizer, read_test_rows(recipe), folder / "evaluation")
@@ -166,11 +192,10 @@ def footprint(file: Path, overrides: dict[str, Any], folder: Path, monkeypatch: 
     return json.dumps([events, said, weights, where, pattern, *shown], sort_keys=True)
 
 
-@pytest.mark.parametrize("key", CHANGES)
+@pytest.mark.parametrize(("key", "value"), [*CHANGES.items(), *FORMS.items()])
 def test_changing_a_key_changes_something(
-    key: str, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    key: str, value: Any, written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    value = CHANGES[key]
     if key == "model.path":
         value = str(written.parent / "other")
     elif isinstance(value, str) and value.endswith(".jsonl"):

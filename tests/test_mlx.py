@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ def test_the_head_multiplies_in_float32_whatever_the_weights_are(base: Path, tmp
     examples, _ = examples_of(base, tmp_path)
     (batch,) = batches(examples, [[0, 1, 2]], shared_prefix(examples))
     model: Any = MlxBackend().load(base, dtype="bfloat16")
-    scores = model.score(batch)[batch.supervised]
+    scores = model.score(batch).nats[batch.supervised]
     prefix, tokens, positions, targets, _ = _Inputs(batch).arrays
     hidden = model._hidden(prefix, tokens)
     rows = np.array(hidden.reshape(-1, hidden.shape[-1])[positions].astype(mx.float32), np.float64)
@@ -150,9 +150,15 @@ def test_a_recipe_that_asks_for_checkpointing_has_blocks_run_again(
     def calls(checkpointing: bool) -> int:
         file = write_recipe(tmp_path, base, train={"gradient_checkpointing": checkpointing})
         recipe = load_recipe(file, ["data.valid=null"])
-        count_block_calls()
-        tune(recipe, Choice(MlxBackend(), "asked for"), tmp_path / f"run-{checkpointing}")
-        return count_block_calls()
+        in_steps = 0
+
+        def watch(event: Mapping[str, Any]) -> None:
+            nonlocal in_steps
+            found = count_block_calls()
+            in_steps += found if event["event"] == "step" else 0
+
+        tune(recipe, Choice(MlxBackend(), "asked for"), tmp_path / f"run-{checkpointing}", watch=watch)
+        return in_steps
 
     assert calls(True) == 2 * calls(False) > 0
 

@@ -68,8 +68,9 @@ def test_scores_agree(pair: Pair, tmp_path: Path) -> None:
     for prefix in (shared_prefix(examples), np.zeros(0, np.int32)):
         (batch,) = batches(examples, [list(range(len(examples)))], prefix)
         mlx, torch = (model.score(batch) for model in pair.models)
-        assert (mlx > 0).sum() == batch.supervised.sum()
-        np.testing.assert_allclose(torch, mlx, atol=1e-4)
+        assert (mlx.nats > 0).sum() == batch.supervised.sum()
+        np.testing.assert_allclose(torch.nats, mlx.nats, atol=1e-4)
+        assert np.array_equal(torch.correct, mlx.correct)
 
 
 def test_probabilities_of_options_agree(pair: Pair) -> None:

@@ -203,15 +203,18 @@ def _laid(batch: Batch, with_prefix: bool, length: int, inside: bool) -> Any:
     return lines(batch, length, with_prefix and inside)
 
 
-def test_logits_of_many_positions_are_computed_in_parts_with_the_same_gradient(
+def test_logits_of_many_positions_are_computed_in_parts_with_the_same_gradient_and_scores(
     base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mlxtune.backends.torch import model as module
 
     model, _ = loaded(TorchBackend(), base)
-    at_once = gradient_of(model, [batch_of([5, 9, 4, 3])])
+    batch = batch_of([5, 9, 4, 3])
+    at_once, scores = gradient_of(model, [batch]), model.score(batch)
     monkeypatch.setattr(module, "POSITIONS_AT_ONCE", 3)
-    assert_close(gradient_of(model, [batch_of([5, 9, 4, 3])]), at_once, 1e-6)
+    assert_close(gradient_of(model, [batch]), at_once, 1e-6)
+    np.testing.assert_allclose(model.score(batch).nats, scores.nats, atol=1e-5)
+    assert np.array_equal(model.score(batch).correct, scores.correct)
 
 
 # Packed weights
@@ -296,8 +299,8 @@ def test_a_16_bit_model_scores_with_a_float32_head(base: Path, tmp_path: Path, d
     examples, _ = examples_of(base, tmp_path)
     (batch,) = batches(examples, [list(range(7))], shared_prefix(examples))
     model = TorchBackend().load(base, dtype=dtype)
-    exact = TorchBackend().load(base).score(batch)[batch.supervised]
-    scores = model.score(batch)[batch.supervised]
+    exact = TorchBackend().load(base).score(batch).nats[batch.supervised]
+    scores = model.score(batch).nats[batch.supervised]
     assert scores.dtype == np.float32 and 0 < np.abs(scores - exact).max() < 0.5
     assert len(np.unique(scores)) > 0.8 * len(scores)  # 16-bit logits would round many of them together
 
@@ -368,7 +371,7 @@ def test_a_gpu_trains_and_generates_as_the_cpu(any_base: Path, tmp_path: Path) -
         assert_close(gradient_of(model, order), gradient_of(model, order), 1e-6)
         model.prepare_training(OptimizerSpec(0.01, 1.0, 0))
         losses = [model.train_step(order, 1e-2, step, N_SEGMENTS).loss for step in range(1, 6)]
-        found.append((losses, model.score(order[0]), model.generate(prompts, 4, [447])))
+        found.append((losses, model.score(order[0]).nats, model.generate(prompts, 4, [447])))
     assert found[0][0] == pytest.approx(found[1][0], abs=1e-2)
     np.testing.assert_allclose(found[0][1], found[1][1], atol=5e-2)
     assert len(found[1][2]) == len(prompts)

@@ -41,7 +41,7 @@ def test_a_run_folder_is_whole_evidence(tmp_path: Path, base: Path) -> None:
     )
     run = tuned.run
     steps = events(run, "step")
-    assert len(steps) == 12 == tuned.outcome.step
+    assert len(steps) == 12 == tuned.outcome.progress.step
     keys = {"event", "step", "epoch", "loss", "learning_rate", "grad_norm", "tokens", "seconds", "peak_memory_gb"}
     assert keys <= set(steps[0])
     assert steps[-1]["loss"] < 0.7 * steps[0]["loss"]
@@ -57,7 +57,7 @@ def test_a_run_folder_is_whole_evidence(tmp_path: Path, base: Path) -> None:
     index = json.loads((run.checkpoints / "index.json").read_text())
     assert index["last"] == "step-000012"
     kept = {path.name for path in run.checkpoints.iterdir() if path.is_dir()}
-    assert kept == {index["last"], index["best"]}
+    assert kept == {index["last"], "step-000010", index["best"]}  # the one before the last, in case that is damaged
 
 
 def test_the_same_recipe_gives_the_same_adapter(tmp_path: Path, base: Path) -> None:

@@ -96,6 +96,19 @@ class StepResult:
 
 
 @dataclass(frozen=True)
+class Scores:
+    """What a model makes of each token of a batch, given the right ones before it (teacher-forced).
+
+    Attributes:
+        nats: -log p of each token, (B, T), float32; 0 where unsupervised.
+        correct: Whether it is the likeliest token of its position, (B, T); False where unsupervised.
+    """
+
+    nats: NDArray[np.float32]
+    correct: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
 class Generation:
     """One generated reply: its token ids without the stop token, and why it ended ('stop' or 'length')."""
 
@@ -149,8 +162,8 @@ class Model(Protocol):
         """One optimizer step over all rows of all micro-batches; dropout is a function of (seed, step)."""
         ...
 
-    def score(self, batch: Batch) -> NDArray[np.float32]:
-        """-log p of each token in nats, (B, T), dropout off; 0 where unsupervised."""
+    def score(self, batch: Batch) -> Scores:
+        """-log p of each supervised token, and whether none is likelier; dropout off, one forward pass for both."""
         ...
 
     def generate(

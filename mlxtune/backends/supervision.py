@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxtune.backends.base import Batch, StepResult
+from mlxtune.backends.base import Batch, Scores, StepResult
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,20 @@ def step_result(
     )
 
 
-def scores(batch: Batch, nats: NDArray[np.float32]) -> NDArray[np.float32]:
-    """-log p where each supervised token stands, (B, T), from those of the supervised ones; 0 elsewhere."""
+def scores(batch: Batch, nats: NDArray[np.float32], likeliest: NDArray[np.integer]) -> Scores:
+    """Scores of a batch from those of its supervised tokens.
+
+    Args:
+        batch: The N supervised tokens and where they stand.
+        nats: -log p of each one, in row order, (N,).
+        likeliest: The token of the largest logit where each one is predicted, (N,).
+    """
+    supervised = batch.supervised
     placed = np.zeros(batch.tokens.shape, np.float32)
-    placed[batch.supervised] = nats
-    return placed
+    placed[supervised] = nats
+    correct = np.zeros(batch.tokens.shape, np.bool_)
+    correct[supervised] = likeliest == batch.tokens[supervised]
+    return Scores(placed, correct)
 
 
 def dropout_seed(seed: int, step: int) -> int:

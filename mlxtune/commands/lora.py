@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,6 +20,9 @@ from mlxtune.commands.options import (
     set_option,
 )
 
+if TYPE_CHECKING:
+    from mlxtune.runs import RunFolder
+
 LINES_PER_RUN = 20  # progress lines of a whole run where stderr is no terminal
 
 
@@ -27,6 +30,21 @@ LINES_PER_RUN = 20  # progress lines of a whole run where stderr is no terminal
 @recipe_argument
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; without it runs/<recipe>/<UTC time>.")
 @set_option
+@click.option(
+    "--resume",
+    is_flag=False,
+    flag_value="",
+    metavar="[RUN]",
+    help="Go on with a run from its last checkpoint; without RUN, with the recipe's newest one.",
+)
+@click.option(
+    "--from",
+    "begin_from",
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="Begin a new run from another one's adapter.",
+)
+@click.option("--segments", is_flag=True, help="Show the loss of each part of the reply in the progress lines.")
 @click.option("--plan", "plan_only", is_flag=True, help="Print what training would take, without loading weights.")
 @compute_options
 @force_option
@@ -35,6 +53,9 @@ def lora(
     recipe: Path,
     out: Path | None,
     overrides: tuple[str, ...],
+    resume: str | None,
+    begin_from: Path | None,
+    segments: bool,
     plan_only: bool,
     backend: str,
     device: str,
@@ -48,6 +69,10 @@ def lora(
     from mlxtune.backends import choose
     from mlxtune.recipe import load_recipe
 
+    if resume is not None:
+        for option, given in (("--out", out), ("--force", force), ("--from", begin_from)):
+            if given:
+                raise click.UsageError(f"{option} does not go with --resume, which goes on in the run's own folder")
     loaded = load_recipe(recipe, overrides)
     choice = choose(backend, device)
     if plan_only:
@@ -60,26 +85,62 @@ def lora(
             click.echo(planned.as_text())
         return
 
+    from mlxtune.evaluation.validation_metrics import reply_metrics
+    from mlxtune.runs import open_run
     from mlxtune.training.tune import tune
 
+    resumed = None if resume is None else _run_to_resume(loaded.name, resume)
+    begun_from = None if begin_from is None else open_run(begin_from)
     say(f"backend: {choice.reason}")
-    with _Progress(as_json) as progress:
-        tuned = tune(loaded, choice, out, force, progress.event, progress.say)
+    with _Progress(as_json, segments) as progress:
+        tuned = tune(
+            loaded, choice, out, force, progress.event, progress.say,
+            resume=resumed, begin_from=begun_from, measures=reply_metrics,
+        )  # fmt: skip
     result = {"event": "run", "run": str(tuned.run), **tuned.info}
     if as_json:
         print_json(result, indent=None)
     else:
         click.echo(_summary(tuned.info, str(tuned.run)))
     if tuned.outcome.status == "interrupted":
-        say(f"Interrupted at step {tuned.outcome.step}; adapter and checkpoint are saved in {tuned.run}.")
+        say(
+            f"Interrupted at step {tuned.outcome.progress.step}; adapter and checkpoint are saved in {tuned.run}. "
+            f"Go on with: mlxtune lora {recipe} --resume {tuned.run}"
+        )
         sys.exit(130)
 
 
+def _run_to_resume(recipe_name: str, path: str) -> RunFolder:
+    from mlxtune.errors import RunError
+    from mlxtune.runs import RUNS, latest_checkpointed_run, open_run
+
+    if path:
+        return open_run(Path(path))
+    newest = latest_checkpointed_run(recipe_name)
+    if newest is None:
+        raise RunError(f"no run of {recipe_name!r} with a checkpoint under {RUNS}/; name one: --resume RUN")
+    return newest
+
+
 def _summary(info: dict[str, Any], run: str) -> str:
+    from mlxtune.report.loss_tables import loss_table
+    from mlxtune.report.tables import to_text
+    from mlxtune.training.diagnosis import Diagnosis
+
     valid = "" if info["valid_loss"] is None else f", validation loss {info['valid_loss']:.4f}"
+    early = f" ({info['stopped']})" if info["stopped"] else ""
+    best = info["best"]
+    chosen = (
+        f"; the adapter is that of step {best['step']}, the best"
+        if best and info["adapter_step"] != info["step"]
+        else ""
+    )
+    tables = to_text([loss_table(info["losses"]["train"], info["losses"]["valid"])])
+    diagnosis = "" if info["diagnosis"] is None else f"{Diagnosis(**info['diagnosis']).as_text()}\n\n"
     return (
-        f"{info['status']} after step {info['step']} of {info['steps']['total']}: training loss {info['train_loss']:.4f}{valid}; "
-        f"{info['seconds']:.0f} s, {info['tokens_per_second']:.0f} tokens/s (shared ones counted in each row), peak memory {info['peak_memory_gb']:.2f} GB\n"
+        f"{info['status']} after step {info['step']} of {info['steps']['total']}{early}: training loss {info['train_loss']:.4f}{valid}; "
+        f"{info['seconds']:.0f} s, {info['tokens_per_second']:.0f} tokens/s (shared ones counted in each row), peak memory {info['peak_memory_gb']:.2f} GB{chosen}\n\n"
+        f"{tables}\n\n{diagnosis}"
         f"run: {run}\n"
         f"next: mlxtune evaluate {run}"
     )
@@ -88,8 +149,8 @@ def _summary(info: dict[str, Any], run: str) -> str:
 class _Progress:
     """Shows events: a bar on a terminal, lines elsewhere, objects on stdout with --json."""
 
-    def __init__(self, as_json: bool) -> None:
-        self._as_json = as_json
+    def __init__(self, as_json: bool, segments: bool) -> None:
+        self._as_json, self._segments = as_json, segments
         self._bar: Any = None
         self._total = 0
 
@@ -117,8 +178,20 @@ class _Progress:
         elif event["event"] == "step":
             self._step(event)
         elif event["event"] == "validation":
-            segments = ", ".join(f"{name} {values['loss']:.3f}" for name, values in event["segments"].items())
-            self._line(f"step {event['step']}: validation loss {event['loss']:.4f} ({segments})")
+            self._validation(event)
+
+    def _validation(self, event: Any) -> None:
+        from mlxtune.report.loss_tables import segment_line
+        from mlxtune.training.diagnosis import HEALTHY, TOO_FEW
+
+        selected = event["selected"]
+        metric = f", {selected['metric']} {selected['value']:.3f}" if event["metrics"] else ""
+        ratio = "" if event["ratio"] is None else f", valid/train {event['ratio']:.2f}"
+        verdict = event["diagnosis"]["verdict"]
+        so_far = "" if verdict in (HEALTHY, TOO_FEW) else f"; {verdict}: {event['diagnosis']['evidence']}"
+        self._line(
+            f"step {event['step']}: validation loss {event['loss']:.4f} ({segment_line(event['segments'])}){ratio}{metric}{so_far}"
+        )
 
     def _step(self, event: Any) -> None:
         speed = event["tokens"] / event["seconds"] if event["seconds"] else 0.0
@@ -128,6 +201,8 @@ class _Progress:
             "tok/s": f"{speed:.0f}",
             "GB": f"{event['peak_memory_gb']:.2f}",
         }
+        if self._segments:
+            facts |= {name: f"{values['loss']:.3f}" for name, values in event["segments"].items()}
         if self._bar is not None:
             self._bar.set_postfix(facts, refresh=False)
             self._bar.update()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -65,6 +65,35 @@ def build_examples(rows: Sequence[Row], recipe: Recipe, tokenizer: Tokenizer) ->
             )
         )
     return examples
+
+
+def weigh_examples(
+    examples: Sequence[Example],
+    rows: Sequence[Row],
+    recipe: Recipe,
+    tokenizer: Tokenizer,
+    class_weights: Mapping[str, Mapping[str, float]],
+) -> list[Example]:
+    """The examples with these class weights on the labels' own tokens, all else as it is.
+
+    Args:
+        examples: Of `build_examples`.
+        rows: What they were built of.
+        recipe: What they were built by.
+        tokenizer: What they were built with.
+        class_weights: Field -> label -> weight, in place of the recipe's.
+    """
+    template = ReplyTemplate(recipe.output, class_weights)
+    values = expected_values([rows[example.row] for example in examples], recipe)
+    formatted = [template.format(value) for value in values]
+    replies = tokenizer.encode([text for text, _ in formatted])
+    weights = [
+        mark_tokens(reply, spans, template.segments)[0] for reply, (_, spans) in zip(replies, formatted, strict=True)
+    ]
+    return [
+        replace(example, weights=np.asarray([*own, 1.0], np.float32))
+        for example, own in zip(examples, weights, strict=True)
+    ]
 
 
 def _require_readable(

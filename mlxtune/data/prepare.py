@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mlxtune.data.balance import Balanced, balance
+from mlxtune.data.balance import Balanced, balance, balance_labels
+from mlxtune.data.class_weights import ClassWeights, class_weights
 from mlxtune.data.cleaning import Account, Cleaned, clean_rows
-from mlxtune.data.examples import Example, build_examples, check_lengths
+from mlxtune.data.examples import Example, build_examples, check_lengths, expected_values, weigh_examples
 from mlxtune.data.labels import split_labels
 from mlxtune.data.rows import Row, read_rows
 from mlxtune.data.splitting import HeldOut, hold_out
@@ -28,6 +29,7 @@ class Split:
         left_out: "file:line: N tokens" of each row that did not fit.
         balanced: What balancing did; None where the recipe does not balance.
         held_out: Rows taken out of these to validate with.
+        class_weights: Of the fields that have any, counted over `examples`; None of rows that are not trained on.
     """
 
     rows: Sequence[Row]
@@ -36,6 +38,7 @@ class Split:
     left_out: list[str]
     balanced: Balanced | None = None
     held_out: int = 0
+    class_weights: Mapping[str, ClassWeights] | None = None
 
 
 def training_split(recipe: Recipe, tokenizer: Tokenizer) -> Split:
@@ -50,9 +53,8 @@ def training_split(recipe: Recipe, tokenizer: Tokenizer) -> Split:
         parted = part_rows(rows, recipe)
         rows, held_out = [rows[index] for index in parted.kept], len(parted.held_out)
     split = _split(rows, recipe, tokenizer, account, recipe.data.train)
-    balanced = balance_rows([rows[example.row] for example in split.examples], recipe)
-    examples = split.examples if balanced is None else [split.examples[place] for place in balanced.positions]
-    return Split(rows, examples, account, split.left_out, balanced, held_out)
+    examples, balanced, weights = balance_and_weigh(split.examples, rows, recipe, tokenizer)
+    return replace(split, examples=examples, balanced=balanced, held_out=held_out, class_weights=weights)
 
 
 def validation_split(recipe: Recipe, tokenizer: Tokenizer) -> Split | None:
@@ -128,23 +130,52 @@ def part_rows(rows: Sequence[Row], recipe: Recipe) -> HeldOut:
     return parted
 
 
+def balance_and_weigh(
+    examples: Sequence[Example], rows: Sequence[Row], recipe: Recipe, tokenizer: Tokenizer
+) -> tuple[list[Example], Balanced | None, dict[str, ClassWeights]]:
+    """What is trained on: examples repeated or left out as `data.balance` says, weights as their own counts say.
+
+    Args:
+        examples: Of training rows, each once.
+        rows: What they were built of.
+        recipe: What they were built by.
+        tokenizer: What they were built with.
+    """
+    balanced = balance_rows([rows[example.row] for example in examples], recipe)
+    positions = range(len(examples)) if balanced is None else balanced.positions
+    values = expected_values([rows[example.row] for example in examples], recipe)
+    weights = class_weights(recipe.output, [values[position] for position in positions])
+    counted = {name: one.weights for name, one in weights.items() if one.balanced}
+    if counted:
+        examples = weigh_examples(examples, rows, recipe, tokenizer, counted)
+    return [examples[position] for position in positions], balanced, weights
+
+
 def balance_rows(rows: Sequence[Row], recipe: Recipe) -> Balanced | None:
     """Which of these rows `data.balance` trains on, and how often; None where the recipe does not balance."""
     wanted = recipe.data.balance
     if wanted is None:
         return None
-    return balance([label_class(row, recipe, wanted.field) for row in rows], wanted.method, recipe.train.seed)
+    how = (wanted.method, recipe.train.seed, wanted.ratio, wanted.max_repeats)
+    if wanted.by == "labels" and isinstance(recipe.output.fields[wanted.field], LabelsField):
+        return balance_labels([_labels(row, recipe, wanted.field) for row in rows], *how)
+    return balance([label_class(row, recipe, wanted.field) for row in rows], *how)
 
 
 def label_class(row: Row, recipe: Recipe, name: str) -> str:
     """The label of a field in a row, or its set of labels in one order, as one text."""
+    return ", ".join(_labels(row, recipe, name))
+
+
+def _labels(row: Row, recipe: Recipe, name: str) -> list[str]:
+    """The labels of a field in a row, each once, in one order."""
     field = recipe.output.fields[name]
     value = row.fields.get(name)
     if not isinstance(field, LabelsField):
-        return str("" if value is None else value).strip()
+        return [str("" if value is None else value).strip()]
     found = set(split_labels(value, field.separator, field.labels))
     order = [label for label in field.labels or [] if label in found]
-    return ", ".join([*order, *sorted(found.difference(order))])
+    return [*order, *sorted(found.difference(order))]
 
 
 def require_every_label(recipe: Recipe, account: Account) -> None:

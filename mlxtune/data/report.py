@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 
 from mlxtune.data.balance import Balanced
+from mlxtune.data.class_weights import ClassWeights
 from mlxtune.data.cleaning import Account, Cleaned
 from mlxtune.data.examples import Example, build_examples, row_problems
 from mlxtune.data.first_tokens import Collision, first_token_collisions
 from mlxtune.data.labels import split_labels
 from mlxtune.data.leaks import Leak, find_leaks
 from mlxtune.data.prepare import (
-    balance_rows,
+    balance_and_weigh,
     clean,
     label_class,
     part_rows,
@@ -123,6 +124,7 @@ class SplitReport:
         too_long: Rows longer than `train.max_tokens`.
         held_out: Rows held out of it to validate with.
         balanced: What balancing did; None where the recipe does not balance this split.
+        class_weights: Of the fields that have any, counted over `rows`; of the training rows only.
         rows: What is trained on, validated with or tested on; a row repeated to balance stands there repeatedly.
         lengths: Prompt and reply, of each usable row once, in tokens.
         reply_lengths: Reply with its end of turn.
@@ -141,6 +143,7 @@ class SplitReport:
     too_long: int
     held_out: int
     balanced: Balanced | None
+    class_weights: Mapping[str, ClassWeights]
     rows: Sequence[Row]
     lengths: Lengths
     reply_lengths: Lengths
@@ -174,11 +177,8 @@ class SplitReport:
             "unusable": self.unusable,
             "too_long": self.too_long,
             "held_out": self.held_out,
-            "balance": None if self.balanced is None else {
-                "before": dict(self.balanced.before),
-                "after": dict(self.balanced.after),
-                "most_repeats": self.balanced.most_repeats,
-            },
+            "balance": None if self.balanced is None else self.balanced.as_json(),
+            "class_weights": {name: weights.as_json() for name, weights in self.class_weights.items()},
             "rows": len(self.rows),
             "tokens": self.lengths.as_json(),
             "reply_tokens": self.reply_lengths.as_json(),
@@ -228,6 +228,7 @@ class DataReport:
         return {
             "recipe": self.recipe.name,
             "max_tokens": self.recipe.train.max_tokens,
+            "loss_weights": {name: field.loss_weight for name, field in self.recipe.output.fields.items()},
             "splits": {name: split.as_json() for name, split in self.splits.items()},
             "leaks": [
                 {
@@ -350,9 +351,10 @@ class _Draft:
         examples = build_examples(usable, recipe, self.tokenizer)
         fitting = self._fitting(name, usable, examples)
         used = [usable[example.row] for example in fitting]
-        balanced = balance_rows(used, recipe) if name == "train" and used else None
-        if balanced is not None:
-            fitting = [fitting[place] for place in balanced.positions]
+        balanced: Balanced | None = None
+        weights: Mapping[str, ClassWeights] = {}
+        if name == "train" and used:
+            fitting, balanced, weights = balance_and_weigh(fitting, usable, recipe, self.tokenizer)
         final = [usable[example.row] for example in fitting]
         if not final and name != "test":
             self.refusals.append(f"{getattr(recipe.data, name) or recipe.data.train}: no row is left to use")
@@ -370,6 +372,7 @@ class _Draft:
             too_long=sum(example.n_tokens > recipe.train.max_tokens for example in examples),
             held_out=len(valid or ()),
             balanced=balanced,
+            class_weights=weights,
             rows=final,
             lengths=Lengths.of([example.n_tokens for example in examples]),
             reply_lengths=Lengths.of([len(example.reply) for example in examples]),

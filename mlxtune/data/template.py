@@ -56,11 +56,23 @@ class Reply:
 class ReplyTemplate:
     """The reply as a recipe's `output` section describes it."""
 
-    def __init__(self, output: OutputSection) -> None:
+    def __init__(self, output: OutputSection, class_weights: Mapping[str, Mapping[str, float]] | None = None) -> None:
+        """Of a recipe's output.
+
+        Args:
+            output: The recipe's.
+            class_weights: Field -> label -> weight, for fields whose weights come from the training rows; without them
+                all labels of such a field weigh 1.
+        """
         pieces = PLACEHOLDER.split(output.template)
         self.fields: dict[str, Field] = {name: output.fields[name] for name in pieces[1::2]}
         self._literals = pieces[0::2]
         self.segments = (TEMPLATE_SEGMENT, *self.fields)
+        given = {name: getattr(field, "class_weights", {}) for name, field in self.fields.items()}
+        self._class_weights: dict[str, Mapping[str, float]] = {
+            name: {} if weights == "balanced" else weights for name, weights in given.items()
+        } | dict(class_weights or {})
+        self.label_fields = tuple(name for name, field in self.fields.items() if not isinstance(field, TextField))
 
     # Rows to replies
 
@@ -87,7 +99,8 @@ class ReplyTemplate:
         """
         pieces: list[tuple[str, str, float]] = [(self._literals[0], TEMPLATE_SEGMENT, 1.0)]
         for (name, field), literal in zip(self.fields.items(), self._literals[1:], strict=True):
-            pieces += [(text, name, weight) for text, weight in _weighted_pieces(field, values[name])]
+            weighted = _weighted_pieces(field, values[name], self._class_weights[name])
+            pieces += [(text, name, weight) for text, weight in weighted]
             pieces.append((literal, TEMPLATE_SEGMENT, 1.0))
         spans: list[Span] = []
         text = ""
@@ -178,17 +191,17 @@ def _canonical(name: str, field: LabelsField, labels: Sequence[str]) -> tuple[st
     return tuple(sorted(chosen, key=field.labels.index)) if field.labels else tuple(chosen)
 
 
-def _weighted_pieces(field: Field, value: Value) -> list[tuple[str, float]]:
+def _weighted_pieces(field: Field, value: Value, class_weights: Mapping[str, float]) -> list[tuple[str, float]]:
     """The text of a value in pieces with their loss weights: class weights lie on the label's own characters."""
     if isinstance(field, TextField):
         return [(str(value), field.loss_weight)]
     if isinstance(field, LabelField):
-        return [(str(value), field.loss_weight * field.class_weights.get(str(value), 1.0))]
+        return [(str(value), field.loss_weight * class_weights.get(str(value), 1.0))]
     pieces: list[tuple[str, float]] = []
     for label in value:
         if pieces:
             pieces.append((field.separator, field.loss_weight))
-        pieces.append((label, field.loss_weight * field.class_weights.get(label, 1.0)))
+        pieces.append((label, field.loss_weight * class_weights.get(label, 1.0)))
     return pieces
 
 

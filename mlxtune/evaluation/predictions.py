@@ -149,9 +149,7 @@ def write_predictions(
             if batch[0] in found:
                 continue
             start = time.perf_counter()
-            replies = model.generate(
-                [prompts[i] for i in batch], recipe.evaluate.max_new_tokens, tokenizer.stop_tokens, constraint
-            )
+            replies = _generate(batch, prompts, recipe, model, tokenizer, constraint)
             seconds += time.perf_counter() - start
             for i, reply in zip(batch, replies, strict=True):
                 found[i] = _prediction(i, rows[i], recipe, template, expected[i], reply, tokenizer, decoding)
@@ -166,6 +164,21 @@ def write_predictions(
     if key is not None:
         resume.note(path, key, seconds, finished=True)
     return Answers(in_order, seconds)
+
+
+def predictions_of(
+    rows: Sequence[Row], recipe: Recipe, model: Model, tokenizer: Tokenizer, constraint: Constraint | None = None
+) -> list[Prediction]:
+    """A model's replies to rows, kept nowhere; arguments and errors as for `write_predictions`."""
+    decoding = FREE if constraint is None else CONSTRAINED
+    expected, prompts = expected_values(rows, recipe), prompt_ids(rows, recipe, tokenizer)
+    template = ReplyTemplate(recipe.output)
+    found: dict[int, Prediction] = {}
+    for batch in batches(prompts, recipe.evaluate.batch_size):
+        replies = _generate(batch, prompts, recipe, model, tokenizer, constraint)
+        for i, reply in zip(batch, replies, strict=True):
+            found[i] = _prediction(i, rows[i], recipe, template, expected[i], reply, tokenizer, decoding)
+    return [found[i] for i in range(len(rows))]
 
 
 def replace_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
@@ -350,6 +363,18 @@ def _line(prediction: Prediction) -> dict[str, Any]:
     """The object of one line."""
     content = asdict(prediction)
     return {name: value for name, value in content.items() if name not in _OPTIONAL or value is not None}
+
+
+def _generate(
+    batch: Sequence[int],
+    prompts: Sequence[Sequence[int]],
+    recipe: Recipe,
+    model: Model,
+    tokenizer: Tokenizer,
+    constraint: Constraint | None,
+) -> list[Generation]:
+    limit = recipe.evaluate.max_new_tokens
+    return model.generate([prompts[i] for i in batch], limit, tokenizer.stop_tokens, constraint)
 
 
 def _prediction(

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlxtune.data.balance import Balanced
 from mlxtune.data.cleaning import Account
 from mlxtune.data.report import DataReport, Finding, Lengths, SplitReport
 from mlxtune.data.rows import Row
@@ -22,6 +23,7 @@ LIMIT = 20  # findings of one kind that are shown; the rest are counted
 MAX_LEFT_IN = 5  # of those that are only duplicates or of low quality
 MAX_LABELS = 40
 MAX_SETS = 12
+MAX_UNEVEN = 6  # classes that balancing could not even out, the rarest
 MAX_TOGETHER = 8  # labels whose co-occurrence fits as a table; of more, the commonest pairs
 MAX_TEXT = 60
 
@@ -44,6 +46,7 @@ def data_tables(report: DataReport) -> list[RenderableType]:
     tables += _label_tables(report)
     tables += _set_tables(report)
     tables += _together(report.splits["train"])
+    tables += _weight_tables(report)
     for title, lines in _sections(report):
         tables.append(Text("\n".join([title, *(f"  {line}" for line in lines)])))
     return tables
@@ -67,9 +70,10 @@ def account_lines(name: str, split: SplitReport, report: DataReport) -> list[str
     if split.too_long and report.recipe.train.over_long == "drop" and name != "test":
         lines.append(f"{-split.too_long:>8,} longer than train.max_tokens")
     if split.balanced is not None:
-        change = len(split.rows) - sum(split.balanced.before.values())
+        change = len(split.rows) - split.balanced.n_before
         how = f"repeated, one row up to {split.balanced.most_repeats} times," if change >= 0 else "left out"
         lines.append(f"{change:>+8,} {how} to balance {getattr(report.recipe.data.balance, 'field', '')}")
+        lines += balance_lines(split.balanced, report)
     lines.append(f"{len(split.rows):>8,} rows to {_USES[name]}")
     for field, share in split.several_before.items():
         after = split.several_after[field]
@@ -82,6 +86,26 @@ def account_lines(name: str, split: SplitReport, report: DataReport) -> list[str
     left_in = _left_in(split)
     if left_in:
         lines.append(f"  left in: {left_in}")
+    return lines
+
+
+def balance_lines(balanced: Balanced, report: DataReport) -> list[str]:
+    """How even the rows became, and which labels, or sets of them, balancing could not bring as near as was asked."""
+    wanted = report.recipe.data.balance
+    assert wanted is not None
+    field = report.recipe.output.fields[wanted.field]
+    one, several = ("set", "sets") if wanted.by == "sets" and field.kind == "labels" else ("label", "labels")
+    reached = f"{balanced.ratio_before:.3g} -> {balanced.ratio_reached:.3g}"
+    lines = [f"         rarest {one} / commonest {one}: {reached}; data.balance.ratio is {wanted.ratio:g}"]
+    if balanced.uneven:
+        capped = balanced.most_repeats == wanted.max_repeats and wanted.method == "oversample"
+        limit = (
+            f"; data.balance.max_repeats is {wanted.max_repeats}" if capped else "; they share rows with other labels"
+        )
+        named = [f"{name} {balanced.before[name]:,} -> {count:,}" for name, count in balanced.uneven.items()]
+        more = f", and {len(named) - MAX_UNEVEN:,} more" if len(named) > MAX_UNEVEN else ""
+        shown = _limited(["; ".join(named[-MAX_UNEVEN:]) + more], 1)[0]
+        lines.append(f"         {len(named):,} {one if len(named) == 1 else several} short of that{limit}: {shown}")
     return lines
 
 
@@ -184,6 +208,31 @@ def _together(train: SplitReport) -> list[RenderableType]:
                 _text(one), *("" if one == other else f"{rows:,}" for other, rows in zip(labels, cells, strict=True))
             )
         tables.append(_titled(f"{field}: training rows with both labels", table))
+    return tables
+
+
+def _weight_tables(report: DataReport) -> list[RenderableType]:
+    """What labels weigh in the loss, a table a field; fields without class weights in one line, if any weighs not 1."""
+    from rich.text import Text
+
+    tables: list[RenderableType] = []
+    of_train = report.splits["train"].class_weights
+    for name, weights in of_train.items():
+        table = _table("label")
+        for column in ("rows to train on", "class weight", "x loss weight"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for label, count in list(weights.counts.items())[:MAX_LABELS]:
+            own = weights.weights[label]
+            table.add_row(_text(label), f"{count:,}", f"{own:.4g}", f"{own * weights.loss_weight:.4g}")
+        how = "balanced" if weights.balanced else "given"
+        title = f"{name}: class weights, {how}; loss weight {weights.loss_weight:g}"
+        more = f", the first {MAX_LABELS} of {len(weights.counts):,}" if len(weights.counts) > MAX_LABELS else ""
+        tables.append(_titled(title + more, table))
+        if weights.balanced and (nowhere := weights.without_rows):
+            tables.append(Text(f"{name}: no row to count, so they weigh 1: {_limited([', '.join(nowhere)], 1)[0]}"))
+    others = {name: field.loss_weight for name, field in report.recipe.output.fields.items() if name not in of_train}
+    if any(weight != 1 for weight in others.values()):
+        tables.append(Text("loss weights: " + ", ".join(f"{name} {weight:g}" for name, weight in others.items())))
     return tables
 
 

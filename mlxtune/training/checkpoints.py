@@ -1,17 +1,84 @@
-"""Checkpoints of a run: the last and the best, each whole, older ones removed."""
+"""Checkpoints of a run: adapter, optimizer and how far training had come. Each is whole, checksummed and on the disk.
+
+    checkpoints.save(model, progress)                    # written beside its place, flushed, renamed
+    progress = checkpoints.restore(model, say)           # the last one that is intact
+
+Kept are the last, the one before it, in case the last is damaged, and the best.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from mlxtune.backends.base import Model
+from mlxtune.errors import RunError, TrainingError
 from mlxtune.files import whole_folder, write_json
+from mlxtune.training.diagnosis import Point
+
+STATE_FILE = "state.json"
+FORMAT = 1  # raise it when a state says something else than before
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best validation so far: of which metric, its value, after which step."""
+
+    metric: str
+    value: float
+    step: int
+
+    @property
+    def checkpoint(self) -> str:
+        """Name of its checkpoint."""
+        return checkpoint_name(self.step)
+
+    def as_json(self) -> dict[str, Any]:
+        """For run.json."""
+        return {**asdict(self), "checkpoint": self.checkpoint}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a training has come. Everything else about it follows from the recipe, the data and the step.
+
+    Attributes:
+        step: Optimizer steps taken.
+        tokens: Tokens trained on.
+        seconds: Time that took.
+        train_loss: Loss of the last step.
+        valid_loss: Last validation loss.
+        best: Best validation so far.
+        since_best: Validations since then.
+        validated: Step of the last validation.
+        validations: What a diagnosis looks at.
+    """
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    train_loss: float | None = None
+    valid_loss: float | None = None
+    best: Best | None = None
+    since_best: int = 0
+    validated: int = 0
+    validations: tuple[Point, ...] = ()
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Progress:
+        """What `asdict` made of one."""
+        best = content["best"]
+        read = cls(**{**content, "best": Best(**best) if best else None})
+        return replace(read, validations=tuple(Point(**one) for one in content["validations"]))
 
 
 class Checkpoints:
-    """Writes checkpoints under one folder.
+    """The checkpoints under one folder.
 
     Args:
         folder: The run's checkpoints/.
@@ -19,30 +86,108 @@ class Checkpoints:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._best: tuple[float, str] | None = None
 
-    def save(self, step: int, model: Model, epoch: float, valid_loss: float | None) -> Path:
-        """Save the state after `step`, and remove all but this one and the best so far by validation loss.
+    def save(self, model: Model, progress: Progress) -> Path:
+        """Save the state after a step, and remove all but this one, the one before it and the best.
 
-        The checkpoint is there whole or not at all.
+        Raises:
+            TrainingError: It cannot be written; those before it are as they were. Says how much room it takes.
         """
-        name = f"step-{step:06d}"
-        with whole_folder(self._folder / name) as new:
-            model.save_state(new)
-            write_json(new / "state.json", {"step": step, "epoch": epoch, "valid_loss": valid_loss})
-        if valid_loss is not None and (self._best is None or valid_loss < self._best[0]):
-            self._best = (valid_loss, name)
-        best = self._best[1] if self._best else None
+        from safetensors import SafetensorError
+
+        name = checkpoint_name(progress.step)
+        try:
+            with whole_folder(self._folder / name, durable=True) as new:
+                model.save_state(new)
+                state = {"format": FORMAT, "files": _checksums(new), "progress": asdict(progress)}
+                write_json(new / STATE_FILE, {**state, "checksum": _checksum_of(state)})
+        except (OSError, SafetensorError) as error:
+            raise TrainingError(self._cannot_write(progress.step, model, error)) from error
+        best = progress.best.checkpoint if progress.best else None
         write_json(self._folder / "index.json", {"last": name, "best": best})
-        for other in self._folder.glob("step-*"):
-            if other.name not in (name, best):
-                shutil.rmtree(other)
+        kept = {*self._names()[:2], best}
+        for other in self._names():
+            if other not in kept:
+                shutil.rmtree(self._folder / other)
         return self._folder / name
 
-    @property
-    def best(self) -> tuple[float, str] | None:
-        """Validation loss and name of the best checkpoint so far."""
-        return self._best
+    def restore(self, model: Model, say: Callable[[str], None]) -> Progress:
+        """Load the last intact state into a model that is prepared for training.
+
+        Args:
+            model: With the same adapter.
+            say: Told of each checkpoint that is damaged.
+
+        Raises:
+            RunError: There is none.
+            AdapterError: It is of another adapter.
+        """
+        self._remove_unfinished()
+        for folder, progress in self._intact(say):
+            model.load_state(folder)
+            self._forget_after(progress.step)
+            return progress
+        raise RunError(f"{self._folder}: holds no intact checkpoint to go on from; train anew with --force")
+
+    def last(self, say: Callable[[str], None] = lambda text: None) -> Progress | None:
+        """How far the last intact checkpoint had come; None if there is none."""
+        return next((progress for _, progress in self._intact(say)), None)
+
+    def path_of(self, best: Best) -> Path:
+        """The folder of the best checkpoint.
+
+        Raises:
+            RunError: It is gone or damaged.
+        """
+        folder = self._folder / best.checkpoint
+        if _read_intact(folder) is None:
+            raise RunError(f"{folder}: the best checkpoint, of step {best.step}, is missing or damaged")
+        return folder
+
+    def _names(self) -> list[str]:
+        """Names of all checkpoints, the last first."""
+        return sorted((path.name for path in self._folder.glob("step-*") if path.is_dir()), key=_step_of, reverse=True)
+
+    def _intact(self, say: Callable[[str], None]) -> Iterator[tuple[Path, Progress]]:
+        for name in self._names():
+            progress = _read_intact(self._folder / name)
+            if progress is None:
+                say(f"{self._folder / name}: is damaged; going back to the checkpoint before it")
+            else:
+                yield self._folder / name, progress
+
+    def _forget_after(self, step: int) -> None:
+        """Remove checkpoints of steps that are taken anew; they are the damaged ones."""
+        for name in self._names():
+            if _step_of(name) > step:
+                shutil.rmtree(self._folder / name)
+
+    def _remove_unfinished(self) -> None:
+        """Remove what a process that was killed while writing left behind."""
+        for path in self._folder.glob(".step-*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _cannot_write(self, step: int, model: Model, error: Exception) -> str:
+        needed = 3 * sum(value.nbytes for value in model.adapter_weights().values())  # values and AdamW's two moments
+        reason = getattr(error, "strerror", None) or error
+        try:
+            free = f"{shutil.disk_usage(self._folder).free / 1e6:,.0f} MB are free"
+        except OSError:
+            free = "how much is free is unknown"
+        return (
+            f"step {step}: the checkpoint cannot be written to {self._folder}: {reason}; it takes {needed / 1e6:,.1f} MB "
+            f"and {free}. Last good checkpoint: {last_good(self._folder)}. Make room, then go on with --resume"
+        )
+
+
+def checkpoint_name(step: int) -> str:
+    """Name of the checkpoint after a step."""
+    return f"step-{step:06d}"
+
+
+def _step_of(name: str) -> int:
+    number = name.removeprefix("step-")
+    return int(number) if number.isdigit() else -1
 
 
 def last_good(folder: Path) -> str:
@@ -51,3 +196,25 @@ def last_good(folder: Path) -> str:
         return str(folder / json.loads((folder / "index.json").read_text(encoding="utf-8"))["last"])
     except (OSError, ValueError, KeyError):
         return "none"
+
+
+def _read_intact(folder: Path) -> Progress | None:
+    """What a checkpoint says, if every file is as it was written."""
+    try:
+        content = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+        checksum = content.pop("checksum")
+        if checksum != _checksum_of(content) or content["format"] != FORMAT or content["files"] != _checksums(folder):
+            return None
+        return Progress.from_json(content["progress"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file of a checkpoint but its state."""
+    files = sorted(path for path in folder.iterdir() if path.name != STATE_FILE)
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def _checksum_of(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -4,27 +4,35 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TextIO
+from dataclasses import dataclass, replace
+from typing import IO, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mlxtune.backends.adapter import Adapter, write_adapter
 from mlxtune.backends.base import Backend, Batch, LoraSpec, Model, OptimizerSpec, StepResult
+from mlxtune.backends.state import read_state
 from mlxtune.data.batches import batches, epoch_order, sequential_order, shared_prefix
 from mlxtune.data.examples import Example
 from mlxtune.data.template import ReplyTemplate
 from mlxtune.errors import TrainingError
-from mlxtune.recipe import Recipe
+from mlxtune.files import write_text
+from mlxtune.recipe import VALID_LOSS, Recipe
 from mlxtune.runs import RunFolder
-from mlxtune.training.checkpoints import Checkpoints, last_good
+from mlxtune.training.checkpoints import Best, Checkpoints, Progress, checkpoint_name, last_good
+from mlxtune.training.diagnosis import Point, diagnose, fixed_sample
 from mlxtune.training.interrupt import Interrupt
 from mlxtune.training.schedule import Schedule
+from mlxtune.training.selection import Selection
 from mlxtune.training.validation import segment_losses, validate
 
 Event = Mapping[str, Any]
+# Metrics by name ("intents.exact_match") of the replies that a model now gives.
+Measure = Callable[[Model], Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -46,15 +54,21 @@ class Steps:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How training ended: 'finished' or 'interrupted', after which step, with which last losses."""
+    """How training ended.
+
+    Attributes:
+        status: 'finished' or 'interrupted'.
+        progress: How far it came.
+        adapter_step: Step whose adapter the run has.
+        train_segments: Loss and accuracy of a sample of the training rows by segment, where nothing was validated.
+        stopped: Why it ended before its last step, as a clause; None if it did not.
+    """
 
     status: str
-    step: int
-    train_loss: float
-    valid_loss: float | None
-    best: tuple[float, str] | None
-    seconds: float
-    tokens: int
+    progress: Progress
+    adapter_step: int
+    train_segments: Mapping[str, Mapping[str, float]] | None
+    stopped: str | None
 
 
 def train(
@@ -66,6 +80,9 @@ def train(
     held_out: Sequence[Example],
     run: RunFolder,
     watch: Callable[[Event], None],
+    measure: Measure | None = None,
+    resume: bool = False,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Outcome:
     """Train the adapter that is attached to `model`, and write it with its metrics into the run folder.
 
@@ -78,76 +95,201 @@ def train(
         held_out: Validation examples; may be empty.
         run: Where metrics.jsonl, checkpoints/ and adapter/ go.
         watch: Called with each event that metrics.jsonl gets.
+        measure: Metrics of the replies that the model now gives; needed where the recipe selects by one.
+        resume: Go on from the run's last intact checkpoint.
+        say: Told of what went wrong and was dealt with.
 
     Raises:
-        TrainingError: A loss or gradient is not finite; the last good checkpoint stays.
+        TrainingError: A loss or gradient is not finite, or a checkpoint cannot be written; the last good one stays.
+        RunError: There is no checkpoint to go on from.
     """
-    settings = recipe.train
-    steps = Steps.of(len(examples), recipe)
-    schedule = Schedule(
-        settings.schedule, settings.learning_rate, steps.planned, round(settings.warmup_ratio * steps.planned)
+    training = _Training(model, backend, recipe, spec, examples, held_out, run, measure)
+    model.prepare_training(
+        OptimizerSpec(recipe.train.weight_decay, recipe.train.max_grad_norm, recipe.train.seed),
+        recipe.train.gradient_checkpointing,
     )
-    segments = ReplyTemplate(recipe.output).segments
-    checkpoints = Checkpoints(run.checkpoints)
-    order = Order(examples, settings.batch_size, settings.gradient_accumulation, settings.seed)
-    validation = fixed_batches(held_out, settings.batch_size)
-    optimizer = OptimizerSpec(settings.weight_decay, settings.max_grad_norm, settings.seed)
-    model.prepare_training(optimizer, settings.gradient_checkpointing)
+    if resume:
+        training.restore(say)
     backend.peak_memory_bytes(reset=True)
+    mode = "a" if resume else "w"
+    with run.metrics_file.open(mode, encoding="utf-8") as stream, Interrupt() as interrupt:
+        return training.go(_Log(stream, watch), interrupt)
 
-    started = time.perf_counter()
-    tokens, train_loss, valid_loss, status = 0, math.nan, None, "finished"
-    with run.metrics_file.open("w", encoding="utf-8") as stream, Interrupt() as interrupt:
-        log = _Log(stream, watch)
-        log.write(event="begin", steps=steps.total, steps_per_epoch=steps.per_epoch)
-        step = 0
-        while step < steps.total:
-            step += 1
-            step_started = time.perf_counter()
-            step_batches = order.step(step)
-            result = model.train_step(step_batches, schedule.rate(step), step, len(segments))
-            _require_finite(result, step, step_batches, run)
-            seconds = time.perf_counter() - step_started
-            n_tokens = sum(count_tokens(batch) for batch in step_batches)
-            tokens, train_loss = tokens + n_tokens, result.loss
-            log.write(
-                event="step",
-                step=step,
-                epoch=round(step / steps.per_epoch, 4),
-                loss=result.loss,
-                learning_rate=schedule.rate(step),
-                grad_norm=result.grad_norm,
-                tokens=n_tokens,
-                seconds=round(seconds, 4),
-                peak_memory_gb=round(backend.peak_memory_bytes() / 1e9, 4),
-                segments=segment_losses(result.segment_nats, result.segment_tokens, segments),
-            )
-            last = step == steps.total or interrupt.requested
-            validated = False
-            if (
-                validation
-                and not interrupt.requested
-                and (last or _due(step, settings.evaluate_every, steps.per_epoch))
-            ):
-                found = validate(model, validation, segments)
-                if not math.isfinite(found.loss):
-                    raise TrainingError(_not_finite(step, f"validation loss {found.loss:.4g}", run))
-                valid_loss, validated = found.loss, True
-                log.write(event="validation", step=step, loss=found.loss, segments=found.segments, metrics={})
-            last |= interrupt.requested  # Ctrl-C may have come while validating
-            if last or (_due(step, settings.save_every, steps.per_epoch) if settings.save_every else validated):
-                weights = model.adapter_weights()
-                if not all(np.isfinite(value).all() for value in weights.values()):
-                    raise TrainingError(_not_finite(step, "the adapter holds a value that is no number", run))
-                checkpoints.save(step, model, step / steps.per_epoch, valid_loss if validated else None)
-                write_adapter(run.adapter, Adapter(spec, weights, recipe.model.path), _blocks(model))
-                log.write(event="checkpoint", step=step, name=f"step-{step:06d}")
-            if interrupt.requested:
-                status = "interrupted" if step < steps.total else "finished"
-                break
+
+class _Training:
+    """One training; arguments as for `train`. Its progress is all of its state beside the model's."""
+
+    def __init__(
+        self,
+        model: Model,
+        backend: Backend,
+        recipe: Recipe,
+        spec: LoraSpec,
+        examples: Sequence[Example],
+        held_out: Sequence[Example],
+        run: RunFolder,
+        measure: Measure | None,
+    ) -> None:
+        settings = recipe.train
+        self._model, self._backend, self._spec, self._run = model, backend, spec, run
+        self._recipe, self._settings, self._measure = recipe, settings, measure
+        self._steps = steps = Steps.of(len(examples), recipe)
+        warmup = round(settings.warmup_ratio * steps.planned)
+        self._schedule = Schedule(settings.schedule, settings.learning_rate, steps.planned, warmup)
+        template = ReplyTemplate(recipe.output)
+        self._segments, self._label_fields = template.segments, template.label_fields
+        self._order = Order(examples, settings.batch_size, settings.gradient_accumulation, settings.seed)
+        self._validation = fixed_batches(held_out, settings.batch_size)
+        sample = [examples[index] for index in fixed_sample(len(examples), settings.seed)]
+        self._sample = fixed_batches(sample, settings.batch_size)
+        self._selection = Selection.of(recipe)
+        self._checkpoints = Checkpoints(run.checkpoints)
+        self._progress = Progress()
+        self._saved = 0  # step of the last checkpoint
+
+    def restore(self, say: Callable[[str], None]) -> None:
+        """Go back to the last intact checkpoint, in the model, in metrics.jsonl and here."""
+        self._progress = self._checkpoints.restore(self._model, say)
+        self._saved = self._progress.step
+        _cut_metrics(self._run, self._saved)
+
+    def go(self, log: _Log, interrupt: Interrupt) -> Outcome:
+        """Train to the end, or until told to stop."""
+        if not self._progress.step:
+            log.write(event="begin", steps=self._steps.total, steps_per_epoch=self._steps.per_epoch)
+        # An interruption may have left the validation undone that was due after its step.
+        stopped = self._follow_up(log, interrupt) if self._progress.step else None
+        while self._progress.step < self._steps.total and not interrupt.requested and not stopped:
+            self._step(log)
+            stopped = self._follow_up(log, interrupt)
+        progress = self._progress
+        status = "interrupted" if progress.step < self._steps.total and not stopped else "finished"
+        adapter_step = self._write_adapter(best=self._settings.load_best and status == "finished")
+        log.write(
+            event="end", step=progress.step, status=status, seconds=round(progress.seconds, 3), tokens=progress.tokens,
+            adapter_step=adapter_step, stopped=stopped,
+        )  # fmt: skip
+        train_segments = None if progress.validations else self._losses_of_training()
+        return Outcome(status, progress, adapter_step, train_segments, stopped)
+
+    def _step(self, log: _Log) -> None:
+        """One optimizer step."""
+        step = self._progress.step + 1
+        started = time.perf_counter()
+        step_batches = self._order.step(step)
+        result = self._model.train_step(step_batches, self._schedule.rate(step), step, len(self._segments))
+        _require_finite(result, step, step_batches, self._run)
         seconds = time.perf_counter() - started
-        log.write(event="end", step=step, status=status, seconds=round(seconds, 3), tokens=tokens)
-    return Outcome(status, step, train_loss, valid_loss, checkpoints.best, seconds, tokens)
+        tokens = sum(count_tokens(batch) for batch in step_batches)
+        self._progress = replace(
+            self._progress,
+            step=step,
+            tokens=self._progress.tokens + tokens,
+            seconds=self._progress.seconds + seconds,
+            train_loss=result.loss,
+        )
+        log.write(
+            event="step",
+            step=step,
+            epoch=self._epoch,
+            loss=result.loss,
+            learning_rate=self._schedule.rate(step),
+            grad_norm=result.grad_norm,
+            tokens=tokens,
+            seconds=round(seconds, 4),
+            peak_memory_gb=round(self._backend.peak_memory_bytes() / 1e9, 4),
+            segments=segment_losses(result.segment_nats, result.segment_tokens, self._segments),
+        )
+
+    def _follow_up(self, log: _Log, interrupt: Interrupt) -> str | None:
+        """Validate and save where it is due after a step; why training stops early, if it does."""
+        step = self._progress.step
+        last = step == self._steps.total
+        validates = self._validation and (last or step % (self._settings.evaluate_every or self._steps.per_epoch) == 0)
+        improved = False
+        if validates and self._progress.validated != step and not interrupt.requested:
+            improved = self._validate(log)
+        stopped = self._out_of_patience()
+        saves = step % self._settings.save_every == 0 if self._settings.save_every else validates
+        if improved or (self._saved != step and (saves or last or stopped or interrupt.requested)):
+            self._save(log)
+        return stopped
+
+    def _validate(self, log: _Log) -> bool:
+        """Measure the validation rows; whether they are the best so far."""
+        step = self._progress.step
+        started = time.perf_counter()
+        found, on_train = (
+            validate(self._model, batches, self._segments, self._label_fields)
+            for batches in (self._validation, self._sample)
+        )
+        if not math.isfinite(found.loss):
+            raise TrainingError(_not_finite(step, f"validation loss {found.loss:.4g}", self._run))
+        metrics = dict(self._measure(self._model)) if self._measure and self._selection.needs_replies else {}
+        point = Point(step, self._epoch, on_train.loss, found.loss)
+        points = (*self._progress.validations, point)
+        value = {VALID_LOSS: found.loss, **metrics}[self._selection.metric]
+        log.write(
+            event="validation",
+            step=step,
+            epoch=self._epoch,
+            loss=found.loss,
+            segments=found.segments,
+            metrics=metrics,
+            selected={"metric": self._selection.metric, "value": value},
+            train={"loss": on_train.loss, "segments": on_train.segments},
+            ratio=point.ratio if math.isfinite(point.ratio) else None,
+            diagnosis=diagnose(points, self._recipe).as_json(),
+            seconds=round(time.perf_counter() - started, 4),
+        )
+        best = self._progress.best
+        improved = self._selection.improves(value, best.value if best else None)
+        self._progress = replace(
+            self._progress,
+            valid_loss=found.loss,
+            best=Best(self._selection.metric, value, step) if improved else best,
+            since_best=0 if improved else self._progress.since_best + 1,
+            validated=step,
+            validations=points,
+        )
+        return improved
+
+    def _losses_of_training(self) -> dict[str, dict[str, float]]:
+        """Where the loss of the sample of training rows comes from, by segment."""
+        return validate(self._model, self._sample, self._segments, self._label_fields).segments
+
+    def _save(self, log: _Log) -> None:
+        """A checkpoint, and the adapter as it is now."""
+        step = self._progress.step
+        if not all(np.isfinite(value).all() for value in self._model.adapter_weights().values()):
+            raise TrainingError(_not_finite(step, "the adapter holds a value that is no number", self._run))
+        log.sync()  # what a checkpoint follows from is on the disk before it
+        self._checkpoints.save(self._model, self._progress)
+        self._saved = step
+        self._write_adapter(best=False)
+        log.write(event="checkpoint", step=step, name=checkpoint_name(step))
+
+    def _write_adapter(self, best: bool) -> int:
+        """The run's adapter: the best one or that of now; the step it is of."""
+        progress = self._progress
+        weights: Mapping[str, NDArray[np.float32]] = self._model.adapter_weights()
+        step = progress.step
+        if best and progress.best and progress.best.step != step:
+            weights = read_state(self._checkpoints.path_of(progress.best), self._spec.layers).weights
+            step = progress.best.step
+        write_adapter(self._run.adapter, Adapter(self._spec, weights, self._recipe.model.path), _blocks(self._model))
+        return step
+
+    def _out_of_patience(self) -> str | None:
+        """Why training stops early, if it does."""
+        best, since, patience = self._progress.best, self._progress.since_best, self._selection.patience
+        if patience is None or since < patience or best is None:
+            return None
+        return f"{best.metric} was best at step {best.step} ({best.value:.4g}) and has not improved for {since} validations"
+
+    @property
+    def _epoch(self) -> float:
+        return round(self._progress.step / self._steps.per_epoch, 4)
 
 
 class Order:
@@ -192,7 +334,7 @@ def count_tokens(batch: Batch) -> int:
 class _Log:
     """metrics.jsonl, a line an event, and whoever watches."""
 
-    def __init__(self, stream: TextIO, watch: Callable[[Event], None]) -> None:
+    def __init__(self, stream: IO[str], watch: Callable[[Event], None]) -> None:
         self._stream, self._watch = stream, watch
 
     def write(self, **event: Any) -> None:
@@ -200,9 +342,28 @@ class _Log:
         self._stream.flush()
         self._watch(event)
 
+    def sync(self) -> None:
+        os.fsync(self._stream.fileno())
 
-def _due(step: int, every: int | None, per_epoch: int) -> bool:
-    return step % (every or per_epoch) == 0
+
+def _cut_metrics(run: RunFolder, step: int) -> None:
+    """Leave in metrics.jsonl what led to the checkpoint of a step, that checkpoint included, and nothing after."""
+    kept: list[str] = []
+    try:
+        lines = run.metrics_file.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        try:
+            event = json.loads(line)
+        except ValueError:  # the line at which a killed process was
+            break
+        if event.get("event") == "end" or event.get("step", 0) > step:
+            continue
+        kept.append(line)
+    if not any(json.loads(line).get("name") == checkpoint_name(step) for line in kept):
+        kept.append(json.dumps({"event": "checkpoint", "step": step, "name": checkpoint_name(step)}))
+    write_text(run.metrics_file, "".join(line + "\n" for line in kept))
 
 
 def _blocks(model: Model) -> int:

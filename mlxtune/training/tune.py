@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import platform
 import sys
 from collections.abc import Callable
@@ -17,12 +19,19 @@ from mlxtune.backends.adapter import initial_weights
 from mlxtune.backends.base import LoraSpec
 from mlxtune.data.cleaning import Account
 from mlxtune.data.prepare import Split, training_split, validation_split
+from mlxtune.errors import RunError
+from mlxtune.files import write_text
 from mlxtune.models.architecture import linear_layers, lora_layers
-from mlxtune.models.base_model import base_folder, config_and_tokenizer, fingerprint
-from mlxtune.models.tokenizer import load_tokenizer
+from mlxtune.models.base_model import base_folder, config_and_tokenizer, fingerprint, require_base
+from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
 from mlxtune.recipe import Recipe
 from mlxtune.runs import RunFolder, new_run
-from mlxtune.training.loop import Event, Outcome, Steps, train
+from mlxtune.training.checkpoints import Checkpoints
+from mlxtune.training.diagnosis import diagnose
+from mlxtune.training.loop import Event, Measure, Outcome, Steps, train
+from mlxtune.training.resume import adapter_to_begin_from, check_data, check_recipe
+from mlxtune.training.selection import Selection
+from mlxtune.training.trackers import Trackers, require
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,10 @@ def tune(
     force: bool = False,
     watch: Callable[[Event], None] = lambda event: None,
     say: Callable[[str], None] = lambda text: None,
+    *,
+    resume: RunFolder | None = None,
+    begin_from: RunFolder | None = None,
+    measures: Callable[[Recipe, Tokenizer], Measure] | None = None,
 ) -> Tuned:
     """Train a recipe's adapter.
 
@@ -51,6 +64,9 @@ def tune(
         force: Replace a run that lies at `out`.
         watch: Called with each event of metrics.jsonl.
         say: Called with each sentence about what is going on.
+        resume: A run to go on with, from its last intact checkpoint; `out` and `force` do not count then.
+        begin_from: A run whose adapter is the beginning of this one.
+        measures: Makes what measures replies, for recipes that select by a metric of them.
 
     Returns:
         The run; its outcome says whether it was interrupted.
@@ -58,67 +74,150 @@ def tune(
     Raises:
         MlxtuneError: Data, model or settings cannot be used; nothing was written unless training had begun.
     """
+    require(recipe.track)
     backend = choice.backend
     config, tokenizer_folder = config_and_tokenizer(recipe.model)
     spec = lora_spec(recipe, config)
+    changed = check_recipe(recipe, resume) if resume else []
     tokenizer = load_tokenizer(tokenizer_folder)
     training = training_split(recipe, tokenizer)
     validation = validation_split(recipe, tokenizer)
     say(describe_data(training, validation))
     for line in [*training.left_out, *(validation.left_out if validation else [])]:
         say(f"left out, longer than train.max_tokens: {line}")
+    data = _data_facts(recipe, training, validation)
+    steps = Steps.of(len(training.examples), recipe)
+    if resume:
+        check_data(resume, data)
+        _require_steps_left(resume, recipe, steps)
+    measure = measures(recipe, tokenizer) if measures and Selection.of(recipe).needs_replies else None
 
     folder = base_folder(recipe.model, backend)
+    if resume:
+        require_base(folder, resume.info().get("base", {}).get("fingerprint"), str(resume))
+    shapes = linear_layers(config)
+    weights = (
+        adapter_to_begin_from(begin_from, spec, shapes)
+        if begin_from
+        else initial_weights(spec, shapes, recipe.train.seed)
+    )
     model = backend.load(folder, dtype=recipe.model.dtype)
-    n_parameters = model.n_parameters
-    weights = initial_weights(spec, linear_layers(config), recipe.train.seed)
     model.attach_lora(spec, weights)
     trainable = sum(value.size for value in weights.values())
-    steps = Steps.of(len(training.examples), recipe)
     again = ", activations computed again in the backward pass" if recipe.train.gradient_checkpointing else ""
     say(
-        f"training {trainable:,} of {n_parameters:,} parameters for {steps.total:,} steps, {steps.per_epoch:,} an epoch{again}"
+        f"training {trainable:,} of {model.n_parameters:,} parameters for {steps.total:,} steps, {steps.per_epoch:,} an epoch{again}"
     )
 
-    run = new_run(recipe, out, force)
+    run = resume or new_run(recipe, out, force)
     with run.locked():
-        run.update_info(
-            status="training",
-            created=_now(),
-            mlxtune=mlxtune.__version__,
-            python=platform.python_version(),
-            platform=platform.platform(),
-            backend=backend.name,
-            device=asdict(backend.device()),
-            reason=choice.reason,
-            versions=backend.versions(),
-            seed=recipe.train.seed,
-            base={"path": recipe.model.path, "folder": str(folder), "fingerprint": fingerprint(folder)},
-            data=_data_facts(recipe, training, validation),
-            parameters=n_parameters,
-            trainable_parameters=trainable,
-            steps={"per_epoch": steps.per_epoch, "total": steps.total},
-            command=["mlxtune", *sys.argv[1:]],
-        )
+        facts: dict[str, Any] = {
+            "status": "training",
+            "mlxtune": mlxtune.__version__,
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "backend": backend.name,
+            "device": asdict(backend.device()),
+            "reason": choice.reason,
+            "versions": backend.versions(),
+            "steps": {"per_epoch": steps.per_epoch, "total": steps.total},
+        }
+        if resume:
+            before = run.info()
+            if before["backend"] != backend.name:
+                say(f"{run} was begun on {before['backend']}: on {backend.name} the numbers differ by rounding")
+            if changed:
+                say(f"going on under a changed recipe: {', '.join(changed)}")
+                write_text(run.recipe_file, recipe.to_yaml())
+            times = [*before.get("resumed", []), {"at": _now(), "command": _command(), "changed": changed}]
+            run.update_info(**facts, resumed=times, error=None)
+        else:
+            run.update_info(
+                created=_now(),
+                **facts,
+                seed=recipe.train.seed,
+                base={"path": recipe.model.path, "folder": str(folder), "fingerprint": fingerprint(folder)},
+                data=data,
+                parameters=model.n_parameters,
+                trainable_parameters=trainable,
+                begun_from=None if begin_from is None else str(begin_from.path.resolve()),
+                command=_command(),
+            )
         try:
             held_out = validation.examples if validation else []
-            outcome = train(model, backend, recipe, spec, training.examples, held_out, run, watch)
+            with Trackers(recipe.track, run.path, recipe, run.info(), say) as trackers:
+
+                def observe(event: Event) -> None:
+                    watch(event)
+                    trackers.event(event)
+
+                outcome = train(
+                    model,
+                    backend,
+                    recipe,
+                    spec,
+                    training.examples,
+                    held_out,
+                    run,
+                    observe,
+                    measure,
+                    resume is not None,
+                    say,
+                )
         except BaseException as error:
-            run.update_info(status="failed", finished=_now(), error=str(error) or type(error).__name__)
+            with contextlib.suppress(OSError):  # as on a disk that is full
+                status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+                run.update_info(status=status, finished=_now(), error=str(error) or type(error).__name__)
             raise
+        progress = outcome.progress
         run.update_info(
             status=outcome.status,
             finished=_now(),
-            step=outcome.step,
-            train_loss=outcome.train_loss,
-            valid_loss=outcome.valid_loss,
-            best=None if outcome.best is None else {"valid_loss": outcome.best[0], "checkpoint": outcome.best[1]},
-            seconds=round(outcome.seconds, 3),
-            tokens=outcome.tokens,
-            tokens_per_second=round(outcome.tokens / outcome.seconds, 1),
+            step=progress.step,
+            stopped=outcome.stopped,
+            adapter_step=outcome.adapter_step,
+            train_loss=progress.train_loss,
+            valid_loss=progress.valid_loss,
+            best=None if progress.best is None else progress.best.as_json(),
+            seconds=round(progress.seconds, 3),
+            tokens=progress.tokens,
+            tokens_per_second=round(progress.tokens / progress.seconds, 1),
             peak_memory_gb=round(backend.peak_memory_bytes() / 1e9, 4),
+            losses=_losses(run, outcome),
+            diagnosis=diagnose(progress.validations, recipe).as_json() if progress.validations else None,
         )
     return Tuned(run, outcome, run.info())
+
+
+def _losses(run: RunFolder, outcome: Outcome) -> dict[str, Any]:
+    """Loss and accuracy by segment, of training and validation rows, at the validation that the run's adapter is of."""
+    found: dict[str, Any] = {"train": outcome.train_segments, "valid": None, "step": outcome.progress.step}
+    with run.metrics_file.open(encoding="utf-8") as lines:
+        for event in map(json.loads, lines):
+            if event["event"] == "validation" and event["step"] <= outcome.adapter_step:
+                found = {"train": event["train"]["segments"], "valid": event["segments"], "step": event["step"]}
+    return found
+
+
+def _require_steps_left(run: RunFolder, recipe: Recipe, steps: Steps) -> None:
+    """Raise RunError where a run has nothing left to do under a recipe."""
+    last = Checkpoints(run.checkpoints).last()
+    if last is None:
+        return
+    if last.step >= steps.total:
+        raise RunError(
+            f"{run}: is at step {last.step} of {steps.total}, so nothing is left to do; more epochs: --set train.epochs=N"
+        )
+    stopping = recipe.train.early_stopping
+    if stopping is not None and last.since_best >= stopping.patience:
+        raise RunError(
+            f"{run}: stopped early at step {last.step}, {last.since_best} validations after the best; to go on, raise "
+            "train.early_stopping.patience, or --set train.early_stopping=null"
+        )
+
+
+def _command() -> list[str]:
+    return ["mlxtune", *sys.argv[1:]]
 
 
 def lora_spec(recipe: Recipe, config: dict[str, Any]) -> LoraSpec:
@@ -137,7 +236,7 @@ def describe_data(training: Split, validation: Split | None) -> str:
         else ""
     )
     held_out = f", {len(validation.examples):,} to validate" if validation else ", none to validate"
-    balanced = f"; balanced from {sum(training.balanced.before.values()):,}" if training.balanced else ""
+    balanced = f"; balanced from {training.balanced.n_before:,}" if training.balanced else ""
     return f"{len(training.examples):,} rows to train{cleaned}{balanced}{held_out}"
 
 
@@ -168,7 +267,11 @@ def _data_facts(recipe: Recipe, training: Split, validation: Split | None) -> di
             "conflicts": [f"{one.file}:{one.line}: as {one.conflicts_with}" for one in account.conflicts],
         }
     if balanced := training.balanced:
-        facts["train"]["balance"] = {"before": dict(balanced.before), "after": dict(balanced.after)}
+        facts["train"]["balance"] = balanced.as_json()
+    facts["train"]["loss_weights"] = {name: field.loss_weight for name, field in recipe.output.fields.items()}
+    if weights := training.class_weights:
+        facts["train"]["class_weights"] = {name: dict(one.weights) for name, one in weights.items()}
+        facts["train"]["labels_without_rows"] = {n: one.without_rows for n, one in weights.items() if one.without_rows}
     if validation and recipe.data.valid is None:
         facts["valid"] = {"held_out_of": recipe.data.train, "rows": len(validation.examples)}
     elif validation and recipe.data.valid:

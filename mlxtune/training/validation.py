@@ -1,37 +1,86 @@
-"""Validation loss: the whole validation set, unweighted, by segment. Touches no training randomness."""
+"""Validation: loss and accuracy over whole sets, unweighted, by segment. Touches no training randomness.
+
+Accuracies are teacher-forced: each token is predicted from the right ones before it, not from what the model would have
+written. They come from the forward pass that the loss needs anyway, and are no measure of generated replies.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from mlxtune.backends.base import Batch, Model
+from mlxtune.backends.base import Batch, Model, Scores
 
 
 @dataclass(frozen=True)
 class Validation:
-    """Mean -log p of the supervised tokens, in nats, of all and by segment, and how many tokens each mean is over."""
+    """What a model makes of a set of rows.
+
+    Attributes:
+        loss: Mean -log p of the supervised tokens, nats.
+        tokens: How many they are.
+        segments: Segment -> its own "loss", "tokens", "accuracy" (share of its tokens that no other is likelier than)
+            and, of fields with labels, "label_accuracy" (share of the rows in which all tokens of the field and the
+            one that ends it are so). Both accuracies are teacher-forced.
+    """
 
     loss: float
     tokens: int
     segments: dict[str, dict[str, float]]
 
 
-def validate(model: Model, batches: Sequence[Batch], segments: Sequence[str]) -> Validation:
-    """Score every batch and average over its supervised tokens, each counted once whatever its loss weight."""
+def validate(
+    model: Model, batches: Sequence[Batch], segments: Sequence[str], label_fields: Collection[str] = ()
+) -> Validation:
+    """Score every batch and average over its supervised tokens, each counted once whatever its loss weight.
+
+    Args:
+        model: Scored with dropout off.
+        batches: The rows.
+        segments: Names of the segments that the batches count.
+        label_fields: Those of them that hold labels: `ReplyTemplate.label_fields`.
+    """
     nats = np.zeros(len(segments))
-    tokens = np.zeros(len(segments), np.int64)
+    tokens, correct, rows, right = (np.zeros(len(segments), np.int64) for _ in range(4))
     for batch in batches:
         scores = model.score(batch)
         places = batch.segments[batch.supervised]
-        nats += np.bincount(places, scores[batch.supervised].astype(np.float64), len(segments))
+        nats += np.bincount(places, scores.nats[batch.supervised].astype(np.float64), len(segments))
         tokens += np.bincount(places, minlength=len(segments))
-    return Validation(float(nats.sum() / tokens.sum()), int(tokens.sum()), segment_losses(nats, tokens, segments))
+        correct += np.bincount(batch.segments[scores.correct], minlength=len(segments))
+        for index, name in enumerate(segments):
+            if name in label_fields:
+                labels = _right_labels(batch, scores, index)
+                rows[index] += len(labels)
+                right[index] += labels.sum()
+    found = segment_losses(nats, tokens, segments)
+    for index, name in enumerate(segments):
+        if tokens[index]:
+            found[name]["accuracy"] = float(correct[index] / tokens[index])
+        if rows[index]:
+            found[name]["label_accuracy"] = float(right[index] / rows[index])
+    return Validation(float(nats.sum() / tokens.sum()), int(tokens.sum()), found)
 
 
-def segment_losses(nats: np.ndarray, tokens: np.ndarray, segments: Sequence[str]) -> dict[str, dict[str, float]]:
+def _right_labels(batch: Batch, scores: Scores, segment: int) -> NDArray[np.bool_]:
+    """Of each row that has the segment, whether all its tokens and the one after it are correct.
+
+    The one after ends the label: a model that would write "payment, refund" has not got "payment" right.
+    """
+    inside = batch.segments == segment  # (B, T)
+    span = inside.copy()
+    span[:, 1:] |= inside[:, :-1]
+    all_correct = (scores.correct | ~(span & batch.supervised)).all(axis=1)
+    result: NDArray[np.bool_] = all_correct[inside.any(axis=1)]
+    return result
+
+
+def segment_losses(
+    nats: NDArray[np.float64], tokens: NDArray[np.int64], segments: Sequence[str]
+) -> dict[str, dict[str, float]]:
     """{segment: {"loss", "tokens"}} of the segments that have tokens."""
     return {
         name: {"loss": float(nats[index] / tokens[index]), "tokens": int(tokens[index])}

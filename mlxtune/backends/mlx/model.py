@@ -17,7 +17,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.tuner.lora import LoRALinear
 from numpy.typing import NDArray
 
-from mlxtune.backends.base import Batch, Constraint, Generation, LoraSpec, Matcher, OptimizerSpec, StepResult
+from mlxtune.backends.base import Batch, Constraint, Generation, LoraSpec, Matcher, OptimizerSpec, Scores, StepResult
 from mlxtune.backends.mlx.dropout import DropoutKeys, KeyedDropout
 from mlxtune.backends.mlx.prefix_cache import PrefixCache
 from mlxtune.backends.mlx.recompute import checkpoint_blocks, keep_activations
@@ -170,10 +170,15 @@ class MlxModel:
         self, prefix: mx.array, tokens: mx.array, positions: mx.array, targets: mx.array, key: mx.array | None = None
     ) -> mx.array:
         """-log p of each target, (N,), float32. The head runs on the positions that predict a target only."""
+        return _nats_of(self._predictions(prefix, tokens, positions, key), targets)
+
+    def _predictions(
+        self, prefix: mx.array, tokens: mx.array, positions: mx.array, key: mx.array | None = None
+    ) -> mx.array:
+        """Logits at some positions, (N, vocabulary), float32 whatever the weights are."""
         hidden = self._hidden(prefix, tokens, key)
         predicting = hidden.reshape(-1, hidden.shape[-1])[positions]  # (N, hidden)
-        logits = self._head(predicting.astype(mx.float32))  # (N, vocabulary), float32 whatever the weights are
-        return mx.logsumexp(logits, axis=-1) - mx.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
+        return self._head(predicting.astype(mx.float32))
 
     def _hidden(self, prefix: mx.array, tokens: mx.array, key: mx.array | None = None) -> mx.array:
         """Last hidden states of the rows' own tokens, (B, T, hidden); the prefix, (P,), runs once for all rows."""
@@ -195,12 +200,16 @@ class MlxModel:
 
     # Scoring and generation
 
-    def score(self, batch: Batch) -> NDArray[np.float32]:
-        """-log p of each token in nats, (B, T), dropout off; 0 where unsupervised."""
+    def score(self, batch: Batch) -> Scores:
+        """-log p of each supervised token, and whether none is likelier; dropout off, one forward pass for both."""
         inputs = _Inputs(batch)
         with memory_for(f"scoring {described([batch])}"):
-            nats = self._nats(*inputs.arrays[:-1])
-            return scores(batch, np.array(nats, np.float32)[: inputs.n_supervised])
+            prefix, tokens, positions, targets, _ = inputs.arrays
+            logits = self._predictions(prefix, tokens, positions)
+            nats, likeliest = _nats_of(logits, targets), mx.argmax(logits, axis=-1)
+            mx.eval(nats, likeliest)
+            own = slice(inputs.n_supervised)  # without the padding
+            return scores(batch, np.array(nats, np.float32)[own], np.array(likeliest)[own])
 
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Logits after each token of one sequence, (T, vocabulary), dropout off."""
@@ -375,6 +384,11 @@ class _Inputs:
         padded = found.padded(POSITION_MULTIPLE)
         arrays = (batch.prefix, batch.tokens[:, :-1], padded.positions, padded.targets, padded.weights)
         self.arrays = tuple(map(mx.array, arrays))
+
+
+def _nats_of(logits: mx.array, targets: mx.array) -> mx.array:
+    """-log p of each target, (N,), from logits, (N, vocabulary)."""
+    return mx.logsumexp(logits, axis=-1) - mx.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
 
 
 def _count_parameters(network: nn.Module) -> int:

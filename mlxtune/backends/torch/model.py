@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
-from mlxtune.backends.base import Batch, Constraint, Generation, LoraSpec, OptimizerSpec, StepResult
+from mlxtune.backends.base import Batch, Constraint, Generation, LoraSpec, OptimizerSpec, Scores, StepResult
 from mlxtune.backends.option_tree import OptionTree, option_trees
 from mlxtune.backends.state import TrainingState, read_state, require_shapes, write_state
 from mlxtune.backends.supervision import (
@@ -69,7 +70,9 @@ class TorchModel:
             r=spec.rank, lora_dropout=spec.dropout, target_modules=list(spec.layers), init_lora_weights=False
         )
         config._register_custom_module({PackedLinear: LoraLinear})  # PEFT's documented way, for all its underscore
-        inject_adapter_in_model(config, self._network, ADAPTER)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Unsupported layer type")  # of packed layers, which were just registered
+            inject_adapter_in_model(config, self._network, ADAPTER)
         self._adapted = {layer: self._network.get_submodule(layer) for layer in spec.layers}
         for layer, module in self._adapted.items():
             module.scaling[ADAPTER] = spec.scale
@@ -162,15 +165,25 @@ class TorchModel:
 
     def _nats(self, inputs: _Inputs, prefix: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         """-log p of each target, (N,), float32. The head runs on the positions that predict a target only."""
+        parts = self._predicting(inputs, prefix)
+        if len(parts) == 1:
+            return self._head_nats(*parts[0])
+        return torch.cat([checkpoint(self._head_nats, *part, use_reentrant=False) for part in parts])
+
+    def _predicting(self, inputs: _Inputs, prefix: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+        """Hidden states that predict a target, (n, hidden), and those targets, (n,), in parts of POSITIONS_AT_ONCE."""
         hidden = self._hidden(inputs.tokens, PrefixCache(prefix), inputs.offsets, inputs.sees)
         predicting = hidden.reshape(-1, hidden.shape[-1])[inputs.positions]  # (N, hidden)
         parts = zip(predicting.split(POSITIONS_AT_ONCE), inputs.targets.split(POSITIONS_AT_ONCE), strict=True)
-        if len(predicting) <= POSITIONS_AT_ONCE or not torch.is_grad_enabled():
-            return torch.cat([self._head_nats(*part) for part in parts])
-        return torch.cat([checkpoint(self._head_nats, *part, use_reentrant=False) for part in parts])
+        return list(parts)
 
     def _head_nats(self, hidden: Tensor, targets: Tensor) -> Tensor:
         return cross_entropy(self._head(hidden), targets, reduction="none")
+
+    def _head_scores(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """-log p of each target and the likeliest token in its place, (n,) each."""
+        logits = self._head(hidden)
+        return cross_entropy(logits, targets, reduction="none"), logits.argmax(-1)
 
     def _head(self, hidden: Tensor) -> Tensor:
         """Logits in float32, whatever the weights are: (..., hidden) -> (..., vocabulary)."""
@@ -221,11 +234,13 @@ class TorchModel:
     # Scoring and generation
 
     @torch.inference_mode()
-    def score(self, batch: Batch) -> NDArray[np.float32]:
-        """-log p of each token in nats, (B, T), dropout off; 0 where unsupervised."""
+    def score(self, batch: Batch) -> Scores:
+        """-log p of each supervised token, and whether none is likelier; dropout off, one forward pass for both."""
         with memory_for(f"scoring {described([batch])}", self._device):
             inputs = _Inputs(batch, self._device, alone=True)
-            return scores(batch, _leaving(self._nats(inputs, self._prefix(inputs.prefix))))
+            parts = [self._head_scores(*part) for part in self._predicting(inputs, self._prefix(inputs.prefix))]
+            nats, likeliest = map(torch.cat, zip(*parts, strict=True))
+            return scores(batch, _leaving(nats), likeliest.cpu().numpy())
 
     @torch.inference_mode()
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:

@@ -1,0 +1,100 @@
+"""`mlxtune runs`: what lies under runs/, and removing checkpoints that nothing needs any more."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import click
+
+from mlxtune.commands.options import json_option, print_json, say
+
+MIN_WIDTH = 60
+FILE_WIDTH = 250  # where no terminal folds it, a line stays one line
+
+
+class _ListByDefault(click.Group):
+    """Takes anything but a subcommand's name for arguments of `list`."""
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        if not args or args[0] not in (*self.commands, *context.help_option_names):
+            args = ["list", *args]
+        return super().parse_args(context, args)
+
+
+@click.group(cls=_ListByDefault)
+def runs() -> None:
+    """List the runs under runs/ or another FOLDER, the newest first, or clean them: mlxtune runs [FOLDER] [--json].
+
+    Example: mlxtune runs
+    """
+
+
+@runs.command("list")
+@click.argument("folder", required=False, type=click.Path(path_type=Path))
+@json_option
+def list_(folder: Path | None, as_json: bool) -> None:
+    """List the runs under FOLDER, or under runs/; `list` may be left out.
+
+    Example: mlxtune runs list runs/demo-intent
+    """
+    from datetime import datetime, timezone
+
+    from mlxtune.errors import RunError
+    from mlxtune.inventory import list_runs
+    from mlxtune.recipe import did_you_mean
+    from mlxtune.runs import RUNS
+
+    if folder is not None and not folder.exists():
+        raise RunError(f"{folder}: no such folder{did_you_mean(folder, runs.commands)}")
+    root = folder or RUNS
+    found = list_runs(root) if folder or root.exists() else []
+    if as_json:
+        print_json({"folder": str(root), "runs": [run.as_json() for run in found]})
+    elif not found:
+        say(f"no runs under {root}/; `mlxtune lora RECIPE` makes one")
+    else:
+        from mlxtune.report.run_table import run_tables
+        from mlxtune.report.tables import to_text
+
+        terminal = sys.stdout.isatty()
+        width = max(MIN_WIDTH, shutil.get_terminal_size().columns) if terminal else FILE_WIDTH
+        click.echo(to_text(run_tables(found, datetime.now(timezone.utc)), width, color=terminal))
+
+
+@runs.command("clean")
+@click.argument("named", metavar="[RUN]...", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+def clean_(named: tuple[Path, ...], yes: bool, as_json: bool) -> None:
+    """Remove the checkpoints of finished runs under runs/, or of each RUN; adapters, metrics and evaluations stay.
+
+    A run that was interrupted or failed is cleaned only if it is named: without checkpoints it cannot go on. A run that is
+    being trained is never touched.
+
+    Example: mlxtune runs clean --yes
+    """
+    from mlxtune.errors import Misuse
+    from mlxtune.inventory import clean, plan_cleaning
+    from mlxtune.report.run_table import size_text
+
+    plan = plan_cleaning(named)
+    for run in plan.remove:
+        lost = "" if run.status == "finished" else f"; {run.status}, it cannot go on without them"
+        say(f"{run.path / 'checkpoints'}: {run.checkpoint_bytes:,} bytes{lost}")
+    for path, why in plan.kept:
+        say(f"{path}: kept, {why}")
+    counted = f"the checkpoints of {len(plan.remove)} run{'' if len(plan.remove) == 1 else 's'}"
+    if plan.remove and not yes:
+        if not sys.stdin.isatty():
+            raise Misuse("removing asks first, and this is no terminal: nothing was removed; add --yes")
+        if not click.confirm(f"Remove {counted}, {size_text(plan.n_bytes)}?", err=True):
+            say("nothing was removed")
+            return
+    removed = [{"run": str(path), "bytes": n_bytes} for path, n_bytes in clean(plan)]
+    if as_json:
+        kept = [{"run": str(path), "why": why} for path, why in plan.kept]
+        print_json({"removed": removed, "bytes": plan.n_bytes, "kept": kept})
+    else:
+        click.echo(f"removed {counted}, {size_text(plan.n_bytes)}" if removed else "nothing to remove")

@@ -1,0 +1,106 @@
+"""What must hold before a training goes on, or begins from another's adapter: the same recipe, data and base model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mlxtune.backends.adapter import Weights, read_adapter
+from mlxtune.backends.base import LoraSpec
+from mlxtune.errors import DataError, RunError
+from mlxtune.recipe import Recipe
+from mlxtune.runs import RunFolder
+
+# Keys that change when a training ends, what it measures, or what is done with it, and not what a step computes. More
+# epochs also change the schedule's length from there on, as whoever asks for them wants.
+FREE_TO_CHANGE = (
+    "name", "data.test", "train.epochs", "train.max_steps", "train.evaluate_every", "train.save_every", "train.best_metric",
+    "train.metric_rows", "train.early_stopping", "train.load_best", "train.gradient_checkpointing", "evaluate", "track",
+)  # fmt: skip
+
+
+def check_recipe(recipe: Recipe, run: RunFolder) -> list[str]:
+    """Keys that differ from the recipe that a run was begun with, none of which changes what a step computes.
+
+    Raises:
+        RunError: Some do, or there are fewer epochs; all are named with both values.
+    """
+    before, now = _flat(run.recipe().model_dump(mode="json")), _flat(recipe.model_dump(mode="json"))
+    changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    refused = [key for key in changed if not any(key == free or key.startswith(f"{free}.") for free in FREE_TO_CHANGE)]
+    if before["train.epochs"] > now["train.epochs"]:
+        refused.append("train.epochs")
+    if refused:
+        listed = "\n".join(
+            f"  {key}: {_shown(before.get(key))} when it began, {_shown(now.get(key))} now" for key in refused
+        )
+        raise RunError(
+            f"{run}: cannot go on under a recipe that would compute something else:\n{listed}\n"
+            "Resume with the recipe it began with, or train anew; --from takes its adapter as the beginning of a new run"
+        )
+    return changed
+
+
+def check_data(run: RunFolder, facts: Mapping[str, Any]) -> None:
+    """Refuse rows that changed since a run began.
+
+    Args:
+        run: With the hashes of its data in run.json.
+        facts: The same of the data as it is now.
+
+    Raises:
+        DataError: Names the file.
+    """
+    began = run.info().get("data", {})
+    for split in ("train", "valid"):
+        before, now = began.get(split, {}), facts.get(split, {})
+        if before.get("sha256") != now.get("sha256"):
+            raise DataError(
+                f"{now.get('file') or before.get('file')}: changed since {run} began ({_shown(before.get('sha256'))} then, "
+                f"{_shown(now.get('sha256'))} now); put the old rows back, or train anew, with --from {run} if you like"
+            )
+        if before.get("rows") != now.get("rows"):
+            raise DataError(
+                f"data.{split}: {before.get('rows')} rows when {run} began, {now.get('rows')} now; was it begun with another "
+                "version of mlxtune?"
+            )
+
+
+def adapter_to_begin_from(run: RunFolder, spec: LoraSpec, shapes: Mapping[str, tuple[int, int]]) -> Weights:
+    """The adapter of another run as the beginning of a new one.
+
+    Raises:
+        AdapterError: It cannot be read.
+        RunError: It is of other layers or another rank.
+    """
+    if not (run.adapter / "adapter_config.json").is_file():
+        raise RunError(f"{run}: has no adapter to begin from (status: {run.info().get('status')})")
+    found = read_adapter(run.adapter)
+    differences = []
+    if found.spec.rank != spec.rank:
+        differences.append(f"its rank is {found.spec.rank}, the recipe's {spec.rank}")
+    if set(found.spec.layers) != set(spec.layers):
+        differences.append(f"it adapts {len(found.spec.layers)} layers, the recipe {len(spec.layers)}")
+    if found.spec.scale != spec.scale:
+        differences.append(f"its scale (alpha / rank) is {found.spec.scale:g}, the recipe's {spec.scale:g}")
+    wrong = next((layer for layer in spec.layers if layer not in shapes), None)
+    if wrong:
+        differences.append(f"the base model has no {wrong}")
+    if differences:
+        raise RunError(f"{run}: its adapter cannot begin this training: {'; '.join(differences)}")
+    return {name: found.weights[name] for layer in spec.layers for name in (f"{layer}.lora_A", f"{layer}.lora_B")}
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _shown(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:12]}..."

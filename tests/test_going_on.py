@@ -1,0 +1,397 @@
+"""A training that was stopped goes on as if it had not been; what would make it another training is refused."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlxtune.backends import choose
+from mlxtune.backends.adapter import read_adapter
+from mlxtune.errors import DataError, RunError, TrainingError
+from mlxtune.recipe import load_recipe
+from mlxtune.runs import RunFolder, open_run
+from mlxtune.training.checkpoints import Checkpoints
+from mlxtune.training.tune import Tuned, tune
+from tests.adapted import BACKENDS
+from tests.conftest import ROWS, write_recipe, write_rows
+
+# Dropout and accumulation on, checkpoints between validations: 7 rows, 4 a step, 2 steps an epoch.
+SECTIONS: dict[str, Any] = {
+    "lora": {"dropout": 0.2},
+    "train": {"epochs": 4, "batch_size": 2, "gradient_accumulation": 2, "learning_rate": 0.01, "save_every": 1},
+}
+
+
+class Killed(BaseException):
+    """Stands for what ends a process at once."""
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    pytest.importorskip("torch" if request.param == "torch" else "mlx")
+    return str(request.param)
+
+
+def trained(recipe: Path, out: Path, backend: str, die_after: tuple[str, int] | None = None, **words: Any) -> Tuned:
+    """Train, or go on; dying after an event of a step, as `("checkpoint", 3)`."""
+
+    def watch(event: Mapping[str, Any]) -> None:
+        if die_after == (event["event"], event.get("step")):
+            raise Killed
+
+    overrides = words.pop("overrides", ())
+    return tune(load_recipe(recipe, overrides), choose(backend, "cpu"), out, watch=watch, **words)
+
+
+def evidence(run: RunFolder) -> list[dict[str, Any]]:
+    """The events of metrics.jsonl without what a clock or the memory says."""
+    lines = run.metrics_file.read_text(encoding="utf-8").splitlines()
+    return [
+        {key: value for key, value in json.loads(line).items() if key not in ("seconds", "peak_memory_gb")}
+        for line in lines
+    ]
+
+
+def assert_same(one: RunFolder, other: RunFolder) -> None:
+    """Adapters and metrics, bit for bit."""
+    assert (one.adapter / "adapters.safetensors").read_bytes() == (other.adapter / "adapters.safetensors").read_bytes()
+    assert evidence(one) == evidence(other)
+
+
+@pytest.mark.parametrize("moment", [("step", 3), ("checkpoint", 3), ("validation", 4), ("step", 8), ("checkpoint", 8)])
+def test_a_resumed_run_ends_bit_for_bit_as_one_never_interrupted(
+    tmp_path: Path, base: Path, backend: str, moment: tuple[str, int]
+) -> None:
+    recipe = write_recipe(tmp_path, base, **SECTIONS)
+    whole = trained(recipe, tmp_path / "whole", backend).run
+    with pytest.raises(Killed):
+        trained(recipe, tmp_path / "killed", backend, moment)
+    run = open_run(tmp_path / "killed")
+    if moment == ("checkpoint", 8):  # nothing but the end was left
+        with pytest.raises(RunError, match="is at step 8 of 8, so nothing is left to do"):
+            trained(recipe, tmp_path, backend, resume=run)
+        return
+    again = trained(recipe, tmp_path, backend, resume=run)
+    assert_same(again.run, whole)
+    assert again.info["status"] == "finished" and len(again.info["resumed"]) == 1
+
+
+def test_a_validation_that_an_interruption_left_out_is_made_up_for(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlxtune.training.interrupt import Interrupt
+
+    recipe = write_recipe(tmp_path, base, **SECTIONS)
+    whole = trained(recipe, tmp_path / "whole", "mlx").run
+    interrupts: list[Interrupt] = []
+    enter = Interrupt.__enter__
+    monkeypatch.setattr(Interrupt, "__enter__", lambda self: interrupts.append(self) or enter(self))
+
+    def watch(event: Mapping[str, Any]) -> None:
+        if event["event"] == "step" and event["step"] == 4:  # a validation is due after it
+            interrupts[-1].requested = True
+
+    tuned = tune(load_recipe(recipe), choose("mlx", "cpu"), tmp_path / "run", watch=watch)
+    assert tuned.outcome.status == "interrupted" and tuned.outcome.progress.step == 4
+    assert [event["step"] for event in evidence(tuned.run) if event["event"] == "validation"] == [2]
+    again = trained(recipe, tmp_path, "mlx", resume=tuned.run)
+    kinds = ("step", "validation")
+    assert [one for one in evidence(again.run) if one["event"] in kinds] == [
+        one for one in evidence(whole) if one["event"] in kinds
+    ]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "missing", "state", "foreign"])
+def test_a_damaged_checkpoint_is_told_and_the_one_before_it_used(
+    tmp_path: Path, base: Path, backend: str, damage: str
+) -> None:
+    recipe = write_recipe(tmp_path, base, **SECTIONS)
+    whole = trained(recipe, tmp_path / "whole", backend).run
+    with pytest.raises(Killed):
+        trained(recipe, tmp_path / "run", backend, ("checkpoint", 5))
+    run = open_run(tmp_path / "run")
+    last = run.checkpoints / "step-000005"
+    file = last / "optimizer.safetensors"
+    content = file.read_bytes()
+    if damage == "truncated":
+        file.write_bytes(content[: len(content) // 2])
+    elif damage == "flipped":
+        file.write_bytes(content[:-5] + bytes([content[-5] ^ 1]) + content[-4:])
+    elif damage == "missing":
+        file.unlink()
+    elif damage == "state":
+        state = last / "state.json"
+        state.write_text(state.read_text().replace('"step": 5', '"step": 4'))
+    else:
+        (last / "more").write_text("of something")
+    said: list[str] = []
+    again = trained(recipe, tmp_path, backend, resume=run, say=said.append)
+    assert any("step-000005: is damaged; going back to the checkpoint before it" in line for line in said)
+    assert_same(again.run, whole)
+
+
+def test_without_an_intact_checkpoint_nothing_goes_on(tmp_path: Path, base: Path) -> None:
+    recipe = write_recipe(tmp_path, base, **SECTIONS)
+    with pytest.raises(Killed):
+        trained(recipe, tmp_path / "run", "mlx", ("checkpoint", 2))
+    run = open_run(tmp_path / "run")
+    for state in run.checkpoints.glob("step-*/state.json"):
+        state.write_text("{")
+    with pytest.raises(RunError, match="holds no intact checkpoint to go on from"):
+        trained(recipe, tmp_path, "mlx", resume=run)
+    assert run.info()["status"] == "failed"
+
+
+def test_a_run_begun_on_one_backend_goes_on_on_the_other(tmp_path: Path, base: Path) -> None:
+    pytest.importorskip("torch")
+    sections = {**SECTIONS, "lora": {"dropout": 0.0}}
+    recipe = write_recipe(tmp_path, base, **sections)
+    whole = read_adapter(trained(recipe, tmp_path / "whole", "mlx").run.adapter).weights
+    with pytest.raises(Killed):
+        trained(recipe, tmp_path / "run", "mlx", ("checkpoint", 5))
+    said: list[str] = []
+    again = trained(recipe, tmp_path, "torch", resume=open_run(tmp_path / "run"), say=said.append)
+    assert any("was begun on mlx: on torch the numbers differ by rounding" in line for line in said)
+    for name, value in read_adapter(again.run.adapter).weights.items():
+        np.testing.assert_allclose(value, whole[name], atol=1e-4)
+
+
+# What may change
+
+
+def test_more_epochs_are_allowed_and_named(tmp_path: Path, base: Path) -> None:
+    recipe = write_recipe(tmp_path, base, **SECTIONS)
+    run = trained(recipe, tmp_path / "run", "mlx").run
+    said: list[str] = []
+    again = trained(recipe, tmp_path, "mlx", resume=run, overrides=["train.epochs=5"], say=said.append)
+    assert again.outcome.progress.step == 10 and again.run.recipe().train.epochs == 5
+    assert "going on under a changed recipe: train.epochs" in said
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("train.learning_rate=1e-3", "train.learning_rate: 0.01 when it began, 0.001 now"),
+        ("train.epochs=1", "train.epochs: 4 when it began, 1 now"),
+        ("lora.rank=2", "lora.rank: 4 when it began, 2 now"),
+        ("train.seed=1", "train.seed: 0 when it began, 1 now"),
+        ("prompt.system=other", "prompt.system"),
+    ],
+)
+def test_what_would_change_the_arithmetic_is_refused(tmp_path: Path, base: Path, override: str, key: str) -> None:
+    recipe = write_recipe(tmp_path, base, **SECTIONS)
+    with pytest.raises(Killed):
+        trained(recipe, tmp_path / "run", "mlx", ("checkpoint", 2))
+    run = open_run(tmp_path / "run")
+    before = run.metrics_file.read_bytes()
+    with pytest.raises(RunError, match=f"(?s)would compute something else.*{key}"):
+        trained(recipe, tmp_path, "mlx", resume=run, overrides=[override])
+    assert run.metrics_file.read_bytes() == before
+
+
+def test_changed_data_is_refused(tmp_path: Path, base: Path) -> None:
+    recipe = write_recipe(tmp_path, base, **SECTIONS)
+    with pytest.raises(Killed):
+        trained(recipe, tmp_path / "run", "mlx", ("checkpoint", 2))
+    write_rows(tmp_path / "train.jsonl", [*ROWS[:-1], {"text": "other", "intents": ["none"]}])
+    with pytest.raises(DataError, match=r"train\.jsonl: changed since .*run began"):
+        trained(recipe, tmp_path, "mlx", resume=open_run(tmp_path / "run"))
+    (tmp_path / "train.jsonl").unlink()
+    with pytest.raises(DataError, match=r"train\.jsonl"):
+        trained(recipe, tmp_path, "mlx", resume=open_run(tmp_path / "run"))
+
+
+def test_a_new_run_begins_from_anothers_adapter(tmp_path: Path, base: Path) -> None:
+    recipe = write_recipe(tmp_path, base, **SECTIONS)
+    first = trained(recipe, tmp_path / "first", "mlx").run
+    slow = ["train.max_steps=1", "train.learning_rate=1e-30", "lora.dropout=0"]
+    second = trained(recipe, tmp_path / "second", "mlx", begin_from=first, overrides=slow)
+    before, after = read_adapter(first.adapter).weights, read_adapter(second.run.adapter).weights
+    assert all(np.allclose(before[name], after[name], atol=1e-12) for name in before)
+    assert second.info["begun_from"] == str(first.path.resolve())
+    with pytest.raises(RunError, match="its rank is 4, the recipe's 2"):
+        trained(recipe, tmp_path / "third", "mlx", begin_from=first, overrides=["lora.rank=2"])
+    assert not (tmp_path / "third").exists()
+
+
+# Faults
+
+
+@pytest.mark.parametrize("written", [0, 100])
+def test_a_full_disk_keeps_the_checkpoint_before_and_says_how_much_is_needed(
+    tmp_path: Path, base: Path, backend: str, written: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib
+
+    module = importlib.import_module(f"mlxtune.backends.{backend}.model")
+    write_state, calls = module.write_state, []
+
+    def fails_the_third_time(folder: Path, state: Any) -> None:
+        calls.append(folder)
+        if len(calls) != 3:
+            write_state(folder, state)
+            return
+        (folder / "adapter.safetensors").write_bytes(b"x" * written)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    recipe = write_recipe(tmp_path, base, **SECTIONS)
+    whole = trained(recipe, tmp_path / "whole", backend).run
+    calls.clear()
+    monkeypatch.setattr(module, "write_state", fails_the_third_time)
+    with pytest.raises(
+        TrainingError, match=r"No space left on device; it takes 0\.\d MB and .* MB are free.*step-000002"
+    ):
+        trained(recipe, tmp_path / "run", backend)
+    run = open_run(tmp_path / "run")
+    assert sorted(path.name for path in run.checkpoints.glob("*step*")) == ["step-000001", "step-000002"]
+    assert_same(trained(recipe, tmp_path, backend, resume=run).run, whole)
+
+
+FAULTS = """
+import os, random, signal, sys, time
+from pathlib import Path
+from mlxtune.backends import choose
+from mlxtune.recipe import load_recipe
+from mlxtune.runs import open_run
+from mlxtune.training.checkpoints import Checkpoints
+from mlxtune.training.tune import tune
+import mlxtune.data.near, mlxtune.training.loop, transformers
+backend, recipe, out, kills, seed = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5])
+if backend == "torch":
+    import mlxtune.backends.torch.model
+else:
+    import mlxtune.backends.mlx.model
+draw = random.Random(seed)
+
+def taken():
+    try:
+        return out.joinpath("metrics.jsonl").read_bytes().count(b'"event": "step"')
+    except OSError:
+        return 0
+
+steps, killed = [], 0
+while True:
+    child = os.fork()
+    if not child:
+        started = out.joinpath("run.json").exists() and any(out.glob("checkpoints/step-*"))
+        run = open_run(out) if started else None
+        tune(load_recipe(recipe), choose(backend, "cpu"), out, force=True, resume=run)
+        os._exit(0)
+    if killed < kills:
+        target = taken() + draw.randint(0, 6)  # a moment by progress, whatever the machine's speed
+        time.sleep(draw.uniform(0, 0.3))
+        while taken() < target and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            time.sleep(0.002)
+        time.sleep(draw.uniform(0, 0.05))
+        try:
+            os.kill(child, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        killed += 1
+        last = Checkpoints(out / "checkpoints").last()
+        steps.append(last.step if last else 0)
+        continue
+    assert os.WEXITSTATUS(status) == 0, status
+    break
+print(killed, steps)
+"""
+
+
+@pytest.mark.parametrize(("name", "kills"), [("mlx", 25), ("torch", 8)])
+def test_killed_at_random_moments_and_resumed_each_time_it_ends_the_same(
+    tmp_path: Path, base: Path, name: str, kills: int
+) -> None:
+    """A process is killed with SIGKILL while it loads, trains, validates or saves; the next one goes on."""
+    pytest.importorskip(name)
+    train = {**SECTIONS["train"], "epochs": 4 * kills, "evaluate_every": 3}
+    recipe = write_recipe(tmp_path, base, **{**SECTIONS, "train": train})
+    whole = trained(recipe, tmp_path / "whole", name).run
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTS, name, str(recipe), str(tmp_path / "run"), str(kills), "7"],
+        capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{kills} ")
+    assert_same(open_run(tmp_path / "run"), whole)
+    assert not list((tmp_path / "run" / "checkpoints").glob(".step-*"))
+
+
+def test_a_second_ctrl_c_leaves_at_once_and_the_run_can_go_on(tmp_path: Path, base: Path) -> None:
+    recipe = write_recipe(tmp_path, base, train={**SECTIONS["train"], "epochs": 5000, "evaluate_every": 10000})
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlxtune", "lora", str(recipe), "--out", str(tmp_path / "run"), "--set", "train.save_every=3"],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("step 1/"):
+            break
+    while not list((tmp_path / "run" / "checkpoints").glob("step-*")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in errors
+    run = open_run(tmp_path / "run")
+    assert run.info()["status"] == "interrupted" and Checkpoints(run.checkpoints).last() is not None
+
+
+# The command line
+
+
+def test_sigterm_saves_and_resume_without_a_name_goes_on_with_the_newest_run(tmp_path: Path, base: Path) -> None:
+    recipe = write_recipe(tmp_path, base, train={**SECTIONS["train"], "epochs": 300, "evaluate_every": 1000})
+    command = [sys.executable, "-m", "mlxtune", "lora", str(recipe)]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("step 30/"):
+            break
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Go on with: mlxtune lora" in errors and "Traceback" not in errors
+    done = subprocess.run(
+        [*command, "--resume", "--set", "train.max_steps=60", "--json"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    info = json.loads(done.stdout.splitlines()[-1])
+    assert info["status"] == "finished" and info["step"] == 60 and len(info["resumed"]) == 1
+    (run,) = (tmp_path / "runs" / "tiny").iterdir()
+    steps = [event["step"] for event in evidence(open_run(run)) if event["event"] == "step"]
+    assert steps == list(range(1, 61))
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--resume"], 1, "no run of 'tiny' with a checkpoint under runs/"),
+        (["--resume", "nowhere"], 1, "nowhere: no such run folder"),
+        (["--resume", "--out", "x"], 2, "--out does not go with --resume"),
+        (["--resume", "--force"], 2, "--force does not go with --resume"),
+        (["--from", "nowhere"], 1, "nowhere: no such run folder"),
+    ],
+)
+def test_mistakes_about_runs_are_answered(
+    tmp_path: Path, base: Path, words: list[str], code: int, message: str
+) -> None:
+    recipe = write_recipe(tmp_path, base)
+    done = subprocess.run(
+        [sys.executable, "-m", "mlxtune", "lora", str(recipe), *words],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == code and message in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists()
