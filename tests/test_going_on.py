@@ -18,13 +18,14 @@ import pytest
 
 from mlxtune.backends import choose
 from mlxtune.backends.adapter import read_adapter
-from mlxtune.errors import DataError, RunError, TrainingError
+from mlxtune.errors import AdapterError, DataError, RunError, TrainingError
 from mlxtune.recipe import load_recipe
 from mlxtune.runs import RunFolder, open_run
 from mlxtune.training.checkpoints import Checkpoints
 from mlxtune.training.tune import Tuned, tune
 from tests.adapted import BACKENDS
 from tests.conftest import ROWS, write_recipe, write_rows
+from tests.tiny import tiny_model
 
 # Dropout and accumulation on, checkpoints between validations: 7 rows, 4 a step, 2 steps an epoch.
 SECTIONS: dict[str, Any] = {
@@ -78,13 +79,11 @@ def test_a_resumed_run_ends_bit_for_bit_as_one_never_interrupted(
     with pytest.raises(Killed):
         trained(recipe, tmp_path / "killed", backend, moment)
     run = open_run(tmp_path / "killed")
-    if moment == ("checkpoint", 8):  # nothing but the end was left
-        with pytest.raises(RunError, match="is at step 8 of 8, so nothing is left to do"):
-            trained(recipe, tmp_path, backend, resume=run)
-        return
     again = trained(recipe, tmp_path, backend, resume=run)
     assert_same(again.run, whole)
     assert again.info["status"] == "finished" and len(again.info["resumed"]) == 1
+    with pytest.raises(RunError, match=r"finished at step 8 of 8; to go on, raise train\.epochs"):
+        trained(recipe, tmp_path, backend, resume=again.run)
 
 
 def test_a_validation_that_an_interruption_left_out_is_made_up_for(
@@ -167,6 +166,95 @@ def test_a_run_begun_on_one_backend_goes_on_on_the_other(tmp_path: Path, base: P
         np.testing.assert_allclose(value, whole[name], atol=1e-4)
 
 
+def test_a_run_killed_after_its_last_checkpoint_still_gets_its_best_adapter(tmp_path: Path, base: Path) -> None:
+    """The first of equal validations is the best, so it is not the last."""
+    train = {
+        **SECTIONS["train"],
+        "learning_rate": 1e-12,
+        "load_best": True,
+        "early_stopping": {"patience": 2, "min_delta": 1.0},
+    }
+    recipe = write_recipe(tmp_path, base, **{**SECTIONS, "train": train})
+    whole = trained(recipe, tmp_path / "whole", "mlx")
+    assert whole.info["stopped"] and whole.info["adapter_step"] == 2 < whole.info["step"] == 6
+    with pytest.raises(Killed):
+        trained(recipe, tmp_path / "killed", "mlx", ("checkpoint", 6))
+    again = trained(recipe, tmp_path, "mlx", resume=open_run(tmp_path / "killed"))
+    assert_same(again.run, whole.run)
+    keys = ("status", "stopped", "adapter_step", "best", "diagnosis", "losses", "valid_loss")
+    assert {key: again.info[key] for key in keys} == {key: whole.info[key] for key in keys}
+
+
+def test_a_best_value_of_another_metric_no_longer_counts(tmp_path: Path, base: Path) -> None:
+    from mlxtune.evaluation.validation_metrics import reply_metrics
+
+    recipe = write_recipe(tmp_path, base, **SECTIONS)
+    with pytest.raises(Killed):
+        trained(recipe, tmp_path / "run", "mlx", ("checkpoint", 5))
+    said: list[str] = []
+    words = ["train.best_metric=intents.partial_match", "train.load_best=true"]
+    again = trained(
+        recipe,
+        tmp_path,
+        "mlx",
+        resume=open_run(tmp_path / "run"),
+        overrides=words,
+        say=said.append,
+        measures=reply_metrics,
+    )
+    assert any("was measured in another way: it no longer counts" in line for line in said)
+    assert again.info["best"]["metric"] == "intents.partial_match" and again.info["best"]["step"] > 5
+
+
+def test_a_validation_made_up_for_is_not_told_twice(tmp_path: Path, base: Path) -> None:
+    """Interrupted where one is due, resumed, killed before the next checkpoint, resumed."""
+    train = {**SECTIONS["train"], "save_every": 4, "learning_rate": 1e-12, "epochs": 6}
+    recipe = write_recipe(tmp_path, base, **{**SECTIONS, "train": train})
+    run = interrupted_at(6, recipe, tmp_path / "run")
+    with pytest.raises(Killed):
+        tune_until(("step", 7), recipe, run)
+    again = trained(recipe, tmp_path, "mlx", resume=open_run(run.path))
+    steps = [event["step"] for event in evidence(again.run) if event["event"] == "validation"]
+    assert steps == [2, 4, 6, 8, 10, 12]
+
+
+def test_ctrl_c_in_the_last_step_leaves_nothing_out(tmp_path: Path, base: Path) -> None:
+    recipe = write_recipe(tmp_path, base, **SECTIONS)
+    run = interrupted_at(8, recipe, tmp_path / "run")
+    assert run.info()["status"] == "finished"
+    assert [event["step"] for event in evidence(run) if event["event"] == "validation"] == [2, 4, 6, 8]
+
+
+def test_stopped_before_the_first_step_a_run_says_so(tmp_path: Path, base: Path) -> None:
+    run = interrupted_at(0, write_recipe(tmp_path, base, **SECTIONS), tmp_path / "run")
+    assert run.info()["status"] == "interrupted" and run.info()["step"] == 0
+    assert not run.adapter.exists()
+
+
+def interrupted_at(step: int, recipe: Path, out: Path) -> RunFolder:
+    """A run that Ctrl-C reached after a step, or before the first."""
+    from mlxtune.training.interrupt import Interrupt
+
+    interrupts: list[Interrupt] = []
+
+    class Remembered(Interrupt):
+        def __enter__(self) -> Interrupt:
+            interrupts.append(self)
+            return super().__enter__()
+
+    def watch(event: Mapping[str, Any]) -> None:
+        if event.get("step", 0) == step and event["event"] in ("step", "begin"):
+            interrupts[-1].requested = True
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mlxtune.training.loop.Interrupt", Remembered)
+        return tune(load_recipe(recipe), choose("mlx", "cpu"), out, watch=watch).run
+
+
+def tune_until(moment: tuple[str, int], recipe: Path, run: RunFolder) -> None:
+    trained(recipe, run.path, "mlx", moment, resume=run)
+
+
 # What may change
 
 
@@ -222,6 +310,9 @@ def test_a_new_run_begins_from_anothers_adapter(tmp_path: Path, base: Path) -> N
     assert second.info["begun_from"] == str(first.path.resolve())
     with pytest.raises(RunError, match="its rank is 4, the recipe's 2"):
         trained(recipe, tmp_path / "third", "mlx", begin_from=first, overrides=["lora.rank=2"])
+    for other in (tiny_model(tmp_path / "seed", seed=5), tiny_model(tmp_path / "wide", hidden=128)):
+        with pytest.raises(AdapterError, match="was trained on other weights than those in"):
+            trained(recipe, tmp_path / "third", "mlx", begin_from=first, overrides=[f"model.path={other}"])
     assert not (tmp_path / "third").exists()
 
 
@@ -383,6 +474,7 @@ def test_sigterm_saves_and_resume_without_a_name_goes_on_with_the_newest_run(tmp
         (["--resume", "--out", "x"], 2, "--out does not go with --resume"),
         (["--resume", "--force"], 2, "--force does not go with --resume"),
         (["--from", "nowhere"], 1, "nowhere: no such run folder"),
+        (["--plan", "--resume"], 2, "it does not go with --resume or --from"),
     ],
 )
 def test_mistakes_about_runs_are_answered(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from types import TracebackType
@@ -69,6 +70,8 @@ def lora(
     from mlxtune.backends import choose
     from mlxtune.recipe import load_recipe
 
+    if plan_only and (resume is not None or begin_from):
+        raise click.UsageError("--plan plans a whole training; it does not go with --resume or --from")
     if resume is not None:
         for option, given in (("--out", out), ("--force", force), ("--from", begin_from)):
             if given:
@@ -78,7 +81,7 @@ def lora(
     if plan_only:
         from mlxtune.training.plan import plan
 
-        planned = plan(loaded, choice.backend.device())
+        planned = plan(loaded, choice.backend.device(), copies_head=choice.backend.name == "mlx")
         if as_json:
             print_json(planned.as_json())
         else:
@@ -100,14 +103,28 @@ def lora(
     result = {"event": "run", "run": str(tuned.run), **tuned.info}
     if as_json:
         print_json(result, indent=None)
-    else:
+    elif tuned.info["step"]:
         click.echo(_summary(tuned.info, str(tuned.run)))
     if tuned.outcome.status == "interrupted":
+        if not tuned.info["step"]:
+            say(f"Interrupted before the first step; {tuned.run} holds nothing to go on from.")
+            sys.exit(130)
         say(
             f"Interrupted at step {tuned.outcome.progress.step}; adapter and checkpoint are saved in {tuned.run}. "
-            f"Go on with: mlxtune lora {recipe} --resume {tuned.run}"
+            f"Go on with: {_resuming(str(tuned.run), backend, device)}"
         )
         sys.exit(130)
+
+
+def _resuming(run: str, backend: str, device: str) -> str:
+    """The command line that goes on with a run; its recipe.yaml holds what --set said."""
+    where = [
+        word
+        for option, given in (("--backend", backend), ("--device", device))
+        if given != "auto"
+        for word in (option, given)
+    ]
+    return shlex.join(["mlxtune", "lora", f"{run}/recipe.yaml", "--resume", run, *where])
 
 
 def _run_to_resume(recipe_name: str, path: str) -> RunFolder:
@@ -174,7 +191,9 @@ class _Progress:
             if on_terminal():
                 from tqdm import tqdm
 
-                self._bar = tqdm(total=self._total, unit="step", file=sys.stderr, dynamic_ncols=True)
+                self._bar = tqdm(
+                    total=self._total, initial=event.get("step", 0), unit="step", file=sys.stderr, dynamic_ncols=True
+                )
         elif event["event"] == "step":
             self._step(event)
         elif event["event"] == "validation":

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 # Part of every cache key: raise it when a conversion writes something else than before.
 CACHE_VERSION = 2
+FINGERPRINT = "2:"  # which kind of fingerprint it is; change it with what it is computed from
 FINGERPRINT_BYTES = 1 << 14  # of each weight: enough to tell models apart, little enough for 15 GB of them
 
 
@@ -87,7 +88,7 @@ def fingerprint(folder: Path) -> str:
         with file.open("rb") as stream:
             stream.seek(place.start)
             digest.update(stream.read(min(FINGERPRINT_BYTES, place.stop - place.start)))
-    return digest.hexdigest()
+    return f"{FINGERPRINT}{digest.hexdigest()}"
 
 
 def require_base(folder: Path, trained_on: object, run: str) -> None:
@@ -101,7 +102,8 @@ def require_base(folder: Path, trained_on: object, run: str) -> None:
     Raises:
         AdapterError: Other weights.
     """
-    if isinstance(trained_on, str) and trained_on != fingerprint(folder):
+    known = isinstance(trained_on, str) and trained_on.startswith(FINGERPRINT)  # an earlier kind says nothing
+    if known and trained_on != fingerprint(folder):
         raise AdapterError(
             f"{run}: was trained on other weights than those in {folder}; give the base model it was trained on, or name "
             "another one on purpose with --set model.path=..."

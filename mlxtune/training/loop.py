@@ -82,6 +82,7 @@ def train(
     watch: Callable[[Event], None],
     measure: Measure | None = None,
     resume: bool = False,
+    forget_best: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> Outcome:
     """Train the adapter that is attached to `model`, and write it with its metrics into the run folder.
@@ -97,6 +98,7 @@ def train(
         watch: Called with each event that metrics.jsonl gets.
         measure: Metrics of the replies that the model now gives; needed where the recipe selects by one.
         resume: Go on from the run's last intact checkpoint.
+        forget_best: What was best so far was measured in another way; the next validation is the first that counts.
         say: Told of what went wrong and was dealt with.
 
     Raises:
@@ -109,7 +111,7 @@ def train(
         recipe.train.gradient_checkpointing,
     )
     if resume:
-        training.restore(say)
+        training.restore(forget_best, say)
     backend.peak_memory_bytes(reset=True)
     mode = "a" if resume else "w"
     with run.metrics_file.open(mode, encoding="utf-8") as stream, Interrupt() as interrupt:
@@ -147,16 +149,25 @@ class _Training:
         self._progress = Progress()
         self._saved = 0  # step of the last checkpoint
 
-    def restore(self, say: Callable[[str], None]) -> None:
+    def restore(self, forget_best: bool, say: Callable[[str], None]) -> None:
         """Go back to the last intact checkpoint, in the model, in metrics.jsonl and here."""
         self._progress = self._checkpoints.restore(self._model, say)
         self._saved = self._progress.step
-        _cut_metrics(self._run, self._saved)
+        _cut_metrics(self._run, self._progress, self._steps)
+        best = self._progress.best
+        if best is not None and (forget_best or best.metric != self._selection.metric):
+            say(
+                f"the best so far, {best.metric} {best.value:.4g} at step {best.step}, was measured in another way: it no longer counts"
+            )
+            self._progress = replace(self._progress, best=None, since_best=0)
 
     def go(self, log: _Log, interrupt: Interrupt) -> Outcome:
         """Train to the end, or until told to stop."""
-        if not self._progress.step:
-            log.write(event="begin", steps=self._steps.total, steps_per_epoch=self._steps.per_epoch)
+        begin = {"event": "begin", "steps": self._steps.total, "steps_per_epoch": self._steps.per_epoch}
+        if self._progress.step:
+            log.tell({**begin, "step": self._progress.step})  # the file has it
+        else:
+            log.write(**begin)
         # An interruption may have left the validation undone that was due after its step.
         stopped = self._follow_up(log, interrupt) if self._progress.step else None
         while self._progress.step < self._steps.total and not interrupt.requested and not stopped:
@@ -164,12 +175,13 @@ class _Training:
             stopped = self._follow_up(log, interrupt)
         progress = self._progress
         status = "interrupted" if progress.step < self._steps.total and not stopped else "finished"
-        adapter_step = self._write_adapter(best=self._settings.load_best and status == "finished")
+        best = self._settings.load_best and status == "finished"
+        adapter_step = self._write_adapter(best) if progress.step else 0
         log.write(
             event="end", step=progress.step, status=status, seconds=round(progress.seconds, 3), tokens=progress.tokens,
             adapter_step=adapter_step, stopped=stopped,
         )  # fmt: skip
-        train_segments = None if progress.validations else self._losses_of_training()
+        train_segments = None if progress.validations or not progress.step else self._losses_of_training()
         return Outcome(status, progress, adapter_step, train_segments, stopped)
 
     def _step(self, log: _Log) -> None:
@@ -207,7 +219,8 @@ class _Training:
         last = step == self._steps.total
         validates = self._validation and (last or step % (self._settings.evaluate_every or self._steps.per_epoch) == 0)
         improved = False
-        if validates and self._progress.validated != step and not interrupt.requested:
+        # One that an interruption leaves out is made up for when the run goes on, which it does not after the last step.
+        if validates and self._progress.validated != step and (last or not interrupt.requested):
             improved = self._validate(log)
         stopped = self._out_of_patience()
         saves = step % self._settings.save_every == 0 if self._settings.save_every else validates
@@ -342,12 +355,19 @@ class _Log:
         self._stream.flush()
         self._watch(event)
 
+    def tell(self, event: Event) -> None:
+        self._watch(event)
+
     def sync(self) -> None:
         os.fsync(self._stream.fileno())
 
 
-def _cut_metrics(run: RunFolder, step: int) -> None:
-    """Leave in metrics.jsonl what led to the checkpoint of a step, that checkpoint included, and nothing after."""
+def _cut_metrics(run: RunFolder, progress: Progress, steps: Steps) -> None:
+    """Leave in metrics.jsonl what led to a checkpoint, that checkpoint included, and nothing after.
+
+    A validation of the checkpoint's own step stays only if the checkpoint knows of it; one made up for later does not.
+    """
+    step = progress.step
     kept: list[str] = []
     try:
         lines = run.metrics_file.read_text(encoding="utf-8").splitlines()
@@ -358,9 +378,10 @@ def _cut_metrics(run: RunFolder, step: int) -> None:
             event = json.loads(line)
         except ValueError:  # the line at which a killed process was
             break
-        if event.get("event") == "end" or event.get("step", 0) > step:
+        kind = event.get("event")
+        if kind == "end" or event.get("step", 0) > (progress.validated if kind == "validation" else step):
             continue
-        kept.append(line)
+        kept.append(json.dumps({**event, "steps": steps.total}) if kind == "begin" else line)
     if not any(json.loads(line).get("name") == checkpoint_name(step) for line in kept):
         kept.append(json.dumps({"event": "checkpoint", "step": step, "name": checkpoint_name(step)}))
     write_text(run.metrics_file, "".join(line + "\n" for line in kept))

@@ -114,8 +114,13 @@ class Plan:
         return "\n".join(f"{name:<17}{text}" for name, text in lines)
 
 
-def plan(recipe: Recipe, device: Device) -> Plan:
+def plan(recipe: Recipe, device: Device, copies_head: bool = True) -> Plan:
     """Plan a recipe's training on a device.
+
+    Args:
+        recipe: What to train.
+        device: Where.
+        copies_head: The backend makes a float32 copy of a 16-bit head, as MLX does; torch casts it block by block.
 
     Raises:
         MlxtuneError: As training would, for data and configuration.
@@ -148,7 +153,7 @@ def plan(recipe: Recipe, device: Device) -> Plan:
         padding=(own_positions - own_tokens) / (own_positions + prefix * len(epoch)),
         shared_prefix_tokens=prefix,
         shared_prefix_saved=(tokens - own_tokens - prefix * len(epoch)) / tokens,
-        memory_bytes=_memory(recipe, config, device, epoch, spec, trainable, total),
+        memory_bytes=_memory(recipe, config, device, epoch, spec, trainable, total, copies_head),
         available_bytes=device.memory_bytes,
         device=device.description,
         gradient_checkpointing=settings.gradient_checkpointing,
@@ -167,6 +172,7 @@ def _memory(
     spec: LoraSpec,
     trainable: int,
     total: int,
+    copies_head: bool,
 ) -> dict[str, int]:
     """An estimate of the peak, by part, in bytes.
 
@@ -209,7 +215,7 @@ def _memory(
         return int(batch.supervised.sum()) * int(config["vocab_size"]) * 4 * 3
 
     # A 16-bit head is copied to float32 to compute the loss in.
-    head_copy = int(config["vocab_size"]) * hidden * 4 if width < 4 and not quantization else 0
+    head_copy = int(config["vocab_size"]) * hidden * 4 if copies_head and width < 4 and not quantization else 0
 
     return {
         "weights": int(total * weight_bits / 8),

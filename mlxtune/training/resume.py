@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mlxtune.backends.adapter import Weights, read_adapter
+from mlxtune.backends.adapter import Weights, check_fits, read_adapter
 from mlxtune.backends.base import LoraSpec
 from mlxtune.errors import DataError, RunError
 from mlxtune.recipe import Recipe
@@ -17,6 +17,15 @@ FREE_TO_CHANGE = (
     "name", "data.test", "train.epochs", "train.max_steps", "train.evaluate_every", "train.save_every", "train.best_metric",
     "train.metric_rows", "train.early_stopping", "train.load_best", "train.gradient_checkpointing", "evaluate", "track",
 )  # fmt: skip
+
+
+# Of these, those that change what a metric of replies is measured on, so that its values no longer compare.
+MEASURED_BY = ("train.metric_rows", "evaluate.decoding", "evaluate.max_new_tokens")
+
+
+def measured_anew(changed: Sequence[str]) -> bool:
+    """Whether the best value so far was measured in another way than those to come."""
+    return any(key in MEASURED_BY for key in changed)
 
 
 def check_recipe(recipe: Recipe, run: RunFolder) -> list[str]:
@@ -66,11 +75,17 @@ def check_data(run: RunFolder, facts: Mapping[str, Any]) -> None:
             )
 
 
-def adapter_to_begin_from(run: RunFolder, spec: LoraSpec, shapes: Mapping[str, tuple[int, int]]) -> Weights:
+def adapter_to_begin_from(run: RunFolder, spec: LoraSpec, shapes: Mapping[str, tuple[int, int]], base: str) -> Weights:
     """The adapter of another run as the beginning of a new one.
 
+    Args:
+        run: The other run.
+        spec: The new run's adapter.
+        shapes: Layer of the base model -> (in, out).
+        base: What to call the base model.
+
     Raises:
-        AdapterError: It cannot be read.
+        AdapterError: It cannot be read, or does not fit the base model.
         RunError: It is of other layers or another rank.
     """
     if not (run.adapter / "adapter_config.json").is_file():
@@ -83,11 +98,9 @@ def adapter_to_begin_from(run: RunFolder, spec: LoraSpec, shapes: Mapping[str, t
         differences.append(f"it adapts {len(found.spec.layers)} layers, the recipe {len(spec.layers)}")
     if found.spec.scale != spec.scale:
         differences.append(f"its scale (alpha / rank) is {found.spec.scale:g}, the recipe's {spec.scale:g}")
-    wrong = next((layer for layer in spec.layers if layer not in shapes), None)
-    if wrong:
-        differences.append(f"the base model has no {wrong}")
     if differences:
         raise RunError(f"{run}: its adapter cannot begin this training: {'; '.join(differences)}")
+    check_fits(found, shapes, f"the adapter of {run}", base)
     return {name: found.weights[name] for layer in spec.layers for name in (f"{layer}.lora_A", f"{layer}.lora_B")}
 
 

@@ -29,7 +29,7 @@ from mlxtune.runs import RunFolder, new_run
 from mlxtune.training.checkpoints import Checkpoints
 from mlxtune.training.diagnosis import diagnose
 from mlxtune.training.loop import Event, Measure, Outcome, Steps, train
-from mlxtune.training.resume import adapter_to_begin_from, check_data, check_recipe
+from mlxtune.training.resume import adapter_to_begin_from, check_data, check_recipe, measured_anew
 from mlxtune.training.selection import Selection
 from mlxtune.training.trackers import Trackers, require
 
@@ -89,15 +89,15 @@ def tune(
     steps = Steps.of(len(training.examples), recipe)
     if resume:
         check_data(resume, data)
-        _require_steps_left(resume, recipe, steps)
+        _require_something_left(resume, recipe, steps)
     measure = measures(recipe, tokenizer) if measures and Selection.of(recipe).needs_replies else None
 
     folder = base_folder(recipe.model, backend)
-    if resume:
-        require_base(folder, resume.info().get("base", {}).get("fingerprint"), str(resume))
+    if before_this := resume or begin_from:
+        require_base(folder, before_this.info().get("base", {}).get("fingerprint"), str(before_this))
     shapes = linear_layers(config)
     weights = (
-        adapter_to_begin_from(begin_from, spec, shapes)
+        adapter_to_begin_from(begin_from, spec, shapes, recipe.model.path)
         if begin_from
         else initial_weights(spec, shapes, recipe.train.seed)
     )
@@ -162,6 +162,7 @@ def tune(
                     observe,
                     measure,
                     resume is not None,
+                    measured_anew(changed),
                     say,
                 )
         except BaseException as error:
@@ -181,7 +182,7 @@ def tune(
             best=None if progress.best is None else progress.best.as_json(),
             seconds=round(progress.seconds, 3),
             tokens=progress.tokens,
-            tokens_per_second=round(progress.tokens / progress.seconds, 1),
+            tokens_per_second=round(progress.tokens / progress.seconds, 1) if progress.seconds else 0.0,
             peak_memory_gb=round(backend.peak_memory_bytes() / 1e9, 4),
             losses=_losses(run, outcome),
             diagnosis=diagnose(progress.validations, recipe).as_json() if progress.validations else None,
@@ -199,14 +200,18 @@ def _losses(run: RunFolder, outcome: Outcome) -> dict[str, Any]:
     return found
 
 
-def _require_steps_left(run: RunFolder, recipe: Recipe, steps: Steps) -> None:
-    """Raise RunError where a run has nothing left to do under a recipe."""
+def _require_something_left(run: RunFolder, recipe: Recipe, steps: Steps) -> None:
+    """Raise RunError where a run has ended, and has nothing left to do under a recipe.
+
+    One that was killed after its last checkpoint has its end left: the best adapter, what run.json says of it.
+    """
     last = Checkpoints(run.checkpoints).last()
-    if last is None:
+    if last is None or run.info().get("status") != "finished":
         return
     if last.step >= steps.total:
+        limit = "train.max_steps" if recipe.train.max_steps == steps.total else "train.epochs"
         raise RunError(
-            f"{run}: is at step {last.step} of {steps.total}, so nothing is left to do; more epochs: --set train.epochs=N"
+            f"{run}: finished at step {last.step} of {steps.total}; to go on, raise {limit}: --set {limit}=N"
         )
     stopping = recipe.train.early_stopping
     if stopping is not None and last.since_best >= stopping.patience:

@@ -108,11 +108,10 @@ class _FrozenProduct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         flat = gradient.reshape(-1, ctx.n_out)
-        total: Tensor | None = None
-        for block, part in _blocks(ctx.rows, ctx.n_out, flat):
-            total = flat[:, part] @ block if total is None else total.addmm_(flat[:, part], block)
-        assert total is not None
-        return total.reshape(*gradient.shape[:-1], total.shape[1]), None, None
+        # Summed in float32: in bfloat16 every block of a large layer would round the sum again.
+        total = sum((flat[:, part] @ block).float() for block, part in _blocks(ctx.rows, ctx.n_out, flat))
+        assert isinstance(total, Tensor)
+        return total.to(gradient.dtype).reshape(*gradient.shape[:-1], total.shape[1]), None, None
 
 
 def _blocks(rows: Rows, n_out: int, like: Tensor) -> Any:
