@@ -25,9 +25,15 @@ VALID_LOSS = "valid.loss"
 METRICS = {
     "label": ("accuracy", "macro_f1", "invalid_rate"),
     "labels": ("exact_match", "partial_match", "micro_f1", "macro_f1", "sample_f1", "invalid_rate"),
-    "text": (),
+    "text": ("rouge1", "rouge2", "rougeL", "bleu", "chrf"),
 }
 PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
+# Rows on the Hugging Face Hub. What stands after the last colon is a split there, or a file's path.
+HUB_ROWS = re.compile(
+    r"hub:(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:/(?P<config>[\w.-]+))?(?:@(?P<revision>[^:\s]+))?"
+    r"(?::(?P<split>[^:]+))?"
+)
+HUB_SPLITS = {"train": "train", "valid": "validation", "test": "test"}  # what a name without a split means
 # Alone among the values, these are files: relative ones are taken from the recipe's folder.
 DATA_FILES = ("train", "valid", "test")
 # Kinds of pydantic's errors that an inherited key would cure.
@@ -102,17 +108,46 @@ class Balance(Section):
         return self
 
 
+class Augment(Section):
+    """Further training rows of a rare class, rewritten by a model from the rows that there are."""
+
+    field: str = Field(min_length=1)
+    """Output field with labels."""
+    value: str = Field(min_length=1)
+    """The label whose rows are rewritten. Their input text alone is; labels and reply stay."""
+    factor: float = Field(2.0, gt=1, le=20)
+    """How many times its rows the label shall have, the rewritten ones included."""
+    endpoint: str = Field(min_length=1)
+    """An OpenAI-compatible chat server, such as http://127.0.0.1:8080/v1. Its key comes from MLXTUNE_API_KEY."""
+    model: str = Field(min_length=1)
+    """Name of the model there."""
+    temperature: float = Field(0.9, ge=0, le=2)
+    """Of its sampling."""
+    tries: int = Field(3, ge=1, le=20)
+    """Times that the server is asked for one row at most, where its answers are refused."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Augment:
+        if "@" in self.endpoint or "?" in self.endpoint:
+            raise _wrong("endpoint", "it may hold no password and no key: runs keep it; set MLXTUNE_API_KEY instead")
+        if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", self.endpoint):
+            raise _wrong("endpoint", f"expected http://HOST:PORT/v1 or https://..., got {self.endpoint!r}")
+        return self
+
+
 class DataSection(Section):
-    """The labelled rows."""
+    """The labelled rows: files, relative to the recipe, or rows on the Hugging Face Hub as
+    hub:OWNER/NAME[/CONFIG][@REVISION][:SPLIT]. SPLIT is a split there or a file's path in the repository; without it, train,
+    validation or test, after the key."""
 
     train: str = Field(min_length=1)
-    """Training rows, .jsonl, .csv or .parquet; relative to the recipe."""
+    """Training rows, .jsonl, .csv or .parquet; or hub:OWNER/NAME."""
     valid: str | None = None
     """Validation rows."""
     valid_fraction: float | None = Field(None, gt=0, lt=1)
     """Instead of `valid`: hold out this share of the training rows, label sets in proportion, near-duplicates together."""
     test: str | None = None
-    """Test rows, read by `evaluate` only."""
+    """Test rows, read by `evaluate`, and by `augment` to keep what it makes away from them."""
     text: str = "text"
     """Column that holds the input text, by which rows are cleaned and shown."""
     columns: dict[str, str] = Field(default_factory=dict)
@@ -121,9 +156,15 @@ class DataSection(Section):
     """Cleaning of the training rows; validation and test rows are never touched."""
     balance: Balance | None = None
     """Balancing of the training rows, once they are cleaned and validation rows are held out; null leaves them be."""
+    augment: Augment | None = None
+    """Rewritten rows of a rare class, added before balancing; null adds none."""
 
     @model_validator(mode="after")
     def _check(self) -> DataSection:
+        for name in DATA_FILES:
+            file = getattr(self, name)
+            if file is not None and is_on_hub(file) and not HUB_ROWS.fullmatch(file):
+                raise _wrong(name, f"expected hub:OWNER/NAME[/CONFIG][@REVISION][:SPLIT], got {file!r}")
         if self.valid is not None and self.valid_fraction is not None:
             raise _wrong("valid_fraction", "data.valid names validation rows already; keep one of the two")
         return self
@@ -415,7 +456,24 @@ class Recipe(Section):
             if balance.field not in labelled:
                 hint = did_you_mean(balance.field, labelled) or f"; known: {', '.join(labelled) or 'none'}"
                 raise _wrong("data.balance.field", f"{balance.field!r} is no output field with labels{hint}")
+        self._check_augment()
         return self
+
+    def _check_augment(self) -> None:
+        """What is rewritten is the rows of a label that the recipe lists, and the model reads the text that changes."""
+        augment = self.data.augment
+        if augment is None:
+            return
+        labelled = [name for name, field in self.output.fields.items() if not isinstance(field, TextField)]
+        if augment.field not in labelled:
+            hint = did_you_mean(augment.field, labelled) or f"; known: {', '.join(labelled) or 'none'}"
+            raise _wrong("data.augment.field", f"{augment.field!r} is no output field with labels{hint}")
+        labels = getattr(self.output.fields[augment.field], "labels", None)
+        if labels and augment.value not in labels:
+            hint = did_you_mean(augment.value, labels) or f"; known: {', '.join(labels)}"
+            raise _wrong("data.augment.value", f"{augment.value!r} is no label of {augment.field}{hint}")
+        if self.data.text not in PLACEHOLDER.findall(self.prompt.user):
+            raise _wrong("data.augment", f"it rewrites {{{self.data.text}}}, which prompt.user does not show")
 
     def _check_metrics(self) -> None:
         """What selects a checkpoint is a metric of this recipe, named once, and there are rows to measure it on."""
@@ -492,6 +550,11 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     return _with_absolute_paths(recipe, folder)
 
 
+def is_on_hub(name: str) -> bool:
+    """Whether `data.train`, `valid` or `test` is written as rows on the Hub rather than as a file."""
+    return name.startswith("hub:")
+
+
 def is_local_model(path: str) -> bool:
     """Whether `model.path` is written as a file or folder rather than as a Hub id or a package's file."""
     return not path.startswith("package:") and (path.startswith((".", "/", "~")) or path.endswith(".gguf"))
@@ -532,7 +595,7 @@ def _override(content: dict[str, Any], override: str) -> Iterator[tuple[str, str
 
 def _from_current_folder(key: str, value: str) -> str:
     section, _, name = key.partition(".")
-    names_file = section == "data" and name in DATA_FILES
+    names_file = section == "data" and name in DATA_FILES and not is_on_hub(value)
     if names_file or (key == "model.path" and (is_local_model(value) or Path(value).is_dir())):
         return os.path.abspath(os.path.expanduser(value))
     return value
@@ -542,10 +605,14 @@ def _with_absolute_paths(recipe: Recipe, folder_of: Callable[[Place], Path]) -> 
     def absolute(name: str, folder: Path) -> str:
         return os.path.abspath(folder / os.path.expanduser(name))
 
+    def whole(name: str, file: str) -> str:
+        rows = HUB_ROWS.fullmatch(file)
+        if rows is None:
+            return absolute(file, folder_of(("data", name)))
+        return file if rows["split"] else f"{file}:{HUB_SPLITS[name]}"
+
     files = {name: getattr(recipe.data, name) for name in DATA_FILES}
-    data = recipe.data.model_copy(
-        update={name: absolute(file, folder_of(("data", name))) for name, file in files.items() if file}
-    )
+    data = recipe.data.model_copy(update={name: whole(name, file) for name, file in files.items() if file})
     path, folder = recipe.model.path, folder_of(("model", "path"))
     # "models/base" may be a Hub id; beside a folder "models" it is a path, if a mistyped one.
     parent = Path(path).parts[0] if "/" in path and not path.startswith("package:") else ""

@@ -276,7 +276,7 @@ def test_mlx_is_not_imported_to_learn_that_it_has_no_gpu(machine: Machine, monke
 
 # The command line ----------------------------------------------------------------------------------------------------
 
-COMPUTING = ("doctor", "convert", "lora", "evaluate", "predict", "fuse")
+COMPUTING = ("doctor", "convert", "lora", "evaluate", "sweep", "predict", "fuse")
 
 
 @pytest.mark.parametrize("name", COMPUTING)
@@ -292,6 +292,6 @@ def test_no_other_command_has_them() -> None:
     from mlxtune.cli import COMMANDS, cli
 
     others = set(COMMANDS) - set(COMPUTING)
-    assert others == {"data", "runs"}
+    assert others == {"compare", "data", "review", "runs"}
     for name in others:
         assert "--backend" not in CliRunner().invoke(cli, [name, "--help"]).output

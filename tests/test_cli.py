@@ -278,6 +278,10 @@ def other_weights(place: Place) -> None:
     recipe.write_text(recipe.read_text().replace(str(place.base), str(place.folder / "copy")))
 
 
+def replies_by_id(place: Place) -> None:
+    write_rows(place.folder / "replies.jsonl", [{"id": "T1", "prediction": "none"}])
+
+
 def adapter_of_nan(place: Place) -> None:
     from safetensors.numpy import load_file, save_file
 
@@ -348,7 +352,17 @@ MISTAKES: list[tuple[str, Break, str, int, str]] = [
     ("a fuse that rounds the adapter", nothing, "fuse {p}/run --out {p}/fused --dtype bfloat16 --tolerance 0", 1, "not written: fused and adapted model differ"),
     ("a fuse of what is no number", adapter_of_nan, "fuse {p}/run --out {p}/fused", 1, "not written: fused and adapted model differ by up to nan"),
     ("no test data", edit("  test: test.jsonl\n", ""), "evaluate {p}/recipe.yaml --base", 1, "data.test"),
+    ("a run that was not evaluated", nothing, "compare {p}/run", 1, "was not evaluated; run `mlxtune evaluate"),
+    ("nothing to compare", nothing, "compare", 2, "nothing to compare; name runs"),
+    ("a comparison of what is no run", nothing, "compare {p}", 1, "not a run folder"),
+    ("a sweep of impossible values", nothing, "sweep {p}/recipe.yaml --vary lora.rank=4,0", 1, "--vary lora.rank=0: lora.rank: expected at least 1"),
+    ("a sweep of one value", nothing, "sweep {p}/recipe.yaml --vary lora.rank=4", 2, "one value does not vary"),
+    ("a sweep inside a run", nothing, "sweep {p}/recipe.yaml --vary lora.rank=4,8 --out {p}/run", 1, "is a run of its own"),
     ("nothing to predict", nothing, "predict {p}/run", 2, "nothing to ask"),
+    ("a review of no such run", nothing, "review {p}/rnu", 1, "rnu: no such run folder"),
+    ("a review of a run without replies", nothing, "review {p}/run", 1, "has no replies of the tuned model to rate"),
+    ("a review of nothing", nothing, "review", 2, "which run's replies?"),
+    ("a filled sheet whose key is elsewhere", rows("case_id", name="anna.csv"), "review --scores {p}/anna.csv", 1, "name the RUN, or that folder with --out"),
     # options
     ("a mistyped command", nothing, "evalute {p}/run", 2, "did you mean 'evaluate'?"),
     ("an unknown option", nothing, "lora {p}/recipe.yaml --epochs 3", 2, "--epochs"),
@@ -356,6 +370,13 @@ MISTAKES: list[tuple[str, Break, str, int, str]] = [
     ("an unknown device", nothing, "lora {p}/recipe.yaml --device tpu", 2, "no device 'tpu'; there is auto, cpu, gpu, cuda or cuda:N"),
     ("a backend for replies that are there", nothing, "evaluate {p}/run --predictions x --backend mlx", 2, "--backend does not go with --predictions"),
     ("a device for replies that are there", nothing, "evaluate {p}/run --predictions x --device cpu", 2, "--device does not go with --predictions"),
+    ("an encoder where no text is scored", nothing, "evaluate {p}/run --bertscore {p}/base", 2, "no field of kind text"),
+    ("replies by ids that the rows have not", replies_by_id, "evaluate {p}/run --predictions {p}/replies.jsonl", 1, "test.jsonl:1: no column 'id'"),
+    ("a judge without its model", nothing, "evaluate {p}/run --judge http://127.0.0.1:1", 2, "--judge goes with --judge-model NAME"),
+    ("a judge's model without a judge", nothing, "evaluate {p}/run --judge-model m", 2, "--judge-model goes with --judge URL"),
+    ("a sample for no judge", nothing, "compare {p}/run --judge-sample 5", 2, "--judge-sample goes with --judge URL"),
+    ("a judge that is no address", nothing, "evaluate {p}/run --judge localhost:8080 --judge-model m", 2, "expected the address of a chat server"),
+    ("a judge of labels", nothing, "evaluate {p}/run --out {p}/new --judge http://127.0.0.1:1 --judge-model m", 1, "expected a field of kind text"),
     ("an option without its value", nothing, "lora {p}/recipe.yaml --out", 2, "--out"),
     ("a word where a number belongs", nothing, "evaluate {p}/run --limit many", 2, "--limit"),
 ]  # fmt: skip
@@ -388,6 +409,7 @@ def test_a_mistake_gets_one_clear_message_and_loses_nothing(
 COMPUTING = [
     "convert {b} --out {p}/new", "lora {p}/recipe.yaml --out {p}/new", "lora {p}/recipe.yaml --plan", "evaluate {p}/run",
     "evaluate {p}/run --base --out {p}/new", "predict {p}/run hi", "fuse {p}/run --out {p}/new",
+    "sweep {p}/recipe.yaml --vary lora.rank=2,4 --out {p}/new",
 ]  # fmt: skip
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 
-from mlxtune.evaluation.errors import find_errors, label_errors, label_set_errors, worst_rows
+from mlxtune.evaluation.errors import find_errors, label_errors, label_set_errors, text_cases, worst_rows
 from mlxtune.evaluation.predictions import Prediction
-from mlxtune.recipe import Recipe
+from mlxtune.recipe import Recipe, TextField
 from mlxtune.report.tables import WIDTH, error_tables, to_text
+from mlxtune.report.text_tables import case_tables
 
 LABELS = ["user_auth", "order_management", "payment", "none"]
 
@@ -105,6 +108,73 @@ def test_the_table_shows_as_many_rows_as_asked_and_commands_no_terminal(recipe: 
 def test_a_wrong_row_has_the_probability_of_what_it_said(recipe: Recipe) -> None:
     rows = [prediction(0, ("payment",), ("none",), probability={"intents": 0.625})]
     assert "none (0.62)" in to_text(error_tables(find_errors(rows, recipe), 5))
+
+
+def text_rows(n_rows: int) -> list[Prediction]:
+    """Row i says i of nine words of its reference, the labels of even rows are right, and the last row says nothing."""
+    words = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+    found = []
+    for i in range(n_rows):
+        one = prediction(i, ("payment",), ("payment",) if i % 2 == 0 else ("none",))
+        said = " ".join(words[: i % 10]) or "none at all"
+        expected, predicted = {**one.expected, "response": " ".join(words)}, {**one.predicted, "response": said}
+        found.append(replace(one, expected=expected, predicted=predicted))
+    nothing = {"intents": None, "response": None}
+    return [*found[:-1], replace(found[-1], predicted=nothing, prediction="\x1b[2J[b]I cannot", valid=False)]
+
+
+@pytest.fixture
+def with_text(recipe: Recipe) -> Recipe:
+    fields = {**recipe.output.fields, "response": TextField(kind="text")}
+    return recipe.model_copy(update={"output": recipe.output.model_copy(update={"fields": fields})})
+
+
+def test_texts_are_ranked_by_rouge_l_and_no_row_is_shown_twice(with_text: Recipe) -> None:
+    rows = text_rows(10)
+    cases = find_errors(rows, with_text)["cases"]["response"]
+    assert {kind: [case["row"] for case in cases[kind]] for kind in cases} == {
+        "best": [8, 7, 6], "middle": [5, 4, 3], "worst": [9, 0, 1],
+    }  # fmt: skip
+    best, worst = cases["best"][0], cases["worst"][0]
+    assert (
+        best["rougeL"] == pytest.approx(2 * 8 / 17) and best["bucket"] == ">0.5" and best["right"] == {"intents": True}
+    )
+    assert (best["reference"], best["prediction"]) == (rows[8].expected["response"], rows[8].predicted["response"])
+    assert (worst["rougeL"], worst["prediction"], worst["reply"]) == (0, None, rows[9].prediction)
+
+
+@pytest.mark.parametrize(("n_rows", "counts"), [(1, [1, 0, 0]), (2, [1, 0, 1]), (5, [1, 1, 1]), (900, [100] * 3)])
+def test_a_third_of_the_rows_and_at_most_a_hundred_are_kept(with_text: Recipe, n_rows: int, counts: list[int]) -> None:
+    cases = text_cases(text_rows(n_rows), "response", with_text)
+    assert [len(cases[kind]) for kind in ("best", "middle", "worst")] == counts
+    rows = [case["row"] for kind in cases for case in cases[kind]]
+    assert len(rows) == len(set(rows))
+
+
+def test_cases_show_their_texts_and_which_labels_were_right(with_text: Recipe) -> None:
+    rows = [replace(row, input="long " * 200) for row in text_rows(10)]
+    text = to_text(case_tables(find_errors(rows, with_text), 2))
+    assert "response: the 2 best texts by ROUGE-L" in text and "response: the 2 worst texts by ROUGE-L" in text
+    assert "row 8" in text and "ROUGE-L 0.94; intents right" in text
+    assert "ROUGE-L 0.88; intents: none, not payment" in text
+    assert "(unreadable) \ufffd[2J[b]I cannot" in text and "\x1b" not in text
+    assert max(map(len, text.splitlines())) <= WIDTH and "..." in text
+    assert case_tables(find_errors(rows, with_text), 0) == []
+
+
+def test_recipes_without_texts_have_no_cases(recipe: Recipe) -> None:
+    errors = find_errors([prediction(0, ("none",), ("none",))], recipe)
+    assert errors["cases"] == {} and case_tables(errors, 5) == []
+
+
+def test_an_unreadable_reply_is_shown_once_for_all_its_fields(with_text: Recipe) -> None:
+    fields = {**with_text.output.fields, "more": with_text.output.fields["intents"]}
+    recipe = with_text.model_copy(update={"output": with_text.output.model_copy(update={"fields": fields})})
+    rows = [
+        replace(row, expected={**row.expected, "more": ("none",)}, predicted={**row.predicted, "more": None})
+        for row in text_rows(1)
+    ]
+    assert to_text(error_tables(find_errors(rows, recipe), 1)).count("I cannot") == 1
 
 
 def test_nothing_is_shown_where_nothing_is_wrong(recipe: Recipe) -> None:

@@ -5,23 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 import types
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 from pydantic import BaseModel
 
+from mlxtune.chat_server import Question
 from mlxtune.data.template import ReplyTemplate
 from mlxtune.errors import MlxtuneError
 from mlxtune.evaluation.baselines import ASKED
 from mlxtune.evaluation.scores import Watch, ask_recipe_baselines, evaluate
 from mlxtune.evaluation.subject import Subject, load_subject, read_test_rows
 from mlxtune.evaluation.validation_metrics import reply_metrics
-from mlxtune.recipe import LabelField, LabelsField, Quantize, Recipe, TextField, load_recipe
+from mlxtune.recipe import Augment, LabelField, LabelsField, Quantize, Recipe, TextField, load_recipe
 from mlxtune.training.tune import tune
 from tests.conftest import ROWS, chosen, write_recipe, write_rows
 from tests.tiny import tiny_model
 
+AUGMENT = {"field": "intents", "value": "payment", "endpoint": "http://127.0.0.1:9/v1", "model": "m"}
 # Key -> another value than the recipe of `written` has.
 CHANGES: dict[str, Any] = {
     "name": "other",
@@ -46,6 +49,14 @@ CHANGES: dict[str, Any] = {
     "data.balance.ratio": 0.5,
     "data.balance.by": "labels",
     "data.balance.max_repeats": 2,
+    "data.augment": AUGMENT,
+    "data.augment.field": "note",
+    "data.augment.value": "user_auth",
+    "data.augment.factor": 3.0,
+    "data.augment.endpoint": "http://127.0.0.1:10/v1",
+    "data.augment.model": "other",
+    "data.augment.temperature": 0.1,
+    "data.augment.tries": 1,
     "prompt.system": None,
     "prompt.user": "Message: {text}",
     "prompt.thinking": True,
@@ -116,7 +127,24 @@ BESIDE: dict[str, dict[str, Any]] = {
     "data.balance.ratio": {"data.balance": {"field": "intents", "method": "oversample"}},
     "data.balance.by": {"data.balance": {"field": "intents", "method": "oversample"}},
     "data.balance.max_repeats": {"data.balance": {"field": "intents", "method": "oversample"}},
+    **{f"data.augment.{name}": {"data.augment": AUGMENT} for name in Augment.model_fields},
 }
+
+
+class Rewriter:
+    """A chat server that answers every question in words of its own, and those of the first round with nothing."""
+
+    def __init__(self, settings: Augment, cache: Path) -> None:
+        self._settings, self._n_rounds = settings, 0
+
+    def answers(self, questions: Sequence[Question], on_answer: Callable[[int], None]) -> list[str]:
+        self._n_rounds += 1
+        return [self._answer(question) if self._n_rounds > 1 else "" for question in questions]
+
+    def _answer(self, question: Question) -> str:
+        asked = f"{self._settings.endpoint} {question.temperature} {question.seed} {self._settings.model}"
+        digest = hashlib.sha256(asked.encode()).digest()[:20]
+        return "".join("bdgklmnprstvwzfh"[byte % 16] + "aeiou"[byte % 5] + " " * (byte % 3 == 0) for byte in digest)
 
 
 def leaves(section: Any, prefix: str = "") -> set[str]:
@@ -201,6 +229,9 @@ def test_changing_a_key_changes_something(
     elif isinstance(value, str) and value.endswith(".jsonl"):
         value = str(written.parent / value)
     beside = BESIDE.get(key, {})
+    if key.startswith("data.augment"):  # each time as on another machine, where nothing was rewritten yet
+        monkeypatch.setattr("mlxtune.data.augment._open", Rewriter)
+        monkeypatch.setattr("mlxtune.models.base_model.cache_folder", lambda: Path.cwd() / "cache" / "models")
     (tmp_path / "before").mkdir()
     (tmp_path / "after").mkdir()
     before = footprint(written, beside, tmp_path / "before", monkeypatch)

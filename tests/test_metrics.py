@@ -65,6 +65,43 @@ def test_single_label_metrics_equal_scikit_learn(seed):
     assert scores.confusion.invalid == table[:-1, -1].tolist()
 
 
+def test_row_percentages_are_of_the_rows_that_expect_the_label():
+    expected, predicted = ["high", "high", "high", "low"], ["high", "low", None, "high"]
+    confusion = label_scores(expected, predicted, [False] * 4, ["high", "medium", "low"]).confusion
+    assert confusion.percent == [
+        [pytest.approx(100 / 3), 0, pytest.approx(100 / 3)],
+        [0, 0, 0],
+        [100, 0, 0],
+    ]
+    assert confusion.invalid_percent == [pytest.approx(100 / 3), 0, 0]
+
+
+def test_a_recalls_interval_is_that_of_resampling_row_by_row():
+    rng = np.random.default_rng(11)
+    expected = ["rare" if rng.random() < 0.2 else "usual" for _ in range(40)]
+    predicted = [label if rng.random() < 0.7 else None for label in expected]
+    got = label_scores(expected, predicted, [False] * 40, ["rare", "usual", "never"], seed=4).labels
+    drawn = np.random.default_rng(4).integers(40, size=(metrics.N_RESAMPLES, 40))
+    for label in ("rare", "usual"):
+        of_label = [[predicted[i] == label for i in rows if expected[i] == label] for rows in drawn]
+        wanted = np.percentile([np.mean(hits) for hits in of_label if hits], [2.5, 97.5])
+        assert got[label].recall_interval == pytest.approx(wanted.tolist(), abs=1e-12)
+        assert got[label].recall_interval[0] < got[label].recall < got[label].recall_interval[1]
+    assert got["never"].recall_interval is None
+
+
+def test_a_recall_without_a_mistake_is_no_certainty_and_one_row_says_nothing_of_it():
+    got = label_scores(["a"] * 10 + ["b"], ["a"] * 10 + ["b"], [False] * 11, ["a", "b"]).labels
+    assert got["a"].recall_interval == [pytest.approx(0.72, abs=0.01), 1.0]
+    assert got["b"].recall == 1.0 and got["b"].recall_interval is None
+
+
+def test_labels_of_an_open_set_have_no_interval_of_their_own():
+    scores = label_set_scores([("a",), ("a",)], [("a",), ("b",)], [False] * 2, None)
+    assert scores.labels["a"].recall_interval is None
+    assert label_set_scores([("a",), ("a",)], [("a",), ()], [False] * 2, ["a"]).labels["a"].recall_interval == [0, 1]
+
+
 def test_an_open_set_is_scored_over_every_label_that_occurs():
     scores = label_set_scores([("b",), ("a",)], [("b", "zzz"), ("a",)], [False] * 2, None)
     assert list(scores.labels) == ["a", "b", "zzz"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,18 @@ from mlxtune.data.rows import Row, read_rows
 from mlxtune.data.template import ReplyTemplate
 from mlxtune.errors import DataError
 from mlxtune.evaluation.constraint import TemplateConstraint
-from mlxtune.evaluation.predictions import batches, is_loop, judge, read_predictions, read_replies, write_predictions
+from mlxtune.evaluation.predictions import (
+    batches,
+    is_loop,
+    judge,
+    read_predictions,
+    read_replies,
+    right_fields,
+    write_predictions,
+)
 from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
 from mlxtune.recipe import OutputSection, Recipe
+from tests.conftest import write_rows
 
 
 class FakeModel:
@@ -249,6 +259,65 @@ def test_replies_to_other_rows_are_refused(rows, recipe, tokenizer, tmp_path):
     other = [Row({**row.fields, "text": f"text {number}"}, row.file, row.line) for number, row in enumerate(rows)]
     with pytest.raises(DataError, match=r"line 1: expected a reply to row 0 .*replies to other rows"):
         read_replies(path, other, recipe)
+
+
+def with_ids(rows: list[Row], names: Sequence[Any]) -> list[Row]:
+    return [Row({**row.fields, "id": name}, row.file, row.line) for row, name in zip(rows, names, strict=True)]
+
+
+def test_replies_find_their_rows_by_id_in_any_order(rows, recipe, tmp_path):
+    named = with_ids(rows, [100 + i for i in range(len(rows))])  # a number in the data, text in the file
+    answer = right_answer(rows)
+    lines = [{"id": str(row.fields["id"]), "prediction": answer(f"\n{row.fields['text']}")} for row in reversed(named)]
+    replies = read_replies(write_rows(tmp_path / "replies.jsonl", lines), named, recipe)
+    assert [reply.row for reply in replies] == list(range(len(rows)))
+    assert all(reply.predicted == reply.expected for reply in replies)
+
+
+def test_ids_that_fit_no_row_or_several_are_named_with_their_line(rows, recipe, tmp_path):
+    named = with_ids(rows, [f"T{i}" for i in range(len(rows))])
+    lines = [{"id": "T0"}, {"id": "T0"}, {"id": "X99"}, {}, *({"id": f"T{i}"} for i in range(2, 7))]
+    file = write_rows(tmp_path / "replies.jsonl", [{**line, "prediction": "none"} for line in lines])
+    with pytest.raises(DataError) as error:
+        read_replies(file, named, recipe)
+    for said in (
+        "line 2: id 'T0' is answered twice",
+        "line 3: id 'X99' is none of the 7 test rows'",
+        'line 4: no "id", which other lines have',
+    ):
+        assert said in str(error.value)
+    write_rows(file, [{"id": f"T{i}", "prediction": "none"} for i in range(6)])
+    with pytest.raises(DataError, match=r"6 replies for 7 rows; row 6 \(id 'T6', .*test.jsonl:7\) has none"):
+        read_replies(file, named, recipe)
+
+
+def test_ids_need_a_column_of_them_that_tells_rows_apart(rows, recipe, tmp_path):
+    file = write_rows(tmp_path / "replies.jsonl", [{"id": "a", "prediction": "none"} for _ in rows])
+    with pytest.raises(DataError, match=r'(?s)give "row" instead.*test.jsonl:1: no column \'id\''):
+        read_replies(file, rows, recipe)
+    with pytest.raises(DataError, match=r"test.jsonl:2: id 'a' is that of line 1 too"):
+        read_replies(file, with_ids(rows, ["a"] * len(rows)), recipe)
+
+
+def test_where_a_line_says_its_row_its_id_is_not_looked_at(rows, recipe, tmp_path):
+    lines = [{"row": i, "id": "request 9", "prediction": "none"} for i in reversed(range(len(rows)))]
+    replies = read_replies(write_rows(tmp_path / "replies.jsonl", lines), rows, recipe)
+    assert [reply.row for reply in replies] == list(range(len(rows)))
+
+
+def test_a_set_is_right_in_any_order_and_a_text_is_neither_right_nor_wrong(rows, recipe, tmp_path):
+    reply = read_replies(write_rows(tmp_path / "replies.jsonl", [{"prediction": "none"} for _ in rows]), rows, recipe)[
+        0
+    ]
+    turned = replace(reply, expected={"intents": ("payment", "none")}, predicted={"intents": ("none", "payment")})
+    assert right_fields(turned, recipe) == {"intents": True}
+    assert right_fields(replace(turned, predicted={"intents": None}), recipe) == {"intents": False}
+    text = recipe.model_copy(
+        update={
+            "output": OutputSection.model_validate({"template": "{intents}", "fields": {"intents": {"kind": "text"}}})
+        }
+    )
+    assert right_fields(turned, text) == {}
 
 
 def test_a_row_without_a_reply_is_named(rows, recipe, tmp_path):

@@ -6,23 +6,30 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mlxtune.data.rows import Row, read_rows
 from mlxtune.errors import RecipeError, RunError
+from mlxtune.evaluation.predictions import Prediction, read_predictions, read_replies
 from mlxtune.evaluation.scores import (
     Watch,
+    add_comparisons,
     comparable,
     evaluate,
+    evaluate_replies,
     limit_warnings,
     read_scores,
     refuse_finished,
+    score,
 )
 from mlxtune.evaluation.subject import find_subject, read_test_rows
+from mlxtune.evaluation.text_scores import OVERLAP
 from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
 from mlxtune.recipe import Recipe, load_recipe
+from mlxtune.report.tables import score_tables, to_text
 from mlxtune.runs import new_run
-from tests.conftest import write_recipe
+from tests.conftest import write_recipe, write_rows
 from tests.test_predictions import FakeModel, right_answer
 
 HEADLINES = ("exact_match", "partial_match", "micro_f1", "macro_f1", "sample_f1", "invalid_rate", "repeated_rate")
@@ -51,7 +58,12 @@ def test_scores_have_the_shape_that_programs_read(rows, recipe, tokenizer, tmp_p
     for name in HEADLINES:
         wanted = 0.0 if name in ("invalid_rate", "repeated_rate") else 1.0
         assert field[name]["value"] == wanted and field[name]["low"] <= wanted <= field[name]["high"], name
-    assert field["labels"]["payment"] == {"precision": 1.0, "recall": 1.0, "f1": 1.0, "support": 3}
+    payment = field["labels"]["payment"]
+    assert {key: payment[key] for key in ("precision", "recall", "f1", "support")} == {
+        "precision": 1.0, "recall": 1.0, "f1": 1.0, "support": 3
+    }  # fmt: skip
+    assert payment["recall_interval"] == pytest.approx([1 - 1.96**2 / (3 + 1.96**2), 1.0], abs=1e-3)
+    assert scores["replies"]["all_fields_correct"] == field["exact_match"]
     assert {count: group["rows"] for count, group in field["by_count"].items()} == {"1": 5, "2": 2}
     assert set(scores["speed"]) == {"seconds_per_row", "rows_per_second", "tokens_per_second"}
     written = sorted(path.name for path in tmp_path.glob("*.json*"))
@@ -96,7 +108,7 @@ def test_a_limit_too_short_for_right_replies_is_told_before_anything_is_asked(ro
     assert told[1] == "constrained"
 
 
-def test_every_kind_of_field_is_scored_or_said_not_to_be(tmp_path, base):
+def test_every_kind_of_field_is_scored(tmp_path, base):
     output = {
         "template": "Type: {type}\nTags: {tags}\n\nResponse:\n{response}",
         "fields": {
@@ -115,8 +127,90 @@ def test_every_kind_of_field_is_scored_or_said_not_to_be(tmp_path, base):
     assert scores["fields"]["type"]["confusion"]["counts"] == [[0, 0], [0, 2]]
     assert scores["fields"]["tags"]["partial_match"]["value"] == 1.0
     assert scores["fields"]["tags"]["exact_match"]["value"] == 0.0
-    assert "response" not in scores["fields"]
-    assert any("response" in note for note in scores["notes"])
+    response = scores["fields"]["response"]
+    assert response["rougeL"]["value"] == pytest.approx(6 / 7)  # 3 of 4 words, all 3 right
+    assert response["length_ratio"]["value"] == 3 / 4 and response["buckets"][">0.5"]["rows"] == 2
+    assert (response["when_right"]["rows"], response["when_wrong"]) == (2, {"rows": 0})  # open tags decide nothing
+    assert "placeholders_kept" not in response and "tok:13a" in response["signatures"]["bleu"]
+    assert scores["replies"]["all_fields_correct"]["value"] == 0  # but they have to be right here
+    assert scores == json.loads((tmp_path / "out" / "scores.json").read_text(encoding="utf-8"))
+    cases = json.loads((tmp_path / "out" / "errors.json").read_text(encoding="utf-8"))["cases"]["response"]
+    assert [len(cases[kind]) for kind in ("best", "middle", "worst")] == [1, 0, 1]
+
+
+TICKET = {
+    "template": "Type: {type}\n\nResponse:\n{response}",
+    "fields": {"type": {"kind": "label", "labels": ["Incident", "Request"]}, "response": {"kind": "text"}},
+}
+
+
+def ticket_rows(n_rows: int = 6) -> list[Row]:
+    return [
+        Row(
+            {"id": f"T{i}", "text": f"text {i}", "type": "Request", "response": f"we will help {i}"},
+            "test.jsonl",
+            i + 1,
+        )
+        for i in range(n_rows)
+    ]
+
+
+def replies_to(rows: list[Row], folder: Path, recipe: Recipe, n_right: int) -> list[Prediction]:
+    """Replies as a file of another program has them; the first `n_right` are right."""
+    said = [
+        f"Type: Request\n\nResponse:\n{row.fields['response']}" if i < n_right else "Type: Incident\n\nResponse:\nno"
+        for i, row in enumerate(rows)
+    ]
+    lines = [{"id": row.fields["id"], "prediction": text} for row, text in zip(rows, said, strict=True)]
+    return read_replies(write_rows(folder / "replies.jsonl", lines), rows, recipe)
+
+
+def test_replies_of_another_program_are_kept_as_ours_are(tmp_path, base):
+    recipe = load_recipe(write_recipe(tmp_path / "recipe", base, output=TICKET))
+    rows, out = ticket_rows(), tmp_path / "out"
+    out.mkdir()
+    for stale in ("predictions-free.jsonl", "predictions-zero_shot.jsonl"):
+        (out / stale).write_text("of an evaluation before this one")
+    replies = replies_to(rows, tmp_path, recipe, 4)
+    scores, errors = evaluate_replies(recipe, replies, rows, out, {"adapter": None})
+    assert read_scores(out) == scores and scores["adapter"] is None
+    assert read_predictions(out / scores["predictions"]) == replies
+    assert json.loads((out / "errors.json").read_text(encoding="utf-8")) == errors
+    assert sorted(file.name for file in out.iterdir()) == ["errors.json", "predictions.jsonl", "scores.json"]
+    assert scores["fields"]["response"]["when_right"] == {
+        "rows": 4,
+        **{name: {"value": 1.0, "low": pytest.approx(0.51, abs=0.01), "high": 1.0} for name in OVERLAP},
+    }
+
+
+def test_an_encoder_scores_texts_and_only_texts(tmp_path, base):
+    class HalfOfThem:
+        signature = "model:half|layer:1"
+
+        def rows(self, expected: list[str], predicted: list[str | None]) -> np.ndarray:
+            return np.array([float(right == said) / 2 for right, said in zip(expected, predicted, strict=True)])
+
+    recipe = load_recipe(write_recipe(tmp_path / "recipe", base, output=TICKET))
+    scores, _ = evaluate_replies(
+        recipe, replies_to(ticket_rows(), tmp_path, recipe, 3), ticket_rows(), None, None, HalfOfThem()
+    )
+    assert scores["fields"]["response"]["bertscore"]["value"] == 0.25 and "bertscore" not in scores["fields"]["type"]
+    assert scores["fields"]["response"]["signatures"]["bertscore"] == "model:half|layer:1"
+    assert "BERTScore" in to_text(score_tables(scores))
+
+
+def test_replies_are_compared_as_a_whole(tmp_path, base):
+    recipe = load_recipe(write_recipe(tmp_path / "recipe", base, output=TICKET))
+    rows = ticket_rows(20)
+    ours, theirs = (replies_to(rows, tmp_path, recipe, n_right) for n_right in (18, 6))
+    scores = score(ours, with_evaluate(recipe, baselines=["zero_shot"]))
+    add_comparisons(scores, with_evaluate(recipe, baselines=["zero_shot"]), ours, {}, {"zero_shot": theirs})
+    compared = scores["reply_comparisons"]["zero_shot"]["all_fields_correct"]
+    assert compared["difference"] == pytest.approx(0.6) and compared["p_value"] == 2.0**-11  # 12 rows, all one way
+    assert scores["baselines"]["zero_shot"]["response"]["rougeL"]["value"] == pytest.approx(6 / 20)
+    assert scores["comparisons"]["zero_shot"]["response"]["rougeL"]["sentence"].startswith("better than zero_shot")
+    text = to_text(score_tables(scores))
+    assert "response: the model against baselines on the same 20 rows" in text and "all fields right" not in text
 
 
 def test_a_finished_evaluation_is_replaced_only_by_force(tmp_path):

@@ -13,6 +13,7 @@ import pytest
 from mlxtune.backends.adapter import read_adapter
 from mlxtune.errors import RecipeError
 from mlxtune.evaluation.subject import read_validation_rows
+from mlxtune.evaluation.text_metrics import rouge_rows
 from mlxtune.evaluation.validation_metrics import reply_metrics, sample_rows
 from mlxtune.models.tokenizer import load_tokenizer
 from mlxtune.recipe import load_recipe
@@ -23,6 +24,7 @@ from mlxtune.training.tune import Tuned, tune
 from mlxtune.training.validation import validate
 from tests.adapted import examples_of
 from tests.conftest import ROWS, chosen, write_recipe, write_rows
+from tests.test_predictions import FakeModel
 
 
 def trained(folder: Path, base: Path, **train: Any) -> Tuned:
@@ -92,6 +94,21 @@ def test_a_metric_of_replies_selects_and_is_reproduced_by_the_adapter(tmp_path: 
     recipe = tuned.run.recipe()
     model = chosen().backend.load(base, tuned.run.adapter)
     assert reply_metrics(recipe, load_tokenizer(base))(model)[metric] == best["value"]
+
+
+def test_a_texts_rouge_l_can_be_selected_by_and_is_that_of_its_replies(tmp_path: Path, base: Path) -> None:
+    output = {"template": "{intents}\n{reply}", "fields": {"intents": {"kind": "labels"}, "reply": {"kind": "text"}}}
+    recipe = load_recipe(write_recipe(tmp_path, base, output=output, train={"best_metric": "reply.rougeL"}))
+    write_rows(tmp_path / "valid.jsonl", [{**row, "reply": row["text"]} for row in ROWS])
+    tokenizer = load_tokenizer(base)
+    recipe = recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update={"decoding": "free"})})
+    found = reply_metrics(recipe, tokenizer)(FakeModel(tokenizer, lambda prompt: "payment\npay the bill"))
+    wanted = rouge_rows([row["text"] for row in ROWS], ["pay the bill"] * len(ROWS))["rougeL"].mean()
+    assert found["reply.rougeL"] == pytest.approx(wanted) and wanted > 0.05
+    assert found.keys() >= {"reply.rouge1", "reply.rouge2", "reply.bleu", "reply.chrf", "intents.micro_f1"}
+    assert Selection("reply.rougeL", min_delta=0.0).improves(0.5, 0.4)
+    with pytest.raises(RecipeError, match=r"did you mean 'reply\.rougeL'"):
+        load_recipe(write_recipe(tmp_path, base, output=output, train={"best_metric": "reply.rouge_L"}))
 
 
 def test_where_no_metric_of_replies_is_asked_for_none_are_written(tmp_path: Path, base: Path) -> None:

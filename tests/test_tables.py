@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 
 from mlxtune.evaluation.metrics import label_scores, label_set_scores
-from mlxtune.report.tables import MAX_LABELS, WIDTH, before_after, label_table, score_tables, to_text
+from mlxtune.evaluation.text_scores import text_scores
+from mlxtune.report.tables import (
+    MAX_LABELS,
+    WIDTH,
+    before_after,
+    confusion_tables,
+    label_table,
+    score_tables,
+    to_text,
+)
 
 LABELS = ["payment", "[bold]notification[/bold]", "库存查询"]
 
@@ -48,6 +57,75 @@ def test_every_part_of_the_scores_is_shown():
     for part in ("exact match", "macro F1", "intents: by label", "by number of expected labels", "accuracy", "across"):
         assert part in text, part
     assert "constrained: 0.500 s a row, 2.00 rows/s, 9.0 tokens/s" in text
+
+
+QUEUES = [
+    "Technical Support", "Product Support", "Customer Service", "IT Support", "Billing and Payments",
+    "Returns and Exchanges", "Service Outages and Maintenance", "Sales and Pre-Sales",
+]  # fmt: skip
+
+
+def test_confusion_is_shown_in_rows_and_in_percent_of_each_label() -> None:
+    expected = ["high"] * 82 + ["low"]
+    predicted = ["high"] * 51 + ["medium"] * 24 + ["low"] * 6 + [None] + ["low"]
+    confusion = asdict(label_scores(expected, predicted, [False] * 83, ["high", "medium", "low"]))["confusion"]
+    counts, percents = (to_text([table]) for table in confusion_tables("priority", confusion))
+    assert "high       51       24     6         1" in counts and "priority: rows by expected" in counts
+    assert "high     62.2%    29.3%     7.3%      1.2%" in percents and "percent" in percents
+    assert "medium    0.0%     0.0%     0.0%      0.0%" in percents
+
+
+def test_eight_queues_with_long_names_are_numbered_and_fit() -> None:
+    confusion = asdict(label_scores(QUEUES, QUEUES, [False] * 8, QUEUES))["confusion"]
+    confusion["counts"] = [[1000 * n for n in row] for row in confusion["counts"]]
+    counts, percents = (to_text([table]) for table in confusion_tables("queue", confusion))
+    for text, cell in ((counts, "1000"), (percents, "100.0")):
+        line = next(line for line in text.splitlines() if "Maintenance" in line)
+        assert line.split()[:5] == ["7", "Service", "Outages", "and", "Maintenance"] and line.count(cell) == 1
+        assert max(map(len, text.splitlines())) <= WIDTH and len(text.splitlines()) == 12  # no line is folded
+
+
+def test_recalls_have_their_intervals() -> None:
+    single = label_scores(["high", "high", "high", "low"], ["high", "low", "high", "low"], [False] * 4, ["high", "low"])
+    low, high = single.labels["high"].recall_interval or (0, 0)
+    text = to_text([label_table("priority", asdict(single)["labels"])])
+    assert f"0.667 [{low:.3f}, {high:.3f}]" in text
+
+
+def text_field(labels_right: list[bool] | None = None) -> dict[str, Any]:
+    expected = ["Dear <name>, we will help you today."] * 3
+    found = asdict(text_scores(expected, ["Dear <name>, we will help you.", "Call [Name].", None], labels_right))
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def test_every_figure_of_a_text_is_shown() -> None:
+    scores = make_scores()
+    scores["fields"]["response"] = text_field([True, False, False])
+    scores["replies"] = {"all_fields_correct": {"value": 0.25, "low": 0.0, "high": 0.5}}
+    text = to_text(score_tables(scores))
+    for part in ("ROUGE-1", "ROUGE-2", "ROUGE-L", "BLEU", "chrF", "length ratio", "placeholders kept",
+                 "placeholders invented", "response: rows by ROUGE-L", "0.3-0.5", "labels right: 1 rows"):  # fmt: skip
+        assert part in text, part
+    assert "(reply)" in text and "all fields right" in text and "0.250 [0.000, 0.500]" in text
+    assert max(map(len, text.splitlines())) <= WIDTH
+
+
+def test_texts_stand_beside_their_baselines_by_rouge_l() -> None:
+    scores = {**make_scores(), "fields": {"response": text_field()}, "rows": 3}
+    compared = {"rougeL": {"difference": 0.1, "sentence": "no real difference from zero_shot: +0.10 [-0.1, 0.2]"}}
+    scores.update(
+        baselines={"zero_shot": {"response": text_field()}}, comparisons={"zero_shot": {"response": compared}}
+    )
+    text = to_text(score_tables(scores))
+    assert "the model, by ROUGE-L" in text and "BLEU" in text and "no real difference from zero_shot" in text
+
+
+def test_before_and_after_shows_whole_replies_with_the_interval_of_their_change() -> None:
+    before, after = make_scores(right=False), make_scores()
+    for scores, value in ((before, 0.25), (after, 0.75)):
+        scores["replies"] = {"all_fields_correct": {"value": value, "low": 0.0, "high": 1.0}}
+    change = {"all_fields_correct": {"low": 0.125, "high": 0.625}}
+    assert "+0.500 [+0.125, +0.625]" in to_text([before_after(before, after, {}, change)])
 
 
 def test_both_decodings_stand_side_by_side():

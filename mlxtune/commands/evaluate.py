@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlxtune.commands.judging import judge_evaluation, judge_options
 from mlxtune.commands.options import (
     compute_options,
     force_option,
@@ -23,8 +24,12 @@ from mlxtune.commands.options import (
 )
 from mlxtune.errors import DataError
 
+CASES_SHOWN = 1  # best, middle and worst text, where --errors does not say how many
+
 if TYPE_CHECKING:
+    from mlxtune.commands.judging import Judging
     from mlxtune.data.rows import Row
+    from mlxtune.evaluation.bertscore import BertScore
     from mlxtune.evaluation.further import Further
     from mlxtune.evaluation.subject import Subject
 
@@ -44,7 +49,8 @@ if TYPE_CHECKING:
 @click.option(
     "--predictions",
     type=click.Path(path_type=Path),
-    help="Score the replies in this file; only --out writes the scores.",
+    help='Score the replies in this file, one {"prediction": "..."} a line, told apart by "id", "row" or their order; '
+    "no model is needed, and only --out writes anything.",
 )
 @click.option("--probabilities", is_flag=True, help="Exact probabilities of every option, and whether they hold.")
 @click.option("--repeats", type=click.IntRange(min=2), metavar="N", help="Sample each row N times more: does it agree?")
@@ -55,6 +61,11 @@ if TYPE_CHECKING:
     show_default=True,
     help="Of the samples, with --repeats.",
 )
+@click.option(
+    "--bertscore",
+    metavar="MODEL",
+    help="Score texts by this encoder, too: a folder or a name on the Hub; the extra bertscore.",
+)
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N rows, for a trial.")
 @click.option(
     "--errors",
@@ -62,8 +73,9 @@ if TYPE_CHECKING:
     type=click.IntRange(min=0),
     default=5,
     metavar="N",
-    help="Show the N worst rows; 5 without it.",
+    help="Show the N worst rows, and of texts the N best, middle and worst; 5, of texts 1, without it.",
 )
+@judge_options
 @compute_options
 @force_option
 @json_option
@@ -79,8 +91,10 @@ def evaluate(
     probabilities: bool,
     repeats: int | None,
     temperature: float,
+    bertscore: str | None,
     limit: int | None,
     n_errors: int,
+    judging: Judging | None,
     backend: str,
     device: str,
     force: bool,
@@ -90,9 +104,13 @@ def evaluate(
 
     Example: mlxtune evaluate recipes/demo-intent.yaml --base --limit 20
     """
+    from mlxtune.chat_server import ChatServerError
     from mlxtune.evaluation.comparison import compare_folders
     from mlxtune.evaluation.errors import ERRORS_FILE
+    from mlxtune.evaluation.finished import finished_evaluation
     from mlxtune.evaluation.further import Further
+    from mlxtune.evaluation.judge import JUDGE_FILE, text_fields
+    from mlxtune.evaluation.predictions import read_predictions, read_replies
     from mlxtune.evaluation.scores import comparable, read_scores, refuse_finished
     from mlxtune.evaluation.subject import find_subject, read_test_rows, read_validation_rows
 
@@ -107,33 +125,69 @@ def evaluate(
     if predictions is None:
         out = out or found.evaluation(limit)
         say(f"evaluating {found.run or found.recipe.model.path}{', the model before tuning' if base else ''}")
-    if out is not None:
-        refuse_finished(out, force)
+    if judging is not None:
+        text_fields(found.recipe)  # a recipe without any is said before anything is asked
+    encoder = None if bertscore is None else _encoder(bertscore, found)
     rows = read_test_rows(found.recipe)
     rows = rows if limit is None else rows[:limit]
-    if predictions is not None:
-        scores, errors = _score_file(predictions, rows, found, out)
+    finished = None
+    if out is not None and judging is not None and predictions is None and encoder is None and not force:
+        finished = finished_evaluation(out, found, rows, decoding, probabilities, repeats)
+    if out is not None and finished is None:
+        refuse_finished(out, force)
+    if finished is not None:
+        assert out is not None
+        say(f"{out}: holds this evaluation already; it is only judged")
+        scores, errors = finished.scores, json.loads((out / ERRORS_FILE).read_text(encoding="utf-8"))
+    elif predictions is not None:
+        scores, errors = _score_file(predictions, rows, found, out, encoder)
     else:
         assert out is not None
         before = [] if base else found.counterparts(limit)
         validation = read_validation_rows(found.recipe) if probabilities else None
         validation = validation if limit is None or validation is None else validation[:limit]
         further = Further(probabilities, validation, repeats, temperature)
-        scores = _ask(found, rows, out, decoding, backend, device, overrides, further, before)
+        scores = _ask(found, rows, out, decoding, backend, device, overrides, further, before, encoder)
         errors = json.loads((out / ERRORS_FILE).read_text(encoding="utf-8"))
+    if out is not None and finished is None:
+        (out / JUDGE_FILE).unlink(missing_ok=True)  # of an evaluation that this one replaced
+    judgements: list[dict[str, Any]] = []
+    unjudged: ChatServerError | None = None  # raised once the scores are shown, which do not need the judge
+    if judging is not None:
+        if predictions is not None:
+            replies = read_replies(predictions, rows, found.recipe)
+            go_on = f"run the same command again{'' if out is None else ' with --force'}"
+        else:
+            assert out is not None
+            replies = finished.predictions if finished else read_predictions(out / scores["predictions"])
+            leaving = "--force" if encoder is None else "--force and --bertscore"
+            go_on = f"run the same command again without {leaving}, which then only judges"
+        go_on += "; what is judged already is not asked again"
+        try:
+            scores, judgements = judge_evaluation(judging, scores, out, replies, found.recipe, go_on)
+        except ChatServerError as error:
+            unjudged = error
     if as_json:
         files = {} if out is None else {"evaluation": str(out), "scores": str(out / "scores.json")}
-        if predictions is None:
-            files["predictions"] = str(Path(files["evaluation"]) / scores["predictions"])
         if out is not None:
+            files["predictions"] = str(out / scores["predictions"])
             files["errors"] = str(out / ERRORS_FILE)
+            if "judge" in scores:
+                files["judge"] = str(out / JUDGE_FILE)
         run = found.run or (found.folder if predictions is None else None)
         print_json({**scores, "run": run and str(run), "files": files})
+        if unjudged is not None:
+            raise unjudged
         return
 
+    from mlxtune.report.judge_tables import judge_tables
     from mlxtune.report.tables import WIDTH, before_after, error_tables, score_tables, to_text
+    from mlxtune.report.text_tables import case_tables
 
-    tables = [*score_tables(scores), *error_tables(errors, n_errors)]
+    n_cases = n_errors if typed(context, "n_errors") else CASES_SHOWN
+    tables = [*score_tables(scores), *case_tables(errors, n_cases), *error_tables(errors, n_errors)]
+    if "judge" in scores:
+        tables += judge_tables(scores["judge"], judgements, n_errors)
     for folder in [] if predictions is not None else found.counterparts(limit):
         other = read_scores(folder)
         if other is None or not comparable(scores, other):
@@ -143,15 +197,18 @@ def evaluate(
                 changes = compare_folders(other, folder, scores, out, found.recipe, "before") if out else {}
             except DataError:  # the other evaluation's predictions are gone or damaged: its figures are still there
                 changes = {}
-            tables.append(before_after(scores, other, changes))
+            tables.append(before_after(scores, other, changes.get("fields"), changes.get("replies")))
         else:
-            tables.append(before_after(other, scores, scores.get("comparisons", {}).get("before", {})))
+            kept = [scores.get(key, {}).get("before") for key in ("comparisons", "reply_comparisons")]
+            tables.append(before_after(other, scores, *kept))
         break
     terminal = sys.stdout.isatty()
     width = min(WIDTH, shutil.get_terminal_size().columns) if terminal else WIDTH
     click.echo(to_text(tables, width, color=terminal))
     if out is not None:
         click.echo(f"\nscores: {out / 'scores.json'}")
+    if unjudged is not None:
+        raise unjudged
 
 
 def _ask(
@@ -164,6 +221,7 @@ def _ask(
     overrides: tuple[str, ...],
     further: Further,
     before: list[Path],
+    encoder: BertScore | None,
 ) -> dict[str, Any]:
     """Load the model and evaluate it, with a bar on a terminal."""
     from mlxtune.backends import choose
@@ -218,7 +276,12 @@ def _ask(
             model, tokenizer = loaded or load_subject(subject, choice.backend, say, progress=on_terminal())
             asked_of = (recipe, model, tokenizer, rows, out, decoding, about, watch)
             return evaluate_model(
-                *asked_of, further=further, backend=choice.backend, asked_baselines=replies, before=before
+                *asked_of,
+                further=further,
+                backend=choice.backend,
+                asked_baselines=replies,
+                before=before,
+                bertscore=encoder,
             )
     except KeyboardInterrupt:
         say(f"Replies so far are kept in {out}; the same command goes on from there.")
@@ -228,24 +291,25 @@ def _ask(
             bar.close()
 
 
+def _encoder(model: str, subject: Subject) -> BertScore:
+    """What --bertscore names, checked before anything is asked."""
+    from mlxtune.evaluation.bertscore import BertScore
+
+    if all(field.kind != "text" for field in subject.recipe.output.fields.values()):
+        raise click.UsageError(
+            f"--bertscore scores texts, and recipe {subject.recipe.name!r} has no field of kind text"
+        )
+    return BertScore(model)
+
+
 def _score_file(
-    predictions: Path, rows: list[Row], subject: Subject, out: Path | None
+    predictions: Path, rows: list[Row], subject: Subject, out: Path | None, encoder: BertScore | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Scores and errors of replies that are there already."""
-    from mlxtune.evaluation.baselines import label_baselines
-    from mlxtune.evaluation.errors import ERRORS_FILE, find_errors
     from mlxtune.evaluation.predictions import read_replies
-    from mlxtune.evaluation.scores import SCORES_FILE, add_comparisons, identity, score
-    from mlxtune.files import write_json
+    from mlxtune.evaluation.scores import evaluate_replies, identity
 
-    recipe = subject.recipe
-    replies = read_replies(predictions, rows, recipe)
-    scores, errors = score(replies, recipe), find_errors(replies, recipe)
-    add_comparisons(scores, recipe, replies, label_baselines(recipe, rows), {})
-    scores["data"] = {**identity(Path(str(subject.recipe.data.test))), "rows": len(rows)}
-    scores["replies_of"] = identity(predictions)
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(out / ERRORS_FILE, errors)
-        write_json(out / SCORES_FILE, scores)
-    return scores, errors
+    replies = read_replies(predictions, rows, subject.recipe)
+    data = {**identity(Path(str(subject.recipe.data.test))), "rows": len(rows)}
+    about = {"data": data, "replies_of": identity(predictions)}
+    return evaluate_replies(subject.recipe, replies, rows, out, about, encoder)

@@ -12,10 +12,11 @@ import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 from mlxtune.data.labels import split_labels
-from mlxtune.data.near import NearIndex
+from mlxtune.data.near import NearIndex, ShingleSets
 from mlxtune.data.rows import Row
 from mlxtune.errors import DataError, Problem, listing
 
@@ -152,17 +153,23 @@ def is_garbled(text: str) -> bool:
       with six consonants in a row, or with five neighbouring keys in a row.
     """
     visible = "".join(text.split())
+    twice_at_most = _REPEATED.sub(r"\1\1", visible)
     kinds: Counter[str] = Counter()
-    for character, times in Counter(_REPEATED.sub(r"\1\1", visible)).items():
+    for character, times in Counter(twice_at_most).items():
         kinds[unicodedata.category(character)[0]] += times
     if not kinds["L"] or 2 * (kinds["L"] + kinds["M"] + kinds["N"]) < kinds.total():
         return True
     if "\ufffd" in text or _is_mojibake(text):
         return True
-    if 2 * sum(len(run.group()) for run in _LETTER_RUN.finditer(visible)) >= len(visible):
+    if twice_at_most != visible and 2 * sum(len(run.group()) for run in _LETTER_RUN.finditer(visible)) >= len(visible):
         return True
-    letters = sum(character.isalpha() for character in visible)
-    return 2 * sum(len(word) for word in _WORD.findall(text.lower()) if _MASHED.search(word)) >= letters
+    letters = sum(map(str.isalpha, visible))
+    return 2 * sum(len(word) for word in _WORD.findall(text.lower()) if _is_mashed(word)) >= letters
+
+
+@lru_cache(maxsize=50_000)  # what people write repeats its words
+def _is_mashed(word: str) -> bool:
+    return _MASHED.search(word) is not None
 
 
 _REPEATED = re.compile(r"(.)\1{2,}", re.DOTALL)
@@ -178,6 +185,8 @@ _AS_CP1252 = re.compile(f"[\xc2-\xdf]{_TAIL}|[\xe0-\xef]{_TAIL}{{2}}|[\xf0-\xf4]
 
 
 def _is_mojibake(text: str) -> bool:
+    if text.isascii():
+        return False
     if "锟斤拷" in text or "烫烫烫" in text or "â€" in text or len(_AS_CP1252.findall(text)) >= 2:
         return True
     foreign = [character for character in text if ord(character) > 127]
@@ -255,15 +264,13 @@ def _duplicates(
     conflicts: list[Conflict] = []
     if dedupe == "none":
         return dropped, conflicts
-    near_index = NearIndex([texts[index] for index in good]) if dedupe == "near" else None
+    near_index = None
     kept_with: dict[str, list[int]] = {}  # text -> kept rows with exactly that text
-
-    def agree(position: int, other: int) -> bool:
-        return labels[good[position]] == labels[good[other]]
-
-    def differ(position: int, other: int) -> bool:
-        return not agree(position, other)
-
+    if dedupe == "near":
+        sets = ShingleSets([texts[index] for index in good])
+        numbers: dict[frozenset[tuple[str, frozenset[str]]], int] = {}
+        alike = [numbers.setdefault(frozenset(labels[index].items()), len(numbers)) for index in good]
+        near_index, near_alike = NearIndex(sets), NearIndex(sets, alike)
     for position, index in enumerate(good):
         row = rows[index]
         exact = kept_with.setdefault(texts[index], [])
@@ -273,13 +280,14 @@ def _duplicates(
             continue
         conflicting = exact[0] if exact else None
         if near_index is not None:
-            near = next(near_index.near(position, skip=differ), None)
+            near = next(near_alike.near(position), None)
             if near is not None:
                 dropped[index] = Dropped(row.file, row.line, "near_duplicate", same_as=_place(rows[good[near]]))
                 continue
-            near = next(near_index.near(position, skip=agree), None)
+            near = next(near_index.near(position), None)  # its labels differ, or it were the one above
             conflicting = conflicting if near is None else good[near]
             near_index.add(position)
+            near_alike.add(position)
         if conflicting is not None:
             conflicts.append(Conflict(row.file, row.line, _place(rows[conflicting])))
         exact.append(index)

@@ -15,6 +15,8 @@ from mlxtune.errors import DataError, Problem, listing
 from mlxtune.models.tokenizer import Encoded, Tokenizer
 from mlxtune.recipe import PLACEHOLDER, Recipe
 
+_BLOCK = 512  # rows that are Python objects at a time; their arrays take a twentieth of that
+
 
 @dataclass(frozen=True)
 class Example:
@@ -48,22 +50,31 @@ def build_examples(rows: Sequence[Row], recipe: Recipe, tokenizer: Tokenizer) ->
     """
     template = ReplyTemplate(recipe.output)
     values = expected_values(rows, recipe)
-    prompts = prompt_ids(rows, recipe, tokenizer)
-    formatted = [template.format(value) for value in values]
-    _require_readable(rows, values, [text for text, _ in formatted], template, tokenizer)
-    replies = tokenizer.encode([text for text, _ in formatted])
-    examples = []
-    for index, (prompt, reply, (_, spans)) in enumerate(zip(prompts, replies, formatted, strict=True)):
-        weights, segments = mark_tokens(reply, spans, template.segments)
-        examples.append(
-            Example(
-                row=index,
-                prompt=np.asarray(prompt, np.int32),
-                reply=np.asarray([*reply.ids, tokenizer.end_of_turn], np.int32),
-                weights=np.asarray([*weights, 1.0], np.float32),
-                segments=np.asarray([*segments, template.segments.index(TEMPLATE_SEGMENT)], np.int16),
+    _with_columns(rows, recipe, tokenizer)
+    end_segment = template.segments.index(TEMPLATE_SEGMENT)
+    examples: list[Example] = []
+    problems: list[Problem] = []
+    for start in range(0, len(rows), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        formatted = [template.format(value) for value in values[block]]
+        problems += _unreadable(rows[block], values[block], [text for text, _ in formatted], template, tokenizer)
+        if problems:
+            continue  # to name them all
+        prompts = tokenizer.prompts([messages(row, recipe) for row in rows[block]], recipe.prompt.thinking)
+        replies = tokenizer.encode([text for text, _ in formatted])
+        for prompt, reply, (_, spans) in zip(prompts, replies, formatted, strict=True):
+            weights, segments = mark_tokens(reply, spans, template.segments)
+            examples.append(
+                Example(
+                    row=len(examples),
+                    prompt=np.asarray(prompt, np.int32),
+                    reply=np.asarray([*reply.ids, tokenizer.end_of_turn], np.int32),
+                    weights=np.asarray([*weights, 1.0], np.float32),
+                    segments=np.asarray([*segments, end_segment], np.int16),
+                )
             )
-        )
+    if problems:
+        raise DataError(listing("rows whose reply cannot be learned", problems))
     return examples
 
 
@@ -85,36 +96,27 @@ def weigh_examples(
     """
     template = ReplyTemplate(recipe.output, class_weights)
     values = expected_values([rows[example.row] for example in examples], recipe)
-    formatted = [template.format(value) for value in values]
-    replies = tokenizer.encode([text for text, _ in formatted])
-    weights = [
-        mark_tokens(reply, spans, template.segments)[0] for reply, (_, spans) in zip(replies, formatted, strict=True)
-    ]
-    return [
-        replace(example, weights=np.asarray([*own, 1.0], np.float32))
-        for example, own in zip(examples, weights, strict=True)
-    ]
+    weighed: list[Example] = []
+    for start in range(0, len(examples), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        formatted = [template.format(value) for value in values[block]]
+        replies = tokenizer.encode([text for text, _ in formatted])
+        for example, reply, (_, spans) in zip(examples[block], replies, formatted, strict=True):
+            weights, _ = mark_tokens(reply, spans, template.segments)
+            weighed.append(replace(example, weights=np.asarray([*weights, 1.0], np.float32)))
+    return weighed
 
 
-def _require_readable(
+def _unreadable(
     rows: Sequence[Row],
     values: Sequence[Mapping[str, Value]],
     replies: Sequence[str],
     template: ReplyTemplate,
     tokenizer: Tokenizer,
-) -> None:
-    """Refuse replies that would not be read back as what they say: a model that learned them would score wrong.
-
-    Raises:
-        DataError: All such rows.
-    """
-    problems = []
-    for row, value, reply in zip(rows, values, replies, strict=True):
-        problem = _reply_problem(value, reply, template, tokenizer)
-        if problem:
-            problems.append(Problem(f"{row.file}:{row.line}", problem))
-    if problems:
-        raise DataError(listing("rows whose reply cannot be learned", problems))
+) -> list[Problem]:
+    """Replies that would not be read back as what they say: a model that learned them would score wrong."""
+    found = [_reply_problem(value, reply, template, tokenizer) for value, reply in zip(values, replies, strict=True)]
+    return [Problem(f"{row.file}:{row.line}", text) for row, text in zip(rows, found, strict=True) if text]
 
 
 def _reply_problem(value: Mapping[str, Value], reply: str, template: ReplyTemplate, tokenizer: Tokenizer) -> str | None:
@@ -148,15 +150,18 @@ def mark_tokens(reply: Encoded, spans: Sequence[Span], segments: Sequence[str]) 
     A token that reaches over a border belongs to the span of its last character: byte-level BPE writes the space
     before a word into the word's own token.
     """
+    marks = [(span.weight, segments.index(span.segment)) for span in spans]
+    ends = [span.end for span in spans]
     weights: list[float] = []
     places: list[int] = []
-    at = 0
+    at, at_last = 0, len(spans) - 1
     for start, end in reply.offsets:
         last = max(start, end - 1)
-        while at < len(spans) - 1 and spans[at].end <= last:
+        while at < at_last and ends[at] <= last:
             at += 1
-        weights.append(spans[at].weight)
-        places.append(segments.index(spans[at].segment))
+        weight, place = marks[at]
+        weights.append(weight)
+        places.append(place)
     return weights, places
 
 

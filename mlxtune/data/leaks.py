@@ -5,11 +5,14 @@ leaks = find_leaks({"train": rows, "test": others}, "text", lambda row: row.fiel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
-from mlxtune.data.near import NearIndex, jaccard, shingles
+import numpy as np
+
+from mlxtune.data.near import NearIndex, ShingleSets
 from mlxtune.data.rows import Row
 
 COMPARED = 16  # near-duplicates in one split: of templates there may be thousands
@@ -51,41 +54,35 @@ def find_leaks(splits: Mapping[str, Sequence[Row]], text_column: str, labels_of:
     rows = [(name, row) for name, split in splits.items() for row in split if _text(row, text_column)]
     split_of = [name for name, _ in rows]
     texts = [_text(row, text_column) for _, row in rows]
-    near_index = NearIndex(texts)
+    sets = ShingleSets(texts)
     first_with: dict[str, dict[str, int]] = {}  # split -> text -> its first row
+    near_in: dict[str, NearIndex] = {}
     leaks: list[Leak] = []
     for name in splits:
         own = [index for index, split in enumerate(split_of) if split == name]
-        for index in own if first_with else []:
-            exact = {split: seen[texts[index]] for split, seen in first_with.items() if texts[index] in seen}
-            similar = _similar(index, texts, split_of, near_index, exact)
-            for earlier in [split for split in first_with if split in exact or split in similar]:
-                similarity, best = (1.0, exact[earlier]) if earlier in exact else similar[earlier]
-                row, other = rows[index][1], rows[best][1]
-                same_labels = labels_of(row) == labels_of(other)
-                leaks.append(Leak(name, row, earlier, other, earlier in exact, similarity, same_labels))
         for index in own:
-            if first_with.setdefault(name, {}).setdefault(texts[index], index) == index:
-                near_index.add(index)
+            row = rows[index][1]
+            for earlier, seen in first_with.items():
+                exact = texts[index] in seen
+                best = (1.0, seen[texts[index]]) if exact else _most_similar(index, near_in[earlier], sets)
+                if best is not None:
+                    other = rows[best[1]][1]
+                    leaks.append(Leak(name, row, earlier, other, exact, best[0], labels_of(row) == labels_of(other)))
+        first_with[name], near_in[name] = {}, NearIndex(sets)
+        for index in own:
+            if first_with[name].setdefault(texts[index], index) == index:
+                near_in[name].add(index)
     return leaks
 
 
-def _similar(
-    index: int, texts: Sequence[str], split_of: Sequence[str], near_index: NearIndex, exact: Container[str]
-) -> dict[str, tuple[float, int]]:
-    """Split -> similarity and position of the best match, of splits that have no exact one."""
-    found: dict[str, list[int]] = {}
-
-    def enough(_: int, other: int) -> bool:
-        return split_of[other] in exact or len(found.get(split_of[other], ())) >= COMPARED
-
-    for other in near_index.near(index, skip=enough):
-        found.setdefault(split_of[other], []).append(other)
-    own = shingles(texts[index])
-    return {
-        split: max(((jaccard(own, shingles(texts[other])), other) for other in others), key=lambda pair: pair[0])
-        for split, others in found.items()
-    }
+def _most_similar(index: int, near_index: NearIndex, sets: ShingleSets) -> tuple[float, int] | None:
+    """Similarity and position of the most similar of the first near-duplicates, the first of equals; None without any."""
+    others = list(islice(near_index.near(index), COMPARED))
+    if not others:
+        return None
+    similarities = sets.similarities(index, np.array(others))
+    best = int(np.argmax(similarities))
+    return float(similarities[best]), others[best]
 
 
 def _text(row: Row, column: str) -> str:

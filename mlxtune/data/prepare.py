@@ -1,4 +1,4 @@
-"""A recipe's data, ready: rows read, cleaned, some held out, the rest balanced and turned into examples that fit."""
+"""A recipe's data, ready: rows read, cleaned, some held out, the rest augmented, balanced and turned into examples that fit."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mlxtune.data.augment import Augmented, augment
 from mlxtune.data.balance import Balanced, balance, balance_labels
 from mlxtune.data.class_weights import ClassWeights, class_weights
 from mlxtune.data.cleaning import Account, Cleaned, clean_rows
@@ -23,12 +24,13 @@ class Split:
     """Rows of one split and the examples made of them; an example's `row` is an index into `rows`.
 
     Attributes:
-        rows: As read, cleaned, and without those held out.
+        rows: As read, cleaned, without those held out, and with those rewritten from them at the end.
         examples: Those that fit into `train.max_tokens`, balanced: a row may have several examples, or none.
         account: What cleaning did; None where the recipe does not clean.
         left_out: "file:line: N tokens" of each row that did not fit.
         balanced: What balancing did; None where the recipe does not balance.
         held_out: Rows taken out of these to validate with.
+        augmented: What was rewritten; None where the recipe does not augment.
         class_weights: Of the fields that have any, counted over `examples`; None of rows that are not trained on.
     """
 
@@ -39,22 +41,26 @@ class Split:
     balanced: Balanced | None = None
     held_out: int = 0
     class_weights: Mapping[str, ClassWeights] | None = None
+    augmented: Augmented | None = None
 
 
 def training_split(recipe: Recipe, tokenizer: Tokenizer) -> Split:
-    """Training rows, cleaned as `data.clean` says, without those held out, balanced as `data.balance` says.
+    """Training rows, cleaned as `data.clean` says, without those held out, augmented and balanced as `data` says.
 
     Raises:
-        DataError: The file cannot be read, rows are wrong, or none is left.
+        DataError: The file cannot be read, rows are wrong, none is left, or rows cannot be rewritten.
     """
-    rows, account = _cleaned_training_rows(recipe)
-    held_out = 0
-    if recipe.data.valid_fraction is not None:
-        parted = part_rows(rows, recipe)
-        rows, held_out = [rows[index] for index in parted.kept], len(parted.held_out)
-    split = _split(rows, recipe, tokenizer, account, recipe.data.train)
-    examples, balanced, weights = balance_and_weigh(split.examples, rows, recipe, tokenizer)
-    return replace(split, examples=examples, balanced=balanced, held_out=held_out, class_weights=weights)
+    seen = _rows_to_train_on(recipe)
+    split = _split(seen.rows, recipe, tokenizer, seen.account, recipe.data.train)
+    examples, balanced, weights = balance_and_weigh(split.examples, seen.rows, recipe, tokenizer)
+    return replace(
+        split,
+        examples=examples,
+        balanced=balanced,
+        held_out=seen.held_out,
+        class_weights=weights,
+        augmented=seen.augmented,
+    )
 
 
 def validation_split(recipe: Recipe, tokenizer: Tokenizer) -> Split | None:
@@ -68,15 +74,12 @@ def validation_split(recipe: Recipe, tokenizer: Tokenizer) -> Split | None:
 
 
 def training_rows(recipe: Recipe) -> Sequence[Row]:
-    """The rows that training may see: cleaned, without those held out; not balanced, however long.
+    """The rows that training may see: cleaned, without those held out, augmented; not balanced, however long.
 
     Raises:
-        DataError: The file cannot be read, or a row has no text in the text column.
+        DataError: The file cannot be read, a row has no text in the text column, or rows cannot be rewritten.
     """
-    rows, _ = _cleaned_training_rows(recipe)
-    if recipe.data.valid_fraction is None:
-        return rows
-    return [rows[index] for index in part_rows(rows, recipe).kept]
+    return _rows_to_train_on(recipe).rows
 
 
 def validation_rows(recipe: Recipe) -> Sequence[Row] | None:
@@ -119,7 +122,7 @@ def part_rows(rows: Sequence[Row], recipe: Recipe) -> HeldOut:
     """
     assert recipe.data.valid_fraction is not None
     closed = [name for name, field in recipe.output.fields.items() if not isinstance(field, TextField) and field.labels]
-    texts = [str(row.fields.get(recipe.data.text, "")).strip() for row in rows]
+    texts = [_text(row, recipe) for row in rows]
     strata = [tuple(label_class(row, recipe, name) for name in closed) for row in rows]
     parted = hold_out(texts, strata, recipe.data.valid_fraction, recipe.train.seed)
     if not parted.held_out:
@@ -128,6 +131,36 @@ def part_rows(rows: Sequence[Row], recipe: Recipe) -> HeldOut:
             "one another; add rows, or name others in data.valid"
         )
     return parted
+
+
+def augment_rows(rows: Sequence[Row], valid: Sequence[Row], test: Sequence[Row], recipe: Recipe) -> Augmented | None:
+    """What `data.augment` rewrites of training rows; None where the recipe does not augment.
+
+    Args:
+        rows: Cleaned, without those held out.
+        valid: Rows to validate with, which no rewrite may be near to.
+        test: Rows to test with, likewise.
+        recipe: Says what is rewritten, and where.
+
+    Raises:
+        DataError: No row has the label, or the server cannot be asked.
+    """
+    if recipe.data.augment is None:
+        return None
+    from mlxtune.models.base_model import cache_folder
+
+    named = [name for name, field in recipe.output.fields.items() if not isinstance(field, TextField)]
+    return augment(
+        rows,
+        [{name: _labels(row, recipe, name) for name in named} for row in rows],
+        recipe.data.augment,
+        recipe_name=recipe.name,
+        text_column=recipe.data.text,
+        others={name: [_text(row, recipe) for row in some] for name, some in (("valid", valid), ("test", test))},
+        min_chars=recipe.data.clean.min_chars,
+        seed=recipe.train.seed,
+        folder=cache_folder().parent / "augment",
+    )
 
 
 def balance_and_weigh(
@@ -207,6 +240,37 @@ def require_text_column(rows: Sequence[Row], recipe: Recipe, file: str) -> None:
         raise DataError(
             f"{file}: data.text names {recipe.data.text!r}, but no row has that column; the first has {has}"
         )
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """Rows to train on before balancing, and what was done to get them."""
+
+    rows: Sequence[Row]
+    account: Account | None
+    held_out: int
+    augmented: Augmented | None
+
+
+def _rows_to_train_on(recipe: Recipe) -> _Trained:
+    rows, account = _cleaned_training_rows(recipe)
+    valid: Sequence[Row] = ()
+    held_out = 0
+    if recipe.data.valid_fraction is not None:
+        parted = part_rows(rows, recipe)
+        valid = [rows[index] for index in parted.held_out]
+        rows, held_out = [rows[index] for index in parted.kept], len(valid)
+    if recipe.data.augment is None:
+        return _Trained(rows, account, held_out, None)
+    if recipe.data.valid is not None:
+        valid = read_rows(Path(recipe.data.valid), recipe.data.columns)
+    test = () if recipe.data.test is None else read_rows(Path(recipe.data.test), recipe.data.columns)
+    augmented = augment_rows(rows, valid, test, recipe)
+    return _Trained([*rows, *(augmented.rows if augmented else ())], account, held_out, augmented)
+
+
+def _text(row: Row, recipe: Recipe) -> str:
+    return str(row.fields.get(recipe.data.text, "")).strip()
 
 
 def _cleaned_training_rows(recipe: Recipe) -> tuple[Sequence[Row], Account | None]:

@@ -1,7 +1,7 @@
 """What a recipe's data is, found before anything is trained: rows, labels, lengths, duplicates, leaks, conflicts.
 
-Nothing is judged by hand here: cleaning, holding out and balancing are what training itself does (`prepare.py`), and
-a row that training or evaluation would refuse is a finding instead of an error, so that one run names all of them.
+Nothing is judged by hand here: cleaning, holding out, augmenting and balancing are what training itself does
+(`prepare.py`), and a row that training or evaluation would refuse is a finding instead of an error, so that one run names all of them.
 
     report = report_data(recipe, read_splits(recipe), tokenizer)
     report.as_json()["splits"]["train"]["kept"]
@@ -10,7 +10,7 @@ a row that training or evaluation would refuse is a finding instead of an error,
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from mlxtune.data.augment import Augmented
 from mlxtune.data.balance import Balanced
 from mlxtune.data.class_weights import ClassWeights
 from mlxtune.data.cleaning import Account, Cleaned
@@ -26,6 +27,7 @@ from mlxtune.data.first_tokens import Collision, first_token_collisions
 from mlxtune.data.labels import split_labels
 from mlxtune.data.leaks import Leak, find_leaks
 from mlxtune.data.prepare import (
+    augment_rows,
     balance_and_weigh,
     clean,
     label_class,
@@ -123,6 +125,7 @@ class SplitReport:
         unusable: Rows kept that training or evaluation would refuse.
         too_long: Rows longer than `train.max_tokens`.
         held_out: Rows held out of it to validate with.
+        augmented: What was rewritten; None where the recipe does not augment this split.
         balanced: What balancing did; None where the recipe does not balance this split.
         class_weights: Of the fields that have any, counted over `rows`; of the training rows only.
         rows: What is trained on, validated with or tested on; a row repeated to balance stands there repeatedly.
@@ -142,6 +145,7 @@ class SplitReport:
     unusable: int
     too_long: int
     held_out: int
+    augmented: Augmented | None
     balanced: Balanced | None
     class_weights: Mapping[str, ClassWeights]
     rows: Sequence[Row]
@@ -152,6 +156,11 @@ class SplitReport:
     labels: Mapping[str, Mapping[str, int]]
     label_sets: Mapping[str, Mapping[str, int]]
     cooccurrence: Mapping[str, Mapping[tuple[str, str], int]]
+
+    @property
+    def synthetic(self) -> int:
+        """Of `rows`, those that are marked as written by no person."""
+        return sum(row.synthetic for row in self.rows)
 
     @property
     def kept(self) -> int:
@@ -177,6 +186,8 @@ class SplitReport:
             "unusable": self.unusable,
             "too_long": self.too_long,
             "held_out": self.held_out,
+            "augment": None if self.augmented is None else self.augmented.as_json(),
+            "synthetic": self.synthetic,
             "balance": None if self.balanced is None else self.balanced.as_json(),
             "class_weights": {name: weights.as_json() for name, weights in self.class_weights.items()},
             "rows": len(self.rows),
@@ -312,7 +323,7 @@ def report_data(recipe: Recipe, read: Mapping[str, Sequence[Row]], tokenizer: To
 class _Draft:
     """The report while splits are added to it."""
 
-    def __init__(self, recipe: Recipe, tokenizer: Tokenizer, given: Collection[str]) -> None:
+    def __init__(self, recipe: Recipe, tokenizer: Tokenizer, given: Mapping[str, Sequence[Row]]) -> None:
         self.recipe, self.tokenizer, self._given = recipe, tokenizer, given
         self.template = ReplyTemplate(recipe.output)
         self.label_fields = [n for n, field in self.template.fields.items() if not isinstance(field, TextField)]
@@ -324,7 +335,7 @@ class _Draft:
         self.train: tuple[Sequence[Example], Sequence[Row]] = ((), ())
 
     def add(self, name: str, read: Sequence[Row]) -> None:
-        """Read, clean, part, measure and balance one split."""
+        """Read, clean, part, augment, measure and balance one split."""
         recipe = self.recipe
         text = recipe.data.text
         no_text = [row for row in read if not isinstance(row.fields.get(text), str)]
@@ -348,6 +359,14 @@ class _Draft:
             else:
                 valid = [usable[index] for index in parted.held_out]
                 usable = [usable[index] for index in parted.kept]
+        augmented: Augmented | None = None
+        if (
+            name == "train" and usable and not (self.refusals or no_text or refused)
+        ):  # else other rows would be rewritten
+            augmented = self._augmented(usable, valid)
+        if augmented is not None:
+            further, not_usable = self._usable(name, augmented.rows)
+            usable, refused = [*usable, *further], not_usable
         examples = build_examples(usable, recipe, self.tokenizer)
         fitting = self._fitting(name, usable, examples)
         used = [usable[example.row] for example in fitting]
@@ -371,6 +390,7 @@ class _Draft:
             unusable=len(no_text) + len(refused),
             too_long=sum(example.n_tokens > recipe.train.max_tokens for example in examples),
             held_out=len(valid or ()),
+            augmented=augmented,
             balanced=balanced,
             class_weights=weights,
             rows=final,
@@ -434,6 +454,15 @@ class _Draft:
         except DataError as error:
             self.refusals.append(str(error))
         return cleaned
+
+    def _augmented(self, rows: Sequence[Row], held_out: Sequence[Row] | None) -> Augmented | None:
+        """What is rewritten of training rows; a server that cannot be asked is a refusal."""
+        valid = self._given.get("valid", ()) if held_out is None else held_out
+        try:
+            return augment_rows(rows, valid, self._given.get("test", ()), self.recipe)
+        except DataError as error:
+            self.refusals.append(str(error))
+            return None
 
     def _usable(self, name: str, rows: Sequence[Row]) -> tuple[list[Row], set[tuple[str, int]]]:
         """The rows that training and evaluation can use, and the places of the others."""

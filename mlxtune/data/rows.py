@@ -1,4 +1,4 @@
-"""Rows of a .jsonl, .csv or .parquet file with the place of each: no cleaning, no labels, no tokens.
+"""Rows of a .jsonl, .csv or .parquet file, here or on the Hub, with the place of each: no cleaning, no labels, no tokens.
 
 Reading goes line by line and never stops at the first mistake: every malformed line is collected, so that one
 run names all that is wrong with a file.
@@ -9,18 +9,22 @@ run names all that is wrong with a file.
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NoReturn
 
 from mlxtune.errors import DataError, Problem, listing
+from mlxtune.recipe import is_on_hub
 
 JSON_LINES = (".jsonl", ".ndjson")
 PARQUET = ".parquet"
 SUFFIXES = (*JSON_LINES, ".csv", PARQUET)
+SYNTHETIC = "synthetic"
+REWRITTEN = " (rewritten)"
 _AS_NAMED: Mapping[str, str] = MappingProxyType({})
 
 
@@ -31,26 +35,57 @@ class Row:
     Args:
         fields: Column -> str or list[str]. Numbers and booleans arrive as their JSON text and null as "", since a
             label may be written 1 or true. Anything nested stays as parsed, for whoever uses that column to judge.
-        file: The file, as it was named.
+        file: The file, as it was named; of a rewritten row that of the row it was made of, and REWRITTEN.
         line: The physical line on which the record starts, counted from 1; of a .parquet file the record's number.
+        synthetic: No person wrote it: it was rewritten from another row (`augment.py`), or its file says so, with true in
+            the column SYNTHETIC.
     """
 
     fields: Mapping[str, Any]
     file: str
     line: int
+    synthetic: bool = False
 
 
 def read_rows(path: Path, columns: Mapping[str, str] = _AS_NAMED) -> list[Row]:
     """Every row of a file, in order; blank lines are skipped.
 
     Args:
-        path: A .jsonl or .ndjson file (one object a line), a .csv file with a header line, in UTF-8, or a .parquet file.
+        path: A .jsonl or .ndjson file (one object a line), a .csv file with a header line, in UTF-8, or a .parquet file;
+            or rows on the Hub, as `hub_rows` names them.
         columns: Our name -> the file's own name, for columns called something else there.
 
     Raises:
-        DataError: The file is missing, empty or of another kind, or any line of it is malformed: all are listed.
+        DataError: The file is missing, empty or of another kind, or any line of it is malformed: all are listed. On the
+            Hub, also what `hub_rows.hub_files` raises.
     """
-    path = Path(path)
+    if not is_on_hub(str(path)):
+        return _read_file(Path(path), columns)
+    from mlxtune.data.hub_rows import hub_files
+
+    return [replace(row, file=one.name) for one in hub_files(str(path)) for row in _read_file(one.path, columns)]
+
+
+def content_hash(path: Path) -> str:
+    """SHA-256 of a file, or of the files of rows on the Hub, one after another.
+
+    Raises:
+        DataError: What `hub_rows.hub_files` raises.
+        OSError: The file cannot be read.
+    """
+    digest = hashlib.sha256()
+    if is_on_hub(str(path)):
+        from mlxtune.data.hub_rows import hub_files
+
+        paths = [one.path for one in hub_files(str(path))]
+    else:
+        paths = [Path(path)]
+    for one in paths:
+        digest.update(one.read_bytes())
+    return digest.hexdigest()
+
+
+def _read_file(path: Path, columns: Mapping[str, str]) -> list[Row]:
     _check_file(path)
     problems: list[Problem] = []
     suffix = path.suffix.lower()
@@ -61,7 +96,7 @@ def read_rows(path: Path, columns: Mapping[str, str] = _AS_NAMED) -> list[Row]:
         if isinstance(fields, str):
             problems.append(_problem(path, line, fields))
         else:
-            rows.append(Row(fields, str(path), line))
+            rows.append(Row(fields, str(path), line, str(fields.get(SYNTHETIC)).lower() == "true"))
     if problems:
         raise DataError(listing(str(path), problems))
     if not rows:
@@ -198,13 +233,20 @@ def _parquet_records(path: Path, problems: list[Problem]) -> Iterator[tuple[int,
             if message:
                 problems.append(Problem(path.name, message))
                 return
+            names = _class_names(file.schema_arrow.metadata)
             for batch in file.iter_batches():
                 for record in _parquet_batch(batch):
                     number += 1
                     if record is None:
                         problems.append(_problem(path, number, "expected UTF-8, got other bytes; write the file anew"))
                     else:
-                        yield number, {column: _parquet_value(value) for column, value in record.items()}
+                        yield (
+                            number,
+                            {
+                                column: _parquet_value(_named(value, names.get(column, ())))
+                                for column, value in record.items()
+                            },
+                        )
     except (ArrowException, OSError) as error:
         at = f" after row {number}" if number else ""
         what = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -223,6 +265,29 @@ def _parquet_batch(batch: Any) -> list[dict[str, Any] | None]:
             except UnicodeDecodeError:
                 records.append(None)
         return records
+
+
+def _class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:
+    """Column -> names of its numbered classes, which the `datasets` library writes beside the table."""
+    try:
+        features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
+        inner = {column: kind.get("feature", kind) for column, kind in features.items() if isinstance(kind, dict)}
+        return {
+            column: list(map(str, kind["names"]))
+            for column, kind in inner.items()
+            if isinstance(kind, dict) and kind.get("_type") == "ClassLabel"
+        }
+    except (KeyError, TypeError, AttributeError, ValueError):
+        return {}
+
+
+def _named(value: Any, names: Sequence[str]) -> Any:
+    """The class that a number stands for; -1 stands for none."""
+    if names and isinstance(value, list):
+        return [_named(item, names) for item in value]
+    if names and isinstance(value, int) and -1 <= value < len(names):
+        return "" if value < 0 else names[value]
+    return value
 
 
 def _parquet_value(value: Any) -> Any:

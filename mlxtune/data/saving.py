@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from mlxtune.data.report import SPLITS, DataReport
+from mlxtune.data.rows import SYNTHETIC, Row
 from mlxtune.errors import DataError
 from mlxtune.files import write_text
 from mlxtune.recipe import Recipe
@@ -43,10 +45,15 @@ def write_splits(report: DataReport, folder: Path) -> dict[str, Path]:
         folder.mkdir(parents=True, exist_ok=True)
         for name, file in files.items():
             rows = report.splits[name].rows
-            write_text(file, "".join(json.dumps(dict(row.fields), ensure_ascii=False) + "\n" for row in rows))
+            write_text(file, "".join(json.dumps(_fields(row), ensure_ascii=False) + "\n" for row in rows))
     except OSError as error:
         raise DataError(f"{folder}: cannot be written: {error.strerror}; choose another --write") from error
     return files
+
+
+def _fields(row: Row) -> dict[str, Any]:
+    """The columns of a row, with the mark by which a synthetic one is known when it is read back."""
+    return {**row.fields, SYNTHETIC: True} if row.synthetic else dict(row.fields)
 
 
 def _files(folder: Path, names: list[str]) -> dict[str, Path]:

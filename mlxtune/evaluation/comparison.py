@@ -22,20 +22,24 @@ from mlxtune.evaluation.metrics import (
     INTERVAL,
     Z_95,
     Draws,
-    Figures,
     Floats,
+    Means,
+    Rated,
     label_figures,
     label_set_figures,
     resamples,
 )
-from mlxtune.evaluation.predictions import Prediction, read_predictions
+from mlxtune.evaluation.predictions import Prediction, read_predictions, right_fields
+from mlxtune.evaluation.text_scores import text_figures
 from mlxtune.recipe import LabelField, LabelsField, Recipe, TextField
 
 LEVEL = 0.05  # a difference is called better or worse where its p-value is below this and its interval leaves out 0
-LOWER_IS_BETTER = ("invalid_rate", "repeated_rate")
+LOWER_IS_BETTER = ("invalid_rate", "repeated_rate", "placeholders_invented")
 # Figures that are right or wrong at each row, which McNemar's test is for.
-RIGHT_OR_WRONG = ("exact_match", "accuracy", "partial_match", *LOWER_IS_BETTER)
-RIGHT = ("exact_match", "accuracy")  # what "better" means where one word must do
+RIGHT_OR_WRONG = ("exact_match", "accuracy", "partial_match", "all_fields_correct", *LOWER_IS_BETTER)
+NEITHER = ("length_ratio",)  # more is not better, nor is less: not compared
+# What "better" means where one word must do, by kind of field.
+HEADLINES = ("exact_match", "accuracy", "rougeL", "all_fields_correct")
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ def compare(
     name: str,
     fields: Collection[str] | None = None,
 ) -> Comparisons:
-    """Compare two lists of predictions, field by field and figure by figure. Text fields are left out.
+    """Compare two lists of predictions, field by field and figure by figure.
 
     Args:
         ours: Predictions of what is evaluated.
@@ -83,7 +87,7 @@ def compare(
     require_same_rows(ours, theirs, name)
     found: Comparisons = {}
     for field_name, field in recipe.output.fields.items():
-        if isinstance(field, TextField) or (fields is not None and field_name not in fields):
+        if fields is not None and field_name not in fields:
             continue
         found[field_name] = compare_figures(
             _figures(ours, field_name, field), _figures(theirs, field_name, field), name, recipe.train.seed
@@ -91,9 +95,35 @@ def compare(
     return found
 
 
-def compare_figures(ours: Figures, theirs: Figures, name: str, seed: int = 0) -> dict[str, Comparison]:
+def compare_replies(
+    ours: Sequence[Prediction], theirs: Sequence[Prediction], recipe: Recipe, name: str
+) -> dict[str, Comparison]:
+    """Compare whole replies: in how many rows every field but texts is right.
+
+    Args: As for `compare`.
+
+    Returns:
+        'all_fields_correct' -> its comparison; nothing where the recipe has no field with labels.
+
+    Raises:
+        DataError: They are not predictions of the same rows.
+    """
+    require_same_rows(ours, theirs, name)
+    mine, other = all_right(ours, recipe), all_right(theirs, recipe)
+    return {} if mine is None or other is None else compare_figures(mine, other, name, recipe.train.seed)
+
+
+def all_right(predictions: Sequence[Prediction], recipe: Recipe) -> Means | None:
+    """'all_fields_correct' at each row; None where the recipe has no field with labels."""
+    if all(isinstance(field, TextField) for field in recipe.output.fields.values()):
+        return None
+    right = [all(right_fields(prediction, recipe).values()) for prediction in predictions]
+    return Means({"all_fields_correct": np.array(right, dtype=np.float64)})
+
+
+def compare_figures(ours: Rated, theirs: Rated, name: str, seed: int = 0) -> dict[str, Comparison]:
     """Compare every figure that both sides have, over rows that both answered in the same order."""
-    n_rows = len(ours.right)
+    n_rows = ours.n_rows
     if n_rows == 0:
         raise ValueError("no rows to compare")
     differences = _difference(ours, theirs, np.ones((1, n_rows), dtype=np.float32))
@@ -187,6 +217,9 @@ def compare_folders(
         recipe: Of both.
         name: What theirs is called.
 
+    Returns:
+        "fields": field -> figure -> comparison; "replies": figure -> comparison, of whole replies.
+
     Raises:
         DataError: The predictions are missing, damaged, or of other rows.
     """
@@ -195,7 +228,8 @@ def compare_folders(
         read_predictions(where / str(one.get("predictions", "predictions.jsonl")))
         for one, where in ((mine, folder), (other, other_folder))
     )
-    return plain(compare(ours, theirs, recipe, name))
+    fields, replies = compare(ours, theirs, recipe, name), compare_replies(ours, theirs, recipe, name)
+    return {"fields": plain(fields), "replies": {figure: asdict(one) for figure, one in replies.items()}}
 
 
 def plain(comparisons: Comparisons) -> dict[str, Any]:
@@ -204,26 +238,28 @@ def plain(comparisons: Comparisons) -> dict[str, Any]:
 
 
 def headline(figures: Mapping[str, Any]) -> str:
-    """The figure of a field by which one side is called better: exact_match or accuracy."""
-    return next(figure for figure in RIGHT if figure in figures)
+    """The figure of a field by which one side is called better: exact_match, accuracy or rougeL."""
+    return next(figure for figure in HEADLINES if figure in figures)
 
 
 # Arithmetic ------------------------------------------------------------------------------------------------------
 
 
-def _figures(predictions: Sequence[Prediction], name: str, field: LabelField | LabelsField) -> Figures:
+def _figures(predictions: Sequence[Prediction], name: str, field: LabelField | LabelsField | TextField) -> Rated:
     expected: list[Any] = [prediction.expected[name] for prediction in predictions]
     predicted: list[Any] = [prediction.predicted[name] for prediction in predictions]
     repeated = [prediction.repeated for prediction in predictions]
+    if isinstance(field, TextField):
+        return text_figures(expected, predicted)
     if isinstance(field, LabelsField):
         return label_set_figures(expected, predicted, repeated, field.labels)
     return label_figures(expected, predicted, repeated, field.labels)
 
 
-def _difference(ours: Figures, theirs: Figures, draws: Draws) -> dict[str, Floats]:
+def _difference(ours: Rated, theirs: Rated, draws: Draws) -> dict[str, Floats]:
     """Ours less theirs in each of the same draws, (draws,)."""
     mine, other = ours.of(draws), theirs.of(draws)
-    return {figure: mine[figure] - other[figure] for figure in mine if figure in other}
+    return {figure: mine[figure] - other[figure] for figure in mine if figure in other and figure not in NEITHER}
 
 
 def _interval(difference: float, drawn: Floats, n_rows: int) -> tuple[float, float]:

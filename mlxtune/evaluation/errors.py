@@ -1,4 +1,6 @@
-"""Predictions to the errors worth reading: which labels go wrong beside which others, and the worst rows. No metrics."""
+"""Predictions to the rows worth reading: which labels are taken for which others, the worst rows, and the best, middle
+and worst texts. No metrics of its own.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +8,13 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from mlxtune.evaluation.predictions import Prediction
+from mlxtune.evaluation.predictions import Prediction, right_fields
+from mlxtune.evaluation.text_metrics import bucket_of, rouge_rows
 from mlxtune.recipe import LabelField, LabelsField, Recipe, TextField
 
 ERRORS_FILE = "errors.json"
+CASES = ("best", "middle", "worst")
+MAX_CASES = 100  # of each: all of a large test set would be its predictions once more
 
 Errors = dict[str, Any]  # the content of errors.json
 
@@ -23,7 +28,8 @@ def find_errors(predictions: Sequence[Prediction], recipe: Recipe) -> Errors:
 
     Returns:
         {"rows", "wrong": how many, "decoding", "fields": field -> `label_set_errors` or `label_errors`,
-        "worst": the wrong rows, the most wrong first, "loops" and "unparseable": rows by number}.
+        "worst": the wrong rows, the most wrong first, "loops" and "unparseable": rows by number, "cases": text field ->
+        `text_cases`}.
     """
     fields: dict[str, Any] = {}
     for name, field in recipe.output.fields.items():
@@ -42,6 +48,11 @@ def find_errors(predictions: Sequence[Prediction], recipe: Recipe) -> Errors:
         "worst": worst,
         "loops": [prediction.row for prediction in predictions if prediction.loop],
         "unparseable": [prediction.row for prediction in predictions if not prediction.valid],
+        "cases": {
+            name: text_cases(predictions, name, recipe)
+            for name, field in recipe.output.fields.items()
+            if isinstance(field, TextField)
+        },
     }
 
 
@@ -63,7 +74,7 @@ def label_set_errors(
     >>> found["missed"]
     [{'label': 'tell', 'beside': 'pay', 'rows': 1, 'of': 2}]
     >>> found["added"]
-    [{'label': 'ask', 'beside': 'pay', 'rows': 1, 'of': 3}, {'label': 'ask', 'beside': 'tell', 'rows': 0, 'of': 2}][:1]
+    [{'label': 'ask', 'beside': 'pay', 'rows': 1, 'of': 3}]
     """
     pairs: dict[str, Counter[tuple[str, str | None]]] = {kind: Counter() for kind in ("missed", "added")}
     expects: Counter[tuple[str, str | None]] = Counter()  # rows that expect a label with another, or alone
@@ -135,6 +146,46 @@ def worst_rows(predictions: Sequence[Prediction], recipe: Recipe) -> list[dict[s
         if wrong:
             ranked.append(((-wrong, -n_labels, prediction.row), prediction))
     return [_record(prediction) for _, prediction in sorted(ranked, key=lambda item: item[0])]
+
+
+def text_cases(predictions: Sequence[Prediction], name: str, recipe: Recipe) -> dict[str, list[dict[str, Any]]]:
+    """The best, middle and worst texts of a field by ROUGE-L; no row is two of these.
+
+    Returns:
+        "best", the best first, "middle", around the median, and "worst", the worst first; a third of the rows each, and
+        at most `MAX_CASES`. A case has "row", "file", "line", "input", "reference", "prediction" (None, and the whole
+        "reply", where it could not be read), "rougeL", "bucket", and of the fields with labels "right", "expected" and
+        "predicted".
+    """
+    expected = [str(prediction.expected[name]) for prediction in predictions]
+    values: list[Any] = [prediction.predicted[name] for prediction in predictions]
+    rouge_l = rouge_rows(expected, values)["rougeL"].tolist()
+    order = sorted(range(len(predictions)), key=lambda i: (-rouge_l[i], predictions[i].row))
+    size = min(MAX_CASES, max(1, len(order) // 3))
+    middle = order[size : len(order) - size]
+    start = max(0, (len(middle) - size) // 2)
+    chosen = {"best": order[:size], "middle": middle[start : start + size], "worst": order[size:][::-1][:size]}
+    return {kind: [_case(predictions[i], name, rouge_l[i], recipe) for i in chosen[kind]] for kind in CASES}
+
+
+def _case(prediction: Prediction, name: str, rouge_l: float, recipe: Recipe) -> dict[str, Any]:
+    right = right_fields(prediction, recipe)
+    case = {
+        "row": prediction.row,
+        "file": prediction.file,
+        "line": prediction.line,
+        "input": prediction.input,
+        "reference": prediction.expected[name],
+        "prediction": prediction.predicted[name],
+        "rougeL": rouge_l,
+        "bucket": bucket_of(rouge_l),
+        "right": right,
+        "expected": {field: prediction.expected[field] for field in right},
+        "predicted": {field: prediction.predicted[field] for field in right},
+    }
+    if prediction.predicted[name] is None:
+        case["reply"] = prediction.prediction
+    return case
 
 
 def _labels(value: Any) -> set[str]:

@@ -9,9 +9,10 @@ interval over rows. Two calls over equally many rows with one seed draw the same
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,12 +37,22 @@ class Estimate:
 
 @dataclass(frozen=True)
 class LabelScore:
-    """One label against all others. `support` counts the rows that expect it; 0 / 0 counts as 0."""
+    """One label against all others.
+
+    Attributes:
+        precision: Rows that expect it and were answered with it / rows answered with it; 0 / 0 counts as 0, as below.
+        recall: The same rows / rows that expect it.
+        f1: Of the two.
+        support: Rows that expect it.
+        recall_interval: [low, high], the 95% interval of the recall; None where fewer than two rows expect the label, and
+            for the labels of an open list, of which there may be thousands.
+    """
 
     precision: float
     recall: float
     f1: float
     support: int
+    recall_interval: list[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -83,11 +94,16 @@ class LabelSetScores:
 
 @dataclass(frozen=True)
 class Confusion:
-    """`counts[e][p]` rows expect `labels[e]` and were answered `labels[p]`; `invalid[e]` of them got no label."""
+    """`counts[e][p]` rows expect `labels[e]` and were answered `labels[p]`; `invalid[e]` of them got no label.
+
+    `percent` and `invalid_percent` are the same in percent of the rows that expect `labels[e]`, 0 where none does.
+    """
 
     labels: list[str]
     counts: list[list[int]]
     invalid: list[int]
+    percent: list[list[float]]
+    invalid_percent: list[float]
 
 
 @dataclass(frozen=True)
@@ -100,6 +116,37 @@ class LabelScores:
     repeated_rate: Estimate
     labels: dict[str, LabelScore]
     confusion: Confusion
+
+
+class Rated(Protocol):
+    """Rows of predictions whose figures can be had for any draw of them."""
+
+    @property
+    def rows(self) -> Mapping[str, NDArray[np.floating]]:
+        """Figure -> its value at each row, (rows,), for those that are means over rows."""
+
+    @property
+    def n_rows(self) -> int:
+        """How many there are."""
+
+    def of(self, draws: Draws) -> dict[str, Floats]:
+        """Every figure of each draw, (draws,)."""
+
+
+@dataclass(frozen=True)
+class Means:
+    """Figures that are means over rows, and nothing else."""
+
+    rows: Mapping[str, NDArray[np.floating]]
+
+    @property
+    def n_rows(self) -> int:
+        """How many rows there are."""
+        return len(next(iter(self.rows.values())))
+
+    def of(self, draws: Draws) -> dict[str, Floats]:
+        """Every figure of each draw, (draws,)."""
+        return means(draws, self.rows)
 
 
 @dataclass(frozen=True)
@@ -120,6 +167,11 @@ class Figures:
     rows: Mapping[str, NDArray[np.floating]]
     pooled: tuple[str, ...]
 
+    @property
+    def n_rows(self) -> int:
+        """How many rows there are."""
+        return len(self.right)
+
     @cached_property
     def hits(self) -> NDArray[np.float32]:
         """1 where a label that a row expects was predicted, (rows, labels)."""
@@ -133,7 +185,7 @@ class Figures:
             "micro_f1": _ratio(2 * tp.sum(1), both.sum(1)),
             "macro_f1": _macro(_ratio(2 * tp, both), both > 0, occurs),
         }
-        return {**{name: found[name] for name in self.pooled}, **_means(draws, self.rows)}
+        return {**{name: found[name] for name in self.pooled}, **means(draws, self.rows)}
 
 
 def label_set_scores(
@@ -159,13 +211,13 @@ def label_set_scores(
     >>> scores.exact_match.value, scores.micro_f1.value, scores.labels["b"].support
     (0.5, 0.5, 1)
     """
+    is_open = labels is None
     figures = label_set_figures(expected, predicted, repeated, labels)
-    labels, right, said = figures.labels, figures.right, figures.said
-    hits, exact = figures.hits, figures.rows["exact_match"]
-    sizes = right.sum(1).astype(int)
+    exact = figures.rows["exact_match"]
+    sizes = figures.right.sum(1).astype(int)
     return LabelSetScores(
-        **_estimates(figures.of, len(expected), seed),
-        labels=_label_scores(hits, right, said, labels),
+        **estimates(figures, seed),
+        labels=_label_scores(figures, None if is_open else recall_intervals(figures, seed)),
         by_count={
             str(size): GroupScore(int((sizes == size).sum()), mean_estimate(exact[sizes == size], seed))
             for size in sorted(set(sizes.tolist()))
@@ -187,13 +239,19 @@ def label_scores(
     (0.333, [[1, 0], [1, 0]], [0, 1])
     """
     figures = label_figures(expected, predicted, repeated, labels)
-    right, said, hits = figures.right, figures.said, figures.hits
-    counts = (right.T @ said).astype(int)
-    confusion = Confusion(list(labels), counts.tolist(), (right.T @ figures.rows["invalid_rate"]).astype(int).tolist())
+    counts = (figures.right.T @ figures.said).astype(int)
+    invalid = (figures.right.T @ figures.rows["invalid_rate"]).astype(int)
+    support = figures.right.sum(0)
     return LabelScores(
-        **_estimates(figures.of, len(expected), seed),
-        labels=_label_scores(hits, right, said, labels),
-        confusion=confusion,
+        **estimates(figures, seed),
+        labels=_label_scores(figures, recall_intervals(figures, seed)),
+        confusion=Confusion(
+            list(labels),
+            counts.tolist(),
+            invalid.tolist(),
+            (100 * _ratio(counts, np.broadcast_to(support[:, None], counts.shape))).tolist(),
+            (100 * _ratio(invalid, support)).tolist(),
+        ),
     )
 
 
@@ -238,23 +296,56 @@ def label_figures(
 
 def mean_estimate(values: Sequence[float] | NDArray[np.generic], seed: int = 0) -> Estimate:
     """The mean of one value a row, with its interval."""
-    column = {"mean": np.asarray(values, dtype=np.float64)}
-    return _estimates(lambda draws: _means(draws, column), len(values), seed)["mean"]
+    return estimates(Means({"mean": np.asarray(values, dtype=np.float64)}), seed)["mean"]
 
 
-def _estimates(figures: Callable[[Draws], Mapping[str, Floats]], n_rows: int, seed: int) -> dict[str, Estimate]:
-    """Each figure over all rows, and its interval over resamples of them."""
+def estimates(rated: Rated, seed: int, unbounded: Collection[str] = ()) -> dict[str, Estimate]:
+    """Each figure over all rows, and its interval over resamples of them.
+
+    Args:
+        rated: At least one row.
+        seed: Of the resampling.
+        unbounded: Figures that may exceed 1.
+    """
+    n_rows = rated.n_rows
     if n_rows == 0:
         raise ValueError("no rows to score")
-    values = figures(np.ones((1, n_rows), dtype=np.float32))
+    values = rated.of(np.ones((1, n_rows), dtype=np.float32))
     if n_rows < 2:
         return {name: Estimate(float(value[0]), None, None) for name, value in values.items()}
-    parts = [figures(draws) for draws in resamples(n_rows, seed)]
-    estimates = {}
+    parts = [rated.of(draws) for draws in resamples(n_rows, seed)]
+    found = {}
     for name, value in values.items():
         low, high = np.percentile(np.concatenate([part[name] for part in parts]), INTERVAL)
-        estimates[name] = _widened(Estimate(float(value[0]), float(low), float(high)), n_rows)
-    return estimates
+        estimate = Estimate(float(value[0]), float(low), float(high))
+        found[name] = estimate if name in unbounded else _widened(estimate, n_rows)
+    return found
+
+
+def recall_intervals(figures: Figures, seed: int) -> list[list[float] | None]:
+    """The 95% interval of each label's recall over resamples of the rows, [low, high]; None below two rows that expect it.
+
+    Resamples without a row that expects the label say nothing of it and are left out.
+    """
+    n_expecting = figures.right.sum(0)
+    if figures.n_rows < 2:
+        return [None] * len(n_expecting)
+    parts = []
+    for draws in resamples(figures.n_rows, seed):
+        hits, expecting = _sums(draws, figures.hits), _sums(draws, figures.right)
+        parts.append(np.where(expecting > 0, _ratio(hits, expecting), np.nan))
+    drawn = np.concatenate(parts)
+    found: list[list[float] | None] = []
+    for label, n_rows in enumerate(n_expecting.astype(int).tolist()):
+        if n_rows < 2:
+            found.append(None)
+            continue
+        low, high = np.nanpercentile(drawn[:, label], INTERVAL)
+        value = float(figures.hits[:, label].sum() / n_rows)
+        estimate = _widened(Estimate(value, float(low), float(high)), n_rows)
+        assert estimate.low is not None and estimate.high is not None
+        found.append([estimate.low, estimate.high])
+    return found
 
 
 def _widened(estimate: Estimate, n_rows: int) -> Estimate:
@@ -299,8 +390,10 @@ def _sums(draws: Draws, per_row: NDArray[np.float32]) -> Floats:
     return (draws @ per_row).astype(np.float64)
 
 
-def _means(draws: Draws, columns: Mapping[str, NDArray[np.floating]]) -> dict[str, Floats]:
-    return {name: (draws.astype(np.float64) @ column) / draws.shape[1] for name, column in columns.items()}
+def means(draws: Draws, columns: Mapping[str, NDArray[np.floating]]) -> dict[str, Floats]:
+    """The mean of each column over the drawn rows, (resamples,)."""
+    sums = draws.astype(np.float64) @ np.stack([np.asarray(column) for column in columns.values()], axis=1)
+    return dict(zip(columns, (sums / draws.shape[1]).T, strict=True))
 
 
 def _ratio(numerator: NDArray[np.number], denominator: NDArray[np.number]) -> Floats:
@@ -321,12 +414,14 @@ def _macro(f1: Floats, drawn: NDArray[np.bool_], occurs: NDArray[np.bool_]) -> F
     return _ratio(f1.sum(1), counted.sum(1))
 
 
-def _label_scores(
-    hits: NDArray[np.float32], right: NDArray[np.float32], said: NDArray[np.float32], labels: Sequence[str]
-) -> dict[str, LabelScore]:
-    tp, expected, predicted = (matrix.sum(0, dtype=np.float64) for matrix in (hits, right, said))
+def _label_scores(figures: Figures, intervals: Sequence[list[float] | None] | None) -> dict[str, LabelScore]:
+    """Each label's scores; `intervals` are its recall's."""
+    matrices = (figures.hits, figures.right, figures.said)
+    tp, expected, predicted = (matrix.sum(0, dtype=np.float64) for matrix in matrices)
     precision, recall, f1 = (_ratio(tp, predicted), _ratio(tp, expected), _ratio(2 * tp, expected + predicted))
     return {
-        label: LabelScore(float(precision[i]), float(recall[i]), float(f1[i]), int(expected[i]))
-        for i, label in enumerate(labels)
+        label: LabelScore(
+            float(precision[i]), float(recall[i]), float(f1[i]), int(expected[i]), intervals[i] if intervals else None
+        )
+        for i, label in enumerate(figures.labels)
     }

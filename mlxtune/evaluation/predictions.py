@@ -21,14 +21,15 @@ from mlxtune.backends.base import Constraint, Generation, Model
 from mlxtune.data.examples import expected_values, prompt_ids
 from mlxtune.data.rows import Row
 from mlxtune.data.template import ReplyTemplate, Value
-from mlxtune.errors import DataError, Problem, listing
+from mlxtune.errors import DataError, Problem, did_you_mean, listing
 from mlxtune.evaluation import resume
 from mlxtune.models.tokenizer import Tokenizer
-from mlxtune.recipe import Recipe, TextField
+from mlxtune.recipe import LabelsField, Recipe, TextField
 
 FREE = "free"
 CONSTRAINED = "constrained"
 THINKING_END = "</think>"
+LISTED = 20  # problems of a file that are shown; the others are counted
 MIN_LOOP_CHARS = 12  # shorter repetition at a reply's end is "..." or "haha", not a loop
 
 
@@ -213,7 +214,8 @@ def read_replies(path: Path, rows: Sequence[Row], recipe: Recipe) -> list[Predic
     """Replies that some other program wrote, judged against rows as if they were generated here.
 
     Args:
-        path: JSON lines with "prediction", the raw reply; and "row", its row's index, unless they are in row order.
+        path: JSON lines with "prediction", the raw reply. Which row a line answers is told by "row", the row's index; else by
+            "id", what the row has in its column `id`; else by the lines' order. All lines tell it in one way.
         rows: All the rows.
         recipe: Whose template reads the replies.
 
@@ -224,9 +226,22 @@ def read_replies(path: Path, rows: Sequence[Row], recipe: Recipe) -> list[Predic
     expected = expected_values(rows, recipe)
     problems: list[Problem] = []
     found: dict[int, Prediction] = {}
-    for number, record in _objects(path, problems):
+    records = list(_objects(path, problems))
+    key = next((key for key in ("row", "id") if any(key in record for _, record in records)), None)
+    row_of = _rows_by_id(rows, path) if key == "id" else {}
+    for number, record in records:
         row, text = record.get("row", len(found)), record.get("prediction")
         asked = record.get("input")
+        name = f"{key or 'row'} {record.get(key or 'row', row)!r}"
+        if key is not None and key not in record:
+            problems.append(Problem(f"line {number}", f'no "{key}", which other lines have'))
+            continue
+        if key == "id":
+            row = row_of.get(str(record["id"]))
+            if row is None:
+                hint = did_you_mean(record["id"], row_of) if len(problems) < LISTED else ""
+                problems.append(Problem(f"line {number}", f"{name} is none of the {len(rows)} test rows'{hint}"))
+                continue
         if not isinstance(text, str):
             problems.append(Problem(f"line {number}", 'expected {"prediction": "..."}, the reply as text'))
         elif not isinstance(row, int) or not 0 <= row < len(rows):
@@ -234,7 +249,7 @@ def read_replies(path: Path, rows: Sequence[Row], recipe: Recipe) -> list[Predic
                 Problem(f"line {number}", f"row {row!r} is not one of the {len(rows)} rows, counted from 0")
             )
         elif row in found:
-            problems.append(Problem(f"line {number}", f"row {row} is answered twice"))
+            problems.append(Problem(f"line {number}", f"{name} is answered twice"))
         elif isinstance(asked, str) and asked not in map(str, rows[row].fields.values()):
             other = f"expected a reply to row {row} ({rows[row].file}:{rows[row].line}), got one to {asked[:40]!r}"
             problems.append(Problem(f"line {number}", f"{other}; these are replies to other rows"))
@@ -247,8 +262,22 @@ def read_replies(path: Path, rows: Sequence[Row], recipe: Recipe) -> list[Predic
         raise DataError(listing(str(path), problems))
     if len(found) < len(rows):
         first = next(i for i in range(len(rows)) if i not in found)
-        raise DataError(f"{path}: {len(found)} replies for {len(rows)} rows; row {first} has none")
+        named = f"row {first}" + (
+            f" (id {rows[first].fields['id']!r}, {rows[first].file}:{rows[first].line})" if key == "id" else ""
+        )
+        raise DataError(f"{path}: {len(found)} replies for {len(rows)} rows; {named} has none")
     return [found[i] for i in range(len(rows))]
+
+
+def right_fields(prediction: Prediction, recipe: Recipe) -> dict[str, bool]:
+    """Of each field but texts, which are neither right nor wrong, whether it is right; label sets as sets."""
+    found = {}
+    for name, field in recipe.output.fields.items():
+        if not isinstance(field, TextField):
+            right, said = prediction.expected[name], prediction.predicted[name]
+            is_set = isinstance(field, LabelsField)
+            found[name] = said is not None and (set(right) == set(said) if is_set else right == said)
+    return found
 
 
 def judge(template: ReplyTemplate, text: str, cut: bool, constrained: bool) -> Verdict:
@@ -299,6 +328,33 @@ def reply_text(reply: Generation, recipe: Recipe, tokenizer: Tokenizer) -> tuple
 def after_thinking(text: str, recipe: Recipe) -> str:
     """The part of a reply that answers."""
     return text.rpartition(THINKING_END)[2] if recipe.prompt.thinking else text
+
+
+def _rows_by_id(rows: Sequence[Row], path: Path) -> dict[str, int]:
+    """Each row's place by its column `id`.
+
+    Raises:
+        DataError: A row has none, or two have the same.
+    """
+    found: dict[str, int] = {}
+    problems = []
+    for i, row in enumerate(rows):
+        place, name = f"{row.file}:{row.line}", row.fields.get("id")
+        if name is None or isinstance(name, (list, tuple, dict)):
+            problems.append(Problem(place, "no column 'id', by which replies with \"id\" find their rows"))
+        elif str(name) in found:
+            problems.append(Problem(place, f"id {name!r} is that of line {rows[found[str(name)]].line} too"))
+        else:
+            found[str(name)] = i
+    if problems:
+        raise DataError(
+            listing(
+                f'{path}: tells its replies apart by "id", and the test rows do not (give "row" instead, '
+                "the row's index, or neither where the lines are in row order)",
+                problems,
+            )
+        )
+    return found
 
 
 # Records ---------------------------------------------------------------------------------------------------------

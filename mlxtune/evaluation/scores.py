@@ -7,20 +7,25 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mlxtune import __version__
 from mlxtune.backends.base import Backend, Model
 from mlxtune.data.examples import expected_values
-from mlxtune.data.rows import Row
+from mlxtune.data.rows import Row, content_hash
 from mlxtune.data.template import ReplyTemplate
 from mlxtune.errors import DataError, RunError
 from mlxtune.evaluation import resume
 from mlxtune.evaluation.baselines import ASKED, LabelAnswers, ask_baselines, label_baselines, measure, predictions_file
-from mlxtune.evaluation.comparison import compare_folders
+from mlxtune.evaluation.bertscore import BertScore
+from mlxtune.evaluation.comparison import all_right, compare_folders, compare_replies
 from mlxtune.evaluation.constraint import TemplateConstraint
-from mlxtune.evaluation.errors import ERRORS_FILE, find_errors
+from mlxtune.evaluation.errors import ERRORS_FILE, Errors, find_errors
 from mlxtune.evaluation.further import Answered, Asking, Further, forget_validation
 from mlxtune.evaluation.metrics import label_scores, label_set_scores, mean_estimate
 from mlxtune.evaluation.predictions import (
@@ -29,8 +34,11 @@ from mlxtune.evaluation.predictions import (
     Answers,
     Prediction,
     read_predictions,
+    replace_predictions,
+    right_fields,
     write_predictions,
 )
+from mlxtune.evaluation.text_scores import text_scores
 from mlxtune.files import write_json
 from mlxtune.models.tokenizer import Tokenizer
 from mlxtune.recipe import LabelField, LabelsField, Recipe
@@ -79,6 +87,7 @@ def evaluate(
     backend: Backend | None = None,
     asked_baselines: AskedBaselines | None = None,
     before: Sequence[Path] = (),
+    bertscore: BertScore | None = None,
 ) -> Scores:
     """Ask a model about rows, score its replies, and write predictions.jsonl, scores.json and errors.json.
 
@@ -96,6 +105,7 @@ def evaluate(
         backend: Whose peak memory is reported; None leaves that out.
         asked_baselines: Of `ask_recipe_baselines`, about the same rows.
         before: Folders in which the model before tuning may have been evaluated; the first comparable one is compared.
+        bertscore: Scores text fields as well; None leaves that out.
 
     Returns:
         The content of scores.json.
@@ -124,7 +134,7 @@ def evaluate(
             path, rows, recipe, model, tokenizer, constraint, watch.rows, identity=identity_of_model, say=watch.say
         )
         by_decoding[one] = {
-            **score(answers.predictions, recipe),
+            **score(answers.predictions, recipe, bertscore),
             "speed": speed(answers, backend),
             "predictions": path.name,
         }
@@ -137,9 +147,8 @@ def evaluate(
         scores["decodings"] = by_decoding
     scores["limits"] = {"max_new_tokens": recipe.evaluate.max_new_tokens, "batch_size": recipe.evaluate.batch_size}
     predictions = read_predictions(out / str(scores["predictions"]))  # with their probabilities, if asked for
-    add_comparisons(
-        scores, recipe, predictions, answers_of_baselines, asked_baselines.replies if asked_baselines else {}
-    )
+    replies = asked_baselines.replies if asked_baselines else {}
+    add_comparisons(scores, recipe, predictions, answers_of_baselines, replies, bertscore)
     if asked_baselines:
         scores["baseline_speed"] = dict(asked_baselines.speeds)
     add_before(scores, recipe, out, before)
@@ -150,12 +159,48 @@ def evaluate(
         (out / FREE_PREDICTIONS_FILE).unlink(missing_ok=True)
     forget_validation(out, answered if further is not None and further.probabilities else ())
     for name in ASKED:
-        if not asked_baselines or name not in asked_baselines.replies:
+        if name not in replies:
             predictions_file(out, name).unlink(missing_ok=True)
     for path in (*(out / name for name in (PREDICTIONS_FILE, FREE_PREDICTIONS_FILE)),
                  *(predictions_file(out, name) for name in ASKED)):  # fmt: skip
         resume.forget(path)
     return scores
+
+
+def evaluate_replies(
+    recipe: Recipe,
+    predictions: Sequence[Prediction],
+    rows: Sequence[Row],
+    out: Path | None = None,
+    about: Mapping[str, Any] | None = None,
+    bertscore: BertScore | None = None,
+) -> tuple[Scores, Errors]:
+    """Score replies that are there already; no model is asked.
+
+    Args:
+        recipe: Of the rows; says what the fields and the baselines are.
+        predictions: Of `read_replies`.
+        rows: What they answer.
+        out: Folder to write predictions.jsonl, scores.json and errors.json into, as `evaluate` does; None writes nothing.
+        about: What is evaluated, put into scores.json as it is.
+        bertscore: Scores text fields as well; None leaves that out.
+
+    Returns:
+        The content of scores.json and of errors.json.
+    """
+    scores, errors = score(predictions, recipe, bertscore), find_errors(predictions, recipe)
+    add_comparisons(scores, recipe, predictions, label_baselines(recipe, rows), {}, bertscore)
+    scores.update(about or {})
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        scores["predictions"] = PREDICTIONS_FILE
+        replace_predictions(out / PREDICTIONS_FILE, predictions)
+        write_json(out / ERRORS_FILE, errors)
+        write_json(out / SCORES_FILE, scores)
+        forget_validation(out, ())  # of an evaluation that this one replaced
+        for file in (out / FREE_PREDICTIONS_FILE, *(predictions_file(out, name) for name in ASKED)):
+            file.unlink(missing_ok=True)
+    return scores, errors
 
 
 def ask_recipe_baselines(
@@ -201,12 +246,17 @@ def add_comparisons(
     predictions: Sequence[Prediction],
     answers: Mapping[str, LabelAnswers],
     asked: Mapping[str, Sequence[Prediction]],
+    bertscore: BertScore | None = None,
 ) -> None:
     """Put the recipe's baselines, and what the predictions are beside them, into scores; arguments as for `measure`."""
     if recipe.evaluate.baselines:
-        measured = measure(recipe, predictions, answers, asked, score)
+        measured = measure(recipe, predictions, answers, asked, partial(score, bertscore=bertscore))
         scores["baselines"], scores["comparisons"] = measured.scores, measured.comparisons
         scores["notes"] = [*scores["notes"], *measured.notes]
+    for name, replies in asked.items():
+        if compared := compare_replies(predictions, replies, recipe, name):
+            plain = {figure: asdict(one) for figure, one in compared.items()}
+            scores["reply_comparisons"] = {**scores.get("reply_comparisons", {}), name: plain}
 
 
 def add_before(scores: Scores, recipe: Recipe, out: Path, folders: Sequence[Path]) -> None:
@@ -219,7 +269,9 @@ def add_before(scores: Scores, recipe: Recipe, out: Path, folders: Sequence[Path
             except DataError as error:
                 scores["notes"] = [*scores["notes"], f"before: not compared: {error}"]
             else:
-                scores["comparisons"] = {**scores.get("comparisons", {}), "before": compared}
+                for key, found in (("comparisons", "fields"), ("reply_comparisons", "replies")):
+                    if compared[found]:
+                        scores[key] = {**scores.get(key, {}), "before": compared[found]}
             return
 
 
@@ -231,15 +283,19 @@ def model_identity(recipe: Recipe, about: Mapping[str, Any]) -> str | None:
     return resume.identify(__version__, about["base"], adapter, about.get("backend"), recipe.model.model_dump())
 
 
-def score(predictions: Sequence[Prediction], recipe: Recipe) -> Scores:
+def score(predictions: Sequence[Prediction], recipe: Recipe, bertscore: BertScore | None = None) -> Scores:
     """Metrics of every field over one decoding's predictions.
 
     Args:
         predictions: In row order.
         recipe: Says what the fields are; its training seed seeds the resampling.
+        bertscore: Scores text fields as well; None leaves that out.
 
     Returns:
         {"rows", "decoding", "replies", "fields", "notes"}.
+
+    Raises:
+        DataError: There are no predictions.
     """
     if not predictions:
         raise DataError("no rows to score")
@@ -247,6 +303,7 @@ def score(predictions: Sequence[Prediction], recipe: Recipe) -> Scores:
     fields: dict[str, Any] = {}
     notes: list[str] = []
     repeated = [prediction.repeated for prediction in predictions]
+    labels_right = _labels_right(predictions, recipe)
     for name, field in ReplyTemplate(recipe.output).fields.items():
         expected: list[Any] = [prediction.expected[name] for prediction in predictions]
         predicted: list[Any] = [prediction.predicted[name] for prediction in predictions]
@@ -255,14 +312,20 @@ def score(predictions: Sequence[Prediction], recipe: Recipe) -> Scores:
         elif isinstance(field, LabelField):
             fields[name] = asdict(label_scores(expected, predicted, repeated, field.labels, seed))
         else:
-            notes.append(f"{name}: text is kept in the predictions and not scored")
+            found = asdict(text_scores(expected, predicted, labels_right, seed))
+            fields[name] = {key: value for key, value in found.items() if value is not None}
+            if bertscore is not None:
+                fields[name]["bertscore"] = asdict(mean_estimate(bertscore.rows(expected, predicted), seed))
+                fields[name]["signatures"] = {**found["signatures"], "bertscore": bertscore.signature}
     cut = [prediction.stop == "length" for prediction in predictions]
-    replies = {
+    replies: dict[str, Sequence[float] | NDArray[np.generic]] = {
         "invalid_rate": [not prediction.valid for prediction in predictions],
         "repeated_rate": repeated,
         "loop_rate": [prediction.loop for prediction in predictions],
         "cut_rate": cut,
     }
+    if (of_fields := all_right(predictions, recipe)) is not None:
+        replies["all_fields_correct"] = of_fields.rows["all_fields_correct"]
     if any(cut):
         notes.append(f"{sum(cut)} of {len(cut)} replies were cut at evaluate.max_new_tokens")
     if len(predictions) < 2:
@@ -274,6 +337,18 @@ def score(predictions: Sequence[Prediction], recipe: Recipe) -> Scores:
         "fields": fields,
         "notes": notes,
     }
+
+
+def _labels_right(predictions: Sequence[Prediction], recipe: Recipe) -> list[bool] | None:
+    """Whether every field with a closed list of labels is right, at each row; None where the recipe has no such field.
+
+    Open lists are left out: hardly a reply has every one of a handful of free tags.
+    """
+    closed = [name for name, field in recipe.output.fields.items() if getattr(field, "labels", None)]
+    if not closed:
+        return None
+    found = (right_fields(prediction, recipe) for prediction in predictions)
+    return [all(right[name] for name in closed) for right in found]
 
 
 def speed(answers: Answers, backend: Backend | None = None) -> dict[str, float]:
@@ -349,5 +424,5 @@ def asked(recipe: Recipe) -> str:
 
 
 def identity(file: Path) -> dict[str, Any]:
-    """A file by name and content: {"file", "sha256"}."""
-    return {"file": str(file), "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    """A file, or rows on the Hub, by name and content: {"file", "sha256"}."""
+    return {"file": str(file), "sha256": content_hash(file)}

@@ -61,7 +61,7 @@ def named_metrics(fields: Mapping[str, Any], recipe: Recipe) -> dict[str, float]
     for name, figures in fields.items():
         for metric in METRICS[recipe.output.fields[name].kind]:
             found[f"{name}.{metric}"] = figures[metric]["value"]
-        for label, of_label in figures["labels"].items():
+        for label, of_label in figures.get("labels", {}).items():
             for metric in ("precision", "recall", "f1"):
                 value = of_label[metric]
                 found[f"{name}.{label}.{metric}"] = value["value"] if isinstance(value, Mapping) else value

@@ -15,7 +15,7 @@ from mlxtune.errors import DataError, ModelError, RunError
 from mlxtune.models.base_model import base_folder, require_base
 from mlxtune.models.tokenizer import load_tokenizer
 from mlxtune.models.writing import check_free, model_folder
-from mlxtune.recipe import PLACEHOLDER, Recipe
+from mlxtune.recipe import PLACEHOLDER, Recipe, is_on_hub
 from mlxtune.runs import RunFolder
 
 CHECKED_PROMPTS = 4
@@ -112,7 +112,7 @@ def _prompts(recipe: Recipe, base: Path, say: Callable[[str], None]) -> list[lis
     """Prompts of the first rows of the recipe's data, test rows first."""
     tokenizer = load_tokenizer(base)
     for file in (recipe.data.test, recipe.data.valid, recipe.data.train):
-        if file and Path(file).is_file():
+        if file and (is_on_hub(file) or Path(file).is_file()):
             try:
                 return prompt_ids(read_rows(Path(file), recipe.data.columns)[:CHECKED_PROMPTS], recipe, tokenizer)
             except DataError:

@@ -12,6 +12,7 @@ from typing import Any
 
 from mlxtune.errors import ModelError
 
+_BLOCK = 512  # texts encoded at a time: the tokenizer's own record of a text takes many times the text's memory
 _SENTINEL = "mlxtune-reply"  # stands for an assistant's reply while we look at what the chat template puts after it
 
 
@@ -58,7 +59,11 @@ class Tokenizer:
             Ids up to and including the opening of the assistant's turn.
         """
         texts = [self._render(messages, True, thinking) for messages in conversations]
-        return [list(ids) for ids in self.hf(texts, add_special_tokens=False)["input_ids"]] if texts else []
+        return [
+            list(ids)
+            for start in range(0, len(texts), _BLOCK)
+            for ids in self._call(texts[start : start + _BLOCK])["input_ids"]
+        ]
 
     def prompt(self, messages: Sequence[Mapping[str, str]], thinking: bool = False) -> list[int]:
         """`prompts` for one conversation."""
@@ -66,13 +71,12 @@ class Tokenizer:
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         """Ids and offsets of plain texts, without any special token added."""
-        if not texts:
-            return []
-        found = self.hf(list(texts), add_special_tokens=False, return_offsets_mapping=True)
-        return [
-            Encoded(tuple(ids), tuple((int(a), int(b)) for a, b in offsets))
-            for ids, offsets in zip(found["input_ids"], found["offset_mapping"], strict=True)
-        ]
+        encoded: list[Encoded] = []
+        for start in range(0, len(texts), _BLOCK):
+            found = self._call(texts[start : start + _BLOCK], return_offsets_mapping=True)
+            pairs = zip(found["input_ids"], found["offset_mapping"], strict=True)
+            encoded += [Encoded(tuple(ids), tuple(offsets)) for ids, offsets in pairs]
+        return encoded
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated ids, special tokens left out, spaces as the model wrote them."""
@@ -96,6 +100,11 @@ class Tokenizer:
         """Every token that ends a reply: the end of turn, the tokenizer's and the model's end of text."""
         own = [] if self.hf.eos_token_id is None else [int(self.hf.eos_token_id)]
         return tuple(dict.fromkeys([self.end_of_turn, *own, *self._eos_tokens]))
+
+    def _call(self, texts: Sequence[str], **options: bool) -> Any:
+        """The tokenizer's answer about texts, without the masks, which are all ones."""
+        lean = {"add_special_tokens": False, "return_attention_mask": False, "return_token_type_ids": False}
+        return self.hf(list(texts), **lean, **options)
 
     def _render(self, messages: Sequence[Mapping[str, str]], open_reply: bool, thinking: bool) -> str:
         if not self.hf.chat_template:

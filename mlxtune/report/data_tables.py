@@ -67,6 +67,8 @@ def account_lines(name: str, split: SplitReport, report: DataReport) -> list[str
         lines.append(f"{-split.unusable:>8,} rows that cannot be used")
     if split.held_out:
         lines.append(f"{-split.held_out:>8,} held out to validate with")
+    if split.augmented is not None:
+        lines.append(f"{len(split.augmented.rows):>+8,} {split.augmented.summary().partition(' ')[2]}")
     if split.too_long and report.recipe.train.over_long == "drop" and name != "test":
         lines.append(f"{-split.too_long:>8,} longer than train.max_tokens")
     if split.balanced is not None:
@@ -74,7 +76,8 @@ def account_lines(name: str, split: SplitReport, report: DataReport) -> list[str
         how = f"repeated, one row up to {split.balanced.most_repeats} times," if change >= 0 else "left out"
         lines.append(f"{change:>+8,} {how} to balance {getattr(report.recipe.data.balance, 'field', '')}")
         lines += balance_lines(split.balanced, report)
-    lines.append(f"{len(split.rows):>8,} rows to {_USES[name]}")
+    synthetic = f", {split.synthetic:,} of them synthetic" if split.synthetic else ""
+    lines.append(f"{len(split.rows):>8,} rows to {_USES[name]}{synthetic}")
     for field, share in split.several_before.items():
         after = split.several_after[field]
         lines.append(

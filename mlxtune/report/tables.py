@@ -18,7 +18,8 @@ WIDTH = 100
 MAX_LABELS = 40  # of an open set there may be thousands
 MAX_FLIPS = 20  # rows shown whose samples do not agree
 MAX_FLIP_CHARS = 60
-MAX_CONFUSED = 8  # columns of a confusion table that fit beside one another
+MAX_CONFUSED = 10  # columns of a confusion table that fit beside one another
+MAX_HEAD_CHARS = 60  # of the labels above them; longer ones are numbered
 # What is shown of each kind of field, in this order, where the scores have it.
 HEADLINES = {
     "exact_match": "exact match",
@@ -31,9 +32,16 @@ HEADLINES = {
     "rouge2": "ROUGE-2",
     "rougeL": "ROUGE-L",
     "bleu": "BLEU",
+    "chrf": "chrF",
+    "bertscore": "BERTScore",
+    "length_ratio": "length ratio",
+    "placeholders_kept": "placeholders kept",
+    "placeholders_invented": "placeholders invented",
     "invalid_rate": "invalid",
     "repeated_rate": "repeated",
+    "all_fields_correct": "all fields right",
 }
+BESIDE = {"rougeL": "bleu"}  # headline figure -> the second one shown of a baseline; of labels it is macro F1
 
 SPEEDS = {
     "seconds_per_row": ("seconds a row", ".3f"),
@@ -44,8 +52,10 @@ SPEEDS = {
 
 
 def score_tables(scores: Scores) -> list[RenderableType]:
-    """Everything worth reading of one evaluation: headlines, then labels and groups of each field, then speed."""
+    """Everything worth reading of one evaluation: headlines, then labels, groups and texts of each field, then speed."""
     from rich.text import Text
+
+    from mlxtune.report.text_tables import text_tables
 
     decodings = {name: scores["decodings"][name] for name in scores.get("decodings", {})}
     columns = decodings or {scores["decoding"]: scores}
@@ -56,7 +66,8 @@ def score_tables(scores: Scores) -> list[RenderableType]:
         if len(field.get("by_count", {})) > 1:
             tables.append(count_table(name, field["by_count"]))
         if 2 <= len(field.get("confusion", {}).get("labels", [])) <= MAX_CONFUSED:
-            tables.append(confusion_table(name, field["confusion"]))
+            tables += confusion_tables(name, field["confusion"])
+        tables += text_tables(name, field)
         if field.get("calibration", {}).get("rows"):
             tables.append(calibration_table(name, field["calibration"]))
     if "consistency" in scores:
@@ -72,11 +83,17 @@ def score_tables(scores: Scores) -> list[RenderableType]:
     return tables
 
 
-def before_after(base_scores: Scores, tuned_scores: Scores, changes: Mapping[str, Any] | None = None) -> RenderableType:
+def before_after(
+    base_scores: Scores,
+    tuned_scores: Scores,
+    changes: Mapping[str, Any] | None = None,
+    reply_changes: Mapping[str, Any] | None = None,
+) -> RenderableType:
     """The model before and after tuning, in a decoding that both were evaluated in, if there is one.
 
     Args:
         changes: Field -> figure -> comparison of after with before; gives each change its interval.
+        reply_changes: Figure -> comparison, of whole replies.
     """
     from mlxtune.evaluation.comparison import common_decoding
 
@@ -85,7 +102,8 @@ def before_after(base_scores: Scores, tuned_scores: Scores, changes: Mapping[str
     how = f"{decoding} decoding" if decoding else f"{before['decoding']} against {after['decoding']} decoding"
     rows = str(after["rows"]) if before["rows"] == after["rows"] else f"{before['rows']} and {after['rows']}"
     title = f"Before and after tuning: {rows} rows, {how}"
-    return headlines({"before": before, "after": after}, title, change=True, changes=changes)
+    columns = {"before": before, "after": after}
+    return headlines(columns, title, change=True, changes=changes, reply_changes=reply_changes)
 
 
 def baseline_tables(scores: Scores) -> list[RenderableType]:
@@ -100,16 +118,17 @@ def baseline_tables(scores: Scores) -> list[RenderableType]:
         if not compared:
             continue
         figure = headline(comparisons[compared[0]][name])
+        beside = BESIDE.get(figure, "macro_f1")
         table = _table("")
         table.padding = (0, 1, 0, 0)  # closer than elsewhere: the sentences are long
-        for column in (HEADLINES[figure], HEADLINES["macro_f1"]):
+        for column in (HEADLINES[figure], HEADLINES[beside]):
             table.add_column(column, justify="right", no_wrap=True)
         table.add_column(f"the model, by {HEADLINES[figure]}", overflow="fold")
-        table.add_row("the model", _estimate(field[figure]), f"{field['macro_f1']['value']:.3f}", "")
+        table.add_row("the model", _estimate(field[figure]), f"{field[beside]['value']:.3f}", "")
         for baseline in compared:
             got = answering[baseline]
             sentence = comparisons[baseline][name][figure]["sentence"]
-            table.add_row(baseline, _estimate(got[figure]), f"{got['macro_f1']['value']:.3f}", sentence)
+            table.add_row(baseline, _estimate(got[figure]), f"{got[beside]['value']:.3f}", sentence)
         tables.append(_titled(f"{name}: the model against baselines on the same {scores['rows']} rows", table))
     return tables
 
@@ -137,7 +156,7 @@ def error_tables(errors: Mapping[str, Any], n_rows: int) -> list[RenderableType]
     for row in shown:
         labels = [name for name in errors["fields"] if row["expected"][name] != row["predicted"][name]]
         expected = "; ".join(_value(row["expected"][name]) for name in labels)
-        got = "; ".join(_predicted(row, name) for name in labels)
+        got = "; ".join(dict.fromkeys(_predicted(row, name) for name in labels))  # an unreadable reply once
         table.add_row(str(row["row"]), *(_text(_clip(text)) for text in (row["input"], expected, got)))
     counted = "the worst row" if len(shown) == 1 else f"the {len(shown)} worst rows"
     more = [f"{len(errors[kind])} {kind}" for kind in ("unparseable", "loops") if errors[kind]]
@@ -147,7 +166,11 @@ def error_tables(errors: Mapping[str, Any], n_rows: int) -> list[RenderableType]
 
 
 def headlines(
-    columns: Mapping[str, Scores], title: str, change: bool = False, changes: Mapping[str, Any] | None = None
+    columns: Mapping[str, Scores],
+    title: str,
+    change: bool = False,
+    changes: Mapping[str, Any] | None = None,
+    reply_changes: Mapping[str, Any] | None = None,
 ) -> RenderableType:
     """The main figures of several scores side by side; with `change`, the last less the first, with its interval."""
     table = _table("field", "metric")
@@ -156,8 +179,14 @@ def headlines(
     if change:
         table.add_column("change", justify="right", no_wrap=True)
     names = list(dict.fromkeys(name for scores in columns.values() for name in scores["fields"]))
-    for name in names:
-        fields = [scores["fields"].get(name, {}) for scores in columns.values()]
+    parts = {name: [scores["fields"].get(name, {}) for scores in columns.values()] for name in names}
+    every = {name: (changes or {}).get(name, {}) for name in names}
+    if sum(any(field.get("labels") for field in fields) for fields in parts.values()) > 1:
+        replies = [scores.get("replies", {}).get("all_fields_correct") for scores in columns.values()]
+        if any(replies):  # last, under a name that no field can have
+            parts["(reply)"] = [{"all_fields_correct": reply} for reply in replies]
+            every["(reply)"] = reply_changes or {}
+    for name, fields in parts.items():
         first = True
         for metric, title_of_metric in HEADLINES.items():
             estimates = [field.get(metric) for field in fields]
@@ -166,18 +195,18 @@ def headlines(
             cells = [_estimate(estimate) for estimate in estimates]
             if change:
                 known = estimates[0] is not None and estimates[-1] is not None
-                compared = (changes or {}).get(name, {}).get(metric)
+                compared = every[name].get(metric)
                 cells.append(_change(estimates[-1]["value"] - estimates[0]["value"], compared) if known else "")
             table.add_row(_text(name if first else ""), title_of_metric, *cells)
             first = False
-        if name != names[-1]:
+        if name != list(parts)[-1]:
             table.add_section()
     if change:
         _add_speed(table, list(columns.values()))
     return _titled(title, table)
 
 
-def label_table(name: str, labels: Mapping[str, Mapping[str, float]]) -> RenderableType:
+def label_table(name: str, labels: Mapping[str, Mapping[str, Any]]) -> RenderableType:
     """Precision, recall and F1 of each label of a field, the commonest first where there are too many to show."""
     shown = list(labels)
     if len(shown) > MAX_LABELS:
@@ -188,8 +217,9 @@ def label_table(name: str, labels: Mapping[str, Mapping[str, float]]) -> Rendera
         table.add_column(column, justify="right", no_wrap=True)
     for label in shown:
         got = labels[label]
-        figures = [f"{got[key]:.3f}" for key in ("precision", "recall", "f1")]
-        table.add_row(_text(label), *figures, str(got["support"]))
+        low, high = got.get("recall_interval") or (None, None)
+        recall = _estimate({"value": got["recall"], "low": low, "high": high})
+        table.add_row(_text(label), f"{got['precision']:.3f}", recall, f"{got['f1']:.3f}", str(got["support"]))
     return _titled(title, table)
 
 
@@ -203,15 +233,37 @@ def count_table(name: str, by_count: Mapping[str, Mapping[str, Any]]) -> Rendera
     return _titled(f"{name}: by number of expected labels", table)
 
 
-def confusion_table(name: str, confusion: Mapping[str, Any]) -> RenderableType:
-    """Rows by expected and predicted label, and those without a valid prediction."""
+def confusion_tables(name: str, confusion: Mapping[str, Any]) -> list[RenderableType]:
+    """Rows by expected and predicted label, and those without a valid prediction; then the same in percent of each row."""
+    counts = [[*of_label, none] for of_label, none in zip(confusion["counts"], confusion["invalid"], strict=True)]
+    cells = [[str(n) for n in row] for row in counts]
+    tables = [_confusion(f"{name}: rows by expected (down) and predicted (across) label", confusion["labels"], cells)]
+    if "percent" in confusion:
+        percents = zip(confusion["percent"], confusion["invalid_percent"], strict=True)
+        sign = "" if _numbered(confusion["labels"]) else "%"  # many columns: the title has to do
+        cells = [[f"{percent:.1f}{sign}" for percent in (*of_label, none)] for of_label, none in percents]
+        title = f"{name}: the same in percent of the rows that expect each label"
+        tables.append(_confusion(title, confusion["labels"], cells))
+    return tables
+
+
+def _confusion(title: str, labels: Sequence[str], cells: Sequence[Sequence[str]]) -> RenderableType:
+    """A square of labels; where their names are too long to stand above the columns, they are numbered."""
+    numbered = _numbered(labels)
+    names = [f"{number} {label}" for number, label in enumerate(labels, start=1)] if numbered else list(labels)
     table = _table("")
-    for label in confusion["labels"]:
-        table.add_column(_text(label), justify="right")
-    table.add_column("invalid", justify="right")
-    for position, label in enumerate(confusion["labels"]):
-        table.add_row(_text(label), *map(str, confusion["counts"][position]), str(confusion["invalid"][position]))
-    return _titled(f"{name}: rows by expected (down) and predicted (across) label", table)
+    if numbered:
+        table.padding = (0, 1, 0, 0)
+    for number, label in enumerate(labels, start=1):
+        table.add_column(str(number) if numbered else _text(label), justify="right", no_wrap=numbered)
+    table.add_column("invalid", justify="right", no_wrap=True)
+    for label, row in zip(names, cells, strict=True):
+        table.add_row(_text(label), *row)
+    return _titled(title, table)
+
+
+def _numbered(labels: Sequence[str]) -> bool:
+    return sum(map(len, labels)) > MAX_HEAD_CHARS
 
 
 def calibration_table(name: str, calibration: Mapping[str, Any]) -> RenderableType:

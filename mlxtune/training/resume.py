@@ -14,7 +14,7 @@ from mlxtune.runs import RunFolder
 # Keys that change when a training ends, what it measures, or what is done with it, and not what a step computes. More
 # epochs also change the schedule's length from there on, as whoever asks for them wants.
 FREE_TO_CHANGE = (
-    "name", "data.test", "train.epochs", "train.max_steps", "train.evaluate_every", "train.save_every", "train.best_metric",
+    "name", "data.test", "data.augment.endpoint", "train.epochs", "train.max_steps", "train.evaluate_every", "train.save_every", "train.best_metric",
     "train.metric_rows", "train.early_stopping", "train.load_best", "train.gradient_checkpointing", "evaluate", "track",
 )  # fmt: skip
 
@@ -67,6 +67,13 @@ def check_data(run: RunFolder, facts: Mapping[str, Any]) -> None:
             raise DataError(
                 f"{now.get('file') or before.get('file')}: changed since {run} began ({_shown(before.get('sha256'))} then, "
                 f"{_shown(now.get('sha256'))} now); put the old rows back, or train anew, with --from {run} if you like"
+            )
+        rewritten = [facts_of.get("augment", {}).get("sha256") for facts_of in (before, now)]
+        if rewritten[0] != rewritten[1]:
+            raise DataError(
+                f"data.augment: other rewritten rows than {run} began with ({_shown(rewritten[0])} then, {_shown(rewritten[1])} "
+                "now): the cache has lost them, or valid or test rows, which none may be near to, have changed; put these "
+                f"back, or train anew, with --from {run} if you like"
             )
         if before.get("rows") != now.get("rows"):
             raise DataError(

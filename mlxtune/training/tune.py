@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import platform
 import sys
@@ -19,6 +18,7 @@ from mlxtune.backends.adapter import initial_weights
 from mlxtune.backends.base import LoraSpec
 from mlxtune.data.cleaning import Account
 from mlxtune.data.prepare import Split, training_split, validation_split
+from mlxtune.data.rows import content_hash
 from mlxtune.errors import RunError
 from mlxtune.files import write_text
 from mlxtune.models.architecture import linear_layers, lora_layers
@@ -83,6 +83,8 @@ def tune(
     training = training_split(recipe, tokenizer)
     validation = validation_split(recipe, tokenizer)
     say(describe_data(training, validation))
+    if training.augmented is not None:
+        say(training.augmented.summary())
     for line in [*training.left_out, *(validation.left_out if validation else [])]:
         say(f"left out, longer than train.max_tokens: {line}")
     data = _data_facts(recipe, training, validation)
@@ -250,14 +252,10 @@ def _reasons(account: Account) -> str:
     return ", ".join(counted) or "none"
 
 
-def file_hash(file: str) -> str:
-    """SHA-256 of a data file."""
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
-
-
 def _data_facts(recipe: Recipe, training: Split, validation: Split | None) -> dict[str, Any]:
+    rows = len(training.examples)
     facts: dict[str, Any] = {
-        "train": {"file": recipe.data.train, "sha256": file_hash(recipe.data.train), "rows": len(training.examples)}
+        "train": {"file": recipe.data.train, "sha256": content_hash(Path(recipe.data.train)), "rows": rows}
     }
     if account := training.account:
         facts["train"]["cleaning"] = {
@@ -271,6 +269,8 @@ def _data_facts(recipe: Recipe, training: Split, validation: Split | None) -> di
             "dropped": [f"{drop.file}:{drop.line}: {drop.reason} {drop.detail}".rstrip() for drop in account.dropped],
             "conflicts": [f"{one.file}:{one.line}: as {one.conflicts_with}" for one in account.conflicts],
         }
+    if augmented := training.augmented:
+        facts["train"]["augment"] = augmented.as_json()
     if balanced := training.balanced:
         facts["train"]["balance"] = balanced.as_json()
     facts["train"]["loss_weights"] = {name: field.loss_weight for name, field in recipe.output.fields.items()}
@@ -281,7 +281,7 @@ def _data_facts(recipe: Recipe, training: Split, validation: Split | None) -> di
         facts["valid"] = {"held_out_of": recipe.data.train, "rows": len(validation.examples)}
     elif validation and recipe.data.valid:
         rows = len(validation.examples)
-        facts["valid"] = {"file": recipe.data.valid, "sha256": file_hash(recipe.data.valid), "rows": rows}
+        facts["valid"] = {"file": recipe.data.valid, "sha256": content_hash(Path(recipe.data.valid)), "rows": rows}
     return facts
 
 

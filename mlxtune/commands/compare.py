@@ -1,0 +1,103 @@
+"""`mlxtune compare`: runs side by side, and which differences are real."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mlxtune.commands.judging import judge_options, judge_runs
+from mlxtune.commands.options import json_option, print_json
+
+if TYPE_CHECKING:
+    from mlxtune.commands.judging import Judging
+    from mlxtune.evaluation.run_comparison import RunComparison
+
+MIN_WIDTH = 60
+FILE_WIDTH = 400  # where no terminal folds it, a line stays one line
+
+
+@click.command()
+@click.argument("runs", metavar="RUN...", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--name", default="tuned", show_default=True, metavar="NAME", help="Which evaluation of each run.")
+@click.option("--intersection", is_flag=True, help="Compare on the rows that all have, where they differ.")
+@click.option(
+    "--recipe",
+    type=click.Path(path_type=Path),
+    help="Says what the fields are, for evaluations that lie outside of a run.",
+)
+@click.option("--markdown", is_flag=True, help="Print one Markdown table.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV, a line a figure and run.")
+@judge_options
+@json_option
+def compare(
+    runs: tuple[Path, ...],
+    name: str,
+    intersection: bool,
+    recipe: Path | None,
+    markdown: bool,
+    as_csv: bool,
+    judging: Judging | None,
+    as_json: bool,
+) -> None:
+    """Compare evaluated runs with the first RUN: settings, losses, every metric with its interval, time and memory.
+
+    A RUN is a run folder, an evaluation folder such as RUN/evaluation/base, the folder of a sweep for all its runs, or a
+    recipe for its newest run. One run alone is compared with its base model.
+
+    Example: mlxtune compare runs/demo-intent/a runs/demo-intent/b --markdown
+    """
+    if markdown + as_csv + as_json > 1:
+        raise click.UsageError("--json, --markdown and --csv are three ways to print; choose one")
+    from mlxtune.chat_server import ChatServerError
+    from mlxtune.evaluation.judge import text_fields
+    from mlxtune.evaluation.run_comparison import compare_runs, open_evaluations, same_rows
+    from mlxtune.recipe import load_recipe
+
+    known = None if recipe is None else load_recipe(recipe)
+    evaluations = open_evaluations(runs, name)
+    compared = compare_runs(evaluations, intersection, known)
+    judged: Mapping[str, Any] | None = None
+    unjudged: ChatServerError | None = None  # raised once the figures are shown, which do not need the judge
+    if judging is not None:
+        same = same_rows(evaluations, intersection, known)
+        text_fields(same.recipe)
+        try:
+            judged = judge_runs(judging, compared.names, same.predictions, same.recipe)
+        except ChatServerError as error:
+            unjudged = error
+    show(compared, markdown, as_csv, as_json, judged)
+    if unjudged is not None:
+        raise unjudged
+
+
+def show(
+    compared: RunComparison,
+    markdown: bool = False,
+    as_csv: bool = False,
+    as_json: bool = False,
+    judged: Mapping[str, Any] | None = None,
+) -> None:
+    """A comparison on stdout, and what a judge chose if there was one."""
+    from mlxtune.report import comparison_tables, judge_tables
+    from mlxtune.report.tables import to_text
+
+    if as_json:
+        print_json({**compared.as_json(), **({"judge": judged} if judged else {})})
+    elif markdown:
+        click.echo(comparison_tables.as_markdown(compared))
+        if judged:
+            click.echo("\n" + judge_tables.pair_markdown(judged))
+    elif as_csv:
+        click.echo(comparison_tables.as_csv(compared))
+        if judged:
+            click.echo(judge_tables.pair_csv(judged, comparison_tables.CSV_COLUMNS), nl=False)
+    else:
+        terminal = sys.stdout.isatty()
+        width = max(MIN_WIDTH, shutil.get_terminal_size().columns) if terminal else FILE_WIDTH
+        tables = [*comparison_tables.comparison_tables(compared), *(judge_tables.pair_tables(judged) if judged else [])]
+        click.echo(to_text(tables, width, color=terminal))

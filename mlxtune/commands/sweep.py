@@ -1,0 +1,102 @@
+"""`mlxtune sweep`: a grid of settings, trained, evaluated and compared."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mlxtune.commands.compare import show
+from mlxtune.commands.options import (
+    compute_options,
+    force_option,
+    json_option,
+    print_json,
+    recipe_argument,
+    say,
+    set_option,
+)
+
+if TYPE_CHECKING:
+    from mlxtune.evaluation.run_comparison import RunComparison
+    from mlxtune.sweeping import Done
+
+
+@click.command()
+@recipe_argument
+@click.option(
+    "--vary",
+    "varied",
+    metavar="KEY=V1,V2",
+    multiple=True,
+    required=True,
+    help="Values to try; several of these make a grid. KEY,KEY=V:W,V:W varies keys together.",
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Folder; without it runs/<recipe>/sweep-<what varies>.")
+@set_option
+@click.option("--no-evaluate", is_flag=True, help="Train only; the table then has losses and no metrics.")
+@compute_options
+@force_option
+@json_option
+def sweep(
+    recipe: Path,
+    varied: tuple[str, ...],
+    out: Path | None,
+    overrides: tuple[str, ...],
+    no_evaluate: bool,
+    backend: str,
+    device: str,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Train and evaluate RECIPE with every combination of settings, and compare them; the same command goes on.
+
+    Each combination is a run of its own, in a process of its own: one that fails stops no other. What is finished is
+    skipped, what was interrupted goes on. With --force, combinations that were made under another recipe or of other
+    data, and those that failed, are made anew.
+
+    Example: mlxtune sweep recipes/demo-intent.yaml --vary lora.rank,lora.alpha=4:8,8:16 --set train.max_steps=5
+    """
+    from mlxtune.backends import choose
+    from mlxtune.sweeping import FAILED, default_folder, parse_axis, plan_cells, scale_note
+    from mlxtune.sweeping import sweep as run_sweep
+
+    axes = [parse_axis(text) for text in varied]
+    cells = plan_cells(recipe, axes, overrides, evaluate=not no_evaluate)
+    folder = out or default_folder(cells[0].recipe.name, axes, overrides)
+    say(f"backend: {choose(backend, device).reason}")
+    if (note := scale_note(cells)) is not None:
+        say(f"note: {note}")
+    say(f"{len(cells)} combinations in {folder}")
+    where = ["--backend", backend, "--device", device]
+    try:
+        done = run_sweep(cells, folder, say=say, evaluate=not no_evaluate, force=force, where=where)
+    except KeyboardInterrupt:
+        say("What is done is kept; the same command goes on from there.")
+        raise
+    compared = _compare(done, not no_evaluate)
+    if as_json:
+        content = None if compared is None else compared.as_json()
+        print_json({"folder": str(folder), "cells": [one.as_json() for one in done], "comparison": content})
+    elif compared is not None:
+        show(compared)
+        if not no_evaluate:
+            click.echo(f"\nagain: {shlex.join(['mlxtune', 'compare', str(folder)])}")
+    failed = [one for one in done if one.status == FAILED]
+    if failed:
+        say(f"{len(failed)} of {len(done)} failed; the same command tries them again:")
+        for one in failed:
+            say(f"  {one.cell}: {one.error} (log: {one.log})")
+        sys.exit(1)
+
+
+def _compare(done: list[Done], evaluated: bool) -> RunComparison | None:
+    """The finished ones beside one another; None where there are none."""
+    from mlxtune.evaluation.run_comparison import compare_runs, open_evaluation
+    from mlxtune.sweeping import FAILED
+
+    found = [open_evaluation(one.folder, evaluated=evaluated) for one in done if one.status != FAILED]
+    return compare_runs(found) if found else None

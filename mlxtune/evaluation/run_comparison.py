@@ -1,0 +1,740 @@
+"""Several evaluated runs side by side: what was set, how they trained, every figure with what is and is not a real
+difference to the first, and what each cost. Reads run folders; trains nothing, asks no model, prints nothing.
+
+    runs = [open_evaluation(Path("runs/demo-intent/a")), open_evaluation(Path("runs/demo-intent/b"))]
+    compare_runs(runs).figures[0].comparisons  # (None, {"difference": 0.03, ..., "mark": "no real difference"})
+
+Rows are matched by their text and right values, so a test file that was copied or put into another order is the same rows.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlxtune.errors import DataError, Misuse, Problem, RunError, listing
+from mlxtune.evaluation.comparison import LEVEL, Comparison, compare, compare_figures, compare_replies
+from mlxtune.evaluation.metrics import label_figures, mean_estimate
+from mlxtune.evaluation.predictions import Prediction, read_predictions
+from mlxtune.evaluation.scores import read_scores, score
+from mlxtune.recipe import LabelField, Recipe, TextField, load_recipe
+from mlxtune.runs import RUNS, RunFolder, latest_run, open_run
+
+TUNED, BASE = "tuned", "base"
+REPLY = "reply"  # what figures of whole replies stand under, where fields' stand under the field
+OF_REPLIES = "repeated_rate"  # counted in every field, although it is of the whole reply
+MARKS = ("better", "worse", "no real difference", "too few rows")
+MAX_LABELS = 20  # whose recall is compared; of more, a table of them says nothing any more
+# Keys that change no figure.
+NO_SETTINGS = ("name", "track")
+# What an evaluation of the model before tuning depends on; the rest of a recipe says nothing of it.
+OF_ANY_MODEL = ("model.", "prompt.", "output.", "evaluate.", "data.test", "data.text", "data.columns.")
+# Parts of scores.json that hold figures of something else, or the same ones again.
+NOT_FIGURES = (
+    "baselines",
+    "baseline_speed",
+    "comparisons",
+    "decodings",
+    "limits",
+    "speed",
+    "data",
+    "fields",
+    "replies",
+)
+ESTIMATE = {"value", "low", "high"}
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One evaluation, as it lies on disk.
+
+    Attributes:
+        folder: With scores.json and predictions.jsonl.
+        run: The run folder that it belongs to; None where it lies elsewhere.
+        recipe: The run's; None where there is no run.
+        info: run.json; empty where there is no run.
+        scores: scores.json; None where the run was not evaluated and that is not asked for.
+    """
+
+    folder: Path
+    run: RunFolder | None
+    recipe: Recipe | None
+    info: Mapping[str, Any]
+    scores: Mapping[str, Any] | None
+
+    @property
+    def before_tuning(self) -> bool:
+        """Whether it is of the base model, or of replies that no run wrote: nothing was trained for it."""
+        if self.run is None:
+            return True
+        if self.scores is None or "adapter" not in self.scores:
+            return self.folder.name == BASE
+        return self.scores["adapter"] is None
+
+    @property
+    def title(self) -> str:
+        """Where it lies, as a user names it."""
+        return str(self.run if self.run and self.folder.name == TUNED else self.folder)
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One setting, loss or cost, by run; None where it is not known or does not apply."""
+
+    name: str
+    values: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One metric by run.
+
+    Attributes:
+        field: The field that it is of; REPLY for whole replies.
+        name: As scores.json names it; nested ones joined with a dot, as when_right.rougeL.
+        values: {"value", "low", "high"} by run; None where a run has none.
+        comparisons: The difference to the first run by run, {"difference", "low", "high", "p_value", "sentence", "mark"};
+            None for the first, and where the difference is not tested.
+    """
+
+    field: str
+    name: str
+    values: tuple[Mapping[str, Any] | None, ...]
+    comparisons: tuple[Mapping[str, Any] | None, ...]
+
+
+@dataclass(frozen=True)
+class RunComparison:
+    """Runs side by side; the first is what the others are compared with.
+
+    Attributes:
+        names: Short names of the runs, none twice.
+        runs: Their folders; None where an evaluation lies outside of any.
+        evaluations: Their evaluation folders.
+        rows: Rows that all figures are over; None where nothing was evaluated.
+        rows_evaluated: Rows that each run was evaluated on.
+        settings: Those that differ.
+        training: Steps, losses and what they say.
+        figures: Every metric.
+        cost: Time, memory and size.
+        notes: What a reader should know of it.
+    """
+
+    names: tuple[str, ...]
+    runs: tuple[Path | None, ...]
+    evaluations: tuple[Path, ...]
+    rows: int | None
+    rows_evaluated: tuple[int | None, ...]
+    settings: tuple[Fact, ...]
+    training: tuple[Fact, ...]
+    figures: tuple[Figure, ...]
+    cost: tuple[Fact, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def n_comparisons(self) -> int:
+        """Differences that were tested."""
+        return sum(one is not None and one["p_value"] is not None for line in self.figures for one in line.comparisons)
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, for --json."""
+        content = asdict(self)
+        for name in ("runs", "evaluations"):
+            content[name] = [None if path is None else str(path) for path in content[name]]
+        return {**content, "comparisons": self.n_comparisons, "level": LEVEL}
+
+
+@dataclass(frozen=True)
+class SameRows:
+    """Predictions of the same rows by several evaluations.
+
+    Attributes:
+        recipe: Says what the fields are.
+        parts: Of each scores.json the part in the decoding that is compared.
+        predictions: By evaluation, numbered alike.
+        whole: Whether these are all rows of all of them, which `parts` are the scores of.
+        notes: What a reader should know of it.
+    """
+
+    recipe: Recipe
+    parts: Sequence[Mapping[str, Any]]
+    predictions: Sequence[Sequence[Prediction]]
+    whole: bool
+    notes: Sequence[str]
+
+
+def open_evaluation(path: Path, name: str = TUNED, evaluated: bool = True) -> Evaluated:
+    """The evaluation that a path names.
+
+    Args:
+        path: A run folder, an evaluation folder (RUN/evaluation/base), or a recipe, which stands for its newest run.
+        name: Which evaluation of a run: 'tuned', 'base', or another folder under its evaluation/.
+        evaluated: Whether there must be one; a run that was not evaluated still has settings, losses and costs.
+
+    Raises:
+        RunError: There is none; names the command that makes it.
+        RecipeError: A recipe cannot be read.
+    """
+    if path.is_dir() and not (path / "run.json").is_file() and ((path / "scores.json").is_file() or _in_a_run(path)):
+        place = path if len(path.parts) > 1 else path.absolute()
+        run = RunFolder(place.parent.parent) if _in_a_run(path) else None
+        scores = read_scores(path)
+        if scores is None:
+            raise RunError(f"{path}: holds no scores.json; make it with `mlxtune evaluate {run}`")
+        return Evaluated(path, run, run.recipe() if run else None, run.info() if run else {}, scores)
+    if path.is_dir() or not path.exists():
+        run = open_run(path)
+    else:
+        recipe = load_recipe(path)
+        newest = latest_run(recipe.name)
+        if newest is None:
+            raise RunError(f"{path}: no run of {recipe.name!r} under {RUNS}/; train one with `mlxtune lora {path}`")
+        run = newest
+    folder = run.evaluation(name)
+    scores = read_scores(folder)
+    if scores is None and evaluated:
+        raise RunError(f"{run}: {_not_evaluated(run, name)}")
+    return Evaluated(folder, run, run.recipe(), run.info(), scores)
+
+
+def open_evaluations(paths: Sequence[Path], name: str = TUNED, evaluated: bool = True) -> list[Evaluated]:
+    """The evaluations to compare, the first the one that the others are compared with; arguments as `open_evaluation`.
+
+    The folder of a sweep stands for its runs that finished, in their order. One run alone is compared with its base model, which then comes first.
+
+    Raises:
+        Misuse: None are named, or one is named twice.
+        RunError: Some cannot be compared; all are named.
+    """
+    if not paths:
+        raise Misuse("nothing to compare; name runs, as in `mlxtune compare RUN RUN`")
+    found: list[Evaluated] = []
+    problems: list[str] = []
+    for run in [run for path in paths for run in _runs_of(path)]:
+        try:
+            found.append(open_evaluation(run, name, evaluated))
+        except RunError as error:
+            problems.append(str(error))
+    if problems:
+        if len(problems) == 1:
+            raise RunError(problems[0])
+        places = [Problem(*problem.split(": ", 1)) for problem in problems]
+        raise RunError(listing("cannot compare", places))
+    twice = [path for path, times in Counter(os.path.realpath(one.folder) for one in found).items() if times > 1]
+    if twice:
+        named = next(one for one in found if os.path.realpath(one.folder) == twice[0])
+        raise Misuse(f"{named.title}: named twice; a run is no different from itself")
+    if len(found) == 1 and evaluated:
+        found.insert(0, _before_tuning(found[0]))
+    return found
+
+
+def compare_runs(
+    evaluations: Sequence[Evaluated], intersection: bool = False, recipe: Recipe | None = None
+) -> RunComparison:
+    """Compare evaluations with the first of them.
+
+    Args:
+        evaluations: At least one, each of other predictions; where one has no scores, no figure of any is compared.
+        intersection: Compare on the rows that all of them answered, where they answered different ones.
+        recipe: Says what the fields are, for evaluations outside of a run; None is that of the first run.
+
+    Raises:
+        DataError: They answered other rows or other questions, or predictions are missing or damaged.
+        RunError: Nothing says what the fields are.
+    """
+    names = short_names(evaluations)
+    notes: list[str] = []
+    figures: tuple[Figure, ...] = ()
+    rows = None
+    speeds: list[Mapping[str, Any]] = [{} for _ in evaluations]
+    if all(one.scores is not None for one in evaluations):
+        same = same_rows(evaluations, intersection, recipe)
+        notes += same.notes
+        speeds = [part.get("speed") or {} for part in same.parts]
+        parts = same.parts if same.whole else [score(predictions, same.recipe) for predictions in same.predictions]
+        rows = len(same.predictions[0])
+        figures = tuple(_figures(names, parts, same.predictions, same.recipe))
+    elif any(one.scores is not None for one in evaluations):
+        missing = [name for name, one in zip(names, evaluations, strict=True) if one.scores is None]
+        notes.append(f"not evaluated, so no figures are compared: {', '.join(missing)}")
+    compared = RunComparison(
+        names=tuple(names),
+        runs=tuple(one.run.path if one.run else None for one in evaluations),
+        evaluations=tuple(one.folder for one in evaluations),
+        rows=rows,
+        rows_evaluated=tuple(None if one.scores is None else one.scores["rows"] for one in evaluations),
+        settings=tuple(_settings(evaluations)),
+        training=tuple(_training(evaluations)),
+        figures=figures,
+        cost=tuple(_cost(evaluations, speeds)),
+        notes=(),
+    )
+    return replace(compared, notes=(*notes, *_on_chance(compared.n_comparisons)))
+
+
+def same_rows(evaluations: Sequence[Evaluated], intersection: bool = False, recipe: Recipe | None = None) -> SameRows:
+    """What evaluations answered to the rows that all of them have; arguments and errors as for `compare_runs`."""
+    known = recipe or next((one.recipe for one in evaluations if one.recipe is not None), None)
+    if known is None:
+        raise RunError(
+            f"{evaluations[0].folder}: lies in no run folder, so nothing says what its fields are; add --recipe RECIPE"
+        )
+    _require_same_fields(evaluations, known)
+    notes: list[str] = []
+    parts = _in_one_decoding([one.scores or {} for one in evaluations], notes)
+    answered = [
+        read_predictions(one.folder / str(part.get("predictions", "predictions.jsonl")))
+        for one, part in zip(evaluations, parts, strict=True)
+    ]
+    for one, predictions in zip(evaluations, answered, strict=True):
+        _require_fields(one, predictions, known)
+    taken, whole = _matched(evaluations, short_names(evaluations), answered, intersection, notes)
+    return SameRows(known, parts, taken, whole, notes)
+
+
+def short_names(evaluations: Sequence[Evaluated]) -> list[str]:
+    """What tells evaluations apart: their paths without the folders that all of them have in the same place."""
+    paths = []
+    for one in evaluations:
+        place = one.run.path if one.run else one.folder
+        parts = Path(os.path.abspath(place)).parts
+        paths.append([*parts, one.folder.name] if one.run else list(parts))
+    if len(paths) == 1:
+        return [paths[0][-2] if evaluations[0].run else paths[0][-1]]
+    for end in (-1, 0):
+        while all(len(path) > 1 for path in paths) and len({path[end] for path in paths}) == 1:
+            paths = [path[:-1] if end else path[1:] for path in paths]
+    if len({len(path) for path in paths}) == 1:
+        telling = [i for i in range(len(paths[0])) if len({path[i] for path in paths}) > 1]
+        paths = [[path[i] for i in telling] for path in paths]
+    return ["/".join(path) for path in paths]
+
+
+# Finding ---------------------------------------------------------------------------------------------------------
+
+
+def _runs_of(path: Path) -> list[Path]:
+    """The path, or the finished runs of the sweep whose folder it is."""
+    file = path / "sweep.json"
+    if (path / "run.json").exists() or not file.is_file():
+        return [path]
+    try:
+        cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
+        runs = [path / cell["name"] for cell in cells if cell["status"] == "finished"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{file}: cannot be read: {error}; name the runs in {path} instead") from error
+    if not runs:
+        raise RunError(f"{path}: no run of this sweep has finished; its log files say why")
+    return runs
+
+
+def _in_a_run(path: Path) -> bool:
+    """Whether a folder lies where a run keeps an evaluation."""
+    place = path.absolute()
+    return place.parent.name == "evaluation" and (place.parent.parent / "run.json").is_file()
+
+
+def _not_evaluated(run: RunFolder, name: str) -> str:
+    there = sorted(file.parent.name for file in (run.path / "evaluation").glob("*/scores.json"))
+    others = f"; it has {', '.join(there)}, which --name takes" if there else ""
+    if name not in (TUNED, BASE):
+        return f"has no evaluation named {name!r}{others}"
+    flag = " --base" if name == BASE else ""
+    return f"was not evaluated{' before tuning' if flag else ''}; run `mlxtune evaluate {run}{flag}`{others}"
+
+
+def _before_tuning(one: Evaluated) -> Evaluated:
+    """The evaluation of the base model that one run alone is compared with."""
+    if one.run is not None and one.recipe is not None and not one.before_tuning:
+        name = one.folder.name.replace(TUNED, BASE, 1)
+        for folder in (one.run.evaluation(name), RunFolder(RUNS / one.recipe.name / BASE).evaluation(name)):
+            scores = read_scores(folder)
+            if scores is not None:
+                return Evaluated(folder, one.run, one.recipe, one.info, scores)
+        raise RunError(
+            f"{one.run}: nothing to compare it with; name another run, or evaluate its base model first: "
+            f"`mlxtune evaluate {one.run} --base`"
+        )
+    raise RunError(f"{one.title}: nothing to compare it with; name another run")
+
+
+# Rows and questions ----------------------------------------------------------------------------------------------
+
+
+def _require_same_fields(evaluations: Sequence[Evaluated], known: Recipe) -> None:
+    """Refuse runs that answer other fields, or choose from other labels; the prompt may differ, that can be compared."""
+
+    def asked(recipe: Recipe) -> dict[str, tuple[str, frozenset[str] | None]]:
+        return {
+            name: (field.kind, frozenset(labels) if (labels := getattr(field, "labels", None)) else None)
+            for name, field in recipe.output.fields.items()
+        }
+
+    wanted = asked(known)
+    for one in evaluations:
+        got = wanted if one.recipe is None else asked(one.recipe)
+        for name in [*wanted, *got]:
+            if wanted.get(name) == got.get(name):
+                continue
+            if name not in got:
+                said = f"has no output field {name!r}"
+            elif name not in wanted:
+                said = f"has an output field {name!r} that the first has not"
+            elif wanted[name][0] != got[name][0]:
+                said = f"output field {name!r} is of kind {got[name][0]}, the first one's of kind {wanted[name][0]}"
+            else:
+                mine, other = got[name][1] or frozenset(), wanted[name][1] or frozenset()
+                unlike = ", ".join(map(repr, sorted(mine ^ other))) or "one list is open"
+                said = f"output field {name!r} has other labels than the first one's ({unlike})"
+            raise DataError(f"{one.title}: {said}; only runs that answer the same question can be compared")
+
+
+def _require_fields(one: Evaluated, predictions: Sequence[Prediction], known: Recipe) -> None:
+    if not predictions:
+        raise DataError(f"{one.folder}: holds no predictions; evaluate it again with --force")
+    if set(predictions[0].expected) != set(known.output.fields):
+        fields, wanted = (", ".join(map(repr, names)) for names in (predictions[0].expected, known.output.fields))
+        raise DataError(f"{one.title}: its predictions are of the fields {fields}, the recipe's are {wanted}")
+
+
+def _in_one_decoding(scores: Sequence[Mapping[str, Any]], notes: list[str]) -> list[Mapping[str, Any]]:
+    """Of each scores.json the part in a decoding that all have, the first one's own if they do; else their tops."""
+    by_decoding = [{one["decoding"]: one for one in (*top.get("decodings", {}).values(), top)} for top in scores]
+    tops = [top["decoding"] for top in scores]
+    common = [name for name in dict.fromkeys(tops) if all(name in found for found in by_decoding)]
+    common += [name for name in by_decoding[0] if all(name in found for found in by_decoding)]
+    if not common:
+        notes.append(f"the decoding differs: {', '.join(tops)}; what differs may be due to that alone")
+        return list(scores)
+    if len(set(tops)) > 1:
+        notes.append(f"compared in {common[0]} decoding, which all of them have")
+    return [found[common[0]] for found in by_decoding]
+
+
+def _keys(predictions: Sequence[Prediction]) -> list[tuple[str, str, int]]:
+    """What tells rows apart: text, right values, and which of equal ones it is."""
+    seen: Counter[tuple[str, str]] = Counter()
+    keys = []
+    for prediction in predictions:
+        key = (prediction.input, json.dumps(prediction.expected, sort_keys=True, ensure_ascii=False))
+        keys.append((*key, seen[key]))
+        seen[key] += 1
+    return keys
+
+
+def _matched(
+    evaluations: Sequence[Evaluated],
+    names: Sequence[str],
+    answered: Sequence[Sequence[Prediction]],
+    intersection: bool,
+    notes: list[str],
+) -> tuple[list[list[Prediction]], bool]:
+    """The predictions of the same rows in the first one's order, numbered alike; and whether these are all rows of all."""
+    by_key = [dict(zip(_keys(predictions), predictions, strict=True)) for predictions in answered]
+    shared = [key for key in by_key[0] if all(key in found for found in by_key)]
+    whole = all(len(found) == len(shared) for found in by_key)
+    if not whole and not intersection:
+        one = next(i for i, found in enumerate(by_key) if set(found) != set(by_key[0]))
+        both = len(by_key[0].keys() & by_key[one].keys())
+        there = f"; --intersection compares them on the {len(shared)} rows that all have" if shared else ""
+        raise DataError(
+            f"{evaluations[one].title}: was evaluated on other rows than {evaluations[0].title}: it answered "
+            f"{len(by_key[one])}, that one {len(by_key[0])}, and {both} are in both{there}"
+        )
+    if not shared:
+        raise DataError("they have no row in common, by text and right values; evaluate them on the same rows")
+    if not whole:
+        counted = ", ".join(f"{len(found)} of {name}" for name, found in zip(names, by_key, strict=True))
+        notes.append(f"every figure is over the {len(shared)} rows that all have, of {counted}")
+        notes.append("what needs more than the predictions (probabilities, samples, judges) is left out on such a part")
+    elif intersection:
+        notes.append(f"all were evaluated on the same {len(shared)} rows; --intersection leaves none out")
+    # Comparing checks that rows are the same by number and text too: here they are, under one numbering.
+    return [[replace(found[key], row=i) for i, key in enumerate(shared)] for found in by_key], whole
+
+
+# Figures ---------------------------------------------------------------------------------------------------------
+
+
+def _figures(
+    names: Sequence[str],
+    parts: Sequence[Mapping[str, Any]],
+    answered: Sequence[Sequence[Prediction]],
+    recipe: Recipe,
+) -> Iterator[Figure]:
+    """Every figure of every part of scores.json that has an interval, and its difference to the first run's."""
+    against = [None, *(_compared(one, answered[0], recipe, names[0]) for one in answered[1:])]
+    fields = [field for field in recipe.output.fields if any(field in part["fields"] for part in parts)]
+    for field in (REPLY, *fields):
+        found = [
+            dict(_estimates(part["replies"] if field == REPLY else part["fields"].get(field, {}))) for part in parts
+        ]
+        for name in dict.fromkeys(name for one in found for name in one):
+            if field != REPLY and name == OF_REPLIES:  # the same in every field, and there already
+                continue
+            tested = [None if one is None else one.get(field, {}).get(name) for one in against]
+            yield Figure(field, name, tuple(one.get(name) for one in found), tuple(map(_marked, tested)))
+        if field != REPLY:
+            labels = [part["fields"].get(field, {}).get("labels") or {} for part in parts]
+            yield from _recalls(field, names, labels, answered, recipe)
+    other = [
+        dict(_estimates({name: value for name, value in part.items() if name not in NOT_FIGURES})) for part in parts
+    ]
+    for path in dict.fromkeys(path for one in other for path in one):
+        field, name = _of_field(path, fields)
+        yield Figure(field, name, tuple(one.get(path) for one in other), (None,) * len(parts))
+
+
+def _of_field(path: str, fields: Sequence[str]) -> tuple[str, str]:
+    """The field that a figure of judge.fields.response.accuracy is of, and its name without that: judge.accuracy."""
+    field = next((field for field in fields if f".{field}." in path), None)
+    if field is None:
+        return REPLY, path
+    before, after = path.split(f".{field}.", 1)
+    return field, f"{before.removesuffix('.fields')}.{after}"
+
+
+def _compared(
+    ours: Sequence[Prediction], theirs: Sequence[Prediction], recipe: Recipe, name: str
+) -> dict[str, dict[str, Comparison]]:
+    """Field -> figure -> comparison, REPLY -> figure -> comparison."""
+    found = compare(ours, theirs, recipe, name)
+    of_replies = [figures[OF_REPLIES] for figures in found.values() if OF_REPLIES in figures][:1]
+    replies = compare_replies(ours, theirs, recipe, name)
+    return {**found, REPLY: {**dict(zip([OF_REPLIES], of_replies, strict=False)), **replies}}
+
+
+def _recalls(
+    field: str,
+    names: Sequence[str],
+    scores: Sequence[Mapping[str, Any]],
+    answered: Sequence[Sequence[Prediction]],
+    recipe: Recipe,
+) -> Iterator[Figure]:
+    """Of each label of a closed list, the share of the rows expecting it that were answered with it.
+
+    Args:
+        field: With labels.
+        names: Of the runs.
+        scores: Label -> its scores, by run; evaluations of earlier versions have no interval in them.
+        answered: The predictions of each run.
+        recipe: Whose label list and seed count.
+    """
+    section = recipe.output.fields[field]
+    if isinstance(section, TextField) or not section.labels or len(section.labels) > MAX_LABELS:
+        return
+    single = isinstance(section, LabelField)
+
+    def has(value: Any, label: str) -> bool:
+        return bool(value == label if single else label in (value or ()))
+
+    for label in section.labels:
+        expecting = [i for i, one in enumerate(answered[0]) if has(one.expected[field], label)]
+        if not expecting:
+            continue
+        said = [[has(predictions[i].predicted[field], label) for i in expecting] for predictions in answered]
+        figures = [
+            label_figures([label] * len(hits), [label if hit else None for hit in hits], [False] * len(hits), [label])
+            for hits in said
+        ]
+        values = []
+        for got, hits in zip((one.get(label) or {} for one in scores), said, strict=True):
+            if interval := got.get("recall_interval"):
+                values.append({"value": got["recall"], "low": interval[0], "high": interval[1]})
+            else:
+                values.append(asdict(mean_estimate(np.array(hits, dtype=float), recipe.train.seed)))
+        compared = [
+            compare_figures(one, figures[0], names[0], recipe.train.seed)["accuracy"] for one in figures[1:]
+        ]  # the share that is right, of rows that all expect the label: its recall
+        yield Figure(field, f"recall.{label}", tuple(values), (None, *map(_marked, compared)))
+
+
+def _estimates(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every {"value", "low", "high"} in a part of scores.json by its dotted name; labels are left to `_recalls`."""
+    for name, value in content.items():
+        if not isinstance(value, Mapping) or (name == "labels" and not prefix):
+            continue
+        if value.keys() >= ESTIMATE:
+            yield prefix + name, {key: value[key] for key in ("value", "low", "high")}
+        else:
+            yield from _estimates(value, f"{prefix}{name}.")
+
+
+def _marked(one: Comparison | None) -> dict[str, Any] | None:
+    """A comparison with its mark: the word that its sentence begins with."""
+    if one is None:
+        return None
+    return {**asdict(one), "mark": next((mark for mark in MARKS if one.sentence.startswith(mark)), None)}
+
+
+def _on_chance(n_comparisons: int) -> list[str]:
+    if not n_comparisons:
+        return []
+    expected = n_comparisons * LEVEL
+    about = "fewer than one" if expected < 0.95 else f"about {expected:.0f}"
+    counted = "1 comparison was" if n_comparisons == 1 else f"{n_comparisons} comparisons were"
+    return [
+        f"{counted} made, each at the {LEVEL:.0%} level: were there no difference anywhere, {about} of them would still "
+        "seem real by chance"
+    ]
+
+
+# Settings, losses, costs -----------------------------------------------------------------------------------------
+
+
+def _settings(evaluations: Sequence[Evaluated]) -> Iterator[Fact]:
+    """What was set differently; the same content under another file name is no difference."""
+    recipes = [_flat(one.recipe.model_dump(mode="json")) if one.recipe else {} for one in evaluations]
+    recipes = [
+        {key: value for key, value in flat.items() if not one.before_tuning or key.startswith(OF_ANY_MODEL)}
+        for one, flat in zip(evaluations, recipes, strict=True)
+    ]
+    contents = {
+        "model.path": [_base(one) for one in evaluations],
+        "data.test": [((one.scores or {}).get("data") or {}).get("sha256") for one in evaluations],
+        **{
+            f"data.{split}": [((one.info.get("data") or {}).get(split) or {}).get("sha256") for one in evaluations]
+            for split in ("train", "valid")
+        },
+    }
+    for key in dict.fromkeys(key for flat in recipes for key in flat):
+        if key in NO_SETTINGS or key.startswith("track."):
+            continue
+        # A run's recipe says everything: a key that is missing there (patience, without early stopping) is a difference.
+        applies = [
+            i for i, one in enumerate(evaluations) if key in recipes[i] or (one.recipe and not one.before_tuning)
+        ]
+        values = [flat.get(key) for flat in recipes]
+        content = [contents[key][i] for i in applies] if key in contents else []
+        if content and all(content):
+            if len(set(content)) > 1 and len({values[i] for i in applies}) == 1:  # one name, and other content by now
+                values = [value and f"{value} ({str(contents[key][i])[:12]})" for i, value in enumerate(values)]
+            differ = len(set(content)) > 1
+        else:
+            differ = len({json.dumps(values[i], sort_keys=True) for i in applies}) > 1
+        if differ:
+            yield Fact(key, tuple(values))
+    trained = [{} if one.before_tuning else one.info for one in evaluations]
+    scores = [one.scores or {} for one in evaluations]
+    for name, facts in (
+        ("trained with", [info.get("backend") for info in trained]),
+        ("trained on", [(info.get("device") or {}).get("description") for info in trained]),
+        ("mlxtune", [info.get("mlxtune") for info in trained]),
+        ("begun from", [info.get("begun_from") for info in trained]),
+        ("evaluated with", [one.get("backend") for one in scores]),
+        ("evaluation judged by", [(one.get("judge") or {}).get("model") for one in scores]),
+        ("evaluated with --set", [" ".join(one.get("overrides") or ()) or None for one in scores]),
+    ):
+        applying = [
+            fact
+            for fact, one in zip(facts, evaluations, strict=True)
+            if name.startswith("evaluat") or not one.before_tuning
+        ]
+        if len(set(applying)) > 1:
+            yield Fact(name, tuple(facts))
+
+
+def _base(one: Evaluated) -> str | None:
+    """Fingerprint of the base model."""
+    found = (one.scores or {}).get("base") or (one.info.get("base") or {}).get("fingerprint")
+    return None if found is None else str(found)
+
+
+def _training(evaluations: Sequence[Evaluated]) -> Iterator[Fact]:
+    """Steps, losses and what they say, of the adapter that each run has."""
+    columns = [_of_training(one) for one in evaluations]
+    for name in dict.fromkeys(name for column in columns for name in column):
+        values = tuple(column.get(name) for column in columns)
+        if any(value is not None for value in values):
+            yield Fact(name, values)
+
+
+def _of_training(one: Evaluated) -> dict[str, Any]:
+    if one.before_tuning or one.run is None:
+        return {}
+    info = one.info
+    steps, best, diagnosis = (info.get(name) or {} for name in ("steps", "best", "diagnosis"))
+    validations = _validations(one.run)
+    at = info.get("adapter_step")
+    kept: dict[str, Any] = next((event for event in reversed(validations) if at is None or event["step"] <= at), {})
+    last = validations[-1] if validations else {}
+    status = info.get("status")
+    return {
+        "status": None if status == "finished" else status,
+        "steps": info.get("step"),
+        "steps planned": steps.get("total"),
+        "adapter of step": at,
+        "train loss": (kept.get("train") or {}).get("loss", None if validations else info.get("train_loss")),
+        "valid loss": kept.get("loss", info.get("valid_loss")),
+        "valid/train": kept.get("ratio"),
+        "valid/train at the end": last.get("ratio") if last.get("step") != kept.get("step") else kept.get("ratio"),
+        "best metric": best.get("metric"),
+        "best value": best.get("value"),
+        "best step": best.get("step"),
+        "diagnosis": diagnosis.get("verdict"),
+        "stopped": info.get("stopped"),
+    }
+
+
+def _validations(run: RunFolder) -> list[dict[str, Any]]:
+    """The validations of metrics.jsonl; a line that cannot be read, as the last of a killed run, is left out."""
+    try:
+        lines = run.metrics_file.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(event, dict) and event.get("event") == "validation" and isinstance(event.get("step"), int):
+            found.append(event)
+    return found
+
+
+def _cost(evaluations: Sequence[Evaluated], speeds: Sequence[Mapping[str, Any]]) -> Iterator[Fact]:
+    """Time, memory and size."""
+    columns = []
+    for one, speed in zip(evaluations, speeds, strict=True):
+        info = {} if one.before_tuning else one.info
+        columns.append(
+            {
+                "training seconds": info.get("seconds"),
+                "training tokens/s": info.get("tokens_per_second"),
+                "training peak memory, GB": info.get("peak_memory_gb"),
+                "trainable parameters": info.get("trainable_parameters"),
+                "adapter bytes": None if one.before_tuning or one.run is None else _adapter_bytes(one.run),
+                "evaluation seconds a row": speed.get("seconds_per_row"),
+                "evaluation peak memory, GB": speed.get("peak_memory_gb"),
+            }
+        )
+    for name in columns[0]:
+        values = tuple(column[name] for column in columns)
+        if any(isinstance(value, (int, float)) and math.isfinite(value) for value in values):
+            yield Fact(name, values)
+
+
+def _adapter_bytes(run: RunFolder) -> int | None:
+    file = run.adapter / "adapters.safetensors"
+    return file.stat().st_size if file.is_file() else None
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> value; lists are values."""
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

@@ -1,0 +1,118 @@
+"""A judge's marks and choices for the terminal, for Markdown and for a spreadsheet. Takes plain values, computes no figure.
+
+print(to_text(judge_tables(scores["judge"], judgements, n_rows=5)))
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mlxtune.report.tables import _clip, _estimate, _table, _text, _titled
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+# What else than marks came back, and what to call it.
+APART = {
+    "missing": "without the text, which counts as the lowest marks",
+    "unparseable": "without clear marks",
+    "refused": "refused",
+    "failed": "failed",
+}
+ADVICE = {
+    "unparseable": "a judge that often gives none is too small for this, or was cut while it was thinking",
+    "failed": "the same command asks again for these alone",
+}
+
+
+def judge_tables(
+    judge: Mapping[str, Any], judgements: Sequence[Mapping[str, Any]], n_rows: int
+) -> list[RenderableType]:
+    """The means of each text field, what could not be counted, and the rows with the lowest marks.
+
+    Args:
+        judge: "judge" of scores.json.
+        judgements: The lines of judge.jsonl.
+        n_rows: Most rows to show.
+    """
+    table = _table("field", "criterion")
+    table.add_column("mean mark, 1 to 5", justify="right", no_wrap=True)
+    for name, field in judge["fields"].items():
+        for position, (criterion, estimate) in enumerate(field.items()):
+            shown = "nothing judged" if estimate is None else _estimate(estimate)
+            table.add_row(_text("" if position else name), criterion, shown)
+    title = f"Judged by {judge['model']}: {judge['rows']} rows; 95% intervals over rows in brackets"
+    tables = [_titled(title, table), *map(_text, _counted(judge))]
+    for name, figures in judge["agreement"].items():
+        if figures["rougeL"] is not None:
+            how = "Spearman's correlation of the overall mark with ROUGE-L"
+            tables.append(_text(f"{name}: {how}: {_estimate(figures['rougeL'])}"))
+    marked = [one for one in judgements if one["status"] == "judged"]
+    lowest = sorted(marked, key=lambda one: (sum(one["scores"].values()), one["row"]))[:n_rows]
+    if lowest:
+        worst = _table("row", "field", "marks", "the judge's reason")
+        for one in lowest:
+            marks = ", ".join(f"{name} {mark}" for name, mark in one["scores"].items())
+            worst.add_row(str(one["row"]), _text(one["field"]), marks, _text(_clip(one["reason"])))
+        tables.append(_titled("The lowest marks", worst))
+    return tables
+
+
+def pair_tables(judged: Mapping[str, Any]) -> list[RenderableType]:
+    """Each run's replies beside the first run's, as the judge chose.
+
+    Args:
+        judged: {"model", "first": name of the first run, "runs": name of another run -> `judge_pairs` of its replies}.
+    """
+    table = _table("run", "field")
+    for column in ("wins", "losses", "ties", "order decided", "not judged", "win rate", "first chosen"):
+        table.add_column(column, justify="right")
+    table.add_column("that is", overflow="fold")
+    for name, field, one in _pairs(judged):
+        counts = [one[key] for key in ("win", "loss", "tie", "order_decided")]
+        counts.append(sum(one[key] for key in ("unparseable", "refused", "failed")))
+        estimates = [_estimate(one["win_rate"]), _estimate(one["first_chosen"])]
+        table.add_row(_text(name), _text(field), *map(str, counts), *estimates, _text(one["sentence"]))
+    how = "each pair in both orders; a win needs both, first chosen would be 0.5 without a leaning"
+    return [_titled(f"Judged by {judged['model']}: replies beside those of {judged['first']}\n{how}", table)]
+
+
+def pair_markdown(judged: Mapping[str, Any]) -> str:
+    """The same as a table to paste."""
+    lines = ["| run | field | wins | losses | ties | order decided | win rate | |", "|---|---|---|---|---|---|---|---|"]
+    for name, field, one in _pairs(judged):
+        cells = [name, field, *(str(one[key]) for key in ("win", "loss", "tie", "order_decided"))]
+        cells += [_estimate(one["win_rate"]), one["sentence"]]
+        lines.append("| " + " | ".join(_plain(cell).replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join([*lines, "", f"- judged by {_plain(judged['model'])}, each pair in both orders; a win needs both"])
+
+
+def pair_csv(judged: Mapping[str, Any], columns: Sequence[str]) -> str:
+    """The same as lines under a comparison's columns: a line for the win rate of each run and field."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, columns, restval="")
+    for name, field, one in _pairs(judged):
+        rate = one["win_rate"] or {}
+        shown = {key: rate[key] for key in ("value", "low", "high") if rate.get(key) is not None}
+        said = {"field": field, "run": name, "mark": one["sentence"]}
+        said = {key: f"'{value}" if value[:1] in "=+-@\t\r" else value for key, value in said.items()}
+        writer.writerow({"section": "judge", "name": "win_rate", **shown, "p_value": one["p_value"], **said})
+    return out.getvalue()
+
+
+def _pairs(judged: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any]]]:
+    return [(name, field, one) for name, of_run in judged["runs"].items() for field, one in of_run["fields"].items()]
+
+
+def _counted(judge: Mapping[str, Any]) -> list[str]:
+    """What was judged and what was not, in words."""
+    apart = [f"{judge[status]} {title}" for status, title in APART.items() if judge[status]]
+    lines = ["; ".join([f"{judge['judged']} judged", *apart])] if apart else []
+    return [*lines, *(f"{status}: {advice}" for status, advice in ADVICE.items() if judge[status])]
+
+
+def _plain(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text)
