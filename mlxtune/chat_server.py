@@ -203,20 +203,20 @@ class ChatServer:
             on_answer(len(places[name]))
 
         if missing:
-            self._ask(missing, keep)
+            self._ask(missing, keep, known=bool(found))
         of_place = {place: found[name] for name, where in places.items() for place in where}
         return [of_place[place] for place in range(len(questions))]
 
     # Asking ----------------------------------------------------------------------------------------------------------
 
-    def _ask(self, questions: Mapping[str, Question], keep: Callable[[str, Answer], None]) -> None:
-        """Ask from a thread with a loop, and hand every answer to `keep` in this one.
+    def _ask(self, questions: Mapping[str, Question], keep: Callable[[str, Answer], None], known: bool) -> None:
+        """Ask from a thread with a loop, and hand every answer to `keep` in this one; `known` as `_Asking` has it.
 
         Where an error or Ctrl-C ends it, what has arrived by then goes to the cache alone.
         """
         arrived: queue.SimpleQueue[tuple[str, Answer] | BaseException | None] = queue.SimpleQueue()
         loop = asyncio.new_event_loop()
-        asking = _Asking(self, lambda name, answer: arrived.put((name, answer)))
+        asking = _Asking(self, lambda name, answer: arrived.put((name, answer)), known)
         task = loop.create_task(asking.all(questions))
 
         def work() -> None:
@@ -337,13 +337,19 @@ class _Otherwise(Exception):
 
 
 class _Asking:
-    """One call of `answers`: the requests' common pace, and whether the server is still there."""
+    """One call of `answers`: the requests' common pace, and whether the server is still there.
 
-    def __init__(self, server: ChatServer, put: Callable[[str, Answer], None]) -> None:
-        self._server, self._put = server, put
+    Args:
+        server: Asked.
+        put: Called with the name of a question and what became of it.
+        known: The server has answered such questions before, so that what it refuses is the question's fault.
+    """
+
+    def __init__(self, server: ChatServer, put: Callable[[str, Answer], None], known: bool) -> None:
+        self._server, self._put, self._known = server, put, known
         self._next_turn = float("-inf")  # on the server's clock
         self._reached = False
-        self._n_answered = 0
+        self._n_answered = self._n_refused = 0
         self._lost_in_a_row = 0
         self._gone: str | None = None  # why nothing more is asked
         self._told: set[str] = set()
@@ -396,7 +402,10 @@ class _Asking:
                 again = error
             else:
                 self._reached, self._lost_in_a_row = True, 0
-                self._n_answered += 1
+                if isinstance(answer, ChatFailure) and answer.kind == "failed":
+                    self._count_refused(answer)
+                else:
+                    self._n_answered += 1
                 return answer
             self._reached = self._reached or again.reached
             wait_s = min(MAX_WAIT_S, FIRST_WAIT_S * 2**attempt) * (0.5 + random.random() / 2)  # noqa: S311
@@ -438,12 +447,25 @@ class _Asking:
         if not self._reached:
             hint = "give it more time for an answer, or take a smaller model" if too_slow else "is it a chat server?"
             raise ChatServerError(f"{server.url}: {reason} ({asked}); {hint}")
-        if self._lost_in_a_row >= max(2 * server._parallel, 5):
+        if self._lost_in_a_row >= self._patience:
             why = f"the server answered none of {self._lost_in_a_row} questions in a row; the last one: {reason}"
             if not self._n_answered:
                 raise ChatServerError(f"{server.url}: {why}")
             self._gone = why
         return ChatFailure("failed", f"{reason} ({asked})")
+
+    def _count_refused(self, failure: ChatFailure) -> None:
+        """Stop where the server refuses one request after another before it has answered any: it is not the question."""
+        self._n_refused += 1
+        if not (self._known or self._n_answered) and self._n_refused >= self._patience:
+            raise ChatServerError(
+                f"{self._server.url}: refused each of the first {self._n_refused} requests; the last one: {failure.reason}"
+            )
+
+    @property
+    def _patience(self) -> int:
+        """Questions in a row without an answer after which the server is given up."""
+        return max(2 * self._server._parallel, 5)
 
     async def _post(self, client: httpx2.AsyncClient, body: Mapping[str, Any]) -> _Reply:
         """One request and its whole reply, within the timeout."""

@@ -510,6 +510,20 @@ class Recipe(Section):
         """The recipe with every default spelled out, as a run folder keeps it."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
 
+    def flat(self) -> dict[str, Any]:
+        """Dotted key -> value, as JSON has it, of everything that the recipe says; lists are values."""
+        return _flat(self.model_dump(mode="json"))
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read, override and check a recipe.

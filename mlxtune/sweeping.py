@@ -534,7 +534,7 @@ def _of_evaluation(key: str) -> bool:
 
 def _changed_keys(run: RunFolder, recipe: Recipe) -> Iterator[tuple[str, str]]:
     """Keys of the recipe that differ from the run's, each with a clause."""
-    before, now = (_flat(one.model_dump(mode="json")) for one in (run.recipe(), recipe))
+    before, now = (one.flat() for one in (run.recipe(), recipe))
     for key in {**before, **now}:
         if before.get(key) != now.get(key) and key != "name" and not key.startswith("track"):
             yield key, f"{key} was {_shown(before.get(key))}, is {_shown(now.get(key))}"
@@ -564,16 +564,6 @@ def _scores(run: RunFolder) -> Mapping[str, Any] | None:
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) and "fields" in content else None
-
-
-def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 def _shown(value: Any) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from mlxtune.backends import choose
 from mlxtune.chat_server import Answer, ChatFailure, ChatServerError, Question
 from mlxtune.data import augment as augmenting
 from mlxtune.data.augment import TAG, Augmented, read_answer
@@ -22,9 +23,11 @@ from mlxtune.data.prepare import training_rows, training_split, validation_rows
 from mlxtune.data.report import read_splits, report_data
 from mlxtune.data.rows import Row, read_rows
 from mlxtune.errors import DataError, RecipeError
+from mlxtune.evaluation.baselines import few_shot_rows, label_baselines
 from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
 from mlxtune.recipe import Recipe, load_recipe
 from mlxtune.report.data_tables import account_lines
+from mlxtune.training.plan import plan
 from tests.conftest import write_recipe, write_rows
 from tests.test_cleaning import oracle_near
 from tests.test_cli import Run, mlxtune  # noqa: F401 - a fixture
@@ -321,6 +324,15 @@ def test_every_command_sees_the_same_rows_and_the_server_is_asked_once(
     assert training_rows(moved) == first.rows and not again.asked
 
 
+def test_baselines_learn_from_the_rows_that_people_wrote_and_ask_no_server(file: Path, serve: Serve) -> None:
+    serve(lambda question: pytest.fail("asked"))
+    recipe = load_recipe(file, ["evaluate.baselines=[majority, tfidf]", "evaluate.few_shot=1000"])
+    plain = load_recipe(file, ["evaluate.baselines=[majority, tfidf]", "evaluate.few_shot=1000", "data.augment=null"])
+    rows = read_rows(Path(str(recipe.data.test)))
+    assert label_baselines(recipe, rows) == label_baselines(plain, rows) != {}
+    assert few_shot_rows(recipe) == few_shot_rows(plain)
+
+
 @pytest.mark.parametrize(
     "change", ["data.augment.model=n", "data.augment.temperature=0.5", "train.seed=3", "data.test=valid.jsonl"]
 )
@@ -412,6 +424,21 @@ def test_the_text_that_is_rewritten_is_shown_to_the_model(file: Path) -> None:
         load_recipe(file, ['prompt.user="{id}"'])
 
 
+# Planned
+
+
+def test_a_plan_asks_nothing_and_says_what_is_still_to_be_asked(recipe: Recipe, serve: Serve) -> None:
+    device = choose("mlx", "cpu").backend.device()
+    fake = serve()
+    before = plan(recipe, device)
+    assert not fake.asked and before.rows == before.as_json()["rows"] == 50 and before.rows_to_rewrite == 20
+    assert "50 rows to train; with 20 still to be rewritten, which may become fewer, 20 to validate" in before.as_text()
+    training_rows(recipe)
+    assert len(fake.asked) == 20
+    after = plan(recipe, device)
+    assert (after.rows, after.rows_to_rewrite) == (50, 0) and "; with 20 rewritten, 20 to validate" in after.data
+
+
 # Shown and written
 
 
@@ -488,7 +515,8 @@ def test_a_real_server_is_asked_once_and_the_key_is_written_nowhere(
     monkeypatch.chdir(tmp_path)
     command = ["data", file, "--set", f"data.augment.endpoint={url}"]
     first = mlxtune(*command, "--json", "--write", "out")
-    assert (first.code, first.err.count("\n")) == (0, 3)
+    asking = "asking to have 20 rows rewritten\nasking to have 1 row rewritten, try 2\n"
+    assert first.code == 0 and first.err.startswith(asking) and first.err.count("\n") == 5
     train = json.loads(first.out)["splits"]["train"]
     assert (train["synthetic"], train["augment"]["refused"]) == (20, {"failed": 1})
     assert len(asked) == 21 and set(asked) == {f"Bearer {KEY}"}

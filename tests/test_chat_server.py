@@ -327,6 +327,22 @@ def test_what_no_question_can_pass_is_said_after_one_request(reply: Sent, messag
         assert len(server.requests) == 1
 
 
+def test_a_server_that_refuses_every_request_is_not_asked_to_the_end(tmp_path: Path) -> None:
+    def script(request: Request, number: int) -> Sent:
+        return answer("yes") if said(request) == "good" else error(422, "extra fields not permitted")
+
+    long = [ask(str(i)) for i in range(50)]
+    with serve(script) as server:
+        asking = client(server, cache=tmp_path, parallel=4)
+        with pytest.raises(ChatServerError, match=r"refused each of the first 8 requests; .*status 422: extra fields"):
+            asking.answers(long)
+        assert len(server.requests) < 20
+        # Once it has answered something, what it refuses is the questions' fault, in later calls as well.
+        assert asking.answers([ask("good")]) == ["yes"]
+        first, *others = asking.answers([ask("good"), *long])
+        assert first == "yes" and all(isinstance(one, ChatFailure) for one in others)
+
+
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 def test_a_redirect_is_never_followed(status: int) -> None:
     with serve(echo) as elsewhere:

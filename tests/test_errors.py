@@ -11,7 +11,7 @@ import pytest
 
 from mlxtune.evaluation.errors import find_errors, label_errors, label_set_errors, text_cases, worst_rows
 from mlxtune.evaluation.predictions import Prediction
-from mlxtune.recipe import Recipe, TextField
+from mlxtune.recipe import LabelField, Recipe, TextField
 from mlxtune.report.tables import WIDTH, error_tables, to_text
 from mlxtune.report.text_tables import case_tables
 
@@ -103,6 +103,15 @@ def test_the_table_shows_as_many_rows_as_asked_and_commands_no_terminal(recipe: 
     assert "\x1b" not in text and "[bold]" in text and "(invalid)" in text
     assert max(map(len, text.splitlines())) <= WIDTH
     assert error_tables(errors, 0) == []
+
+
+def test_labels_in_another_order_are_not_shown_as_wrong(recipe: Recipe) -> None:
+    fields = {**recipe.output.fields, "type": LabelField(kind="label", labels=["low", "high"])}
+    both = recipe.model_copy(update={"output": recipe.output.model_copy(update={"fields": fields})})
+    one = prediction(0, ("payment", "user_auth"), ("user_auth", "payment"))
+    one = replace(one, expected={**one.expected, "type": "low"}, predicted={**one.predicted, "type": "high"})
+    shown = to_text(error_tables(find_errors([one], both), 1)).splitlines()[-1]
+    assert shown.split() == ["0", *one.input.split(), "low", "high"]
 
 
 def test_a_wrong_row_has_the_probability_of_what_it_said(recipe: Recipe) -> None:

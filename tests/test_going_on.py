@@ -18,6 +18,7 @@ import pytest
 
 from mlxtune.backends import choose
 from mlxtune.backends.adapter import read_adapter
+from mlxtune.data import augment as augmenting
 from mlxtune.errors import AdapterError, DataError, RunError, TrainingError
 from mlxtune.recipe import load_recipe
 from mlxtune.runs import RunFolder, open_run
@@ -25,6 +26,7 @@ from mlxtune.training.checkpoints import Checkpoints
 from mlxtune.training.tune import Tuned, tune
 from tests.adapted import BACKENDS
 from tests.conftest import ROWS, write_recipe, write_rows
+from tests.test_augment import Fake, words
 from tests.tiny import tiny_model
 
 # Dropout and accumulation on, checkpoints between validations: 7 rows, 4 a step, 2 steps an epoch.
@@ -298,6 +300,40 @@ def test_changed_data_is_refused(tmp_path: Path, base: Path) -> None:
     (tmp_path / "train.jsonl").unlink()
     with pytest.raises(DataError, match=r"train\.jsonl"):
         trained(recipe, tmp_path, "mlx", resume=open_run(tmp_path / "run"))
+
+
+def test_other_rewritten_rows_are_refused_and_another_endpoint_is_allowed(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    augment = {"field": "intents", "value": "payment", "endpoint": "http://127.0.0.1:9/v1", "model": "m"}
+    train = {**SECTIONS["train"], "epochs": 1}
+    recipe = write_recipe(tmp_path, base, **{**SECTIONS, "train": train, "data": {"augment": augment}})
+    monkeypatch.setenv("MLXTUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(augmenting, "_open", lambda settings, cache: Fake())
+    with pytest.raises(Killed):
+        trained(recipe, tmp_path / "run", "mlx", ("checkpoint", 1))
+    run = open_run(tmp_path / "run")
+    began = run.info()["data"]["train"]
+    assert (began["rows"], began["augment"]["made"]) == (10, 3)
+    kept, before = Path(began["augment"]["kept_in"]), run.metrics_file.read_bytes()
+    decided = kept.read_text()
+
+    with pytest.raises(RunError, match=r"would compute something else.*\n.*data\.augment\.temperature: 0\.9 when"):
+        trained(recipe, tmp_path, "mlx", resume=run, overrides=["data.augment.temperature=0.5"])
+    # The cache lost what was decided, and the server says something else the second time.
+    kept.unlink()
+    others = Fake(lambda question: words(20_000 + (question.seed or 0)))
+    monkeypatch.setattr(augmenting, "_open", lambda settings, cache: others)
+    with pytest.raises(DataError, match=r"data\.augment: other rewritten rows than .*run began with"):
+        trained(recipe, tmp_path, "mlx", resume=run)
+    assert others.asked and run.metrics_file.read_bytes() == before
+
+    kept.write_text(decided)
+    n_asked, said = len(others.asked), list[str]()
+    moved = ["data.augment.endpoint=https://elsewhere/v1"]
+    again = trained(recipe, tmp_path, "mlx", resume=run, overrides=moved, say=said.append)
+    assert again.info["status"] == "finished" and len(others.asked) == n_asked
+    assert "going on under a changed recipe: data.augment.endpoint" in said
 
 
 def test_a_new_run_begins_from_anothers_adapter(tmp_path: Path, base: Path) -> None:

@@ -62,6 +62,7 @@ def test_a_finished_evaluation_is_only_judged(file: Path, mlxtune: Run) -> None:
         assert "it is only judged" in judged.err and "backend:" not in judged.err
         assert "Judged by big: 7 rows" in judged.out and "4.000 [" in judged.out
         n_asked = len(server.requests)
+        Path("ev/errors.json").unlink()  # all that it says is in the predictions
         found = mlxtune("evaluate", file, "--base", "--out", "ev", *judge, "--json")
         assert len(server.requests) == n_asked  # the cache
         assert all(request.headers["authorization"] == f"Bearer {KEY}" for request in server.requests)

@@ -253,6 +253,15 @@ def test_all_mistakes_of_a_file_of_replies_are_told_together(rows, recipe, tmp_p
         assert f"line {line}:" in str(error.value)
 
 
+@pytest.mark.parametrize("damage", ['{"prediction": null}', "not JSON"])
+def test_one_damaged_line_is_told_without_the_lines_after_it(rows, recipe, tmp_path, damage):
+    lines = [json.dumps({"prediction": "none", "input": row.fields["text"]}) for row in rows]
+    file = tmp_path / "replies.jsonl"
+    file.write_text("\n".join([lines[0], damage, *lines[2:]]))
+    with pytest.raises(DataError, match=r"1 problem\n  line 2: "):
+        read_replies(file, rows, recipe)
+
+
 def test_replies_to_other_rows_are_refused(rows, recipe, tokenizer, tmp_path):
     path = tmp_path / "predictions.jsonl"
     write_predictions(path, rows, recipe, FakeModel(tokenizer, right_answer(rows)), tokenizer)

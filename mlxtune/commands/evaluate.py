@@ -106,7 +106,7 @@ def evaluate(
     """
     from mlxtune.chat_server import ChatServerError
     from mlxtune.evaluation.comparison import compare_folders
-    from mlxtune.evaluation.errors import ERRORS_FILE
+    from mlxtune.evaluation.errors import ERRORS_FILE, find_errors
     from mlxtune.evaluation.finished import finished_evaluation
     from mlxtune.evaluation.further import Further
     from mlxtune.evaluation.judge import JUDGE_FILE, text_fields
@@ -138,7 +138,7 @@ def evaluate(
     if finished is not None:
         assert out is not None
         say(f"{out}: holds this evaluation already; it is only judged")
-        scores, errors = finished.scores, json.loads((out / ERRORS_FILE).read_text(encoding="utf-8"))
+        scores, errors = finished.scores, find_errors(finished.predictions, found.recipe)
     elif predictions is not None:
         scores, errors = _score_file(predictions, rows, found, out, encoder)
     else:

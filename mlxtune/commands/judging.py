@@ -45,7 +45,10 @@ def judge_options(command: Command) -> Command:
 
     options = (
         click.option(
-            "--judge", metavar="URL", help="Have written replies judged by a model on this OpenAI-compatible server."
+            "--judge",
+            metavar="URL",
+            help="Have written replies judged by a model on this OpenAI-compatible server; its key, if it wants one, is "
+            "taken from $MLXTUNE_API_KEY or $OPENAI_API_KEY.",
         ),
         click.option("--judge-model", metavar="NAME", help="Its name there."),
         click.option("--judge-sample", type=click.IntRange(min=1), metavar="N", help="Judge N rows; all without it."),

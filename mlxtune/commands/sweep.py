@@ -19,6 +19,7 @@ from mlxtune.commands.options import (
     say,
     set_option,
 )
+from mlxtune.errors import DataError
 
 if TYPE_CHECKING:
     from mlxtune.evaluation.run_comparison import RunComparison
@@ -77,7 +78,11 @@ def sweep(
     except KeyboardInterrupt:
         say("What is done is kept; the same command goes on from there.")
         raise
-    compared = _compare(done, not no_evaluate)
+    try:
+        compared = _compare(done, not no_evaluate)
+    except DataError as error:  # cells with test rows, labels or fields of their own
+        say(f"not compared: {error}; {shlex.join(['mlxtune', 'compare', str(folder)])}")
+        compared = None
     if as_json:
         content = None if compared is None else compared.as_json()
         print_json({"folder": str(folder), "cells": [one.as_json() for one in done], "comparison": content})

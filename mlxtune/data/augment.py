@@ -97,6 +97,7 @@ class Augmented:
         model: Which answered.
         sha256: Of what was rewritten into what.
         file: Where this is kept.
+        is_estimate: Nothing was asked: the rows are sources as they are, as many as are wanted.
     """
 
     rows: tuple[Row, ...]
@@ -109,6 +110,7 @@ class Augmented:
     model: str
     sha256: str
     file: Path
+    is_estimate: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """Its account, without the rows."""
@@ -163,6 +165,7 @@ def augment(
     seed: int,
     folder: Path,
     server: Server | None = None,
+    ask: bool = True,
 ) -> Augmented:
     """Rewrite rows of a label until it has `factor` times its rows, or until each missing row was tried for `tries` times.
 
@@ -179,6 +182,7 @@ def augment(
         seed: `train.seed`.
         folder: Where answers and decisions are kept.
         server: What answers; None is the recipe's own endpoint, with the key from the environment.
+        ask: Else rows that were not decided yet are estimated: rewrites are about as long as their sources.
 
     Raises:
         DataError: No row has the label, or the server cannot be asked; what it answered so far is kept, and is not asked
@@ -199,6 +203,10 @@ def augment(
     key = [VERSION, settings.model_dump(exclude={"endpoint"}), min_chars, seed, texts, sources, described, dict(others)]
     file = folder / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()}.json"
     decided = _kept(file, len(rows))
+    is_estimate = decided is None and not ask
+    if is_estimate:
+        sources_again = [sources[number % len(sources)] for number in range(wanted)]
+        decided = _Decided(tuple(_Rewrite(source, texts[source]) for source in sources_again), 0, {})
     if decided is None:
         server = server or _open(settings, folder / "answers")
         rewriting = _Rewriting(texts, sources, described, settings, others, min_chars, seed)
@@ -223,6 +231,7 @@ def augment(
         model=settings.model,
         sha256=hashlib.sha256(content.encode()).hexdigest(),
         file=file,
+        is_estimate=is_estimate,
     )
 
 
@@ -377,13 +386,15 @@ def _open(settings: Augment, cache: Path) -> Server:
 
 @contextmanager
 def _progress(n_questions: int, attempt: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal: thousands of rewrites take a while."""
+    """A bar on a terminal, elsewhere a line: thousands of rewrites take a while."""
+    again = f", try {attempt + 1}" if attempt else ""
     if not sys.stderr.isatty():
+        rows = "row" if n_questions == 1 else "rows"
+        sys.stderr.write(f"asking to have {n_questions:,} {rows} rewritten{again}\n")
         yield lambda n_answered: None
         return
     from tqdm import tqdm
 
-    again = f", try {attempt + 1}" if attempt else ""
     with tqdm(total=n_questions, unit="row", desc=f"rewriting{again}", file=sys.stderr, dynamic_ncols=True) as bar:
 
         def answered(n_answered: int) -> None:

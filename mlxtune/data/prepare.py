@@ -44,13 +44,18 @@ class Split:
     augmented: Augmented | None = None
 
 
-def training_split(recipe: Recipe, tokenizer: Tokenizer) -> Split:
+def training_split(recipe: Recipe, tokenizer: Tokenizer, ask: bool = True) -> Split:
     """Training rows, cleaned as `data.clean` says, without those held out, augmented and balanced as `data` says.
+
+    Args:
+        recipe: Names the rows, and says what is done with them.
+        tokenizer: The model's.
+        ask: Have rows rewritten that were not yet; else their sources stand in for them.
 
     Raises:
         DataError: The file cannot be read, rows are wrong, none is left, or rows cannot be rewritten.
     """
-    seen = _rows_to_train_on(recipe)
+    seen = _rows_to_train_on(recipe, ask)
     split = _split(seen.rows, recipe, tokenizer, seen.account, recipe.data.train)
     examples, balanced, weights = balance_and_weigh(split.examples, seen.rows, recipe, tokenizer)
     return replace(
@@ -73,12 +78,17 @@ def validation_split(recipe: Recipe, tokenizer: Tokenizer) -> Split | None:
     return None if rows is None else _split(rows, recipe, tokenizer, None, recipe.data.valid or recipe.data.train)
 
 
-def training_rows(recipe: Recipe) -> Sequence[Row]:
+def training_rows(recipe: Recipe, rewritten: bool = True) -> Sequence[Row]:
     """The rows that training may see: cleaned, without those held out, augmented; not balanced, however long.
+
+    Args:
+        rewritten: With those that `data.augment` makes; without them no server is asked.
 
     Raises:
         DataError: The file cannot be read, a row has no text in the text column, or rows cannot be rewritten.
     """
+    if not rewritten:
+        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"augment": None})})
     return _rows_to_train_on(recipe).rows
 
 
@@ -133,7 +143,9 @@ def part_rows(rows: Sequence[Row], recipe: Recipe) -> HeldOut:
     return parted
 
 
-def augment_rows(rows: Sequence[Row], valid: Sequence[Row], test: Sequence[Row], recipe: Recipe) -> Augmented | None:
+def augment_rows(
+    rows: Sequence[Row], valid: Sequence[Row], test: Sequence[Row], recipe: Recipe, ask: bool = True
+) -> Augmented | None:
     """What `data.augment` rewrites of training rows; None where the recipe does not augment.
 
     Args:
@@ -141,6 +153,7 @@ def augment_rows(rows: Sequence[Row], valid: Sequence[Row], test: Sequence[Row],
         valid: Rows to validate with, which no rewrite may be near to.
         test: Rows to test with, likewise.
         recipe: Says what is rewritten, and where.
+        ask: As for `augment`.
 
     Raises:
         DataError: No row has the label, or the server cannot be asked.
@@ -160,6 +173,7 @@ def augment_rows(rows: Sequence[Row], valid: Sequence[Row], test: Sequence[Row],
         min_chars=recipe.data.clean.min_chars,
         seed=recipe.train.seed,
         folder=cache_folder().parent / "augment",
+        ask=ask,
     )
 
 
@@ -252,7 +266,7 @@ class _Trained:
     augmented: Augmented | None
 
 
-def _rows_to_train_on(recipe: Recipe) -> _Trained:
+def _rows_to_train_on(recipe: Recipe, ask: bool = True) -> _Trained:
     rows, account = _cleaned_training_rows(recipe)
     valid: Sequence[Row] = ()
     held_out = 0
@@ -265,7 +279,7 @@ def _rows_to_train_on(recipe: Recipe) -> _Trained:
     if recipe.data.valid is not None:
         valid = read_rows(Path(recipe.data.valid), recipe.data.columns)
     test = () if recipe.data.test is None else read_rows(Path(recipe.data.test), recipe.data.columns)
-    augmented = augment_rows(rows, valid, test, recipe)
+    augmented = augment_rows(rows, valid, test, recipe, ask)
     return _Trained([*rows, *(augmented.rows if augmented else ())], account, held_out, augmented)
 
 

@@ -67,7 +67,7 @@ def label_baselines(recipe: Recipe, rows: Sequence[Row]) -> dict[str, LabelAnswe
     names = [name for name in recipe.evaluate.baselines if name not in ASKED]
     if not names:
         return {}
-    train = training_rows(recipe)
+    train = training_rows(recipe, rewritten=False)
     if not train:
         raise DataError(f"{recipe.data.train}: no row is left to make baselines of; cleaning dropped all of them")
     values = expected_values(train, recipe)
@@ -237,8 +237,8 @@ def tfidf(features: _Features, values: Sequence[Value], kind: LabelField | Label
 
 
 def few_shot_rows(recipe: Recipe) -> list[Row]:
-    """`evaluate.few_shot` of the training rows, drawn by the training seed."""
-    rows = training_rows(recipe)
+    """`evaluate.few_shot` of the training rows that people wrote, drawn by the training seed."""
+    rows = training_rows(recipe, rewritten=False)
     drawn = np.random.default_rng(recipe.train.seed).permutation(len(rows))[: recipe.evaluate.few_shot]
     return [rows[index] for index in drawn]
 

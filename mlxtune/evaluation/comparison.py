@@ -141,8 +141,8 @@ def compare_figures(ours: Rated, theirs: Rated, name: str, seed: int = 0) -> dic
             mine, other = ours.rows[figure] > 0, theirs.rows[figure] > 0
             p_value = mcnemar(int((mine & ~other).sum()), int((other & ~mine).sum()))
         else:
-            p_value = _bootstrap_p(drawn, n_rows)
-        sentence = _sentence(figure, float(value[0]), low, high, p_value, name)
+            p_value = bootstrap_p(drawn, n_rows)
+        sentence = sentence_on(figure, float(value[0]), low, high, p_value, name)
         found[figure] = Comparison(float(value[0]), low, high, p_value, sentence)
     return found
 
@@ -275,7 +275,7 @@ def _interval(difference: float, drawn: Floats, n_rows: int) -> tuple[float, flo
     return max(-1.0, difference - room), min(1.0, difference + room)
 
 
-def _bootstrap_p(drawn: Floats, n_rows: int) -> float:
+def bootstrap_p(drawn: Floats, n_rows: int) -> float:
     """Twice the share of draws on the rarer side of no difference, each side counting one draw more than it has.
 
     Few rows that all agree cannot say more than as many tosses of a coin, whatever the draws say.
@@ -284,7 +284,8 @@ def _bootstrap_p(drawn: Floats, n_rows: int) -> float:
     return max(min(1.0, 2 * (1 + min(n_worse, n_better)) / (1 + len(drawn))), 2.0 ** (1 - n_rows))
 
 
-def _sentence(figure: str, difference: float, low: float, high: float, p_value: float, name: str) -> str:
+def sentence_on(figure: str, difference: float, low: float, high: float, p_value: float, name: str) -> str:
+    """What a difference means, in words; arguments as `Comparison`'s, of the figure of that name."""
     shown = f"{name}: {_signed(difference)} [{low:.2f}, {high:.2f}]"
     if low <= 0 <= high:
         return f"no real difference from {shown}"

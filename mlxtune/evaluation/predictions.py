@@ -227,10 +227,11 @@ def read_replies(path: Path, rows: Sequence[Row], recipe: Recipe) -> list[Predic
     problems: list[Problem] = []
     found: dict[int, Prediction] = {}
     records = list(_objects(path, problems))
+    n_unread = len(problems)  # lines: in row order nobody can tell which rows the lines after them answer
     key = next((key for key in ("row", "id") if any(key in record for _, record in records)), None)
     row_of = _rows_by_id(rows, path) if key == "id" else {}
-    for number, record in records:
-        row, text = record.get("row", len(found)), record.get("prediction")
+    for position, (number, record) in enumerate(records):
+        row, text = record.get("row", position), record.get("prediction")
         asked = record.get("input")
         name = f"{key or 'row'} {record.get(key or 'row', row)!r}"
         if key is not None and key not in record:
@@ -250,6 +251,8 @@ def read_replies(path: Path, rows: Sequence[Row], recipe: Recipe) -> list[Predic
             )
         elif row in found:
             problems.append(Problem(f"line {number}", f"{name} is answered twice"))
+        elif key is None and n_unread:
+            continue
         elif isinstance(asked, str) and asked not in map(str, rows[row].fields.values()):
             other = f"expected a reply to row {row} ({rows[row].file}:{rows[row].line}), got one to {asked[:40]!r}"
             problems.append(Problem(f"line {number}", f"{other}; these are replies to other rows"))

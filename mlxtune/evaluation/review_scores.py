@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from mlxtune.errors import DataError, RunError
 from mlxtune.evaluation.agreement import alpha, correlate, draws_of, exact_agreement, mean_rating
-from mlxtune.evaluation.comparison import Comparison, _bootstrap_p, _sentence
+from mlxtune.evaluation.comparison import Comparison, bootstrap_p, sentence_on
 from mlxtune.evaluation.metrics import Floats
 from mlxtune.evaluation.review import RESULT_FILE, Key
 from mlxtune.evaluation.sheet import DIMENSIONS, HIGHEST, LOWEST, Sheet
@@ -106,8 +106,8 @@ def paired_difference(values: Floats, reach: float, name: str, seed: int = 0) ->
     if estimate.low is None or estimate.high is None:
         return Comparison(estimate.value, None, None, None, f"too few cases to tell from {name}")
     drawn = draws_of(lambda draws: (draws.astype(np.float64) @ values) / draws.sum(1), len(values), seed)
-    p_value = _bootstrap_p(drawn, len(values))
-    sentence = _sentence("rating", estimate.value, estimate.low, estimate.high, p_value, name)
+    p_value = bootstrap_p(drawn, len(values))
+    sentence = sentence_on("rating", estimate.value, estimate.low, estimate.high, p_value, name)
     return Comparison(
         estimate.value, estimate.low, estimate.high, p_value, sentence.replace("too few rows", "too few cases")
     )

@@ -593,7 +593,7 @@ def _on_chance(n_comparisons: int) -> list[str]:
 
 def _settings(evaluations: Sequence[Evaluated]) -> Iterator[Fact]:
     """What was set differently; the same content under another file name is no difference."""
-    recipes = [_flat(one.recipe.model_dump(mode="json")) if one.recipe else {} for one in evaluations]
+    recipes = [one.recipe.flat() if one.recipe else {} for one in evaluations]
     recipes = [
         {key: value for key, value in flat.items() if not one.before_tuning or key.startswith(OF_ANY_MODEL)}
         for one, flat in zip(evaluations, recipes, strict=True)
@@ -727,14 +727,3 @@ def _cost(evaluations: Sequence[Evaluated], speeds: Sequence[Mapping[str, Any]])
 def _adapter_bytes(run: RunFolder) -> int | None:
     file = run.adapter / "adapters.safetensors"
     return file.stat().st_size if file.is_file() else None
-
-
-def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted key -> value; lists are values."""
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat

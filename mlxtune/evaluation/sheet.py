@@ -89,13 +89,15 @@ def sheet_text(lines: Sequence[Line]) -> str:
     writer = csv.writer(out)
     writer.writerow(COLUMNS)
     for line in lines:
-        writer.writerow([line.case, *(_cell(text) for text in line.texts().values()), *("" for _ in DIMENSIONS), ""])
+        writer.writerow(
+            [line.case, *(safe_cell(text) for text in line.texts().values()), *("" for _ in DIMENSIONS), ""]
+        )
     return "\ufeff" + out.getvalue()
 
 
 def fingerprint(text: str) -> str:
     """What stays of a text when spreadsheets open and save it: no white space, no apostrophe before a formula."""
-    kept = "".join(unicodedata.normalize("NFC", _cell(text)).split()).lstrip("'")
+    kept = "".join(unicodedata.normalize("NFC", safe_cell(text)).split()).lstrip("'")
     return hashlib.sha256(kept.encode()).hexdigest()[:12]
 
 
@@ -157,13 +159,13 @@ def read_sheets(paths: Sequence[Path], fingerprints: Fingerprints) -> tuple[list
     return sheets, warnings
 
 
-# Writing ---------------------------------------------------------------------------------------------------------
-
-
-def _cell(text: str) -> str:
+def safe_cell(text: str) -> str:
     """A text as a cell may hold it: no control characters, and nothing that a spreadsheet would run.
 
     Spreadsheets take the full-width forms for formulas too, and some pass over white space before them.
+
+    >>> safe_cell("=1+1"), safe_cell("1+1")
+    ("'=1+1", '1+1')
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     text = "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t" else c for c in text)

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mlxtune.evaluation.sheet import safe_cell
 from mlxtune.report.run_table import size_text
 from mlxtune.report.tables import HEADLINES, _estimate, _table, _text, _titled
 
@@ -215,8 +216,4 @@ def _escaped(text: str) -> str:
 def _write(writer: Any, cells: Sequence[Any]) -> None:
     """A row of equal length, its text safe in a spreadsheet; numbers stay numbers."""
     padded = [*cells, *[None] * (len(CSV_COLUMNS) - len(cells))]
-    writer.writerow(["" if cell is None else _safe(cell) if isinstance(cell, str) else cell for cell in padded])
-
-
-def _safe(text: str) -> str:
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text
+    writer.writerow(["" if cell is None else safe_cell(cell) if isinstance(cell, str) else cell for cell in padded])

@@ -10,6 +10,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mlxtune.evaluation.sheet import safe_cell
 from mlxtune.report.tables import _clip, _estimate, _table, _text, _titled
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def pair_csv(judged: Mapping[str, Any], columns: Sequence[str]) -> str:
         rate = one["win_rate"] or {}
         shown = {key: rate[key] for key in ("value", "low", "high") if rate.get(key) is not None}
         said = {"field": field, "run": name, "mark": one["sentence"]}
-        said = {key: f"'{value}" if value[:1] in "=+-@\t\r" else value for key, value in said.items()}
+        said = {key: safe_cell(value) for key, value in said.items()}
         writer.writerow({"section": "judge", "name": "win_rate", **shown, "p_value": one["p_value"], **said})
     return out.getvalue()
 

@@ -154,7 +154,7 @@ def error_tables(errors: Mapping[str, Any], n_rows: int) -> list[RenderableType]
     table = _table("row", "text", "expected", "predicted")
     shown = errors["worst"][:n_rows]
     for row in shown:
-        labels = [name for name in errors["fields"] if row["expected"][name] != row["predicted"][name]]
+        labels = [name for name in errors["fields"] if _differ(row["expected"][name], row["predicted"][name])]
         expected = "; ".join(_value(row["expected"][name]) for name in labels)
         got = "; ".join(dict.fromkeys(_predicted(row, name) for name in labels))  # an unreadable reply once
         table.add_row(str(row["row"]), *(_text(_clip(text)) for text in (row["input"], expected, got)))
@@ -391,6 +391,13 @@ def _predicted(row: Mapping[str, Any], name: str) -> str:
         return f"(invalid) {row['prediction']!r}"
     probability = row.get("probability", {}).get(name)
     return _value(row["predicted"][name]) + ("" if probability is None else f" ({probability:.2f})")
+
+
+def _differ(right: Any, said: Any) -> bool:
+    """Whether two values of a field differ; labels of an open set stand in the order in which they were written."""
+    if isinstance(right, (list, tuple)) and isinstance(said, (list, tuple)):
+        return set(right) != set(said)
+    return bool(right != said)
 
 
 def _value(value: Any) -> str:

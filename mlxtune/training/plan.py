@@ -30,6 +30,7 @@ class Plan:
         total_parameters: Of the base model.
         data: One line on the rows.
         rows: Rows trained on.
+        rows_to_rewrite: Of these, those that a server is asked for when training begins; their sources stand in for them.
         tokens_per_epoch: Tokens of all rows, prompt and reply.
         supervised_per_epoch: Those that are trained on.
         steps_per_epoch: Optimizer steps an epoch.
@@ -60,6 +61,7 @@ class Plan:
     available_bytes: int
     device: str
     gradient_checkpointing: bool = False
+    rows_to_rewrite: int = 0
 
     @property
     def total_memory_bytes(self) -> int:
@@ -72,6 +74,7 @@ class Plan:
             "trainable_parameters": self.trainable_parameters,
             "total_parameters": self.total_parameters,
             "rows": self.rows,
+            "rows_to_rewrite": self.rows_to_rewrite,
             "tokens_per_epoch": self.tokens_per_epoch,
             "supervised_tokens_per_epoch": self.supervised_per_epoch,
             "steps_per_epoch": self.steps_per_epoch,
@@ -128,7 +131,7 @@ def plan(recipe: Recipe, device: Device, copies_head: bool = True) -> Plan:
     config, tokenizer_folder = config_and_tokenizer(recipe.model)
     spec = lora_spec(recipe, config)
     tokenizer = load_tokenizer(tokenizer_folder)
-    training = training_split(recipe, tokenizer)
+    training = training_split(recipe, tokenizer, ask=False)
     validation = validation_split(recipe, tokenizer)
     steps = Steps.of(len(training.examples), recipe)
     settings = recipe.train
@@ -157,6 +160,7 @@ def plan(recipe: Recipe, device: Device, copies_head: bool = True) -> Plan:
         available_bytes=device.memory_bytes,
         device=device.description,
         gradient_checkpointing=settings.gradient_checkpointing,
+        rows_to_rewrite=augmented.wanted if (augmented := training.augmented) and augmented.is_estimate else 0,
     )
 
 

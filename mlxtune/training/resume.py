@@ -34,7 +34,7 @@ def check_recipe(recipe: Recipe, run: RunFolder) -> list[str]:
     Raises:
         RunError: Some do, or there are fewer epochs; all are named with both values.
     """
-    before, now = _flat(run.recipe().model_dump(mode="json")), _flat(recipe.model_dump(mode="json"))
+    before, now = run.recipe().flat(), recipe.flat()
     changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     refused = [key for key in changed if not any(key == free or key.startswith(f"{free}.") for free in FREE_TO_CHANGE)]
     if before["train.epochs"] > now["train.epochs"]:
@@ -109,16 +109,6 @@ def adapter_to_begin_from(run: RunFolder, spec: LoraSpec, shapes: Mapping[str, t
         raise RunError(f"{run}: its adapter cannot begin this training: {'; '.join(differences)}")
     check_fits(found, shapes, f"the adapter of {run}", base)
     return {name: found.weights[name] for layer in spec.layers for name in (f"{layer}.lora_A", f"{layer}.lora_B")}
-
-
-def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 def _shown(value: Any) -> str:

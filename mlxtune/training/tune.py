@@ -242,9 +242,13 @@ def describe_data(training: Split, validation: Split | None) -> str:
         if account and account.read != account.kept
         else ""
     )
+    rewritten = ""
+    if (augmented := training.augmented) is not None:
+        which = "still to be rewritten, which may become fewer" if augmented.is_estimate else "rewritten"
+        rewritten = f"; with {len(augmented.rows):,} {which}"
     held_out = f", {len(validation.examples):,} to validate" if validation else ", none to validate"
     balanced = f"; balanced from {training.balanced.n_before:,}" if training.balanced else ""
-    return f"{len(training.examples):,} rows to train{cleaned}{balanced}{held_out}"
+    return f"{len(training.examples):,} rows to train{cleaned}{rewritten}{balanced}{held_out}"
 
 
 def _reasons(account: Account) -> str:

@@ -51,7 +51,7 @@ r: I have a question on the {x}, whom may I ask?
 c: Please register {n} people instead of {n} for the {x}.
 c: I want to change my place in the {x} to {day}.
 c: Please take my name off the {x}.
-# Appointment, Customer | appointment; consultation; installation visit; inspection; callback; house call; site survey; repair date | your preferred days and hours; the postcode; whether someone is on site
+# Appointment, Customer | appointment; consultation; installation visit; inspection; callback; house call; site survey; repair date | your preferred days and hours; the postcode; the name of someone on site
 i: The {x} on {day} did not take place and I took a day off for it.
 i: The {x} was moved without asking me.
 i: The engineer left the {x} unfinished at {time}.
@@ -137,7 +137,7 @@ c: Please set the {x} to euros from {month}.
 """
 
 RETURNS = """
-# Returns, Refund | {item}; {item} from order {order}; {item} in the wrong size; gift; second {item}; set of two {item} boxes; unopened {item}; {item} bought in {city} | the order number; photos of the item and the box; whether you prefer money or a new item
+# Returns, Refund | {item}; {item} from order {order}; {item} in the wrong size; gift; second {item}; set of two {item} boxes; unopened {item}; {item} bought in {city} | the order number; photos of the item and the box; your choice of money or a new item
 i: The {x} came back to me instead of reaching you.
 i: The refund of {amount} for the {x} never arrived.
 i: You booked the return of the {x} for somebody else.

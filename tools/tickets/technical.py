@@ -270,7 +270,7 @@ r: Which {x} do you advise for design work?
 c: Please swap my {x} for a lighter one at the next refresh.
 c: We move desks on {day} and need each {x} reconnected in {city}.
 c: Please reinstall my {x} with the English language pack.
-# VPN, Access | VPN client; remote gateway; home office connection; token app; Wi-Fi at the office; proxy setting; network drive; terminal session | your location and provider; the client version and the log file; whether it works over a phone hotspot
+# VPN, Access | VPN client; remote gateway; home office connection; token app; Wi-Fi at the office; proxy setting; network drive; terminal session | your location and provider; the client version and the log file; the result over a phone hotspot
 i: The {x} refuses to connect from {city} since {time}, {code}.
 i: My {x} disconnects after {n} seconds today.
 i: The {x} is stuck on connecting for the entire {team} team.
@@ -377,12 +377,12 @@ i: The {x} does not work any more and just shows {code}.
 i: The {x} has been extremely slow since {time}.
 i: We cannot log in to the {x}, it says {code}.
 i: The {x} crashed at {time} and data may be missing.
-i: An unexpected error {code} appears in the {x}.
+i: Unexpectedly {code} appears in the {x}.
 i: The {x} stopped working after the update to {version}.
 i: Pages in the {x} take {n} seconds to load today.
 i: The {x} hangs when a file is saved.
 p: The {x} crashes every few days and nobody has found out why.
-p: The same error {code} returns in the {x} again and again.
+p: The same message, {code}, returns in the {x} again and again.
 p: The {x} keeps getting slower from week to week.
 p: Login to the {x} fails regularly, always on {day}.
 p: We report the {x} for the {nth} time, please find the root cause.
