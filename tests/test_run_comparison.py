@@ -13,15 +13,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rouge_score.rouge_scorer import RougeScorer
 from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
 from mlxtune.cli import main
 from mlxtune.errors import DataError, Misuse, RunError
+from mlxtune.evaluation.comparison import sentence_on
 from mlxtune.evaluation.metrics import N_RESAMPLES
 from mlxtune.evaluation.predictions import read_predictions
 from mlxtune.evaluation.run_comparison import (
     REPLY,
+    Fact,
     Figure,
     RunComparison,
     compare_runs,
@@ -156,6 +159,130 @@ def test_what_else_was_measured_of_a_field_is_shown_with_it(file: Path) -> None:
     for name in ("judge.accuracy", "judge.agreement.rougeL"):
         assert figure(found, "tags", name).values == (None, marks)
     assert values(found.settings) == {"evaluation judged by": (None, "judge-7b")}
+
+
+def test_shares_of_rouge_l_buckets_are_compared_row_by_row(place: Path) -> None:
+    rows = tickets(80, response=True)
+    file = ticket_recipe(place / "recipe", rows)
+    runs = []
+    for name, right in (("a", 0.8), ("b", 0.3)):
+        replies = replies_of(rows, right, 1)
+        for i in range(0, 80, 3 if name == "a" else 4):  # in between: half of the reference's words
+            head = replies[i].split("\n\n")[0]
+            replies[i] = f"{head}\n\nDear friend, we look into it and will write soon."
+        runs.append(made_run(Path("runs") / name, file, replies))
+    found = compared(*runs)
+    scorer = RougeScorer(["rougeL"])
+    sides = [
+        np.array(
+            [scorer.score(right, text)["rougeL"].fmeasure for right, text in zip(*said(run, "response"), strict=True)]
+        )
+        for run in runs
+    ]
+    marks = {}
+    for bucket, low, high in ((">0.5", 0.5, 2.0), ("0.3-0.5", 0.3, 0.5), ("<0.3", -1.0, 0.3)):
+        inside = [
+            (side > low) & (side <= high) if bucket == ">0.5" else (side >= low) & (side <= high) for side in sides
+        ]
+        if bucket == "<0.3":
+            inside = [side < high for side in sides]
+        assert all(side.any() for side in inside), bucket
+        one = figure(found, "response", f"buckets.{bucket}.share").comparisons[1]
+        assert one is not None and one["difference"] == pytest.approx(inside[1].mean() - inside[0].mean())
+        gain = inside[1].astype(float) - inside[0].astype(float)
+        assert one["p_value"] == pytest.approx(binomtest(int((gain > 0).sum()), int((gain != 0).sum())).pvalue)
+        drawn = gain[np.random.default_rng(0).integers(80, size=(N_RESAMPLES, 80))].mean(1)
+        assert (one["low"], one["high"]) == pytest.approx(tuple(np.percentile(drawn, (2.5, 97.5))), abs=1e-6)
+        marks[bucket] = (one["mark"], one["sentence"].split(" than ")[0])
+    assert marks[">0.5"] == ("worse", "worse") and marks["<0.3"] == ("worse", "worse")  # more of the poor is worse
+    assert marks["0.3-0.5"][0] is None
+    text = to_text(comparison_tables(found), 200)
+    assert "exact match, 1 label " in text and "exact match, 2 labels" in text
+    assert "rows with ROUGE-L 0.3-0.5" in text and "rows with ROUGE-L >0.5" in text
+
+
+def test_the_middle_bucket_is_neither_better_nor_worse() -> None:
+    middle = "buckets.0.3-0.5.share"
+    assert sentence_on(middle, 0.2, 0.1, 0.3, 0.001, "a") == "higher than a by 0.20 [0.10, 0.30]"
+    assert sentence_on(middle, -0.2, -0.3, -0.1, 0.001, "a") == "lower than a by 0.20 [0.10, 0.30]"
+    assert sentence_on("buckets.<0.3.share", -0.2, -0.3, -0.1, 0.001, "a").startswith("better than a")
+    assert sentence_on("buckets.>0.5.share", -0.2, -0.3, -0.1, 0.001, "a").startswith("worse than a")
+
+
+def test_exact_match_by_number_of_labels_is_compared_on_the_rows_that_expect_as_many(file: Path) -> None:
+    runs = two_runs(file)
+    found = compared(*runs)
+    (expected, theirs), (_, ours) = said(runs[0], "tags"), said(runs[1], "tags")
+    for size in (1, 2):
+        rows = [i for i, labels in enumerate(expected) if len(labels) == size]
+        hits = [[set(side[i]) == set(expected[i]) for i in rows] for side in (ours, theirs)]
+        one = figure(found, "tags", f"by_count.{size}.exact_match").comparisons[1]
+        assert one is not None and one["difference"] == pytest.approx(np.mean(hits[0]) - np.mean(hits[1]))
+        only = [sum(a > b for a, b in zip(*pair, strict=True)) for pair in (hits, hits[::-1])]
+        assert one["p_value"] == pytest.approx(binomtest(only[0], sum(only)).pvalue)
+
+
+def test_more_invalid_replies_are_worse(file: Path) -> None:
+    first = made_run(Path("runs/a"), file, replies_of(ROWS, 0.9, 1))
+    second = made_run(Path("runs/b"), file, [*["no idea"] * 12, *replies_of(ROWS, 0.9, 1)[12:]])
+    one = figure(compared(first, second), REPLY, "invalid_rate").comparisons[1]
+    assert one is not None and one["difference"] == pytest.approx(0.2) and one["mark"] == "worse"
+    assert one["p_value"] == pytest.approx(binomtest(12, 12).pvalue)
+    assert figure(compared(first, second), REPLY, "loop_rate").comparisons[1] is not None
+
+
+def test_what_is_shown_without_a_test_says_so_and_why(place: Path) -> None:
+    rows = tickets(20, response=True)
+    file = ticket_recipe(place / "recipe", rows)
+    runs = [made_run(Path("runs") / name, file, replies_of(rows, p, 1)) for name, p in (("a", 0.8), ("b", 0.4))]
+    bertscore = {"value": 0.8, "low": 0.7, "high": 0.9}
+    for run in runs:
+        with_judge(run, "judge-7b", 1, "response")
+        scores = run / "evaluation/tuned/scores.json"
+        content = json.loads(scores.read_text())
+        content["fields"]["response"]["bertscore"] = bertscore
+        scores.write_text(json.dumps(content))
+    found = compared(*runs)
+    (note,) = [note for note in found.notes if note.startswith("shown without a test of the difference to a: ")]
+    for said_there in ("BERTScore (", "a judge's marks (", "other rows in each run", "length ratio ("):
+        assert said_there in note
+    whole = {(one["field"], one["name"]): one for one in found.as_json()["figures"]}
+    assert found.notes and note in found.as_json()["notes"]
+    for name in ("when_right.rougeL", "when_wrong.bleu", "bertscore", "judge.accuracy"):
+        assert whole["response", name]["untested"] and whole["response", name]["comparisons"] == (None, None)
+    for one in found.figures:
+        both = all(value is not None for value in one.values)
+        assert not both or bool(one.untested) != any(one.comparisons), one.name
+    assert not any(one.untested for one in found.figures if one.field == REPLY) and "other figures" not in note
+    assert not any("cannot be compared" in note for note in found.notes)
+
+
+def with_judge(run: Path, model: str, rubric: int, field: str) -> None:
+    scores = run / "evaluation/tuned/scores.json"
+    marks = {"value": 4.1, "low": 3.9, "high": 4.3}
+    judge = {"model": model, "rubric": rubric, "fields": {field: {"accuracy": marks}}}
+    scores.write_text(json.dumps({**json.loads(scores.read_text()), "judge": judge}))
+
+
+@pytest.mark.parametrize("other", [("judge-30b", 1), ("judge-7b", 2)])
+def test_marks_of_different_judges_do_not_stand_side_by_side_silently(file: Path, other: tuple[str, int]) -> None:
+    runs = two_runs(file)
+    with_judge(runs[0], "judge-7b", 1, "tags")
+    with_judge(runs[1], *other, "tags")
+    (note,) = [note for note in compared(*runs).notes if "cannot be compared" in note]
+    assert note.endswith(f": a by judge-7b (rubric 1); b by {other[0]} (rubric {other[1]})")
+
+
+def test_bertscores_of_different_encoders_do_not_stand_side_by_side_silently(place: Path) -> None:
+    rows = tickets(8, response=True)
+    file = ticket_recipe(place / "recipe", rows)
+    runs = [made_run(Path("runs") / name, file, replies_of(rows, 0.8, 1)) for name in ("a", "b")]
+    for run, encoder in zip(runs, ("small_L5", "large_L17"), strict=True):
+        scores = run / "evaluation/tuned/scores.json"
+        content = json.loads(scores.read_text())
+        content["fields"]["response"]["signatures"]["bertscore"] = encoder
+        scores.write_text(json.dumps(content))
+    assert any(note.endswith(": a by small_L5; b by large_L17") for note in compared(*runs).notes)
 
 
 # Rows --------------------------------------------------------------------------------------------------------------
@@ -441,6 +568,79 @@ def test_tables_show_what_is_real(file: Path) -> None:
     assert any(line.startswith("priority accuracy -0.") and line.endswith("worse") for line in lines)
     assert any(line.startswith("recall of low") for line in lines)
     assert "adapter size 8.0 kB 16.0 kB" in lines
+
+
+def made_up_runs(n_runs: int, name: str = "rank-{}_learning_rate-1e-4") -> RunComparison:
+    """Runs with long names, figures whose differences have every mark, and a long setting."""
+    marks = ("no real difference", "better", "worse", "too few rows")
+    estimate = {"value": 0.731, "low": 0.681, "high": 0.780}
+    differences = [
+        {"difference": 0.02, "low": -0.01, "high": 0.051, "p_value": 0.2, "sentence": "", "mark": marks[i % 4]}
+        for i in range(n_runs - 1)
+    ]
+    names = (
+        (REPLY, "all_fields_correct"),
+        ("queue", "accuracy"),
+        ("queue", "recall.Service Outages and Maintenance"),
+        ("response", "placeholders_invented"),
+    )
+    return RunComparison(
+        names=tuple(name.format(2**i) for i in range(n_runs)),
+        runs=(None,) * n_runs,
+        evaluations=(Path("x"),) * n_runs,
+        rows=300,
+        rows_evaluated=(300,) * n_runs,
+        settings=(
+            Fact("lora.rank", tuple(2**i for i in range(n_runs))),
+            Fact("prompt.system", ("Be brief. " * 9,) * n_runs),
+        ),
+        training=(Fact("train loss", (1.234,) * n_runs),),
+        figures=tuple(Figure(*one, (estimate,) * n_runs, (None, *differences)) for one in names),
+        cost=(Fact("adapter bytes", (12_345_678,) * n_runs),),
+        notes=(),
+    )
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 160, 400])
+@pytest.mark.parametrize("n_runs", [2, 4, 5, 8])
+def test_many_runs_are_shown_in_blocks_that_break_no_word(n_runs: int, width: int) -> None:
+    found = made_up_runs(n_runs)
+    text = to_text(comparison_tables(found), width)
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= width
+    marks = [one["mark"] for line in found.figures for one in line.comparisons if one is not None]
+    for mark in set(marks):
+        assert text.count(mark) == marks.count(mark), mark  # in one line, each of them
+    assert text.count("[-0.010, +0.051]") == len(marks)
+    assert text.count("[0.681, 0.780]") >= n_runs * len(found.figures)
+    for word in ("Maintenance", "placeholders", "accuracy", "learning_", "rate-1e-4"):
+        assert word in text
+    heads = [i for i, line in enumerate(lines) if line.startswith(" \u2500")]
+    assert all(lines[i - 1].count("rate-1e-4") <= 4 for i in heads)
+
+
+def test_each_block_has_the_first_run_and_three_others() -> None:
+    settings, training, figures, differences, cost = comparison_tables(made_up_runs(8))
+    for table in (settings, training, figures, cost):
+        blocks = to_text([table], 100).split(", continued\n")
+        assert [block.count("rate-1e-4") for block in blocks] == [4, 4, 2]
+        assert all("rank-1_" in block for block in blocks)
+    wide = to_text([differences], 400).split(", continued\n")
+    assert [block.count("[-0.010, +0.051]") for block in wide] == [12, 12, 4]
+
+
+def test_a_name_that_no_line_can_hold_is_cut_and_marks_stay_whole() -> None:
+    text = to_text(comparison_tables(made_up_runs(3, "x" * 70 + "{}")), 60)
+    assert max(map(len, text.splitlines())) <= 60
+    assert text.count("no real difference") == 4 and text.count("better") == 4
+
+
+def test_markdown_csv_and_json_are_never_in_blocks() -> None:
+    found = made_up_runs(8)
+    assert {line.count("|") for line in as_markdown(found).splitlines() if line.startswith("|")} == {10}
+    assert "continued" not in as_markdown(found) + as_csv(found)
+    assert len(list(csv.DictReader(io.StringIO(as_csv(found))))) == 8 * (2 + 1 + 4 + 1)
+    assert len(found.as_json()["figures"][0]["values"]) == 8
 
 
 @dataclass(frozen=True)

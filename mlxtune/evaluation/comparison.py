@@ -30,14 +30,16 @@ from mlxtune.evaluation.metrics import (
     resamples,
 )
 from mlxtune.evaluation.predictions import Prediction, read_predictions, right_fields
-from mlxtune.evaluation.text_scores import text_figures
+from mlxtune.evaluation.text_scores import BUCKET_SHARES, text_figures
 from mlxtune.recipe import LabelField, LabelsField, Recipe, TextField
 
 LEVEL = 0.05  # a difference is called better or worse where its p-value is below this and its interval leaves out 0
-LOWER_IS_BETTER = ("invalid_rate", "repeated_rate", "placeholders_invented")
+_GOOD, _MIDDLING, _POOR = BUCKET_SHARES
+LOWER_IS_BETTER = ("invalid_rate", "repeated_rate", "loop_rate", "cut_rate", "placeholders_invented", _POOR)
 # Figures that are right or wrong at each row, which McNemar's test is for.
-RIGHT_OR_WRONG = ("exact_match", "accuracy", "partial_match", "all_fields_correct", *LOWER_IS_BETTER)
+RIGHT_OR_WRONG = ("exact_match", "accuracy", "partial_match", "all_fields_correct", _GOOD, _MIDDLING, *LOWER_IS_BETTER)
 NEITHER = ("length_ratio",)  # more is not better, nor is less: not compared
+NO_DIRECTION = (_MIDDLING,)  # the same, but compared with its neighbours: a difference that is neither better nor worse
 # What "better" means where one word must do, by kind of field.
 HEADLINES = ("exact_match", "accuracy", "rougeL", "all_fields_correct")
 
@@ -291,9 +293,12 @@ def sentence_on(figure: str, difference: float, low: float, high: float, p_value
         return f"no real difference from {shown}"
     if p_value >= LEVEL:
         return f"too few rows to tell from {shown}"
-    better = (difference > 0) != (figure in LOWER_IS_BETTER)
+    if figure in NO_DIRECTION:
+        word = "higher" if difference > 0 else "lower"
+    else:
+        word = "better" if (difference > 0) != (figure in LOWER_IS_BETTER) else "worse"
     size, ends = abs(difference), sorted((abs(low), abs(high)))
-    return f"{'better' if better else 'worse'} than {name} by {size:.2f} [{ends[0]:.2f}, {ends[1]:.2f}]"
+    return f"{word} than {name} by {size:.2f} [{ends[0]:.2f}, {ends[1]:.2f}]"
 
 
 def _signed(value: float) -> str:

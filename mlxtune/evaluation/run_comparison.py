@@ -21,11 +21,20 @@ from typing import Any
 import numpy as np
 
 from mlxtune.errors import DataError, Misuse, Problem, RunError, listing
-from mlxtune.evaluation.comparison import LEVEL, Comparison, compare, compare_figures, compare_replies
-from mlxtune.evaluation.metrics import label_figures, mean_estimate
+from mlxtune.evaluation.comparison import (
+    LEVEL,
+    NO_DIRECTION,
+    Comparison,
+    compare,
+    compare_figures,
+    compare_replies,
+)
+from mlxtune.evaluation.metrics import Means, label_figures, label_set_figures, mean_estimate
 from mlxtune.evaluation.predictions import Prediction, read_predictions
 from mlxtune.evaluation.scores import read_scores, score
-from mlxtune.recipe import LabelField, Recipe, TextField, load_recipe
+from mlxtune.evaluation.text_metrics import rouge_rows
+from mlxtune.evaluation.text_scores import bucket_figures
+from mlxtune.recipe import LabelField, LabelsField, Recipe, TextField, load_recipe
 from mlxtune.runs import RUNS, RunFolder, latest_run, open_run
 
 TUNED, BASE = "tuned", "base"
@@ -50,6 +59,20 @@ NOT_FIGURES = (
     "replies",
 )
 ESTIMATE = {"value", "low", "high"}
+# What is not tested against the first run, by the first part of a figure's name: what a reader calls it, and why.
+_OTHER_ROWS = ("figures of the rows with all labels right, or not", "these are other rows in each run")
+UNTESTED = {
+    "when_right": _OTHER_ROWS,
+    "when_wrong": _OTHER_ROWS,
+    "length_ratio": ("length ratio", "neither more nor less of it is better"),
+    "bertscore": ("BERTScore", "predictions do not hold it row by row"),
+    "judge": (
+        "a judge's marks",
+        "it may have marked other rows in each run; `mlxtune compare --judge` has it choose between replies",
+    ),
+    "consistency": ("agreement of samples", "predictions do not hold the samples"),
+}
+UNTESTED_OTHERWISE = ("other figures", "they need more than the predictions")
 
 
 @dataclass(frozen=True)
@@ -102,13 +125,16 @@ class Figure:
         name: As scores.json names it; nested ones joined with a dot, as when_right.rougeL.
         values: {"value", "low", "high"} by run; None where a run has none.
         comparisons: The difference to the first run by run, {"difference", "low", "high", "p_value", "sentence", "mark"};
-            None for the first, and where the difference is not tested.
+            None for the first, and where the difference is not tested. The mark is None where neither more nor less is
+            better.
+        untested: Why no run's difference is tested; None where one is, or fewer than two runs have the figure.
     """
 
     field: str
     name: str
     values: tuple[Mapping[str, Any] | None, ...]
     comparisons: tuple[Mapping[str, Any] | None, ...]
+    untested: str | None = None
 
 
 @dataclass(frozen=True)
@@ -262,7 +288,8 @@ def compare_runs(
         speeds = [part.get("speed") or {} for part in same.parts]
         parts = same.parts if same.whole else [score(predictions, same.recipe) for predictions in same.predictions]
         rows = len(same.predictions[0])
-        figures = tuple(_figures(names, parts, same.predictions, same.recipe))
+        figures = tuple(map(_with_reason, _figures(names, parts, same.predictions, same.recipe)))
+        notes += [*_on_measures(names, parts), *_on_untested(figures, names[0])]
     elif any(one.scores is not None for one in evaluations):
         missing = [name for name, one in zip(names, evaluations, strict=True) if one.scores is None]
         notes.append(f"not evaluated, so no figures are compared: {', '.join(missing)}")
@@ -482,7 +509,8 @@ def _figures(
             if field != REPLY and name == OF_REPLIES:  # the same in every field, and there already
                 continue
             tested = [None if one is None else one.get(field, {}).get(name) for one in against]
-            yield Figure(field, name, tuple(one.get(name) for one in found), tuple(map(_marked, tested)))
+            marked = [_marked(one, name) for one in tested]
+            yield Figure(field, name, tuple(one.get(name) for one in found), tuple(marked))
         if field != REPLY:
             labels = [part["fields"].get(field, {}).get("labels") or {} for part in parts]
             yield from _recalls(field, names, labels, answered, recipe)
@@ -509,8 +537,52 @@ def _compared(
     """Field -> figure -> comparison, REPLY -> figure -> comparison."""
     found = compare(ours, theirs, recipe, name)
     of_replies = [figures[OF_REPLIES] for figures in found.values() if OF_REPLIES in figures][:1]
-    replies = compare_replies(ours, theirs, recipe, name)
+    faults = compare_figures(_faults(ours), _faults(theirs), name, recipe.train.seed)
+    replies = {**faults, **compare_replies(ours, theirs, recipe, name)}
+    for field, section in recipe.output.fields.items():
+        if isinstance(section, TextField):
+            found[field] |= _compared_buckets(ours, theirs, field, name, recipe.train.seed)
+        elif isinstance(section, LabelsField):
+            found[field] |= _compared_by_count(ours, theirs, field, name, recipe.train.seed)
     return {**found, REPLY: {**dict(zip([OF_REPLIES], of_replies, strict=False)), **replies}}
+
+
+def _faults(predictions: Sequence[Prediction]) -> Means:
+    """What is wrong with whole replies, at each row: not valid, in a loop, cut."""
+    flags = {
+        "invalid_rate": [not one.valid for one in predictions],
+        "loop_rate": [one.loop for one in predictions],
+        "cut_rate": [one.stop == "length" for one in predictions],
+    }
+    return Means({name: np.array(of_rows, dtype=np.float64) for name, of_rows in flags.items()})
+
+
+def _compared_buckets(
+    ours: Sequence[Prediction], theirs: Sequence[Prediction], field: str, name: str, seed: int
+) -> dict[str, Comparison]:
+    """The shares of rows in each bucket of ROUGE-L: a row is in it or not, which is tested like right or wrong."""
+    expected = [str(one.expected[field]) for one in theirs]
+    said: list[list[Any]] = [[one.predicted[field] for one in side] for side in (ours, theirs)]
+    mine, other = (bucket_figures(rouge_rows(expected, texts)["rougeL"]) for texts in said)
+    return compare_figures(mine, other, name, seed)
+
+
+def _compared_by_count(
+    ours: Sequence[Prediction], theirs: Sequence[Prediction], field: str, name: str, seed: int
+) -> dict[str, Comparison]:
+    """Exact match over the rows that expect equally many labels, which are the same rows on both sides."""
+    expected = [tuple(one.expected[field] or ()) for one in theirs]
+    sizes = np.array([len(set(labels)) for labels in expected])
+    said: list[list[Any]] = [[one.predicted[field] for one in side] for side in (ours, theirs)]
+    mine, other = (
+        label_set_figures(expected, labels, [False] * len(labels), None).rows["exact_match"] for labels in said
+    )
+    return {
+        f"by_count.{size}.exact_match": compare_figures(
+            Means({"exact_match": mine[sizes == size]}), Means({"exact_match": other[sizes == size]}), name, seed
+        )["exact_match"]
+        for size in sorted(set(sizes.tolist()))
+    }
 
 
 def _recalls(
@@ -555,7 +627,7 @@ def _recalls(
         compared = [
             compare_figures(one, figures[0], names[0], recipe.train.seed)["accuracy"] for one in figures[1:]
         ]  # the share that is right, of rows that all expect the label: its recall
-        yield Figure(field, f"recall.{label}", tuple(values), (None, *map(_marked, compared)))
+        yield Figure(field, f"recall.{label}", tuple(values), (None, *(_marked(one) for one in compared)))
 
 
 def _estimates(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -569,11 +641,47 @@ def _estimates(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[s
             yield from _estimates(value, f"{prefix}{name}.")
 
 
-def _marked(one: Comparison | None) -> dict[str, Any] | None:
-    """A comparison with its mark: the word that its sentence begins with."""
+def _marked(one: Comparison | None, name: str = "") -> dict[str, Any] | None:
+    """A comparison with its mark: the word that its sentence begins with, if the figure can be better or worse."""
     if one is None:
         return None
-    return {**asdict(one), "mark": next((mark for mark in MARKS if one.sentence.startswith(mark)), None)}
+    marks = () if name in NO_DIRECTION else MARKS
+    return {**asdict(one), "mark": next((mark for mark in marks if one.sentence.startswith(mark)), None)}
+
+
+def _with_reason(figure: Figure) -> Figure:
+    """A figure of several runs that is shown without a test says why."""
+    if any(figure.comparisons) or sum(value is not None for value in figure.values) < 2:
+        return figure
+    return replace(figure, untested=_untested(figure)[1])
+
+
+def _untested(figure: Figure) -> tuple[str, str]:
+    return UNTESTED.get(figure.name.partition(".")[0], UNTESTED_OTHERWISE)
+
+
+def _on_untested(figures: Sequence[Figure], first: str) -> list[str]:
+    kinds = dict.fromkeys(_untested(figure) for figure in figures if figure.untested)
+    if not kinds:
+        return []
+    said = "; ".join(f"{what} ({why.replace('; ', ', ')})" for what, why in kinds)
+    return [f"shown without a test of the difference to {first}: {said}"]
+
+
+def _on_measures(names: Sequence[str], parts: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Which runs were measured by another judge or encoder: their figures stand side by side and are of other scales."""
+    judges: dict[str, list[str]] = {}
+    encoders: dict[str, list[str]] = {}
+    for name, part in zip(names, parts, strict=True):
+        if judge := part.get("judge"):
+            judges.setdefault(f"{judge.get('model')} (rubric {judge.get('rubric')})", []).append(name)
+        for field in part["fields"].values():
+            if signature := (field.get("signatures") or {}).get("bertscore"):
+                encoders.setdefault(str(signature), []).append(name)
+    for what, measured in (("a judge's marks", judges), ("BERTScore", encoders)):
+        if len(measured) > 1:
+            by = "; ".join(f"{', '.join(dict.fromkeys(of))} by {measure}" for measure, of in measured.items())
+            yield f"{what} cannot be compared where they are not by the same one: {by}"
 
 
 def _on_chance(n_comparisons: int) -> list[str]:

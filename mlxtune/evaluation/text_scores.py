@@ -38,6 +38,7 @@ UNBOUNDED = ("length_ratio",)
 _BLEU = slice(0, N_BLEU_COUNTS)
 _CHRF = slice(_BLEU.stop, _BLEU.stop + N_CHRF_COUNTS)
 _SAID, _RIGHT, _WANTED, _KEPT, _INVENTED, N_COUNTS = range(_CHRF.stop, _CHRF.stop + 6)
+BUCKET_SHARES = tuple(f"buckets.{bucket}.share" for bucket in ROUGE_L_BUCKETS)  # as scores.json nests them
 _REMEMBERED_ROWS = 1 << 15  # the same replies are scored, and compared with several others, in one command
 
 Counts = NDArray[np.int64]
@@ -190,6 +191,13 @@ def text_figures(expected: Sequence[str], predicted: Sequence[str | None]) -> Te
     return TextFigures(by_row, counts, name)
 
 
+def bucket_figures(rouge_l: Floats) -> Means:
+    """`BUCKET_SHARES` over any draw of the rows: which bucket each is in, from its ROUGE-L, (rows,)."""
+    of_rows = np.array([bucket_of(value) for value in rouge_l.tolist()])
+    inside = [(of_rows == bucket).astype(np.float64) for bucket in ROUGE_L_BUCKETS]
+    return Means(dict(zip(BUCKET_SHARES, inside, strict=True)))
+
+
 @lru_cache(maxsize=8)
 def signatures(tokenizer: str) -> dict[str, str]:
     """sacrebleu's signatures of BLEU, under a tokenizer of that name, and of chrF: what to ask it for to get the same."""
@@ -238,7 +246,9 @@ def _part(figures: TextFigures, chosen: NDArray[np.bool_], seed: int) -> dict[st
 
 
 def _buckets(rouge_l: Floats, seed: int) -> dict[str, Bucket]:
-    of_rows = np.array([bucket_of(value) for value in rouge_l.tolist()])
-    inside = {bucket: (of_rows == bucket).astype(np.float64) for bucket in ROUGE_L_BUCKETS}
-    shares = estimates(Means(inside), seed)
-    return {bucket: Bucket(int(inside[bucket].sum()), shares[bucket]) for bucket in ROUGE_L_BUCKETS}
+    figures = bucket_figures(rouge_l)
+    shares = estimates(figures, seed)
+    return {
+        bucket: Bucket(int(figures.rows[name].sum()), shares[name])
+        for bucket, name in zip(ROUGE_L_BUCKETS, BUCKET_SHARES, strict=True)
+    }
