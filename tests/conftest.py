@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import mlxtune.backends.torch
 from mlxtune.backends import Choice, choose
+from mlxtune.backends import torch as torch_backend
+from mlxtune.cli import main
 from mlxtune.recipe import Recipe, load_recipe
 from tests.tiny import tiny_model
 
@@ -34,7 +39,7 @@ os.environ.pop("MLXTUNE_DEVICE", None)
 
 
 # Tests of both backends in one process: torch computes many times slower if MLX's OpenBLAS was loaded before it.
-assert mlxtune.backends.torch
+assert torch_backend
 with contextlib.suppress(ImportError):
     import torch  # noqa: F401
 
@@ -106,3 +111,40 @@ def write_recipe(folder: Path, base: Path, **sections: Any) -> Path:
 def recipe(tmp_path: Path, base: Path) -> Recipe:
     """The small intent recipe on the tiny Qwen3 model."""
     return load_recipe(write_recipe(tmp_path / "recipe", base))
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    """The files of a folder by name, with what they hold."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command line ended with."""
+
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def mlxtune(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command line in this process; exit code, stdout and stderr apart. `stdin` is text, or a file to read."""
+
+    def run(*words: object, stdin: str | io.StringIO = "") -> Result:
+        lines = io.TextIOWrapper(io.BytesIO(stdin.encode()), encoding="utf-8") if isinstance(stdin, str) else stdin
+        monkeypatch.setattr(sys, "argv", ["mlxtune", *map(str, words)])
+        monkeypatch.setattr(sys, "stdin", lines)
+        capfd.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as error:
+            code = int(error.code or 0)
+        captured = capfd.readouterr()
+        return Result(code, captured.out, captured.err)
+
+    return run

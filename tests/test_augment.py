@@ -28,9 +28,8 @@ from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
 from mlxtune.recipe import Recipe, load_recipe
 from mlxtune.report.data_tables import account_lines
 from mlxtune.training.plan import plan
-from tests.conftest import write_recipe, write_rows
+from tests.conftest import Run, write_recipe, write_rows
 from tests.test_cleaning import oracle_near
-from tests.test_cli import Run, mlxtune  # noqa: F401 - a fixture
 from tests.tiny import tiny_config, tiny_tokenizer
 
 AUGMENT = {"field": "priority", "value": "low", "factor": 3.0, "endpoint": "http://127.0.0.1:9/v1", "model": "m"}
@@ -508,7 +507,7 @@ def test_a_real_server_is_asked_once_and_the_key_is_written_nowhere(
     tmp_path: Path,
     chat: tuple[str, list[str], Callable[[], None]],
     monkeypatch: pytest.MonkeyPatch,
-    mlxtune: Run,  # noqa: F811 - the fixture
+    mlxtune: Run,
 ) -> None:
     url, asked, stop = chat
     monkeypatch.setenv("MLXTUNE_API_KEY", KEY)
@@ -533,8 +532,9 @@ def test_a_real_server_is_asked_once_and_the_key_is_written_nowhere(
     assert KEY not in first.out + first.err + down.out + down.err
 
 
-def test_rows_written_keep_their_mark(file: Path, tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch,
-                                      mlxtune: Run) -> None:  # noqa: F811 - the fixture  # fmt: skip
+def test_rows_written_keep_their_mark(
+    file: Path, tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch, mlxtune: Run
+) -> None:
     serve()
     monkeypatch.chdir(tmp_path)
     assert mlxtune("data", file, "--write", "out").code == 0

@@ -14,40 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from mlxtune.cli import COMMANDS, main
-from tests.conftest import ROWS, write_recipe, write_rows
+from mlxtune.cli import COMMANDS
+from tests.conftest import ROWS, Run, snapshot, write_recipe, write_rows
 from tests.tiny import tiny_model
-
-
-@dataclass(frozen=True)
-class Result:
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def mlxtune(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """Runs a command line in this process; exit code, stdout and stderr apart."""
-
-    def run(*words: object, stdin: str = "") -> Result:
-        import io
-
-        monkeypatch.setattr(sys, "argv", ["mlxtune", *map(str, words)])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode()), encoding="utf-8"))
-        capfd.readouterr()
-        try:
-            main()
-            code = 0
-        except SystemExit as error:
-            code = int(error.code or 0)
-        captured = capfd.readouterr()
-        return Result(code, captured.out, captured.err)
-
-    return run
 
 
 @dataclass(frozen=True)
@@ -380,10 +349,6 @@ MISTAKES: list[tuple[str, Break, str, int, str]] = [
     ("an option without its value", nothing, "lora {p}/recipe.yaml --out", 2, "--out"),
     ("a word where a number belongs", nothing, "evaluate {p}/run --limit many", 2, "--limit"),
 ]  # fmt: skip
-
-
-def snapshot(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,4 @@
 """Asked again and again: agreement and entropy by hand, the same samples for the same seed, and time and memory beside them."""
-# ruff: noqa: F811 - a fixture imported by its name
 
 from __future__ import annotations
 
@@ -21,8 +20,7 @@ from mlxtune.evaluation.scores import evaluate
 from mlxtune.models.tokenizer import load_tokenizer
 from mlxtune.recipe import Recipe
 from mlxtune.report.tables import before_after, score_tables, to_text
-from tests.conftest import ROWS, write_recipe
-from tests.test_cli import Run, mlxtune  # noqa: F401 - a fixture
+from tests.conftest import ROWS, Run, write_recipe
 from tests.test_predictions import FakeModel
 
 

@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import LABELS, ROWS, write_recipe, write_rows
-from tests.test_cli import Result, Run, mlxtune  # noqa: F401 - a fixture
+from tests.conftest import LABELS, ROWS, Result, Run, write_recipe, write_rows
 from tests.test_splitting import APART
 from tests.tiny import tiny_config, tiny_tokenizer
 
@@ -42,7 +41,7 @@ def recipe(tmp_path: Path, config_only: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.fixture
-def data(recipe: Path, mlxtune: Run) -> Data:  # noqa: F811 - the fixture
+def data(recipe: Path, mlxtune: Run) -> Data:
     """Runs `mlxtune data` on the recipe."""
     return lambda *words: mlxtune("data", recipe, *words)
 

@@ -1,5 +1,4 @@
 """`mlxtune doctor`: what stands in the way is named with its next step, nothing hangs, and the exit code says if training can."""
-# ruff: noqa: F811 - a fixture imported by its name
 
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ from mlxtune.backends import Choice, choose
 from mlxtune.backends.base import Device, Gpu, Gpus, MatmulSpeed
 from mlxtune.doctor import MISSING, OK, SLOW, Check, Diagnosis, Driver, examine
 from mlxtune.errors import BackendError
-from tests.test_cli import Run, mlxtune  # noqa: F401 - a fixture
+from tests.conftest import Run
 
 NAMES = [
     "python", "mlxtune", "mlx", "mlx-lm", "torch", "transformers", "peft", "accelerate", "numpy", "device", "gpu", "cuda",

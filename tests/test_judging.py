@@ -14,9 +14,8 @@ import pytest
 from mlxtune.report.judge_tables import judge_tables
 from mlxtune.report.tables import to_text
 from tests.chatting import Request, Sent, answer, error, serve
-from tests.conftest import ROWS, write_recipe, write_rows
+from tests.conftest import ROWS, Run, snapshot, write_recipe, write_rows
 from tests.made_runs import made_run, replies_of, ticket_recipe, tickets
-from tests.test_cli import Run, mlxtune, snapshot  # noqa: F401  one is a fixture
 from tests.test_judge import GOOD, block, prefers, verdict
 
 KEY = "sk-test-0123456789abcdef"
@@ -52,7 +51,7 @@ def marks(request: Request, number: int) -> Sent:
     return answer(verdict(4, 5, 3))
 
 
-def test_a_finished_evaluation_is_only_judged(file: Path, mlxtune: Run) -> None:  # noqa: F811
+def test_a_finished_evaluation_is_only_judged(file: Path, mlxtune: Run) -> None:
     assert mlxtune("evaluate", file, "--base", "--out", "ev").code == 0
     before = json.loads(Path("ev/scores.json").read_text())
     with serve(marks) as server:
@@ -86,7 +85,7 @@ def test_a_finished_evaluation_is_only_judged(file: Path, mlxtune: Run) -> None:
     assert "judge" not in json.loads(Path("ev/scores.json").read_text()) and not Path("ev/judge.jsonl").exists()
 
 
-def test_a_judge_that_is_not_there_loses_nothing(file: Path, mlxtune: Run) -> None:  # noqa: F811
+def test_a_judge_that_is_not_there_loses_nothing(file: Path, mlxtune: Run) -> None:
     command = ("evaluate", file, "--base", "--limit", "3", "--judge-model", "big", "--judge")
     lost = mlxtune(*command, nowhere())
     assert lost.code == 1 and lost.err.count("Error: ") == 1
@@ -99,7 +98,7 @@ def test_a_judge_that_is_not_there_loses_nothing(file: Path, mlxtune: Run) -> No
     assert as_json.code == 1 and json.loads(as_json.out)["rows"] == 3
 
 
-def test_another_evaluation_is_not_judged_in_place_of_the_one_asked_for(file: Path, mlxtune: Run) -> None:  # noqa: F811
+def test_another_evaluation_is_not_judged_in_place_of_the_one_asked_for(file: Path, mlxtune: Run) -> None:
     assert mlxtune("evaluate", file, "--base", "--out", "ev").code == 0
     before = snapshot(Path("ev"))
     command = ("evaluate", file, "--base", "--out", "ev", "--judge", nowhere(), "--judge-model", "big")
@@ -116,7 +115,7 @@ def test_another_evaluation_is_not_judged_in_place_of_the_one_asked_for(file: Pa
     assert snapshot(Path("ev")) == before
 
 
-def test_replies_of_another_system_are_judged_and_nothing_is_written(file: Path, mlxtune: Run) -> None:  # noqa: F811
+def test_replies_of_another_system_are_judged_and_nothing_is_written(file: Path, mlxtune: Run) -> None:
     def script(request: Request, number: int) -> Sent:
         said = block(request, "reply")
         if "tie" in said:
@@ -140,7 +139,7 @@ def test_replies_of_another_system_are_judged_and_nothing_is_written(file: Path,
 
 def test_the_rate_and_the_timeout_reach_the_server(
     file: Path,
-    mlxtune: Run,  # noqa: F811
+    mlxtune: Run,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     made: dict[str, Any] = {}
@@ -155,7 +154,7 @@ def test_the_rate_and_the_timeout_reach_the_server(
 # Two runs ------------------------------------------------------------------------------------------------------------
 
 
-def test_runs_are_compared_by_a_judge_in_every_form(file: Path, mlxtune: Run) -> None:  # noqa: F811
+def test_runs_are_compared_by_a_judge_in_every_form(file: Path, mlxtune: Run) -> None:
     rows = tickets(24, response=True)
     recipe = ticket_recipe(Path("tickets"), rows)
     for name, right in (("a", 0.2), ("b", 0.9)):

@@ -1,5 +1,4 @@
 """Probabilities are exact, whole and of the reply that training writes; what they are worth is counted by hand."""
-# ruff: noqa: F811 - a fixture imported by its name
 
 from __future__ import annotations
 
@@ -23,8 +22,7 @@ from mlxtune.evaluation.scores import evaluate
 from mlxtune.models.tokenizer import load_tokenizer
 from mlxtune.recipe import Recipe, load_recipe
 from tests.adapted import numpy_log_probability
-from tests.conftest import LABELS, write_recipe, write_rows
-from tests.test_cli import Run, mlxtune  # noqa: F401 - a fixture
+from tests.conftest import LABELS, Run, write_recipe, write_rows
 from tests.test_predictions import FakeModel, right_answer
 
 TICKET = {

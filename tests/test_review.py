@@ -6,10 +6,9 @@ import csv
 import io
 import json
 import re
-import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ import numpy as np
 import pytest
 import yaml
 
-from mlxtune.cli import main
 from mlxtune.errors import DataError, Misuse, RunError
 from mlxtune.evaluation.predictions import Prediction
 from mlxtune.evaluation.review import (
@@ -34,6 +32,7 @@ from mlxtune.evaluation.review import (
 from mlxtune.evaluation.review_scores import summarise
 from mlxtune.evaluation.sheet import COLUMNS, DIMENSIONS, Line, fingerprint, read_sheets, sheet_text
 from mlxtune.evaluation.text_metrics import bucket_of, rouge_rows
+from tests.conftest import Run
 
 TEXT = "we are sorry please contact us at <tel_num> about the billing issue <name> your account 您好 退款"
 WORDS = TEXT.split()
@@ -41,31 +40,6 @@ OUTPUT = {
     "template": "Priority: {priority}\n\n{response}",
     "fields": {"priority": {"kind": "label", "labels": ["high", "low"]}, "response": {"kind": "text"}},
 }
-
-
-@dataclass(frozen=True)
-class Result:
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def mlxtune(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
-    """Runs a command line in this process."""
-
-    def run(*words: object) -> Result:
-        monkeypatch.setattr(sys, "argv", ["mlxtune", *map(str, words)])
-        capfd.readouterr()
-        try:
-            main()
-            code = 0
-        except SystemExit as error:
-            code = int(error.code or 0)
-        captured = capfd.readouterr()
-        return Result(code, captured.out, captured.err)
-
-    return run
 
 
 @pytest.fixture(autouse=True)
@@ -177,7 +151,7 @@ def test_the_seed_decides_the_draw() -> None:
 # Sheets ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_sheet_holds_what_a_rater_needs_and_its_key_the_rest(two: list[Path], mlxtune: Callable[..., Result]) -> None:
+def test_a_sheet_holds_what_a_rater_needs_and_its_key_the_rest(two: list[Path], mlxtune: Run) -> None:
     done = mlxtune("review", two[0], "--sample", 30, "--json")
     assert done.code == 0, done.err
     facts = json.loads(done.out)
@@ -274,7 +248,7 @@ def test_characters_that_no_spreadsheet_takes_are_replaced() -> None:
 # Which replies -------------------------------------------------------------------------------------------------------
 
 
-def test_an_evaluation_folder_is_reviewed_as_a_run_is(two: list[Path], mlxtune: Callable[..., Result]) -> None:
+def test_an_evaluation_folder_is_reviewed_as_a_run_is(two: list[Path], mlxtune: Run) -> None:
     base = write_evaluation(two[0] / "evaluation" / "base", replies(3, 0.2, 120))
     assert mlxtune("review", base, "--sample", 5).code == 0
     assert (base / SHEET_FILE).is_file() and not (base.parent / "tuned" / SHEET_FILE).exists()
@@ -337,9 +311,7 @@ def test_of_several_text_fields_one_must_be_named() -> None:
 # What is never lost ----------------------------------------------------------------------------------------------------
 
 
-def test_a_sheet_is_replaced_with_force_alone_and_a_filled_one_never(
-    two: list[Path], mlxtune: Callable[..., Result]
-) -> None:
+def test_a_sheet_is_replaced_with_force_alone_and_a_filled_one_never(two: list[Path], mlxtune: Run) -> None:
     folder = two[0] / "evaluation" / "tuned"
     assert mlxtune("review", two[0], "--sample", 5).code == 0
     before = (folder / SHEET_FILE).read_bytes(), (folder / KEY_FILE).read_bytes()
@@ -359,7 +331,7 @@ def test_a_sheet_is_replaced_with_force_alone_and_a_filled_one_never(
     assert (folder / KEY_FILE).read_bytes() == rated[1]
 
 
-def test_a_file_of_the_users_own_is_not_replaced(two: list[Path], mlxtune: Callable[..., Result]) -> None:
+def test_a_file_of_the_users_own_is_not_replaced(two: list[Path], mlxtune: Run) -> None:
     file = Path("mine") / SHEET_FILE
     file.parent.mkdir()
     file.write_text("my notes\n")
@@ -452,9 +424,7 @@ def test_what_is_no_score_is_named_by_file_row_and_column(written: str, sheet: P
     assert str(caught.value).startswith("filled sheets: 1 problem\n")
 
 
-def test_all_that_is_wrong_is_said_at_once_and_nothing_is_written(
-    two: list[Path], sheet: Path, mlxtune: Callable[..., Result]
-) -> None:
+def test_all_that_is_wrong_is_said_at_once_and_nothing_is_written(two: list[Path], sheet: Path, mlxtune: Run) -> None:
     with sheet.open(encoding="utf-8-sig", newline="") as stream:
         rows = list(csv.reader(stream))
     rows[1][4] = rows[2][8] = "9"
@@ -593,9 +563,7 @@ def test_the_better_run_is_found(sheet: Path, key: Key) -> None:
     assert overall["difference"] == pytest.approx(np.mean(per_case))
 
 
-def test_filled_sheets_become_tables_json_and_a_file(
-    two: list[Path], sheet: Path, key: Key, mlxtune: Callable[..., Result]
-) -> None:
+def test_filled_sheets_become_tables_json_and_a_file(two: list[Path], sheet: Path, key: Key, mlxtune: Run) -> None:
     paths, _ = rated(sheet, key)
     shown = mlxtune("review", *two, "--out", "out", "--scores", *paths)
     assert shown.code == 0 and shown.err == "", shown.err
@@ -615,7 +583,7 @@ def test_filled_sheets_become_tables_json_and_a_file(
     assert alone.err == f"{sheet}: no score in it; left out\n"
 
 
-def test_the_key_is_found_where_the_runs_or_the_sheets_are(two: list[Path], mlxtune: Callable[..., Result]) -> None:
+def test_the_key_is_found_where_the_runs_or_the_sheets_are(two: list[Path], mlxtune: Run) -> None:
     made = json.loads(mlxtune("review", *two, "--sample", 4, "--json").out)
     elsewhere = filled(Path(made["sheet"]), Path("anna.csv"), lambda case, name: 3)
     beside = filled(Path(made["sheet"]), Path(made["sheet"]).with_name("ben.csv"), lambda case, name: 4)
@@ -631,9 +599,7 @@ def test_the_key_is_found_where_the_runs_or_the_sheets_are(two: list[Path], mlxt
     assert other.code == 1 and "is the key of other runs than runs/ticket/b" in other.err
 
 
-def test_scores_of_replies_that_have_changed_since_are_said_to_be(
-    two: list[Path], mlxtune: Callable[..., Result]
-) -> None:
+def test_scores_of_replies_that_have_changed_since_are_said_to_be(two: list[Path], mlxtune: Run) -> None:
     made = json.loads(mlxtune("review", two[0], "--sample", 4, "--json").out)
     anna = filled(Path(made["sheet"]), Path("anna.csv"), lambda case, name: 3)
     write_evaluation(two[0] / "evaluation" / "tuned", replies(9, 0.9, 120))
@@ -642,13 +608,13 @@ def test_scores_of_replies_that_have_changed_since_are_said_to_be(
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"cases": {}}', '{"runs": [], "cases": {"a": {"run": 0}}}'])
-def test_a_damaged_key_is_said_to_be_one(content: str, sheet: Path, mlxtune: Callable[..., Result]) -> None:
+def test_a_damaged_key_is_said_to_be_one(content: str, sheet: Path, mlxtune: Run) -> None:
     (sheet.parent / KEY_FILE).write_text(content)
     result = mlxtune("review", "--out", sheet.parent, "--scores", sheet)
     assert result.code == 1 and "not the key of a sheet, or damaged" in result.err
 
 
-def test_what_a_rater_wrote_commands_no_terminal(two: list[Path], sheet: Path, mlxtune: Callable[..., Result]) -> None:
+def test_what_a_rater_wrote_commands_no_terminal(two: list[Path], sheet: Path, mlxtune: Run) -> None:
     anna = filled(sheet, Path("anna.csv"), lambda case, name: 2, comment="\x1b[31m[bold]bad[/]")
     shown = mlxtune("review", "--out", "out", "--scores", anna)
     assert shown.code == 0 and "\x1b" not in shown.out and "[bold]bad[/]" in shown.out
@@ -656,9 +622,7 @@ def test_what_a_rater_wrote_commands_no_terminal(two: list[Path], sheet: Path, m
 
 
 @pytest.mark.parametrize("words", [["--sample", "3"], ["--seed", "1"], ["--field", "response"]])
-def test_options_of_writing_do_not_go_with_reading(
-    words: list[str], two: list[Path], mlxtune: Callable[..., Result]
-) -> None:
+def test_options_of_writing_do_not_go_with_reading(words: list[str], two: list[Path], mlxtune: Run) -> None:
     result = mlxtune("review", two[0], "--scores", "anna.csv", *words)
     assert result.code == 2 and f"{words[0]} belongs to writing a sheet" in result.err
     assert mlxtune("review").code == 2

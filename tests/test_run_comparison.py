@@ -5,9 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,6 @@ from rouge_score.rouge_scorer import RougeScorer
 from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
-from mlxtune.cli import main
 from mlxtune.errors import DataError, Misuse, RunError
 from mlxtune.evaluation.comparison import sentence_on
 from mlxtune.evaluation.metrics import N_RESAMPLES
@@ -36,7 +32,7 @@ from mlxtune.recipe import load_recipe
 from mlxtune.report.comparison_tables import as_csv, as_markdown, comparison_tables
 from mlxtune.report.tables import to_text
 from mlxtune.runs import RunFolder
-from tests.conftest import write_rows
+from tests.conftest import Run, write_rows
 from tests.made_runs import PRIORITIES, made_evaluation, made_run, replies_of, ticket_recipe, tickets, validation
 
 ROWS = tickets(60)
@@ -643,30 +639,7 @@ def test_markdown_csv_and_json_are_never_in_blocks() -> None:
     assert len(found.as_json()["figures"][0]["values"]) == 8
 
 
-@dataclass(frozen=True)
-class Result:
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def mlxtune(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
-    def run(*words: object) -> Result:
-        monkeypatch.setattr(sys, "argv", ["mlxtune", *map(str, words)])
-        capfd.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as error:
-            code = int(error.code or 0)
-        captured = capfd.readouterr()
-        return Result(code, captured.out, captured.err)
-
-    return run
-
-
-def test_the_command_prints_tables_json_markdown_or_csv(file: Path, mlxtune: Callable[..., Result]) -> None:
+def test_the_command_prints_tables_json_markdown_or_csv(file: Path, mlxtune: Run) -> None:
     runs = two_runs(file)
     shown = mlxtune("compare", *runs)
     assert shown.code == 0 and shown.err == "" and "Difference to a" in shown.out
@@ -690,16 +663,14 @@ def test_the_command_prints_tables_json_markdown_or_csv(file: Path, mlxtune: Cal
         (["compare", "runs/tickets/a", "recipe/test.jsonl"], 1, "test.jsonl"),
     ],
 )
-def test_mistakes_get_one_message(
-    words: list[str], code: int, message: str, file: Path, mlxtune: Callable[..., Result]
-) -> None:
+def test_mistakes_get_one_message(words: list[str], code: int, message: str, file: Path, mlxtune: Run) -> None:
     two_runs(file)
     result = mlxtune(*words)
     assert result.code == code and result.out == ""
     assert message in result.err and result.err.count("Error: ") == 1 and "Traceback" not in result.err
 
 
-def test_missing_or_damaged_predictions_are_named(file: Path, mlxtune: Callable[..., Result]) -> None:
+def test_missing_or_damaged_predictions_are_named(file: Path, mlxtune: Run) -> None:
     runs = two_runs(file)
     predictions = runs[1] / "evaluation/tuned/predictions.jsonl"
     predictions.write_text("")

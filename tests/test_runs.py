@@ -5,29 +5,19 @@ from __future__ import annotations
 import io
 import json
 import os
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mlxtune.cli import main
 from mlxtune.errors import RunError
 from mlxtune.inventory import Cleaning, clean, list_runs, look_at, plan_cleaning
 from mlxtune.report.run_table import age_text, size_text
 from mlxtune.runs import RunFolder
+from tests.conftest import Result, Run
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=timezone.utc)
-
-
-@dataclass(frozen=True)
-class Result:
-    code: int
-    out: str
-    err: str
 
 
 class Terminal(io.StringIO):
@@ -38,20 +28,11 @@ class Terminal(io.StringIO):
 
 
 @pytest.fixture
-def mlxtune(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
-    """Runs a command line in this process; `typed` is what is typed at its terminal, None if there is none."""
+def mlxtune(mlxtune: Run) -> Run:
+    """As everywhere; `typed` is what is typed at its terminal, None if there is none."""
 
     def run(*words: object, typed: str | None = None) -> Result:
-        monkeypatch.setattr(sys, "argv", ["mlxtune", *map(str, words)])
-        monkeypatch.setattr(sys, "stdin", io.StringIO("y\n") if typed is None else Terminal(typed))
-        capfd.readouterr()
-        try:
-            main()
-            code = 0
-        except SystemExit as error:
-            code = int(error.code or 0)
-        captured = capfd.readouterr()
-        return Result(code, captured.out, captured.err)
+        return mlxtune(*words, stdin="y\n" if typed is None else Terminal(typed))
 
     return run
 
@@ -201,7 +182,7 @@ def test_values_of_other_types_are_unknown_and_not_fatal() -> None:
     assert abs((datetime.now(timezone.utc) - run.created).total_seconds()) < 600
 
 
-def test_the_command_lists_runs_as_a_table_and_as_json(mlxtune: Callable[..., Result]) -> None:
+def test_the_command_lists_runs_as_a_table_and_as_json(mlxtune: Run) -> None:
     long = made("intent/a-run-with-a-name-that-would-fold-" + 60 * "x")
     made("other/two", 30 * 24, status="failed", error="step 3: not finite", backend="torch", best=None)
     table = mlxtune("runs")
@@ -217,20 +198,20 @@ def test_the_command_lists_runs_as_a_table_and_as_json(mlxtune: Callable[..., Re
     assert "other/two" not in mlxtune("runs", "runs/intent").out
 
 
-def test_where_no_runs_are_that_is_said_and_no_failure(mlxtune: Callable[..., Result]) -> None:
+def test_where_no_runs_are_that_is_said_and_no_failure(mlxtune: Run) -> None:
     nothing = mlxtune("runs")
     assert (nothing.code, nothing.out) == (0, "") and "no runs under runs/" in nothing.err
     assert json.loads(mlxtune("runs", "--json").out) == {"folder": "runs", "runs": []}
 
 
-def test_a_folder_that_is_none_is_refused(mlxtune: Callable[..., Result], tmp_path: Path) -> None:
+def test_a_folder_that_is_none_is_refused(mlxtune: Run, tmp_path: Path) -> None:
     assert "claen: no such folder; did you mean 'clean'?" in mlxtune("runs", "claen").err
     (tmp_path / "file").write_text("")
     refused = mlxtune("runs", "file")
     assert (refused.code, refused.out) == (1, "") and "expected a folder, this is a file" in refused.err
 
 
-def test_a_name_commands_no_terminal(mlxtune: Callable[..., Result]) -> None:
+def test_a_name_commands_no_terminal(mlxtune: Run) -> None:
     made("intent/one", backend="\x1b[31mred[/]", best={"metric": "[b]\x07", "value": 1.0})
     out = mlxtune("runs").out
     assert "\x1b" not in out and "\x07" not in out and "red[/]" in out and "[b]" in out
@@ -250,7 +231,7 @@ def test_sizes_and_ages_are_said_in_their_unit() -> None:
 # Cleaning ----------------------------------------------------------------------------------------------------------
 
 
-def test_cleaning_removes_the_checkpoints_of_finished_runs_and_nothing_else(mlxtune: Callable[..., Result]) -> None:
+def test_cleaning_removes_the_checkpoints_of_finished_runs_and_nothing_else(mlxtune: Run) -> None:
     done = made("intent/done")
     others = {status: made(f"intent/{status}", status=status) for status in ("interrupted", "failed", "training")}
     damaged = made("intent/damaged")
@@ -269,7 +250,7 @@ def test_cleaning_removes_the_checkpoints_of_finished_runs_and_nothing_else(mlxt
 
 
 @pytest.mark.parametrize("status", ["interrupted", "failed", "training"])
-def test_a_run_that_did_not_finish_is_cleaned_if_it_is_named(status: str, mlxtune: Callable[..., Result]) -> None:
+def test_a_run_that_did_not_finish_is_cleaned_if_it_is_named(status: str, mlxtune: Run) -> None:
     folder, other = made("intent/one", status=status), made("intent/two")
     result = mlxtune("runs", "clean", folder, str(folder) + "/", "--yes")
     assert result.code == 0 and "the checkpoints of 1 run" in result.out
@@ -277,7 +258,7 @@ def test_a_run_that_did_not_finish_is_cleaned_if_it_is_named(status: str, mlxtun
     assert not (folder / "checkpoints").exists() and (other / "checkpoints").exists()
 
 
-def test_a_run_in_progress_is_never_cleaned(mlxtune: Callable[..., Result]) -> None:
+def test_a_run_in_progress_is_never_cleaned(mlxtune: Run) -> None:
     for status in ("training", "finished"):
         folder = made(f"intent/{status}", status=status)
         with RunFolder(folder).locked():
@@ -299,7 +280,7 @@ def test_a_run_that_began_again_after_the_question_keeps_its_checkpoints() -> No
     assert (folder / "checkpoints" / "index.json").exists()
 
 
-def test_nothing_is_removed_unasked(mlxtune: Callable[..., Result]) -> None:
+def test_nothing_is_removed_unasked(mlxtune: Run) -> None:
     folder = made("intent/one")
     unasked = mlxtune("runs", "clean")
     assert (unasked.code, unasked.out) == (2, "") and "add --yes" in unasked.err
@@ -313,7 +294,7 @@ def test_nothing_is_removed_unasked(mlxtune: Callable[..., Result]) -> None:
     assert not (folder / "checkpoints").exists()
 
 
-def test_what_is_no_run_is_refused_and_nothing_is_removed(mlxtune: Callable[..., Result], tmp_path: Path) -> None:
+def test_what_is_no_run_is_refused_and_nothing_is_removed(mlxtune: Run, tmp_path: Path) -> None:
     good, damaged = made("intent/good"), made("intent/damaged")
     (damaged / "run.json").write_text("{")
     (tmp_path / "mine" / "checkpoints").mkdir(parents=True)
@@ -323,7 +304,7 @@ def test_what_is_no_run_is_refused_and_nothing_is_removed(mlxtune: Callable[...,
     assert (good / "checkpoints").exists() and (tmp_path / "mine" / "checkpoints").exists()
 
 
-def test_checkpoints_behind_a_link_are_left_alone(mlxtune: Callable[..., Result], tmp_path: Path) -> None:
+def test_checkpoints_behind_a_link_are_left_alone(mlxtune: Run, tmp_path: Path) -> None:
     folder = made("intent/one")
     (folder / "checkpoints").rename(tmp_path / "elsewhere")
     os.symlink(tmp_path / "elsewhere", folder / "checkpoints")
@@ -334,14 +315,14 @@ def test_checkpoints_behind_a_link_are_left_alone(mlxtune: Callable[..., Result]
     assert (tmp_path / "elsewhere" / "index.json").exists()
 
 
-def test_cleaning_says_in_json_what_it_removed_and_kept(mlxtune: Callable[..., Result]) -> None:
+def test_cleaning_says_in_json_what_it_removed_and_kept(mlxtune: Run) -> None:
     done, kept = made("intent/done"), made("intent/kept", status="failed")
     said = json.loads(mlxtune("runs", "clean", "--yes", "--json").out)
     assert said["removed"] == [{"run": str(done), "bytes": 1002}] and said["bytes"] == 1002
     assert said["kept"] == [{"run": str(kept), "why": "failed: needed to go on with it"}]
 
 
-def test_a_run_without_checkpoints_is_nothing_to_clean(mlxtune: Callable[..., Result]) -> None:
+def test_a_run_without_checkpoints_is_nothing_to_clean(mlxtune: Run) -> None:
     folder = made("intent/one")
     assert mlxtune("runs", "clean", folder, "--yes").code == 0
     again = mlxtune("runs", "clean", folder, "--yes")

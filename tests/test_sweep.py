@@ -16,15 +16,15 @@ from pathlib import Path
 
 import pytest
 
-import mlxtune.evaluation.run_comparison
-import mlxtune.sweeping
+from mlxtune import sweeping
 from mlxtune.cli import main
 from mlxtune.errors import DataError, Misuse, RecipeError, RunError
+from mlxtune.evaluation import run_comparison
 from mlxtune.files import write_json
 from mlxtune.recipe import load_recipe
 from mlxtune.runs import RunFolder, locked
 from mlxtune.sweeping import Cell, default_folder, parse_axis, plan_cells, run_process, scale_note, sweep
-from tests.conftest import write_recipe, write_rows
+from tests.conftest import Run, write_recipe, write_rows
 from tests.made_runs import made_evaluation, made_run, replies_of, ticket_recipe, tickets
 
 ROWS = tickets(12)
@@ -403,29 +403,6 @@ def test_a_signal_reaches_the_process_once_and_it_may_save(
 # As a user sees it -------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Result:
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def mlxtune_(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
-    def run(*words: object) -> Result:
-        monkeypatch.setattr(sys, "argv", ["mlxtune", *map(str, words)])
-        capfd.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as error:
-            code = int(error.code or 0)
-        captured = capfd.readouterr()
-        return Result(code, captured.out, captured.err)
-
-    return run
-
-
 def in_this_process(words: Sequence[str], log: Path) -> int:
     """Runs a command as `run_process` does, without starting Python and its libraries anew."""
     out = io.StringIO()
@@ -442,20 +419,20 @@ def in_this_process(words: Sequence[str], log: Path) -> int:
 
 
 def test_a_tiny_model_is_swept_from_recipe_to_table(
-    tmp_path: Path, base: Path, mlxtune_: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, base: Path, mlxtune: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(mlxtune.sweeping, "run_process", in_this_process)
+    monkeypatch.setattr(sweeping, "run_process", in_this_process)
     file = write_recipe(tmp_path / "recipe", base)
     command = ["sweep", file, "--vary", "lora.layers=1,99", "--set", "train.max_steps=1", "--out", "swept"]
-    failed = mlxtune_(*command)
+    failed = mlxtune(*command)
     assert failed.code == 1, failed.err
     assert (
         "1 of 2 failed; the same command tries them again:" in failed.err and "(log: swept/layers-99.log)" in failed.err
     )
     assert failed.err.count("Error: ") == 0 and "again: mlxtune compare swept\n" in failed.out
     command[3] = "lora.layers=1,2"
-    done = mlxtune_(*command, "--json")
+    done = mlxtune(*command, "--json")
     assert done.code == 0, done.err
     content = json.loads(done.out)
     assert [(one["name"], one["status"], one["skipped"]) for one in content["cells"]] == [
@@ -464,47 +441,47 @@ def test_a_tiny_model_is_swept_from_recipe_to_table(
     assert content["comparison"]["names"] == ["layers-1", "layers-2"] and content["comparison"]["rows"] == 7
     assert content["comparison"]["settings"] == [{"name": "lora.layers", "values": [1, 2]}]
     for runs in (["swept"], ["swept/layers-1", "swept/layers-2"]):
-        assert json.loads(mlxtune_("compare", *runs, "--json").out) == content["comparison"]
+        assert json.loads(mlxtune("compare", *runs, "--json").out) == content["comparison"]
     assert "evaluating" in (tmp_path / "swept/layers-2.log").read_text()
 
 
-def test_a_sweep_of_which_nothing_finished_is_not_compared(file: Path, mlxtune_: Callable[..., Result]) -> None:
+def test_a_sweep_of_which_nothing_finished_is_not_compared(file: Path, mlxtune: Run) -> None:
     sweep(cells_of(file, "lora.rank=4,8"), FOLDER, Fake({f"lora rank-{n}": fails("Error: no") for n in (4, 8)}))
-    result = mlxtune_("compare", FOLDER)
+    result = mlxtune("compare", FOLDER)
     assert result.code == 1 and "no run of this sweep has finished" in result.err
     (FOLDER / "sweep.json").write_text("[]")
-    assert "sweep.json: cannot be read" in mlxtune_("compare", FOLDER).err
+    assert "sweep.json: cannot be read" in mlxtune("compare", FOLDER).err
 
 
 def test_an_interrupted_sweep_exits_130_and_prints_no_result(
-    file: Path, mlxtune_: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+    file: Path, mlxtune: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mlxtune.sweeping, "run_process", Fake({"lora rank-8": interrupted}))
-    result = mlxtune_("sweep", file, "--vary", "lora.rank=4,8")
+    monkeypatch.setattr(sweeping, "run_process", Fake({"lora rank-8": interrupted}))
+    result = mlxtune("sweep", file, "--vary", "lora.rank=4,8")
     assert result.code == 130 and result.out == ""
     assert "the same command goes on from there" in result.err and "Traceback" not in result.err
 
 
 def test_cells_with_other_test_rows_are_told_though_they_cannot_be_compared(
-    file: Path, mlxtune_: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+    file: Path, mlxtune: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuses(*of_runs: object) -> None:
         raise DataError("b was evaluated on other rows than a")
 
-    monkeypatch.setattr(mlxtune.sweeping, "run_process", Fake())
-    monkeypatch.setattr(mlxtune.evaluation.run_comparison, "compare_runs", refuses)
-    result = mlxtune_("sweep", file, "--vary", "lora.rank=4,8", "--no-evaluate", "--json")
+    monkeypatch.setattr(sweeping, "run_process", Fake())
+    monkeypatch.setattr(run_comparison, "compare_runs", refuses)
+    result = mlxtune("sweep", file, "--vary", "lora.rank=4,8", "--no-evaluate", "--json")
     assert result.code == 0 and "not compared: b was evaluated on other rows than a; mlxtune compare" in result.err
     content = json.loads(result.out)
     assert [one["status"] for one in content["cells"]] == ["finished"] * 2 and content["comparison"] is None
 
 
 def test_without_evaluation_the_table_has_losses_and_no_figures(
-    file: Path, mlxtune_: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+    file: Path, mlxtune: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake = Fake()
-    monkeypatch.setattr(mlxtune.sweeping, "run_process", fake)
-    result = mlxtune_("sweep", file, "--vary", "lora.rank=4,8", "--no-evaluate")
+    monkeypatch.setattr(sweeping, "run_process", fake)
+    result = mlxtune("sweep", file, "--vary", "lora.rank=4,8", "--no-evaluate")
     assert result.code == 0 and {words[0] for words in fake.words} == {"lora"}
     assert "train loss" in result.out and "accuracy" not in result.out
     assert "note: lora.alpha stays 16" in result.err
@@ -525,18 +502,18 @@ def test_mistakes_get_one_message_and_start_nothing(
     code: int,
     message: str,
     file: Path,
-    mlxtune_: Callable[..., Result],
+    mlxtune: Run,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fake = Fake()
-    monkeypatch.setattr(mlxtune.sweeping, "run_process", fake)
-    result = mlxtune_("sweep", file, *words)
+    monkeypatch.setattr(sweeping, "run_process", fake)
+    result = mlxtune("sweep", file, *words)
     assert result.code == code and result.out == "" and fake.words == [] and not Path("runs").exists()
     assert message in result.err and result.err.count("Error: ") == 1 and "Traceback" not in result.err
 
 
-def test_a_recipe_that_is_not_there_is_said_once(file: Path, mlxtune_: Callable[..., Result]) -> None:
-    result = mlxtune_("sweep", "recipe/recipe.yml", "--vary", "lora.rank=4,8")
+def test_a_recipe_that_is_not_there_is_said_once(file: Path, mlxtune: Run) -> None:
+    result = mlxtune("sweep", "recipe/recipe.yml", "--vary", "lora.rank=4,8")
     assert result.code == 1 and result.err == "Error: recipe/recipe.yml: no such recipe; did you mean 'recipe.yaml'?\n"
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -27,6 +26,7 @@ from typing import Any
 from mlxtune.data.rows import SUFFIXES
 from mlxtune.errors import DataError, did_you_mean
 from mlxtune.files import write_json
+from mlxtune.models.hub import first_line, is_of_http_library, progress_bars, refusal, why_unreachable
 from mlxtune.recipe import HUB_ROWS
 
 # Split -> words in the name of a file or folder that mean it, as on the Hub.
@@ -305,23 +305,12 @@ def _kept_listing(repository: str, revision: str | None) -> Path:
 
 def _download(repository: str, file: str, commit: str) -> Path:
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.utils import (  # type: ignore[attr-defined]
-        are_progress_bars_disabled,
-        disable_progress_bars,
-        enable_progress_bars,
-    )
 
-    quiet = not sys.stderr.isatty() and not are_progress_bars_disabled()
-    if quiet:
-        disable_progress_bars()
     try:
-        with _refusals(repository, commit):
+        with progress_bars(True), _refusals(repository, commit):
             return Path(hf_hub_download(repository, file, repo_type="dataset", revision=commit))
     except _Unreachable as error:
         raise DataError(f"{error}; missing: {file}") from error
-    finally:
-        if quiet:
-            enable_progress_bars()
 
 
 class _Unreachable(DataError):
@@ -336,58 +325,28 @@ def _refusals(repository: str, revision: str | None) -> Iterator[None]:
         DataError: It refused.
         _Unreachable: It was not asked at all.
     """
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     name = f"hub:{repository}"
     try:
         yield
-    except GatedRepoError as error:
-        raise DataError(
-            f"{name}: gated: its owner asks you to accept conditions first; accept them on its page, "
-            "then set HF_TOKEN or run `hf auth login`"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise DataError(
-            f"{name}: no such dataset on the Hub, or a private one; check the spelling, "
-            "and for a private one set HF_TOKEN or run `hf auth login`"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise DataError(f"{name}: has no revision {revision!r}; give a branch, tag or commit that exists") from error
     except (OfflineModeIsEnabled, LocalEntryNotFoundError) as error:
         raise _Unreachable(_unreachable(repository)) from error
-    except EntryNotFoundError as error:
-        raise DataError(f"{name}: a file that it lists is not there: {_first_line(error)}") from error
-    except HfHubHTTPError as error:
-        raise DataError(f"{name}: the Hub refused: {_first_line(error)}") from error
-    except (
-        Exception
-    ) as error:  # the HTTP library's own kinds, which huggingface-hub lets through and changes with versions
-        modules = ("httpx", "httpcore", "requests", "urllib3", "hf_xet", "huggingface_hub")
-        if type(error).__module__.startswith(modules):
-            raise _Unreachable(f"{_unreachable(repository)} ({_first_line(error)})") from error
+    except Exception as error:
+        missing = isinstance(error, EntryNotFoundError)
+        sentence = f"{name}: a file that it lists is not there: {first_line(error)}" if missing else None
+        if sentence := sentence or refusal(error, name, "dataset", revision):
+            raise DataError(sentence) from error
+        if is_of_http_library(error):
+            raise _Unreachable(f"{_unreachable(repository)} ({first_line(error)})") from error
         if isinstance(error, OSError):
-            raise DataError(f"{name}: the download failed: {_first_line(error)}; run it again to resume") from error
+            raise DataError(f"{name}: the download failed: {first_line(error)}; run it again to resume") from error
         raise
 
 
 def _unreachable(repository: str) -> str:
-    from huggingface_hub import constants
-
-    why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"the Hub ({constants.ENDPOINT}) cannot be reached"
     return (
-        f"hub:{repository}: not (or not wholly) in the cache, and {why}; on a machine that reaches it run "
+        f"hub:{repository}: not (or not wholly) in the cache, and {why_unreachable()}; on a machine that reaches it run "
         f"`hf download --repo-type dataset {repository} --local-dir {repository.rpartition('/')[2]}`, copy the folder here "
         "and name its files in the recipe"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0].rstrip(": ")

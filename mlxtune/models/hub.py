@@ -6,6 +6,8 @@ HF_HOME, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE mean here what they mean every
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -30,78 +32,102 @@ def download(
         ModelError: It does not exist, is gated, or cannot be reached and is not cached.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        with progress_bars(progress):
+            return Path(
+                snapshot_download(
+                    repository,
+                    revision=revision,
+                    allow_patterns=CONFIG_PATTERNS + (WEIGHT_PATTERNS if need == "all" else []),
+                    ignore_patterns=["*/*"],
+                )
+            )
+    except LocalEntryNotFoundError as error:
+        raise ModelError(_unreachable(repository, revision)) from error
+    except HFValidationError as error:
+        raise ModelError(f"{repository}: not a Hub id, which is OWNER/NAME: {error}") from error
+    except Exception as error:
+        if sentence := refusal(error, repository, "model", revision):
+            raise ModelError(sentence) from error
+        if not (isinstance(error, OSError) or is_of_http_library(error)):
+            raise
+        raise ModelError(f"{repository}: the download failed: {first_line(error)}; run it again to resume") from error
+
+
+@contextmanager
+def progress_bars(wanted: bool) -> Iterator[None]:
+    """The Hub client's bars: on a terminal where they are wanted, else none."""
     from huggingface_hub.utils import (  # type: ignore[attr-defined]
         are_progress_bars_disabled,
         disable_progress_bars,
         enable_progress_bars,
     )
 
-    quiet = not (progress and sys.stderr.isatty()) and not are_progress_bars_disabled()
+    quiet = not (wanted and sys.stderr.isatty()) and not are_progress_bars_disabled()
     if quiet:
         disable_progress_bars()
     try:
-        return Path(
-            snapshot_download(
-                repository,
-                revision=revision,
-                allow_patterns=CONFIG_PATTERNS + (WEIGHT_PATTERNS if need == "all" else []),
-                ignore_patterns=["*/*"],
-            )
-        )
-    except GatedRepoError as error:
-        raise ModelError(
-            f"{repository}: gated: its owner asks you to accept conditions first; accept them on its page, "
-            "then set HF_TOKEN or run `hf auth login`"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise ModelError(
-            f"{repository}: no such model on the Hub, or a private one; check the spelling, "
-            "and for a private model set HF_TOKEN or run `hf auth login`"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise ModelError(
-            f"{repository}: has no revision {revision!r}; give a branch, tag or commit that exists"
-        ) from error
-    except LocalEntryNotFoundError as error:
-        raise ModelError(_unreachable(repository, revision)) from error
-    except HFValidationError as error:
-        raise ModelError(f"{repository}: not a Hub id, which is OWNER/NAME: {error}") from error
-    except HfHubHTTPError as error:
-        raise ModelError(f"{repository}: the Hub refused: {_first_line(error)}") from error
-    except OSError as error:
-        raise ModelError(f"{repository}: the download failed: {_first_line(error)}; run it again to resume") from error
-    except (
-        Exception
-    ) as error:  # the HTTP library's own kinds, which huggingface-hub lets through and changes with versions
-        if not type(error).__module__.startswith(
-            ("httpx", "httpcore", "requests", "urllib3", "hf_xet", "huggingface_hub")
-        ):
-            raise
-        raise ModelError(f"{repository}: the download failed: {_first_line(error)}; run it again to resume") from error
+        yield
     finally:
         if quiet:
             enable_progress_bars()
 
 
-def _unreachable(repository: str, revision: str | None) -> str:
+def refusal(error: Exception, name: str, kind: str, revision: str | None) -> str | None:
+    """What the Hub refused, in a sentence; None for an error of another sort.
+
+    Args:
+        error: As the Hub's client raised it.
+        name: What was asked for, as the user named it.
+        kind: 'model' or 'dataset'.
+        revision: That was asked for.
+    """
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    if isinstance(error, GatedRepoError):
+        return (
+            f"{name}: gated: its owner asks you to accept conditions first; accept them on its page, "
+            "then set HF_TOKEN or run `hf auth login`"
+        )
+    if isinstance(error, RepositoryNotFoundError):
+        return (
+            f"{name}: no such {kind} on the Hub, or a private one; check the spelling, "
+            f"and for a private {kind} set HF_TOKEN or run `hf auth login`"
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return f"{name}: has no revision {revision!r}; give a branch, tag or commit that exists"
+    return f"{name}: the Hub refused: {first_line(error)}" if isinstance(error, HfHubHTTPError) else None
+
+
+def is_of_http_library(error: Exception) -> bool:
+    """Whether an error is of the HTTP library's own kinds, which huggingface-hub lets through and changes with versions."""
+    modules = ("httpx", "httpcore", "requests", "urllib3", "hf_xet", "huggingface_hub")
+    return type(error).__module__.startswith(modules)
+
+
+def why_unreachable() -> str:
+    """Why the Hub was not asked."""
     from huggingface_hub import constants
 
+    return "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"the Hub ({constants.ENDPOINT}) cannot be reached"
+
+
+def first_line(error: Exception) -> str:
+    """An error by its kind and the first line of what it says."""
+    return f"{type(error).__name__}: {error}".splitlines()[0].rstrip(": ")
+
+
+def _unreachable(repository: str, revision: str | None) -> str:
     at = f" at {revision}" if revision else ""
-    why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"the Hub ({constants.ENDPOINT}) cannot be reached"
     return (
-        f"{repository}{at}: not (or not wholly) in the cache, and {why}; on a machine that reaches it run "
+        f"{repository}{at}: not (or not wholly) in the cache, and {why_unreachable()}; on a machine that reaches it run "
         f"`hf download {repository} --local-dir {repository.rpartition('/')[2]}`, copy the folder here and give its "
         "path instead"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0].rstrip(": ")

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlxtune.evaluation.sheet import safe_cell
+from mlxtune.report.cells import cell_text, estimate_text, new_table, titled
 from mlxtune.report.run_table import size_text
-from mlxtune.report.tables import HEADLINES, _estimate, _table, _text, _titled
+from mlxtune.report.tables import HEADLINES
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
@@ -63,7 +64,7 @@ def comparison_tables(compared: RunComparison) -> list[RenderableType]:
         tables.append(_fact_table("Training", compared.names, training))
     if compared.figures:
         title = f"{compared.rows} rows; 95% intervals over rows in brackets"
-        cells = [[_pieces(_estimate(value)) for value in one.values] for one in compared.figures]
+        cells = [[_pieces(estimate_text(value)) for value in one.values] for one in compared.figures]
         tables.append(_figure_table(title, compared.names, compared.figures, cells))
         tested = [one for one in compared.figures if any(one.comparisons)]
         if tested and others:
@@ -71,7 +72,7 @@ def comparison_tables(compared: RunComparison) -> list[RenderableType]:
             tables.append(_figure_table(f"Difference to {first}", others, tested, cells, repeat_first=False))
     if compared.cost:
         tables.append(_fact_table("Cost", compared.names, compared.cost))
-    return [*tables, *(_text(note) for note in compared.notes)]
+    return [*tables, *(cell_text(note) for note in compared.notes)]
 
 
 def as_markdown(compared: RunComparison) -> str:
@@ -91,7 +92,7 @@ def as_markdown(compared: RunComparison) -> str:
         if figure.field != field:
             field = figure.field
             section(f"{field}, {compared.rows} rows")
-        cells = [_escaped(_estimate(value)) for value in figure.values]
+        cells = [_escaped(estimate_text(value)) for value in figure.values]
         for position, one in enumerate(figure.comparisons):
             if one is not None and one["mark"] is not None:
                 mark = f"**{one['mark']}**" if one["mark"] in REAL else one["mark"]
@@ -187,7 +188,7 @@ class _Blocks:
         for position, block in enumerate(blocks):
             if position:
                 yield ""
-            yield _titled(f"{self.title}{', continued' if position else ''}", self._table(block, options.max_width))
+            yield titled(f"{self.title}{', continued' if position else ''}", self._table(block, options.max_width))
 
     def _blocks(self, width: int) -> list[list[int]]:
         """Which runs stand in each table: as many as fit, at most `MAX_RUNS`."""
@@ -234,7 +235,7 @@ class _Blocks:
         for i, wanted in enumerate(natural):
             left = max(0, width - _table_width([*heads, *runs]))
             runs[i] += max(0, min(left // (len(runs) - i), wanted - runs[i]))
-        table = _table("")
+        table = new_table("")
         table.columns.clear()
         for title in self.head_titles:
             table.add_column(title, no_wrap=True)
@@ -262,7 +263,7 @@ def _on_lines(pieces: Sequence[str], width: int, between: str = " ") -> Any:
             lines[-1] += between + piece
         else:
             lines += parts
-    return Text("\n").join(map(_text, lines))
+    return Text("\n").join(map(cell_text, lines))
 
 
 def _table_width(columns: Sequence[int]) -> int:
@@ -270,7 +271,7 @@ def _table_width(columns: Sequence[int]) -> int:
 
 
 def _plain_text(text: str) -> str:
-    return str(_text(text).plain)
+    return str(cell_text(text).plain)
 
 
 def _width(text: str) -> int:

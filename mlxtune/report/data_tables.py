@@ -14,7 +14,7 @@ from mlxtune.data.balance import Balanced
 from mlxtune.data.cleaning import Account
 from mlxtune.data.report import DataReport, Finding, Lengths, SplitReport
 from mlxtune.data.rows import Row
-from mlxtune.report.tables import _table, _text, _titled
+from mlxtune.report.cells import cell_text, new_table, titled
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -155,14 +155,14 @@ def _label_tables(report: DataReport) -> list[RenderableType]:
         title = f"{field}: rows by label" + (
             f", the first {MAX_LABELS} of {len(labels):,}" if len(shown) < len(labels) else ""
         )
-        table = _table("label")
+        table = new_table("label")
         for name in counts:
             table.add_column(name, justify="right", no_wrap=True)
         for label in shown:
             table.add_row(
-                _text(label), *(_share(of.get(label, 0), len(report.splits[n].rows)) for n, of in counts.items())
+                cell_text(label), *(_share(of.get(label, 0), len(report.splits[n].rows)) for n, of in counts.items())
             )
-        tables.append(_titled(title, table))
+        tables.append(titled(title, table))
     return tables
 
 
@@ -172,14 +172,14 @@ def _set_tables(report: DataReport) -> list[RenderableType]:
     for field in report.splits["train"].label_sets:
         counts = {name: split.label_sets[field] for name, split in report.splits.items()}
         sets = list(dict.fromkeys(labels for of_split in counts.values() for labels in of_split))
-        table = _table("labels")
+        table = new_table("labels")
         for name in counts:
             table.add_column(name, justify="right", no_wrap=True)
         for labels in sets[:MAX_SETS]:
             shares = [_share(of.get(labels, 0), len(report.splits[name].rows)) for name, of in counts.items()]
-            table.add_row(_text(labels), *shares)
+            table.add_row(cell_text(labels), *shares)
         more = f", the commonest {MAX_SETS} of {len(sets):,}" if len(sets) > MAX_SETS else ""
-        tables.append(_titled(f"{field}: rows by set of labels{more}", table))
+        tables.append(titled(f"{field}: rows by set of labels{more}", table))
     return tables
 
 
@@ -195,22 +195,23 @@ def _together(train: SplitReport) -> list[RenderableType]:
             continue
         labels = list(train.labels[field])
         if len(labels) > MAX_TOGETHER:
-            table = _table("pair")
+            table = new_table("pair")
             table.add_column("rows", justify="right")
             for (one, other), rows in list(pairs.items())[:LIMIT]:
-                table.add_row(_text(f"{one} + {other}"), f"{rows:,}")
+                table.add_row(cell_text(f"{one} + {other}"), f"{rows:,}")
             more = f", the commonest {LIMIT} of {len(pairs):,}" if len(pairs) > LIMIT else ""
-            tables.append(_titled(f"{field}: training rows with both{more}", table))
+            tables.append(titled(f"{field}: training rows with both{more}", table))
             continue
-        table = _table("")
+        table = new_table("")
         for label in labels:
-            table.add_column(_text(label), justify="right")
+            table.add_column(cell_text(label), justify="right")
         for one in labels:
             cells = [pairs.get((one, other), pairs.get((other, one), 0)) for other in labels]
             table.add_row(
-                _text(one), *("" if one == other else f"{rows:,}" for other, rows in zip(labels, cells, strict=True))
+                cell_text(one),
+                *("" if one == other else f"{rows:,}" for other, rows in zip(labels, cells, strict=True)),
             )
-        tables.append(_titled(f"{field}: training rows with both labels", table))
+        tables.append(titled(f"{field}: training rows with both labels", table))
     return tables
 
 
@@ -221,16 +222,16 @@ def _weight_tables(report: DataReport) -> list[RenderableType]:
     tables: list[RenderableType] = []
     of_train = report.splits["train"].class_weights
     for name, weights in of_train.items():
-        table = _table("label")
+        table = new_table("label")
         for column in ("rows to train on", "class weight", "x loss weight"):
             table.add_column(column, justify="right", no_wrap=True)
         for label, count in list(weights.counts.items())[:MAX_LABELS]:
             own = weights.weights[label]
-            table.add_row(_text(label), f"{count:,}", f"{own:.4g}", f"{own * weights.loss_weight:.4g}")
+            table.add_row(cell_text(label), f"{count:,}", f"{own:.4g}", f"{own * weights.loss_weight:.4g}")
         how = "balanced" if weights.balanced else "given"
         title = f"{name}: class weights, {how}; loss weight {weights.loss_weight:g}"
         more = f", the first {MAX_LABELS} of {len(weights.counts):,}" if len(weights.counts) > MAX_LABELS else ""
-        tables.append(_titled(title + more, table))
+        tables.append(titled(title + more, table))
         if weights.balanced and (nowhere := weights.without_rows):
             tables.append(Text(f"{name}: no row to count, so they weigh 1: {_limited([', '.join(nowhere)], 1)[0]}"))
     others = {name: field.loss_weight for name, field in report.recipe.output.fields.items() if name not in of_train}

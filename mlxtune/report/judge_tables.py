@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mlxtune.evaluation.sheet import safe_cell
-from mlxtune.report.tables import _clip, _estimate, _table, _text, _titled
+from mlxtune.report.cells import cell_text, clipped, estimate_text, new_table, titled
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -39,26 +39,26 @@ def judge_tables(
         judgements: The lines of judge.jsonl.
         n_rows: Most rows to show.
     """
-    table = _table("field", "criterion")
+    table = new_table("field", "criterion")
     table.add_column("mean mark, 1 to 5", justify="right", no_wrap=True)
     for name, field in judge["fields"].items():
         for position, (criterion, estimate) in enumerate(field.items()):
-            shown = "nothing judged" if estimate is None else _estimate(estimate)
-            table.add_row(_text("" if position else name), criterion, shown)
+            shown = "nothing judged" if estimate is None else estimate_text(estimate)
+            table.add_row(cell_text("" if position else name), criterion, shown)
     title = f"Judged by {judge['model']}: {judge['rows']} rows; 95% intervals over rows in brackets"
-    tables = [_titled(title, table), *map(_text, _counted(judge))]
+    tables = [titled(title, table), *map(cell_text, _counted(judge))]
     for name, figures in judge["agreement"].items():
         if figures["rougeL"] is not None:
             how = "Spearman's correlation of the overall mark with ROUGE-L"
-            tables.append(_text(f"{name}: {how}: {_estimate(figures['rougeL'])}"))
+            tables.append(cell_text(f"{name}: {how}: {estimate_text(figures['rougeL'])}"))
     marked = [one for one in judgements if one["status"] == "judged"]
     lowest = sorted(marked, key=lambda one: (sum(one["scores"].values()), one["row"]))[:n_rows]
     if lowest:
-        worst = _table("row", "field", "marks", "the judge's reason")
+        worst = new_table("row", "field", "marks", "the judge's reason")
         for one in lowest:
             marks = ", ".join(f"{name} {mark}" for name, mark in one["scores"].items())
-            worst.add_row(str(one["row"]), _text(one["field"]), marks, _text(_clip(one["reason"])))
-        tables.append(_titled("The lowest marks", worst))
+            worst.add_row(str(one["row"]), cell_text(one["field"]), marks, cell_text(clipped(one["reason"])))
+        tables.append(titled("The lowest marks", worst))
     return tables
 
 
@@ -68,17 +68,17 @@ def pair_tables(judged: Mapping[str, Any]) -> list[RenderableType]:
     Args:
         judged: {"model", "first": name of the first run, "runs": name of another run -> `judge_pairs` of its replies}.
     """
-    table = _table("run", "field")
+    table = new_table("run", "field")
     for column in ("wins", "losses", "ties", "order decided", "not judged", "win rate", "first chosen"):
         table.add_column(column, justify="right")
     table.add_column("that is", overflow="fold")
     for name, field, one in _pairs(judged):
         counts = [one[key] for key in ("win", "loss", "tie", "order_decided")]
         counts.append(sum(one[key] for key in ("unparseable", "refused", "failed")))
-        estimates = [_estimate(one["win_rate"]), _estimate(one["first_chosen"])]
-        table.add_row(_text(name), _text(field), *map(str, counts), *estimates, _text(one["sentence"]))
+        estimates = [estimate_text(one["win_rate"]), estimate_text(one["first_chosen"])]
+        table.add_row(cell_text(name), cell_text(field), *map(str, counts), *estimates, cell_text(one["sentence"]))
     how = "each pair in both orders; a win needs both, first chosen would be 0.5 without a leaning"
-    return [_titled(f"Judged by {judged['model']}: replies beside those of {judged['first']}\n{how}", table)]
+    return [titled(f"Judged by {judged['model']}: replies beside those of {judged['first']}\n{how}", table)]
 
 
 def pair_markdown(judged: Mapping[str, Any]) -> str:
@@ -86,7 +86,7 @@ def pair_markdown(judged: Mapping[str, Any]) -> str:
     lines = ["| run | field | wins | losses | ties | order decided | win rate | |", "|---|---|---|---|---|---|---|---|"]
     for name, field, one in _pairs(judged):
         cells = [name, field, *(str(one[key]) for key in ("win", "loss", "tie", "order_decided"))]
-        cells += [_estimate(one["win_rate"]), one["sentence"]]
+        cells += [estimate_text(one["win_rate"]), one["sentence"]]
         lines.append("| " + " | ".join(_plain(cell).replace("|", "\\|") for cell in cells) + " |")
     return "\n".join([*lines, "", f"- judged by {_plain(judged['model'])}, each pair in both orders; a win needs both"])
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from mlxtune.report.tables import _table, _text, _titled
+from mlxtune.report.cells import cell_text, new_table, titled
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -39,7 +39,7 @@ def loss_table(train: Segments | None, valid: Segments | None) -> RenderableType
     shown = valid or train
     if not shown:
         raise ValueError("expected the segments of training or validation rows")
-    table = _table("segment")
+    table = new_table("segment")
     columns = ["tokens"]
     columns += [name for name, segments in (("train loss", train), ("valid loss", valid)) if segments]
     columns += ["valid/train"] if train and valid else []
@@ -54,13 +54,13 @@ def loss_table(train: Segments | None, valid: Segments | None) -> RenderableType
         cells += _losses(*(segments.get(name) for segments in (train, valid) if segments))
         cells.append("" if figures is None or not total_nats else f"{_nats(figures) / total_nats:.1%}")
         cells += ["" if figures is None else _share(figures.get(key)) for key in ("accuracy", "label_accuracy")]
-        table.add_row(_text(name), *cells)
+        table.add_row(cell_text(name), *cells)
     table.add_section()
     totals = _losses(*(_total(segments) for segments in (train, valid) if segments))
     accuracy = _total(shown).get("accuracy")
     table.add_row("all", "100.0%", *totals, "100.0%" if total_nats else "", _share(accuracy), "")
     of = "validation rows" if valid else "training rows"
-    parts: list[RenderableType] = [_titled(TITLE.format(of=of), table)]
+    parts: list[RenderableType] = [titled(TITLE.format(of=of), table)]
     if accuracy is not None:
         parts.append(Text(TEACHER_FORCED))
     return Group(*parts)

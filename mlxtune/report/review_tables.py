@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mlxtune.report.tables import _estimate, _table, _text, _titled
+from mlxtune.report.cells import cell_text, estimate_text, new_table, titled
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -42,9 +42,9 @@ def review_tables(result: Result) -> list[RenderableType]:
 def mean_table(result: Result) -> RenderableType:
     """Mean of each dimension, a column a run."""
     runs = result["runs"]
-    table = _table("dimension")
+    table = new_table("dimension")
     for run in runs:
-        table.add_column(_text(run["run"]), justify="right", overflow="fold")
+        table.add_column(cell_text(run["run"]), justify="right", overflow="fold")
     for label in ("scores", "1", "2", "3", "4", "5") if len(runs) == 1 else ("scores",):
         table.add_column(label, justify="right", no_wrap=True)
     for name in runs[0]["dimensions"]:
@@ -55,42 +55,42 @@ def mean_table(result: Result) -> RenderableType:
     raters = "1 rater" if len(result["raters"]) == 1 else f"{len(result['raters'])} raters"
     what = "the whole reply" if result["field"] is None else result["field"]
     rated = f"{result['rated']} of {result['cases']} cases rated by {raters}"
-    return _titled(f"Human evaluation of {what}, 1 to 5: {rated}; 95% intervals in brackets", table)
+    return titled(f"Human evaluation of {what}, 1 to 5: {rated}; 95% intervals in brackets", table)
 
 
 def difference_table(difference: Mapping[str, Any]) -> RenderableType:
     """One run less the first, and what that says."""
-    table = _table("dimension")
+    table = new_table("dimension")
     table.add_column("difference", justify="right", no_wrap=True)
     table.add_column("cases", justify="right", no_wrap=True)
     table.add_column("", overflow="fold")
     for name, one in difference["dimensions"].items():
         if one["cases"]:
-            table.add_row(name, _signed(one), str(one["cases"]), _text(one["sentence"]))
+            table.add_row(name, _signed(one), str(one["cases"]), cell_text(one["sentence"]))
         else:
             table.add_row(name, "", "0", "no rater scored both")
-    return _titled(
+    return titled(
         f"{difference['run']} less {difference['against']}, by raters who scored both replies to a case", table
     )
 
 
 def agreement_table(result: Result) -> RenderableType:
     """How far the raters agree."""
-    table = _table("dimension")
+    table = new_table("dimension")
     for column in ("lines", "alpha, ordinal", "alpha, interval", "equal pairs"):
         table.add_column(column, justify="right", no_wrap=True)
     for name, one in result["agreement"].items():
         figures = (one["alpha_ordinal"], one["alpha_interval"], one["exact"])
         none = "no variation" if one["lines"] else ""
-        table.add_row(name, str(one["lines"]), *(_estimate(figure) or none for figure in figures))
-    return _titled(
+        table.add_row(name, str(one["lines"]), *(estimate_text(figure) or none for figure in figures))
+    return titled(
         "Agreement between raters on lines with two scores or more: Krippendorff's alpha; pairs that are equal", table
     )
 
 
 def bucket_table(run: Mapping[str, Any]) -> RenderableType:
     """Mean of each dimension by ROUGE-L bucket."""
-    table = _table("dimension")
+    table = new_table("dimension")
     buckets = run["buckets"]
     for bucket in buckets:
         table.add_column(f"ROUGE-L {bucket}", justify="right")
@@ -98,48 +98,48 @@ def bucket_table(run: Mapping[str, Any]) -> RenderableType:
         table.add_row(name, *(_mean(buckets[bucket][name]["mean"]) for bucket in buckets))
     n_cases = [str(max(one["cases"] for one in dimensions.values())) for dimensions in buckets.values()]
     table.add_row("cases rated", *n_cases)
-    return _titled(f"{run['run']}: means by ROUGE-L bucket", table)
+    return titled(f"{run['run']}: means by ROUGE-L bucket", table)
 
 
 def rouge_table(run: Mapping[str, Any]) -> RenderableType:
     """Whether ROUGE-L says what the raters say."""
-    table = _table("dimension")
+    table = new_table("dimension")
     for column in ("Spearman", "Pearson"):
         table.add_column(column, justify="right", no_wrap=True)
     for name, one in run["rouge"].items():
-        table.add_row(name, *(_estimate(one[kind]) or "no variation" for kind in ("spearman", "pearson")))
-    return _titled(f"{run['run']}: correlation of a case's mean score with its ROUGE-L", table)
+        table.add_row(name, *(estimate_text(one[kind]) or "no variation" for kind in ("spearman", "pearson")))
+    return titled(f"{run['run']}: correlation of a case's mean score with its ROUGE-L", table)
 
 
 def rater_table(raters: Sequence[Mapping[str, Any]]) -> RenderableType:
     """Who rated how much, and how severely."""
-    table = _table("rater")
+    table = new_table("rater")
     for column in ("lines", "scores", *raters[0]["means"]):
         table.add_column(column, justify="right", no_wrap=True)
     for rater in raters:
         means = ("" if mean is None else f"{mean:.2f}" for mean in rater["means"].values())
-        table.add_row(_text(rater["name"]), str(rater["cases"]), str(rater["scores"]), *means)
-    return _titled("Raters and the mean of what each gave", table)
+        table.add_row(cell_text(rater["name"]), str(rater["cases"]), str(rater["scores"]), *means)
+    return titled("Raters and the mean of what each gave", table)
 
 
 def lowest_table(lowest: Sequence[Mapping[str, Any]], several: bool) -> RenderableType:
     """The lines that raters liked least."""
-    table = _table("case", *(["run"] if several else []))
+    table = new_table("case", *(["run"] if several else []))
     for column in ("test row", "overall", "ROUGE-L"):
         table.add_column(column, justify="right", no_wrap=True)
     for one in lowest:
-        run = [_text(one["run"])] if several else []
-        table.add_row(_text(one["case"]), *run, str(one["row"]), f"{one['overall']:.2f}", f"{one['rougeL']:.3f}")
-    return _titled("The lowest overall scores below 3", table)
+        run = [cell_text(one["run"])] if several else []
+        table.add_row(cell_text(one["case"]), *run, str(one["row"]), f"{one['overall']:.2f}", f"{one['rougeL']:.3f}")
+    return titled("The lowest overall scores below 3", table)
 
 
 def comment_table(comments: Sequence[Mapping[str, Any]]) -> RenderableType:
     """What raters wrote."""
-    table = _table("case", "rater", "comment")
+    table = new_table("case", "rater", "comment")
     for one in comments[:MAX_COMMENTS]:
-        table.add_row(_text(one["case"]), _text(one["rater"]), _text(" ".join(one["comment"].split())))
+        table.add_row(cell_text(one["case"]), cell_text(one["rater"]), cell_text(" ".join(one["comment"].split())))
     left_out = len(comments) - MAX_COMMENTS
-    return _titled(f"Comments{f'; {left_out} more are in human_eval.json' if left_out > 0 else ''}", table)
+    return titled(f"Comments{f'; {left_out} more are in human_eval.json' if left_out > 0 else ''}", table)
 
 
 def _mean(estimate: Mapping[str, float | None] | None) -> str:

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from mlxtune.inventory import Listed
-from mlxtune.report.tables import _table, _text
+from mlxtune.report.cells import cell_text, new_table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -17,19 +17,19 @@ def run_tables(runs: Sequence[Listed], now: datetime) -> list[RenderableType]:
     """A line a run, then what is wrong with those that are damaged or failed."""
     from rich.text import Text
 
-    table = _table("run", "recipe", "backend", "status")
+    table = new_table("run", "recipe", "backend", "status")
     for name in ("step", "best validation", "age", "size"):
         table.add_column(name, justify="right", no_wrap=True)
     for run in runs:
         best = "" if run.best is None else f"{run.best['metric']} {run.best['value']:.4f}"
         table.add_row(
-            *(_text(text or "") for text in (str(run.path), run.recipe, run.backend, run.status)),
+            *(cell_text(text or "") for text in (str(run.path), run.recipe, run.backend, run.status)),
             _progress(run),
-            _text(best),
+            cell_text(best),
             age_text((now - run.created).total_seconds()),
             size_text(run.n_bytes),
         )
-    wrong = [_text(run.problem if str(run.path) in run.problem else f"{run.path}: {run.problem}")
+    wrong = [cell_text(run.problem if str(run.path) in run.problem else f"{run.path}: {run.problem}")
              for run in runs if run.problem]  # fmt: skip
     total = sum(run.n_bytes for run in runs)
     cleanable = sum(run.checkpoint_bytes for run in runs if run.status == "finished")

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mlxtune.report.cells import cell_text, clipped, estimate_text, new_table, titled, value_text
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
@@ -119,17 +121,17 @@ def baseline_tables(scores: Scores) -> list[RenderableType]:
             continue
         figure = headline(comparisons[compared[0]][name])
         beside = BESIDE.get(figure, "macro_f1")
-        table = _table("")
+        table = new_table("")
         table.padding = (0, 1, 0, 0)  # closer than elsewhere: the sentences are long
         for column in (HEADLINES[figure], HEADLINES[beside]):
             table.add_column(column, justify="right", no_wrap=True)
         table.add_column(f"the model, by {HEADLINES[figure]}", overflow="fold")
-        table.add_row("the model", _estimate(field[figure]), f"{field[beside]['value']:.3f}", "")
+        table.add_row("the model", estimate_text(field[figure]), f"{field[beside]['value']:.3f}", "")
         for baseline in compared:
             got = answering[baseline]
             sentence = comparisons[baseline][name][figure]["sentence"]
-            table.add_row(baseline, _estimate(got[figure]), f"{got[beside]['value']:.3f}", sentence)
-        tables.append(_titled(f"{name}: the model against baselines on the same {scores['rows']} rows", table))
+            table.add_row(baseline, estimate_text(got[figure]), f"{got[beside]['value']:.3f}", sentence)
+        tables.append(titled(f"{name}: the model against baselines on the same {scores['rows']} rows", table))
     return tables
 
 
@@ -146,22 +148,22 @@ def error_tables(errors: Mapping[str, Any], n_rows: int) -> list[RenderableType]
         ]
         counts = [one for kind in ("missed", "added", "confused") for one in field.get(kind, [])[:n_rows]]
         if said:
-            table = _table("error")
+            table = new_table("error")
             table.add_column("rows", justify="right", no_wrap=True)
             for sentence, one in zip(said, counts, strict=True):
-                table.add_row(_text(sentence), f"{one['rows']} of {one['of']}")
-            tables.append(_titled(f"{name}: the commonest errors", table))
-    table = _table("row", "text", "expected", "predicted")
+                table.add_row(cell_text(sentence), f"{one['rows']} of {one['of']}")
+            tables.append(titled(f"{name}: the commonest errors", table))
+    table = new_table("row", "text", "expected", "predicted")
     shown = errors["worst"][:n_rows]
     for row in shown:
         labels = [name for name in errors["fields"] if _differ(row["expected"][name], row["predicted"][name])]
-        expected = "; ".join(_value(row["expected"][name]) for name in labels)
+        expected = "; ".join(value_text(row["expected"][name]) for name in labels)
         got = "; ".join(dict.fromkeys(_predicted(row, name) for name in labels))  # an unreadable reply once
-        table.add_row(str(row["row"]), *(_text(_clip(text)) for text in (row["input"], expected, got)))
+        table.add_row(str(row["row"]), *(cell_text(clipped(text)) for text in (row["input"], expected, got)))
     counted = "the worst row" if len(shown) == 1 else f"the {len(shown)} worst rows"
     more = [f"{len(errors[kind])} {kind}" for kind in ("unparseable", "loops") if errors[kind]]
     wrong = f"{errors['wrong']} of {errors['rows']} rows are wrong" + "".join(f", {one}" for one in more)
-    tables.append(_titled(f"{wrong}; {counted}", table))
+    tables.append(titled(f"{wrong}; {counted}", table))
     return tables
 
 
@@ -173,7 +175,7 @@ def headlines(
     reply_changes: Mapping[str, Any] | None = None,
 ) -> RenderableType:
     """The main figures of several scores side by side; with `change`, the last less the first, with its interval."""
-    table = _table("field", "metric")
+    table = new_table("field", "metric")
     for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
     if change:
@@ -192,18 +194,18 @@ def headlines(
             estimates = [field.get(metric) for field in fields]
             if not any(estimates):
                 continue
-            cells = [_estimate(estimate) for estimate in estimates]
+            cells = [estimate_text(estimate) for estimate in estimates]
             if change:
                 known = estimates[0] is not None and estimates[-1] is not None
                 compared = every[name].get(metric)
                 cells.append(_change(estimates[-1]["value"] - estimates[0]["value"], compared) if known else "")
-            table.add_row(_text(name if first else ""), title_of_metric, *cells)
+            table.add_row(cell_text(name if first else ""), title_of_metric, *cells)
             first = False
         if name != list(parts)[-1]:
             table.add_section()
     if change:
         _add_speed(table, list(columns.values()))
-    return _titled(title, table)
+    return titled(title, table)
 
 
 def label_table(name: str, labels: Mapping[str, Mapping[str, Any]]) -> RenderableType:
@@ -212,25 +214,25 @@ def label_table(name: str, labels: Mapping[str, Mapping[str, Any]]) -> Renderabl
     if len(shown) > MAX_LABELS:
         shown = sorted(shown, key=lambda label: -labels[label]["support"])[:MAX_LABELS]
     title = f"{name}: by label" + (f", the commonest {MAX_LABELS} of {len(labels)}" if len(shown) < len(labels) else "")
-    table = _table("label")
+    table = new_table("label")
     for column in ("precision", "recall", "F1", "support"):
         table.add_column(column, justify="right", no_wrap=True)
     for label in shown:
         got = labels[label]
         low, high = got.get("recall_interval") or (None, None)
-        recall = _estimate({"value": got["recall"], "low": low, "high": high})
-        table.add_row(_text(label), f"{got['precision']:.3f}", recall, f"{got['f1']:.3f}", str(got["support"]))
-    return _titled(title, table)
+        recall = estimate_text({"value": got["recall"], "low": low, "high": high})
+        table.add_row(cell_text(label), f"{got['precision']:.3f}", recall, f"{got['f1']:.3f}", str(got["support"]))
+    return titled(title, table)
 
 
 def count_table(name: str, by_count: Mapping[str, Mapping[str, Any]]) -> RenderableType:
     """Exact match by the number of labels that a row expects."""
-    table = _table("labels")
+    table = new_table("labels")
     for column in ("rows", "exact match"):
         table.add_column(column, justify="right", no_wrap=True)
     for count, group in by_count.items():
-        table.add_row(count, str(group["rows"]), _estimate(group["exact_match"]))
-    return _titled(f"{name}: by number of expected labels", table)
+        table.add_row(count, str(group["rows"]), estimate_text(group["exact_match"]))
+    return titled(f"{name}: by number of expected labels", table)
 
 
 def confusion_tables(name: str, confusion: Mapping[str, Any]) -> list[RenderableType]:
@@ -251,15 +253,15 @@ def _confusion(title: str, labels: Sequence[str], cells: Sequence[Sequence[str]]
     """A square of labels; where their names are too long to stand above the columns, they are numbered."""
     numbered = _numbered(labels)
     names = [f"{number} {label}" for number, label in enumerate(labels, start=1)] if numbered else list(labels)
-    table = _table("")
+    table = new_table("")
     if numbered:
         table.padding = (0, 1, 0, 0)
     for number, label in enumerate(labels, start=1):
-        table.add_column(str(number) if numbered else _text(label), justify="right", no_wrap=numbered)
+        table.add_column(str(number) if numbered else cell_text(label), justify="right", no_wrap=numbered)
     table.add_column("invalid", justify="right", no_wrap=True)
     for label, row in zip(names, cells, strict=True):
-        table.add_row(_text(label), *row)
-    return _titled(title, table)
+        table.add_row(cell_text(label), *row)
+    return titled(title, table)
 
 
 def _numbered(labels: Sequence[str]) -> bool:
@@ -268,7 +270,7 @@ def _numbered(labels: Sequence[str]) -> bool:
 
 def calibration_table(name: str, calibration: Mapping[str, Any]) -> RenderableType:
     """Whether a field's probabilities hold: rows by probability of what was predicted, and how many were right."""
-    table = _table("probability")
+    table = new_table("probability")
     for column in ("rows", "mean", "right"):
         table.add_column(column, justify="right", no_wrap=True)
     for one in calibration["reliability"]:
@@ -282,30 +284,30 @@ def calibration_table(name: str, calibration: Mapping[str, Any]) -> RenderableTy
         at = "at no probability" if threshold is None else f"at probability {threshold:.3f} or more"
         right = "" if calibration["precision"] is None else f", {calibration['precision']:.3f} of them right"
         title += f"\n95% right on validation rows {at}: answers {share:.3f} of the rows here{right}"
-    return _titled(title, table)
+    return titled(title, table)
 
 
 def consistency_table(consistency: Mapping[str, Any]) -> RenderableType:
     """How far the samples of a row agree, and the rows that flip."""
-    table = _table("field", "metric")
+    table = new_table("field", "metric")
     table.add_column("mean over rows", justify="right", no_wrap=True)
     titles = {"agreement": "agreement", "entropy_bits": "entropy, bits", "flip_rate": "rows that flip"}
     for name, field in consistency["fields"].items():
         for position, (metric, title_of_metric) in enumerate(titles.items()):
-            table.add_row(_text("" if position else name), title_of_metric, _estimate(field[metric]))
+            table.add_row(cell_text("" if position else name), title_of_metric, estimate_text(field[metric]))
     how = f"{consistency['repeats']} samples of each row at temperature {consistency['temperature']:g}"
-    return _titled(f"Consistency: {how}", table)
+    return titled(f"Consistency: {how}", table)
 
 
 def flip_table(flips: Sequence[Mapping[str, Any]]) -> RenderableType:
     """Rows whose samples do not agree, and what each said how often."""
-    table = _table("row", "field", "text", "samples")
+    table = new_table("row", "field", "text", "samples")
     for flip in flips[:MAX_FLIPS]:
         said = "; ".join(f"{value or 'not valid'} ({times}x)" for value, times in flip["values"].items())
         text = " ".join(flip["input"].split())
-        table.add_row(str(flip["row"]), _text(flip["field"]), _text(text[:MAX_FLIP_CHARS]), _text(said))
+        table.add_row(str(flip["row"]), cell_text(flip["field"]), cell_text(text[:MAX_FLIP_CHARS]), cell_text(said))
     left_out = len(flips) - MAX_FLIPS
-    return _titled(f"Rows that flip{f'; {left_out} more are in scores.json' if left_out > 0 else ''}", table)
+    return titled(f"Rows that flip{f'; {left_out} more are in scores.json' if left_out > 0 else ''}", table)
 
 
 def to_text(renderables: Sequence[RenderableType], width: int = WIDTH, color: bool = False) -> str:
@@ -327,39 +329,6 @@ def to_text(renderables: Sequence[RenderableType], width: int = WIDTH, color: bo
         console.print(renderable)
     lines = [line.rstrip() for line in out.getvalue().splitlines()]
     return "\n".join(line for line, next_line in zip(lines, [*lines[1:], ""], strict=True) if line or next_line)
-
-
-def _titled(title: str, table: Table) -> RenderableType:
-    """A table under its title, which may be wider: rich would fold a title of the table's own."""
-    from rich.console import Group
-    from rich.text import Text
-
-    return Group(Text(title, style="bold"), table)
-
-
-def _table(*columns: str) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
-
-
-def _text(text: str) -> Any:
-    """Text that shows as it is: a label such as [b] is no markup, and one with escape codes commands no terminal."""
-    from rich.text import Text
-
-    return Text("".join(c if c.isprintable() else "\ufffd" for c in text))
-
-
-def _estimate(estimate: Mapping[str, float | None] | None) -> str:
-    if estimate is None:
-        return ""
-    if estimate["low"] is None:
-        return f"{estimate['value']:.3f}"
-    return f"{estimate['value']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"
 
 
 def _add_speed(table: Table, columns: Sequence[Scores]) -> None:
@@ -390,7 +359,7 @@ def _predicted(row: Mapping[str, Any], name: str) -> str:
     if row["predicted"][name] is None:
         return f"(invalid) {row['prediction']!r}"
     probability = row.get("probability", {}).get(name)
-    return _value(row["predicted"][name]) + ("" if probability is None else f" ({probability:.2f})")
+    return value_text(row["predicted"][name]) + ("" if probability is None else f" ({probability:.2f})")
 
 
 def _differ(right: Any, said: Any) -> bool:
@@ -398,14 +367,6 @@ def _differ(right: Any, said: Any) -> bool:
     if isinstance(right, (list, tuple)) and isinstance(said, (list, tuple)):
         return set(right) != set(said)
     return bool(right != said)
-
-
-def _value(value: Any) -> str:
-    return ", ".join(value) if isinstance(value, (list, tuple)) else str(value)
-
-
-def _clip(text: str, length: int = 160) -> str:
-    return text if len(text) <= length else text[: length - 3] + "..."
 
 
 def _speed(decoding: str, speed: Mapping[str, float]) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mlxtune.report.tables import HEADLINES, _clip, _estimate, _table, _text, _titled, _value
+from mlxtune.report.cells import cell_text, clipped, estimate_text, new_table, titled, value_text
+from mlxtune.report.tables import HEADLINES
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -24,25 +25,25 @@ def text_tables(name: str, field: Mapping[str, Any]) -> list[RenderableType]:
 
 def bucket_table(name: str, buckets: Mapping[str, Mapping[str, Any]]) -> RenderableType:
     """How many rows are in each bucket of ROUGE-L."""
-    table = _table("ROUGE-L")
+    table = new_table("ROUGE-L")
     for column in ("rows", "share"):
         table.add_column(column, justify="right", no_wrap=True)
     for bucket, inside in buckets.items():
-        table.add_row(_text(bucket), str(inside["rows"]), _estimate(inside["share"]))
-    return _titled(f"{name}: rows by ROUGE-L", table)
+        table.add_row(cell_text(bucket), str(inside["rows"]), estimate_text(inside["share"]))
+    return titled(f"{name}: rows by ROUGE-L", table)
 
 
 def condition_table(name: str, field: Mapping[str, Any]) -> RenderableType:
     """The figures of a text where the row's labels are right, and where they are not."""
     parts = {"labels right": field["when_right"], "labels wrong": field["when_wrong"]}
-    table = _table("metric")
+    table = new_table("metric")
     for title, part in parts.items():
         table.add_column(f"{title}: {part['rows']} rows", justify="right", no_wrap=True)
     for metric, title in HEADLINES.items():
         estimates = [part.get(metric) for part in parts.values()]
         if any(estimates):
-            table.add_row(title, *map(_estimate, estimates))
-    return _titled(f"{name}: with every label of a closed list right, and without", table)
+            table.add_row(title, *map(estimate_text, estimates))
+    return titled(f"{name}: with every label of a closed list right, and without", table)
 
 
 def case_tables(errors: Mapping[str, Any], n_cases: int) -> list[RenderableType]:
@@ -56,7 +57,7 @@ def case_tables(errors: Mapping[str, Any], n_cases: int) -> list[RenderableType]
             if shown:
                 count = "the" if len(shown) == 1 else f"the {len(shown)}"
                 noun = "text" if len(shown) == 1 else "texts"
-                tables.append(_titled(f"{name}: {count} {kind} {noun} by ROUGE-L", _cases(shown)))
+                tables.append(titled(f"{name}: {count} {kind} {noun} by ROUGE-L", _cases(shown)))
     return tables
 
 
@@ -67,10 +68,10 @@ def _cases(cases: Sequence[Mapping[str, Any]]) -> Table:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for case in cases:
-        table.add_row(f"row {case['row']}", _text(f"ROUGE-L {case['rougeL']:.2f}{_labels(case)}"), style="bold")
+        table.add_row(f"row {case['row']}", cell_text(f"ROUGE-L {case['rougeL']:.2f}{_labels(case)}"), style="bold")
         said = f"(unreadable) {case['reply']}" if case["prediction"] is None else case["prediction"]
         for title, text in (("input", case["input"]), ("reference", case["reference"]), ("prediction", said)):
-            table.add_row(title, _text(_clip(" ".join(text.split()), MAX_CASE_CHARS)))
+            table.add_row(title, cell_text(clipped(" ".join(text.split()), MAX_CASE_CHARS)))
         if case is not cases[-1]:
             table.add_row("")
     return table
@@ -82,5 +83,7 @@ def _labels(case: Mapping[str, Any]) -> str:
     found = [f"; {', '.join(right)} right"] if right else []
     for field in (field for field in case["right"] if field not in right):
         said = case["predicted"][field]
-        found.append(f"; {field}: {'nothing' if said is None else _value(said)}, not {_value(case['expected'][field])}")
+        found.append(
+            f"; {field}: {'nothing' if said is None else value_text(said)}, not {value_text(case['expected'][field])}"
+        )
     return "".join(found)
