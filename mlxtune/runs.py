@@ -15,6 +15,7 @@ from mlxtune.files import write_json, write_text
 from mlxtune.recipe import Recipe, load_recipe
 
 RUNS = Path("runs")
+TUNED, BASE = "tuned", "base"  # a run's evaluations with and without its adapter
 
 
 class RunFolder:
@@ -32,7 +33,7 @@ class RunFolder:
         return str(self.path)
 
     def evaluation(self, name: str) -> Path:
-        """Folder of one evaluation: 'tuned' or 'base'."""
+        """Folder of one evaluation: TUNED, BASE, or a name of the user's own."""
         return self.path / "evaluation" / name
 
     def recipe(self) -> Recipe:

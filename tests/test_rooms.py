@@ -59,7 +59,8 @@ FORBIDDEN = {
     "training": {"evaluation", "export", "report", "commands", "cli"},
     "evaluation": {"training", "export", "report", "commands", "cli"},
     "export": {"training", "evaluation", "report", "commands", "cli"},
-    "report": {"training", "export", "commands", "cli"},
+    "report": {"training", "export", "sweeping", "commands", "cli"},
+    "sweeping": {"backends", "data", "models", "training", "evaluation", "export", "report", "commands", "cli"},
     "backends": {"training", "evaluation", "export", "report", "commands", "cli"},
 }
 

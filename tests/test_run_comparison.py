@@ -16,18 +16,11 @@ from sklearn.metrics import accuracy_score, f1_score, recall_score
 
 from mlxtune.errors import DataError, Misuse, RunError
 from mlxtune.evaluation.comparison import sentence_on
+from mlxtune.evaluation.evaluated import open_evaluation, open_evaluations, short_names
 from mlxtune.evaluation.metrics import N_RESAMPLES
 from mlxtune.evaluation.predictions import read_predictions
-from mlxtune.evaluation.run_comparison import (
-    REPLY,
-    Fact,
-    Figure,
-    RunComparison,
-    compare_runs,
-    open_evaluation,
-    open_evaluations,
-    short_names,
-)
+from mlxtune.evaluation.run_comparison import REPLY, Figure, RunComparison, compare_runs
+from mlxtune.evaluation.run_facts import Fact
 from mlxtune.recipe import load_recipe
 from mlxtune.report.comparison_tables import as_csv, as_markdown, comparison_tables
 from mlxtune.report.tables import to_text

@@ -16,14 +16,15 @@ from pathlib import Path
 
 import pytest
 
-from mlxtune import sweeping
 from mlxtune.cli import main
 from mlxtune.errors import DataError, Misuse, RecipeError, RunError
 from mlxtune.evaluation import run_comparison
 from mlxtune.files import write_json
 from mlxtune.recipe import load_recipe
 from mlxtune.runs import RunFolder, locked
-from mlxtune.sweeping import Cell, default_folder, parse_axis, plan_cells, run_process, scale_note, sweep
+from mlxtune.sweeping import run as sweeping_run
+from mlxtune.sweeping.grid import Cell, default_folder, parse_axis, plan_cells, scale_note
+from mlxtune.sweeping.run import run_process, sweep
 from tests.conftest import Run, write_recipe, write_rows
 from tests.made_runs import made_evaluation, made_run, replies_of, ticket_recipe, tickets
 
@@ -422,7 +423,7 @@ def test_a_tiny_model_is_swept_from_recipe_to_table(
     tmp_path: Path, base: Path, mlxtune: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sweeping, "run_process", in_this_process)
+    monkeypatch.setattr(sweeping_run, "run_process", in_this_process)
     file = write_recipe(tmp_path / "recipe", base)
     command = ["sweep", file, "--vary", "lora.layers=1,99", "--set", "train.max_steps=1", "--out", "swept"]
     failed = mlxtune(*command)
@@ -456,7 +457,7 @@ def test_a_sweep_of_which_nothing_finished_is_not_compared(file: Path, mlxtune: 
 def test_an_interrupted_sweep_exits_130_and_prints_no_result(
     file: Path, mlxtune: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweeping, "run_process", Fake({"lora rank-8": interrupted}))
+    monkeypatch.setattr(sweeping_run, "run_process", Fake({"lora rank-8": interrupted}))
     result = mlxtune("sweep", file, "--vary", "lora.rank=4,8")
     assert result.code == 130 and result.out == ""
     assert "the same command goes on from there" in result.err and "Traceback" not in result.err
@@ -468,7 +469,7 @@ def test_cells_with_other_test_rows_are_told_though_they_cannot_be_compared(
     def refuses(*of_runs: object) -> None:
         raise DataError("b was evaluated on other rows than a")
 
-    monkeypatch.setattr(sweeping, "run_process", Fake())
+    monkeypatch.setattr(sweeping_run, "run_process", Fake())
     monkeypatch.setattr(run_comparison, "compare_runs", refuses)
     result = mlxtune("sweep", file, "--vary", "lora.rank=4,8", "--no-evaluate", "--json")
     assert result.code == 0 and "not compared: b was evaluated on other rows than a; mlxtune compare" in result.err
@@ -480,7 +481,7 @@ def test_without_evaluation_the_table_has_losses_and_no_figures(
     file: Path, mlxtune: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake = Fake()
-    monkeypatch.setattr(sweeping, "run_process", fake)
+    monkeypatch.setattr(sweeping_run, "run_process", fake)
     result = mlxtune("sweep", file, "--vary", "lora.rank=4,8", "--no-evaluate")
     assert result.code == 0 and {words[0] for words in fake.words} == {"lora"}
     assert "train loss" in result.out and "accuracy" not in result.out
@@ -506,7 +507,7 @@ def test_mistakes_get_one_message_and_start_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fake = Fake()
-    monkeypatch.setattr(sweeping, "run_process", fake)
+    monkeypatch.setattr(sweeping_run, "run_process", fake)
     result = mlxtune("sweep", file, *words)
     assert result.code == code and result.out == "" and fake.words == [] and not Path("runs").exists()
     assert message in result.err and result.err.count("Error: ") == 1 and "Traceback" not in result.err

@@ -54,8 +54,9 @@ def compare(
     if markdown + as_csv + as_json > 1:
         raise click.UsageError("--json, --markdown and --csv are three ways to print; choose one")
     from mlxtune.chat_server import ChatServerError
+    from mlxtune.evaluation.evaluated import open_evaluations
     from mlxtune.evaluation.judge import text_fields
-    from mlxtune.evaluation.run_comparison import compare_runs, open_evaluations, same_rows
+    from mlxtune.evaluation.run_comparison import compare_runs, same_rows
     from mlxtune.recipe import load_recipe
 
     known = None if recipe is None else load_recipe(recipe)

@@ -26,13 +26,14 @@ from mlxtune import __version__
 from mlxtune.data.template import ReplyTemplate, Value
 from mlxtune.errors import DataError, Misuse, RunError, did_you_mean
 from mlxtune.evaluation.comparison import require_same_rows
+from mlxtune.evaluation.evaluated import lies_in_a_run
 from mlxtune.evaluation.predictions import Prediction, read_predictions
 from mlxtune.evaluation.scores import PREDICTIONS_FILE, identity, read_scores
 from mlxtune.evaluation.sheet import MAX_CELL, Line, fingerprint, is_filled, sheet_text
 from mlxtune.evaluation.text_metrics import ROUGE_L_BUCKETS, bucket_of, rouge_rows
 from mlxtune.files import write_json, write_text
 from mlxtune.recipe import Recipe, TextField, load_recipe
-from mlxtune.runs import open_run
+from mlxtune.runs import TUNED, open_run
 
 SHEET_FILE = "human_eval_template.csv"
 KEY_FILE = "human_eval_template.key.json"
@@ -130,17 +131,11 @@ def find_evaluation(path: Path) -> Evaluation:
     if not path.exists():
         raise RunError(f"{path}: no such run folder")
     if _holds_replies(path):
-        around = path.absolute().parent.parent
-        run = (
-            path.parent.parent
-            if path.absolute().parent.name == "evaluation" and (around / "run.json").is_file()
-            else None
-        )
-        return Evaluation(str(path), path, run)
+        return Evaluation(str(path), path, path.parent.parent if lies_in_a_run(path) else None)
     if not (path / "run.json").is_file() and read_scores(path) is not None:
         raise RunError(f"{path}: its {PREDICTIONS_FILE} is missing; evaluate again")
     run = open_run(path).path
-    tuned = run / "evaluation" / "tuned"
+    tuned = run / "evaluation" / TUNED
     if not _holds_replies(tuned):
         others = sorted(str(file.parent) for file in (run / "evaluation").glob(f"*/{PREDICTIONS_FILE}"))
         advice = f"or name one of {', '.join(others)}" if others else "then review it"
@@ -174,7 +169,7 @@ def default_folder(evaluations: Sequence[Evaluation]) -> Path:
         return first.folder
     names = {id(one): _short_name(one, first) for one in others}
     own = first.folder.absolute().name
-    return first.folder.parent / f"{'' if own == 'tuned' else f'{own}-'}with-{'-'.join(sorted(names.values()))}"
+    return first.folder.parent / f"{'' if own == TUNED else f'{own}-'}with-{'-'.join(sorted(names.values()))}"
 
 
 def make_review(paths: Sequence[Path], sample: int = 100, seed: int = 0, field: str | None = None) -> Review:
@@ -398,7 +393,7 @@ def _short_name(evaluation: Evaluation, first: Evaluation) -> str:
     name = run.name
     if first.run is not None and name == first.run.absolute().name:
         name = f"{run.parent.name}-{name}"
-    return name if own == "tuned" else f"{name}-{own}"
+    return name if own == TUNED else f"{name}-{own}"
 
 
 def _recipe(evaluation: Evaluation) -> Recipe | None:

@@ -10,8 +10,6 @@ Rows are matched by their text and right values, so a test file that was copied 
 from __future__ import annotations
 
 import json
-import math
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from mlxtune.errors import DataError, Misuse, Problem, RunError, listing
+from mlxtune.errors import DataError, RunError
 from mlxtune.evaluation.comparison import (
     LEVEL,
     NO_DIRECTION,
@@ -29,23 +27,19 @@ from mlxtune.evaluation.comparison import (
     compare_figures,
     compare_replies,
 )
+from mlxtune.evaluation.evaluated import Evaluated, short_names
 from mlxtune.evaluation.metrics import Means, label_figures, label_set_figures, mean_estimate
 from mlxtune.evaluation.predictions import Prediction, read_predictions
-from mlxtune.evaluation.scores import read_scores, score
+from mlxtune.evaluation.run_facts import Fact, cost_facts, differing_settings, training_facts
+from mlxtune.evaluation.scores import score
 from mlxtune.evaluation.text_metrics import rouge_rows
 from mlxtune.evaluation.text_scores import bucket_figures
-from mlxtune.recipe import LabelField, LabelsField, Recipe, TextField, load_recipe
-from mlxtune.runs import RUNS, RunFolder, latest_run, open_run
+from mlxtune.recipe import LabelField, LabelsField, Recipe, TextField
 
-TUNED, BASE = "tuned", "base"
 REPLY = "reply"  # what figures of whole replies stand under, where fields' stand under the field
 OF_REPLIES = "repeated_rate"  # counted in every field, although it is of the whole reply
 MARKS = ("better", "worse", "no real difference", "too few rows")
 MAX_LABELS = 20  # whose recall is compared; of more, a table of them says nothing any more
-# Keys that change no figure.
-NO_SETTINGS = ("name", "track")
-# What an evaluation of the model before tuning depends on; the rest of a recipe says nothing of it.
-OF_ANY_MODEL = ("model.", "prompt.", "output.", "evaluate.", "data.test", "data.text", "data.columns.")
 # Parts of scores.json that hold figures of something else, or the same ones again.
 NOT_FIGURES = (
     "baselines",
@@ -73,47 +67,6 @@ UNTESTED = {
     "consistency": ("agreement of samples", "predictions do not hold the samples"),
 }
 UNTESTED_OTHERWISE = ("other figures", "they need more than the predictions")
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """One evaluation, as it lies on disk.
-
-    Attributes:
-        folder: With scores.json and predictions.jsonl.
-        run: The run folder that it belongs to; None where it lies elsewhere.
-        recipe: The run's; None where there is no run.
-        info: run.json; empty where there is no run.
-        scores: scores.json; None where the run was not evaluated and that is not asked for.
-    """
-
-    folder: Path
-    run: RunFolder | None
-    recipe: Recipe | None
-    info: Mapping[str, Any]
-    scores: Mapping[str, Any] | None
-
-    @property
-    def before_tuning(self) -> bool:
-        """Whether it is of the base model, or of replies that no run wrote: nothing was trained for it."""
-        if self.run is None:
-            return True
-        if self.scores is None or "adapter" not in self.scores:
-            return self.folder.name == BASE
-        return self.scores["adapter"] is None
-
-    @property
-    def title(self) -> str:
-        """Where it lies, as a user names it."""
-        return str(self.run if self.run and self.folder.name == TUNED else self.folder)
-
-
-@dataclass(frozen=True)
-class Fact:
-    """One setting, loss or cost, by run; None where it is not known or does not apply."""
-
-    name: str
-    values: tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -197,72 +150,6 @@ class SameRows:
     notes: Sequence[str]
 
 
-def open_evaluation(path: Path, name: str = TUNED, evaluated: bool = True) -> Evaluated:
-    """The evaluation that a path names.
-
-    Args:
-        path: A run folder, an evaluation folder (RUN/evaluation/base), or a recipe, which stands for its newest run.
-        name: Which evaluation of a run: 'tuned', 'base', or another folder under its evaluation/.
-        evaluated: Whether there must be one; a run that was not evaluated still has settings, losses and costs.
-
-    Raises:
-        RunError: There is none; names the command that makes it.
-        RecipeError: A recipe cannot be read.
-    """
-    if path.is_dir() and not (path / "run.json").is_file() and ((path / "scores.json").is_file() or _in_a_run(path)):
-        place = path if len(path.parts) > 1 else path.absolute()
-        run = RunFolder(place.parent.parent) if _in_a_run(path) else None
-        scores = read_scores(path)
-        if scores is None:
-            raise RunError(f"{path}: holds no scores.json; make it with `mlxtune evaluate {run}`")
-        return Evaluated(path, run, run.recipe() if run else None, run.info() if run else {}, scores)
-    if path.is_dir() or not path.exists():
-        run = open_run(path)
-    else:
-        recipe = load_recipe(path)
-        newest = latest_run(recipe.name)
-        if newest is None:
-            raise RunError(f"{path}: no run of {recipe.name!r} under {RUNS}/; train one with `mlxtune lora {path}`")
-        run = newest
-    folder = run.evaluation(name)
-    scores = read_scores(folder)
-    if scores is None and evaluated:
-        raise RunError(f"{run}: {_not_evaluated(run, name)}")
-    return Evaluated(folder, run, run.recipe(), run.info(), scores)
-
-
-def open_evaluations(paths: Sequence[Path], name: str = TUNED, evaluated: bool = True) -> list[Evaluated]:
-    """The evaluations to compare, the first the one that the others are compared with; arguments as `open_evaluation`.
-
-    The folder of a sweep stands for its runs that finished, in their order. One run alone is compared with its base model, which then comes first.
-
-    Raises:
-        Misuse: None are named, or one is named twice.
-        RunError: Some cannot be compared; all are named.
-    """
-    if not paths:
-        raise Misuse("nothing to compare; name runs, as in `mlxtune compare RUN RUN`")
-    found: list[Evaluated] = []
-    problems: list[str] = []
-    for run in [run for path in paths for run in _runs_of(path)]:
-        try:
-            found.append(open_evaluation(run, name, evaluated))
-        except RunError as error:
-            problems.append(str(error))
-    if problems:
-        if len(problems) == 1:
-            raise RunError(problems[0])
-        places = [Problem(*problem.split(": ", 1)) for problem in problems]
-        raise RunError(listing("cannot compare", places))
-    twice = [path for path, times in Counter(os.path.realpath(one.folder) for one in found).items() if times > 1]
-    if twice:
-        named = next(one for one in found if os.path.realpath(one.folder) == twice[0])
-        raise Misuse(f"{named.title}: named twice; a run is no different from itself")
-    if len(found) == 1 and evaluated:
-        found.insert(0, _before_tuning(found[0]))
-    return found
-
-
 def compare_runs(
     evaluations: Sequence[Evaluated], intersection: bool = False, recipe: Recipe | None = None
 ) -> RunComparison:
@@ -299,10 +186,10 @@ def compare_runs(
         evaluations=tuple(one.folder for one in evaluations),
         rows=rows,
         rows_evaluated=tuple(None if one.scores is None else one.scores["rows"] for one in evaluations),
-        settings=tuple(_settings(evaluations)),
-        training=tuple(_training(evaluations)),
+        settings=tuple(differing_settings(evaluations)),
+        training=tuple(training_facts(evaluations)),
         figures=figures,
-        cost=tuple(_cost(evaluations, speeds)),
+        cost=tuple(cost_facts(evaluations, speeds)),
         notes=(),
     )
     return replace(compared, notes=(*notes, *_on_chance(compared.n_comparisons)))
@@ -326,72 +213,6 @@ def same_rows(evaluations: Sequence[Evaluated], intersection: bool = False, reci
         _require_fields(one, predictions, known)
     taken, whole = _matched(evaluations, short_names(evaluations), answered, intersection, notes)
     return SameRows(known, parts, taken, whole, notes)
-
-
-def short_names(evaluations: Sequence[Evaluated]) -> list[str]:
-    """What tells evaluations apart: their paths without the folders that all of them have in the same place."""
-    paths = []
-    for one in evaluations:
-        place = one.run.path if one.run else one.folder
-        parts = Path(os.path.abspath(place)).parts
-        paths.append([*parts, one.folder.name] if one.run else list(parts))
-    if len(paths) == 1:
-        return [paths[0][-2] if evaluations[0].run else paths[0][-1]]
-    for end in (-1, 0):
-        while all(len(path) > 1 for path in paths) and len({path[end] for path in paths}) == 1:
-            paths = [path[:-1] if end else path[1:] for path in paths]
-    if len({len(path) for path in paths}) == 1:
-        telling = [i for i in range(len(paths[0])) if len({path[i] for path in paths}) > 1]
-        paths = [[path[i] for i in telling] for path in paths]
-    return ["/".join(path) for path in paths]
-
-
-# Finding ---------------------------------------------------------------------------------------------------------
-
-
-def _runs_of(path: Path) -> list[Path]:
-    """The path, or the finished runs of the sweep whose folder it is."""
-    file = path / "sweep.json"
-    if (path / "run.json").exists() or not file.is_file():
-        return [path]
-    try:
-        cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
-        runs = [path / cell["name"] for cell in cells if cell["status"] == "finished"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{file}: cannot be read: {error}; name the runs in {path} instead") from error
-    if not runs:
-        raise RunError(f"{path}: no run of this sweep has finished; its log files say why")
-    return runs
-
-
-def _in_a_run(path: Path) -> bool:
-    """Whether a folder lies where a run keeps an evaluation."""
-    place = path.absolute()
-    return place.parent.name == "evaluation" and (place.parent.parent / "run.json").is_file()
-
-
-def _not_evaluated(run: RunFolder, name: str) -> str:
-    there = sorted(file.parent.name for file in (run.path / "evaluation").glob("*/scores.json"))
-    others = f"; it has {', '.join(there)}, which --name takes" if there else ""
-    if name not in (TUNED, BASE):
-        return f"has no evaluation named {name!r}{others}"
-    flag = " --base" if name == BASE else ""
-    return f"was not evaluated{' before tuning' if flag else ''}; run `mlxtune evaluate {run}{flag}`{others}"
-
-
-def _before_tuning(one: Evaluated) -> Evaluated:
-    """The evaluation of the base model that one run alone is compared with."""
-    if one.run is not None and one.recipe is not None and not one.before_tuning:
-        name = one.folder.name.replace(TUNED, BASE, 1)
-        for folder in (one.run.evaluation(name), RunFolder(RUNS / one.recipe.name / BASE).evaluation(name)):
-            scores = read_scores(folder)
-            if scores is not None:
-                return Evaluated(folder, one.run, one.recipe, one.info, scores)
-        raise RunError(
-            f"{one.run}: nothing to compare it with; name another run, or evaluate its base model first: "
-            f"`mlxtune evaluate {one.run} --base`"
-        )
-    raise RunError(f"{one.title}: nothing to compare it with; name another run")
 
 
 # Rows and questions ----------------------------------------------------------------------------------------------
@@ -694,144 +515,3 @@ def _on_chance(n_comparisons: int) -> list[str]:
         f"{counted} made, each at the {LEVEL:.0%} level: were there no difference anywhere, {about} of them would still "
         "seem real by chance"
     ]
-
-
-# Settings, losses, costs -----------------------------------------------------------------------------------------
-
-
-def _settings(evaluations: Sequence[Evaluated]) -> Iterator[Fact]:
-    """What was set differently; the same content under another file name is no difference."""
-    recipes = [one.recipe.flat() if one.recipe else {} for one in evaluations]
-    recipes = [
-        {key: value for key, value in flat.items() if not one.before_tuning or key.startswith(OF_ANY_MODEL)}
-        for one, flat in zip(evaluations, recipes, strict=True)
-    ]
-    contents = {
-        "model.path": [_base(one) for one in evaluations],
-        "data.test": [((one.scores or {}).get("data") or {}).get("sha256") for one in evaluations],
-        **{
-            f"data.{split}": [((one.info.get("data") or {}).get(split) or {}).get("sha256") for one in evaluations]
-            for split in ("train", "valid")
-        },
-    }
-    for key in dict.fromkeys(key for flat in recipes for key in flat):
-        if key in NO_SETTINGS or key.startswith("track."):
-            continue
-        # A run's recipe says everything: a key that is missing there (patience, without early stopping) is a difference.
-        applies = [
-            i for i, one in enumerate(evaluations) if key in recipes[i] or (one.recipe and not one.before_tuning)
-        ]
-        values = [flat.get(key) for flat in recipes]
-        content = [contents[key][i] for i in applies] if key in contents else []
-        if content and all(content):
-            if len(set(content)) > 1 and len({values[i] for i in applies}) == 1:  # one name, and other content by now
-                values = [value and f"{value} ({str(contents[key][i])[:12]})" for i, value in enumerate(values)]
-            differ = len(set(content)) > 1
-        else:
-            differ = len({json.dumps(values[i], sort_keys=True) for i in applies}) > 1
-        if differ:
-            yield Fact(key, tuple(values))
-    trained = [{} if one.before_tuning else one.info for one in evaluations]
-    scores = [one.scores or {} for one in evaluations]
-    for name, facts in (
-        ("trained with", [info.get("backend") for info in trained]),
-        ("trained on", [(info.get("device") or {}).get("description") for info in trained]),
-        ("mlxtune", [info.get("mlxtune") for info in trained]),
-        ("begun from", [info.get("begun_from") for info in trained]),
-        ("evaluated with", [one.get("backend") for one in scores]),
-        ("evaluation judged by", [(one.get("judge") or {}).get("model") for one in scores]),
-        ("evaluated with --set", [" ".join(one.get("overrides") or ()) or None for one in scores]),
-    ):
-        applying = [
-            fact
-            for fact, one in zip(facts, evaluations, strict=True)
-            if name.startswith("evaluat") or not one.before_tuning
-        ]
-        if len(set(applying)) > 1:
-            yield Fact(name, tuple(facts))
-
-
-def _base(one: Evaluated) -> str | None:
-    """Fingerprint of the base model."""
-    found = (one.scores or {}).get("base") or (one.info.get("base") or {}).get("fingerprint")
-    return None if found is None else str(found)
-
-
-def _training(evaluations: Sequence[Evaluated]) -> Iterator[Fact]:
-    """Steps, losses and what they say, of the adapter that each run has."""
-    columns = [_of_training(one) for one in evaluations]
-    for name in dict.fromkeys(name for column in columns for name in column):
-        values = tuple(column.get(name) for column in columns)
-        if any(value is not None for value in values):
-            yield Fact(name, values)
-
-
-def _of_training(one: Evaluated) -> dict[str, Any]:
-    if one.before_tuning or one.run is None:
-        return {}
-    info = one.info
-    steps, best, diagnosis = (info.get(name) or {} for name in ("steps", "best", "diagnosis"))
-    validations = _validations(one.run)
-    at = info.get("adapter_step")
-    kept: dict[str, Any] = next((event for event in reversed(validations) if at is None or event["step"] <= at), {})
-    last = validations[-1] if validations else {}
-    status = info.get("status")
-    return {
-        "status": None if status == "finished" else status,
-        "steps": info.get("step"),
-        "steps planned": steps.get("total"),
-        "adapter of step": at,
-        "train loss": (kept.get("train") or {}).get("loss", None if validations else info.get("train_loss")),
-        "valid loss": kept.get("loss", info.get("valid_loss")),
-        "valid/train": kept.get("ratio"),
-        "valid/train at the end": last.get("ratio") if last.get("step") != kept.get("step") else kept.get("ratio"),
-        "best metric": best.get("metric"),
-        "best value": best.get("value"),
-        "best step": best.get("step"),
-        "diagnosis": diagnosis.get("verdict"),
-        "stopped": info.get("stopped"),
-    }
-
-
-def _validations(run: RunFolder) -> list[dict[str, Any]]:
-    """The validations of metrics.jsonl; a line that cannot be read, as the last of a killed run, is left out."""
-    try:
-        lines = run.metrics_file.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    found = []
-    for line in lines:
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(event, dict) and event.get("event") == "validation" and isinstance(event.get("step"), int):
-            found.append(event)
-    return found
-
-
-def _cost(evaluations: Sequence[Evaluated], speeds: Sequence[Mapping[str, Any]]) -> Iterator[Fact]:
-    """Time, memory and size."""
-    columns = []
-    for one, speed in zip(evaluations, speeds, strict=True):
-        info = {} if one.before_tuning else one.info
-        columns.append(
-            {
-                "training seconds": info.get("seconds"),
-                "training tokens/s": info.get("tokens_per_second"),
-                "training peak memory, GB": info.get("peak_memory_gb"),
-                "trainable parameters": info.get("trainable_parameters"),
-                "adapter bytes": None if one.before_tuning or one.run is None else _adapter_bytes(one.run),
-                "evaluation seconds a row": speed.get("seconds_per_row"),
-                "evaluation peak memory, GB": speed.get("peak_memory_gb"),
-            }
-        )
-    for name in columns[0]:
-        values = tuple(column[name] for column in columns)
-        if any(isinstance(value, (int, float)) and math.isfinite(value) for value in values):
-            yield Fact(name, values)
-
-
-def _adapter_bytes(run: RunFolder) -> int | None:
-    file = run.adapter / "adapters.safetensors"
-    return file.stat().st_size if file.is_file() else None

@@ -14,7 +14,7 @@ from mlxtune.errors import RecipeError, RunError
 from mlxtune.models.base_model import base_folder, require_base
 from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
 from mlxtune.recipe import Recipe, load_recipe
-from mlxtune.runs import RUNS, RunFolder, latest_run, open_run
+from mlxtune.runs import BASE, RUNS, TUNED, RunFolder, latest_run, open_run
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Subject:
     @property
     def folder(self) -> Path:
         """The run folder; for a base model without one, the place kept for it among the recipe's runs."""
-        return self.run.path if self.run else RUNS / self.recipe.name / "base"
+        return self.run.path if self.run else RUNS / self.recipe.name / BASE
 
     @property
     def adapter(self) -> Path | None:
@@ -45,7 +45,7 @@ class Subject:
 
     def evaluation(self, limit: int | None = None) -> Path:
         """Folder of its evaluation; a trial on the first rows has its own."""
-        name = "base" if self.base else "tuned"
+        name = BASE if self.base else TUNED
         return RunFolder(self.folder).evaluation(name if limit is None else f"{name}-first-{limit}")
 
     def counterparts(self, limit: int | None = None) -> list[Path]:

@@ -21,7 +21,8 @@ from mlxtune.report.tables import HEADLINES
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
 
-    from mlxtune.evaluation.run_comparison import Fact, Figure, RunComparison
+    from mlxtune.evaluation.run_comparison import Figure, RunComparison
+    from mlxtune.evaluation.run_facts import Fact
 
 MAX_SETTING_CHARS = 60  # of a value in a cell: a system prompt is long
 REAL = ("better", "worse")
