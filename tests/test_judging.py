@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mlxtune.report.judge_tables import judge_tables
+from mlxtune.report.judge_tables import judge_tables, pair_markdown
 from mlxtune.report.tables import to_text
 from tests.chatting import Request, Sent, answer, error, serve
 from tests.conftest import ROWS, Run, snapshot, write_recipe, write_rows
@@ -152,6 +152,16 @@ def test_the_rate_and_the_timeout_reach_the_server(
 
 
 # Two runs ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_judges_table_to_paste_is_not_broken_by_odd_names() -> None:
+    rate = {"value": 0.5, "low": 0.4, "high": 0.6}
+    pair = {"win": 1, "loss": 1, "tie": 0, "order_decided": 0, "win_rate": rate, "sentence": "no real\ndifference"}
+    text = pair_markdown({"model": "<b>\x1b[2Jbig</b>", "runs": {"a|b": {"fields": {"res_ponse": pair}}}})
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert [line.replace("\\|", "").count("|") for line in table] == [9, 9, 9]
+    assert table[2].startswith("| a\\|b | res\\_ponse | 1 |") and "no real difference" in table[2]
+    assert "\x1b" not in text and "<b>" not in text
 
 
 def test_runs_are_compared_by_a_judge_in_every_form(file: Path, mlxtune: Run) -> None:

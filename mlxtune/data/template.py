@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from mlxtune.data.labels import split_labels
@@ -119,7 +120,7 @@ class ReplyTemplate:
         order. A label said twice counts once and is reported as repeated. Anything else that the template does not
         allow makes its field None: what cannot be parsed is wrong, not nearly right.
         """
-        found = self._shape().fullmatch(text.strip())
+        found = self._shape.fullmatch(text.strip())
         if not found:
             return Reply(dict.fromkeys(self.fields), False, "does not follow the template")
         values: dict[str, Value | None] = {}
@@ -140,6 +141,7 @@ class ReplyTemplate:
             parts += [_value_pattern(field), _escape(literal)]
         return "".join(parts)
 
+    @cached_property
     def _shape(self) -> re.Pattern[str]:
         """The template with each field left open, for finding where fields lie in a reply."""
         first, *rest = [_loose(literal) for literal in self._literals]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlxtune.evaluation.sheet import safe_cell
-from mlxtune.report.cells import cell_text, estimate_text, new_table, titled
+from mlxtune.report.cells import cell_text, estimate_text, markdown_row, markdown_text, new_table, titled
 from mlxtune.report.run_table import size_text
 from mlxtune.report.tables import HEADLINES
 
@@ -78,33 +78,37 @@ def comparison_tables(compared: RunComparison) -> list[RenderableType]:
 
 def as_markdown(compared: RunComparison) -> str:
     """Everything as one table to paste, and the notes below it."""
-    lines = [_row(["", *compared.names]), _row(["---"] * (1 + len(compared.names)), escape=False)]
+    lines = [markdown_row(["", *map(markdown_text, compared.names)]), markdown_row(["---"] * (1 + len(compared.names)))]
     blank = [""] * len(compared.names)
 
     def section(title: str) -> None:
-        lines.append(_row([f"**{_escaped(title)}**", *blank], escape=False))
+        lines.append(markdown_row([f"**{markdown_text(title)}**", *blank]))
 
     for title, facts in (("Settings that differ", compared.settings), ("Training", _worth_showing(compared.training))):
         if facts:
             section(title)
-            lines += [_row([TITLES.get(one.name, one.name), *_shown(one)]) for one in facts]
+            lines += [
+                markdown_row([*map(markdown_text, [TITLES.get(one.name, one.name), *_shown(one)])]) for one in facts
+            ]
     field = None
     for figure in compared.figures:
         if figure.field != field:
             field = figure.field
             section(f"{field}, {compared.rows} rows")
-        cells = [_escaped(estimate_text(value)) for value in figure.values]
+        cells = [markdown_text(estimate_text(value)) for value in figure.values]
         for position, one in enumerate(figure.comparisons):
             if one is not None and one["mark"] is not None:
                 mark = f"**{one['mark']}**" if one["mark"] in REAL else one["mark"]
                 cells[position] += f"<br>{_signed(one['difference'])}: {mark}"
-        lines.append(_row([_escaped(_title(figure.name)), *cells], escape=False))
+        lines.append(markdown_row([markdown_text(_title(figure.name)), *cells]))
     if compared.cost:
         section("Cost")
-        lines += [_row([TITLES.get(one.name, one.name), *_shown(one)]) for one in compared.cost]
-    notes = [f"- {_escaped(note)}" for note in compared.notes]
+        lines += [
+            markdown_row([*map(markdown_text, [TITLES.get(one.name, one.name), *_shown(one)])]) for one in compared.cost
+        ]
+    notes = [f"- {markdown_text(note)}" for note in compared.notes]
     if any(any(figure.comparisons) for figure in compared.figures):
-        notes.insert(0, f"- differences are to {_escaped(compared.names[0])}; 95% intervals over rows in brackets")
+        notes.insert(0, f"- differences are to {markdown_text(compared.names[0])}; 95% intervals over rows in brackets")
     return "\n".join([*lines, "", *notes]).rstrip()
 
 
@@ -362,15 +366,6 @@ def _difference(one: Any) -> list[str]:
 
 def _signed(value: float) -> str:
     return f"{value:+.3f}" if round(value, 3) else "0.000"
-
-
-def _row(cells: Sequence[str], escape: bool = True) -> str:
-    return "| " + " | ".join(map(_escaped, cells) if escape else cells) + " |"
-
-
-def _escaped(text: str) -> str:
-    """Text that Markdown shows as it is, in a table's cell."""
-    return re.sub(r"([\\`*_|<>\[\]~#])", r"\\\1", " ".join(text.split()))
 
 
 def _write(writer: Any, cells: Sequence[Any]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mlxtune.evaluation.sheet import safe_cell
-from mlxtune.report.cells import cell_text, clipped, estimate_text, new_table, titled
+from mlxtune.report.cells import cell_text, clipped, estimate_text, markdown_row, markdown_text, new_table, titled
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -83,12 +83,14 @@ def pair_tables(judged: Mapping[str, Any]) -> list[RenderableType]:
 
 def pair_markdown(judged: Mapping[str, Any]) -> str:
     """The same as a table to paste."""
-    lines = ["| run | field | wins | losses | ties | order decided | win rate | |", "|---|---|---|---|---|---|---|---|"]
+    columns = ["run", "field", "wins", "losses", "ties", "order decided", "win rate", ""]
+    lines = [markdown_row(columns), markdown_row(["---"] * len(columns))]
     for name, field, one in _pairs(judged):
         cells = [name, field, *(str(one[key]) for key in ("win", "loss", "tie", "order_decided"))]
         cells += [estimate_text(one["win_rate"]), one["sentence"]]
-        lines.append("| " + " | ".join(_plain(cell).replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join([*lines, "", f"- judged by {_plain(judged['model'])}, each pair in both orders; a win needs both"])
+        lines.append(markdown_row([*map(markdown_text, cells)]))
+    judge = markdown_text(judged["model"])
+    return "\n".join([*lines, "", f"- judged by {judge}, each pair in both orders; a win needs both"])
 
 
 def pair_csv(judged: Mapping[str, Any], columns: Sequence[str]) -> str:
@@ -113,7 +115,3 @@ def _counted(judge: Mapping[str, Any]) -> list[str]:
     apart = [f"{judge[status]} {title}" for status, title in APART.items() if judge[status]]
     lines = ["; ".join([f"{judge['judged']} judged", *apart])] if apart else []
     return [*lines, *(f"{status}: {advice}" for status, advice in ADVICE.items() if judge[status])]
-
-
-def _plain(text: str) -> str:
-    return "".join(c if c.isprintable() else " " for c in text)
