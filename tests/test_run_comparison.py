@@ -401,6 +401,15 @@ def test_settings_that_differ_are_named_and_no_others(file: Path, place: Path) -
     }
 
 
+def test_a_class_weight_that_one_run_has_is_one_setting_that_differs(file: Path) -> None:
+    weighted = ["output.fields.priority.class_weights={low: 2.0}"]
+    runs = [
+        made_run(Path("runs/tickets/a"), file, replies_of(ROWS, 0.9)),
+        made_run(Path("runs/tickets/b"), file, replies_of(ROWS, 0.9), weighted),
+    ]
+    assert values(compared(*runs).settings) == {"output.fields.priority.class_weights.low": (None, 2.0)}
+
+
 def test_a_file_whose_content_changed_under_its_name_is_a_difference(file: Path) -> None:
     first = made_run(Path("runs/tickets/a"), file, replies_of(ROWS, 0.9))
     write_rows(file.parent / "train.jsonl", tickets(6, seed=4))

@@ -47,6 +47,11 @@ def differing_settings(evaluations: Sequence[Evaluated]) -> Iterator[Fact]:
     for key in dict.fromkeys(key for flat in recipes for key in flat):
         if key in NO_SETTINGS or key.startswith("track."):
             continue
+        # An empty mapping, beside another recipe's that holds something: the keys in that one say it.
+        if all(flat.get(key, {}) == {} for flat in recipes) and any(
+            k.startswith(f"{key}.") for f in recipes for k in f
+        ):
+            continue
         # A run's recipe says everything: a key that is missing there (patience, without early stopping) is a difference.
         applies = [
             i for i, one in enumerate(evaluations) if key in recipes[i] or (one.recipe and not one.before_tuning)

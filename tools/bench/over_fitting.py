@@ -3,9 +3,9 @@
     python tools/bench/over_fitting.py --out runs/over-fitting
 
 The recipes are those of recipes/ as they stand, but for what a small model on few rows needs, which every run shares: a
-base that can write such replies at all, as Qwen2-7B can and SmolLM2-135M cannot (it is taught by one epoch of demo-ticket.yaml
-on the training rows that no recipe gets), adapted in its upper half; the first `--rows` training rows, two an optimizer
-step; a learning rate `--rate-factor` times as high; a validation an epoch; replies cut after their labels.
+base that can do the task roughly, which SmolLM2-135M alone cannot (it is taught by one epoch of demo-ticket.yaml on the
+training rows that no recipe gets), adapted in its upper half; the first `--rows` training rows, two an optimizer step;
+a learning rate `--rate-factor` times as high; a validation an epoch; replies cut after their labels.
 A finished run is not trained again.
 """
 
