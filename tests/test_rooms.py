@@ -60,7 +60,7 @@ FORBIDDEN = {
     "evaluation": {"training", "export", "report", "commands", "cli"},
     "export": {"training", "evaluation", "report", "commands", "cli"},
     "report": {"training", "export", "sweeping", "commands", "cli"},
-    "sweeping": {"backends", "data", "models", "training", "evaluation", "export", "report", "commands", "cli"},
+    "sweeping": {"backends", "models", "training", "evaluation", "export", "report", "commands", "cli"},
     "backends": {"training", "evaluation", "export", "report", "commands", "cli"},
 }
 

@@ -134,13 +134,13 @@ def find_evaluation(path: Path) -> Evaluation:
         return Evaluation(str(path), path, path.parent.parent if lies_in_a_run(path) else None)
     if not (path / "run.json").is_file() and read_scores(path) is not None:
         raise RunError(f"{path}: its {PREDICTIONS_FILE} is missing; evaluate again")
-    run = open_run(path).path
-    tuned = run / "evaluation" / TUNED
+    run = open_run(path)
+    tuned = run.evaluation(TUNED)
     if not _holds_replies(tuned):
-        others = sorted(str(file.parent) for file in (run / "evaluation").glob(f"*/{PREDICTIONS_FILE}"))
+        others = sorted(str(file.parent) for file in tuned.parent.glob(f"*/{PREDICTIONS_FILE}"))
         advice = f"or name one of {', '.join(others)}" if others else "then review it"
         raise RunError(f"{path}: has no replies of the tuned model to rate; `mlxtune evaluate {path}` first, {advice}")
-    return Evaluation(str(path), tuned, run)
+    return Evaluation(str(path), tuned, run.path)
 
 
 def find_evaluations(paths: Sequence[Path]) -> tuple[Evaluation, ...]:

@@ -52,13 +52,13 @@ def markdown_row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def estimate_text(estimate: Mapping[str, float | None] | None) -> str:
+def estimate_text(estimate: Mapping[str, float | None] | None, digits: int = 3) -> str:
     """A figure with its interval, where it has one; "" for none."""
     if estimate is None:
         return ""
     if estimate["low"] is None:
-        return f"{estimate['value']:.3f}"
-    return f"{estimate['value']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"
+        return f"{estimate['value']:.{digits}f}"
+    return f"{estimate['value']:.{digits}f} [{estimate['low']:.{digits}f}, {estimate['high']:.{digits}f}]"
 
 
 def value_text(value: Any) -> str:

@@ -143,11 +143,7 @@ def comment_table(comments: Sequence[Mapping[str, Any]]) -> RenderableType:
 
 
 def _mean(estimate: Mapping[str, float | None] | None) -> str:
-    if estimate is None:
-        return "not rated"
-    if estimate["low"] is None:
-        return f"{estimate['value']:.2f}"
-    return f"{estimate['value']:.2f} [{estimate['low']:.2f}, {estimate['high']:.2f}]"
+    return estimate_text(estimate, digits=2) or "not rated"
 
 
 def _signed(one: Mapping[str, Any]) -> str:

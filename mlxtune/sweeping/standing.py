@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlxtune.data.rows import content_hash
 from mlxtune.errors import RunError
 from mlxtune.inventory import look_at
 from mlxtune.recipe import Recipe
@@ -105,17 +105,13 @@ def _changed_data(info: Mapping[str, Any], recipe: Recipe) -> Iterator[str]:
     """Training and validation files whose content is not what the run was made of."""
     for split, file in (("train", recipe.data.train), ("valid", recipe.data.valid)):
         began = ((info.get("data") or {}).get(split) or {}).get("sha256")
-        if began is not None and file is not None and Path(file).is_file() and _sha256(file) != began:
+        if began is not None and file is not None and Path(file).is_file() and content_hash(Path(file)) != began:
             yield f"data.{split}: {file} has changed since"
 
 
 def _other_test_rows(scores: Mapping[str, Any], recipe: Recipe) -> bool:
     evaluated, file = (scores.get("data") or {}).get("sha256"), recipe.data.test
-    return bool(evaluated and file and Path(file).is_file() and _sha256(file) != evaluated)
-
-
-def _sha256(file: str) -> str:
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    return bool(evaluated and file and Path(file).is_file() and content_hash(Path(file)) != evaluated)
 
 
 def _shown(value: Any) -> str:
