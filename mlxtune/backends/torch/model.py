@@ -34,7 +34,7 @@ from mlxtune.backends.supervision import (
 from mlxtune.backends.torch.lines import lines
 from mlxtune.backends.torch.loading import network_dtype
 from mlxtune.backends.torch.packed import PackedLinear, frozen_product
-from mlxtune.backends.torch.prefix_cache import Leaves, PrefixCache
+from mlxtune.backends.torch.prefix_cache import Leaves, PrefixCache, cache_argument
 from mlxtune.backends.torch.runtime import autocast, memory_for
 from mlxtune.models.architecture import n_parameters
 
@@ -58,6 +58,7 @@ class TorchModel:
         self._network = network
         self._device = device
         self._dtype = network_dtype(network)
+        self._cache_argument = cache_argument(network.model.forward)
         self._adapted: dict[str, LoraLinear] = {}
         self._optimizer: torch.optim.AdamW | None = None
         self._spec: OptimizerSpec | None = None
@@ -219,8 +220,8 @@ class TorchModel:
                 input_ids=tokens,
                 attention_mask=mask,
                 position_ids=before + offsets,
-                past_key_values=cache,
                 use_cache=False,
+                **{self._cache_argument: cache},
             ).last_hidden_state
 
     def _prefix(self, tokens: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -290,9 +291,9 @@ class TorchModel:
             found = self._network.generate(
                 self._ids(rows),
                 attention_mask=self._ids(there),
-                past_key_values=cache,
                 generation_config=settings,
                 logits_processor=processors,
+                **{self._cache_argument: cache},
             )
         return [_until_stop(reply, stop_tokens) for reply in found[:, width:].tolist()]
 
@@ -384,18 +385,18 @@ class _Constrained(LogitsProcessor):  # type: ignore[misc]
         self._begun = False
         self._ended = [False] * rows
 
-    def __call__(self, input_ids: Tensor, logits: Tensor) -> Tensor:
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         if self._begun:
             for row, token in enumerate(input_ids[:, -1].tolist()):
                 self._ended[row] |= token in self._stop_tokens
                 if not self._ended[row]:  # what follows the end is padding
                     self._matchers[row].advance(token)
         self._begun = True
-        allowed = np.ones(tuple(logits.shape), np.bool_)
+        allowed = np.ones(tuple(scores.shape), np.bool_)
         for row, matcher in enumerate(self._matchers):
             if not self._ended[row]:
                 allowed[row] = matcher.mask()
-        return logits.masked_fill(~torch.tensor(allowed, device=logits.device), -math.inf)
+        return scores.masked_fill(~torch.tensor(allowed, device=scores.device), -math.inf)
 
 
 class _Inputs:
