@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
+import traceback
 
 import click
 
@@ -82,6 +83,8 @@ def main() -> None:
         sys.exit(error.exit_code)
     except MlxtuneError as error:
         click.echo(f"Error: {error}", err=True)
+        if error.__cause__ is not None:
+            _echo_hint(error.__cause__)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted.", err=True)
@@ -96,6 +99,18 @@ def main() -> None:
     except MemoryError:
         click.echo("Error: out of memory; lower train.batch_size or train.max_tokens, or set model.quantize", err=True)
         sys.exit(1)
+    except Exception as error:  # a fault of ours, or of a library that has changed
+        traceback.print_exception(error)
+        _echo_hint(error)
+        sys.exit(1)
+
+
+def _echo_hint(error: BaseException) -> None:
+    """Say so as the last line where an error comes out of a library that is newer than the tested one."""
+    from mlxtune.tested import hint
+
+    if text := hint(error):
+        click.echo(text, err=True)
 
 
 if __name__ == "__main__":

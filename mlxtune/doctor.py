@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import mlxtune
-from mlxtune.backends import INSTALL, LIBRARIES, Choice, NotInstalled
+from mlxtune.backends import INSTALL, INTEL_MAC, LIBRARIES, Choice, NotInstalled, is_intel_mac
 from mlxtune.backends.base import Backend, Device, Gpus
 from mlxtune.errors import BackendError
 from mlxtune.models.base_model import cache_folder
+from mlxtune.tested import newer_than_tested, versions_tested
 
 OK, SLOW, MISSING = "ok", "slow", "missing"
 PYTHON = (3, 10)
@@ -37,7 +38,7 @@ SLOW_GFLOPS = 20.0  # one core with any tuned BLAS exceeds it
 # A 135M-parameter model trains in 1.1 GB (batch 8, float32), 0.6B parameters in about 5 GB.
 LEAST_MEMORY, AMPLE_MEMORY = 2e9, 6e9
 LEAST_DISK, AMPLE_DISK = 1e9, 5e9
-_ALWAYS_NEEDED = ("transformers", "numpy")
+_ALWAYS_NEEDED = ("transformers", "numpy", "llguidance", "gguf", "huggingface-hub")
 _INSTALL_MLX = "pip install 'mlx[cpu]'; on a Mac mlx, with an NVIDIA GPU 'mlx[cuda]'"
 _INSTALL_CUDA_TORCH = "pip install --force-reinstall torch, the build with CUDA"
 _INSTALL_CPU_TORCH = "pip install torch --index-url https://download.pytorch.org/whl/cpu"
@@ -166,14 +167,21 @@ def check_libraries(computes: str | None, on_gpu: bool) -> dict[str, Check]:
 
 
 def check_library(name: str, needed: bool = True, useful: bool = True) -> Check:
-    """A library is installed; one that is neither needed nor useful may be absent."""
+    """A library is installed; one that is neither needed nor useful may be absent. Beside it, the version that was tested."""
+    tested = versions_tested().get(name)
     try:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
+        if name in LIBRARIES["mlx"].values() and is_intel_mac():
+            return Check(OK, "not installed: there is none for Intel Macs", facts={"tested": tested})
         if not (needed or useful):
-            return Check(OK, "not installed, and not needed: the other backend computes")
-        return Check(MISSING, "not installed", _install(name), needed)
-    return Check(OK, version, None, needed, {"version": version})
+            return Check(OK, "not installed, and not needed: the other backend computes", facts={"tested": tested})
+        return Check(MISSING, "not installed", _install(name), needed, {"tested": tested})
+    facts = {"version": version, "tested": tested}
+    if newer := newer_than_tested(name):
+        found = f"{version}, newer than the tested {newer.tested}"
+        return Check(OK, found, f"if something fails in it: {newer.remedy}", needed, facts)
+    return Check(OK, version if tested is None else f"{version} (tested: {tested})", None, needed, facts)
 
 
 def check_gpu(device: Device, computes: str, driver: Driver, on_cpu: bool = False) -> Check:
@@ -389,12 +397,15 @@ def _choose(choose: Callable[[], Choice], driver: Driver, on_cpu: bool) -> Choic
     try:
         return choose()
     except NotInstalled as error:
-        return Check(MISSING, str(error), f"{_INSTALL_MLX}, or {_install('torch')}", True)
+        step = INTEL_MAC if is_intel_mac() else f"{_INSTALL_MLX}, or {_install('torch')}"
+        return Check(MISSING, str(error), step, True)
     except BackendError as error:
         return Check(MISSING, str(error), _AS_IT_COMES, True)
 
 
 def _install(name: str) -> str:
+    if name in LIBRARIES["torch"].values() and is_intel_mac():
+        return INTEL_MAC
     if name == "mlx" and sys.platform == "linux":
         return "pip install 'mlx[cpu]'"
     if name == "torch" and sys.platform == "linux":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import threading
 import time
@@ -16,11 +17,12 @@ from mlxtune.backends import Choice, choose
 from mlxtune.backends.base import Device, Gpu, Gpus, MatmulSpeed
 from mlxtune.doctor import MISSING, OK, SLOW, Check, Diagnosis, Driver, examine
 from mlxtune.errors import BackendError
+from mlxtune.tested import versions_tested
 from tests.conftest import Run
 
 NAMES = [
-    "python", "mlxtune", "mlx", "mlx-lm", "torch", "transformers", "peft", "accelerate", "numpy", "device", "gpu", "cuda",
-    "blas", "memory", "disk", "models", "hub cache", "hub",
+    "python", "mlxtune", "mlx", "mlx-lm", "torch", "transformers", "peft", "accelerate", "numpy", "llguidance", "gguf",
+    "huggingface-hub", "device", "gpu", "cuda", "blas", "memory", "disk", "models", "hub cache", "hub",
 ]  # fmt: skip
 H100 = Driver("NVIDIA H100, 81559 MiB")
 
@@ -418,3 +420,34 @@ def test_a_hub_that_never_answers_ends_in_time(hub: Any, monkeypatch: pytest.Mon
     diagnosis = examine(chosen)
     assert time.perf_counter() - start < 2.5
     assert diagnosis.checks["hub"].status == MISSING and "no answer" in diagnosis.checks["hub"].found
+
+
+# Versions --------------------------------------------------------------------------------------------------------
+
+
+def test_a_librarys_version_stands_beside_the_tested_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    tested = versions_tested()["transformers"]
+    monkeypatch.setattr("importlib.metadata.version", lambda name: tested)
+    same = doctor.check_library("transformers")
+    assert (same.status, same.found, same.next) == (OK, f"{tested} (tested: {tested})", None)
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "99.1")
+    newer = doctor.check_library("transformers")
+    assert newer.found == f"99.1, newer than the tested {tested}"
+    assert newer.next == f"if something fails in it: pip install 'transformers=={tested}'"
+    assert newer.facts == {"version": "99.1", "tested": tested}
+
+
+def test_on_an_intel_mac_doctor_says_why_there_is_no_mlx(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "darwin")
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.metadata.version", _not_installed)
+    checks = examine(choose).checks
+    assert (checks["mlx"].status, checks["mlx"].found) == (OK, "not installed: there is none for Intel Macs")
+    assert checks["device"].status == MISSING
+    assert "pip's last is 2.2.2" in (checks["device"].next or "")
+    assert "pip install mlx" not in (checks["device"].next or "")
+
+
+def _not_installed(name: str) -> str:
+    raise importlib.metadata.PackageNotFoundError(name)

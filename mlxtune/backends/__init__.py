@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import platform
 import re
 import sys
 from dataclasses import dataclass
@@ -29,6 +30,12 @@ INSTALL = {
     "mlx": "on a Mac run `pip install mlx mlx-lm`, on Linux `pip install 'mlx[cpu]' mlx-lm`",
     "torch": "pip install 'mlxtune[torch]'",
 }
+# As PyPI has it: no MLX and no PyTorch after 2.2.2 is built for Intel Macs; transformers 5 needs a newer PyTorch.
+INTEL_MAC = (
+    "this Python is built for Intel Macs, where there is no MLX. On Apple silicon, take a Python built for arm64. On an Intel "
+    "Mac, train on another machine, or get PyTorch 2.6 or newer from conda-forge (pip's last is 2.2.2) and then "
+    "`pip install 'mlxtune[torch]'`"
+)
 MLX_CUDA = ("mlx-cuda-12", "mlx-cuda-13")  # what the extras cuda, cuda12 and cuda13 of mlx install
 
 
@@ -87,6 +94,11 @@ def check_device(word: str) -> str:
     return word
 
 
+def is_intel_mac() -> bool:
+    """Whether this Python runs on macOS as a program for Intel processors."""
+    return sys.platform == "darwin" and platform.machine() == "x86_64"
+
+
 def cuda_gpus() -> Gpus | None:
     """The GPUs that torch sees, or why it sees none; None where it is not installed. Imports torch."""
     if importlib.util.find_spec("torch") is None:
@@ -116,6 +128,8 @@ def _choose_any(device: str) -> Choice:
             return _open("torch", device, why + gpu.why_none)
         except _CannotLoad as error:
             no_torch = str(error)
+    if no_mlx and is_intel_mac():
+        raise NotInstalled(f"nothing to compute with: {INTEL_MAC}")
     if no_mlx:
         raise NotInstalled(f"nothing to compute with: {no_mlx}, {INSTALL['mlx']}; {no_torch}, or {INSTALL['torch']}")
     try:
@@ -127,7 +141,7 @@ def _choose_any(device: str) -> Choice:
 def _open(name: str, device: str, why: str) -> Choice:
     missing = _missing(name)
     if missing:
-        raise NotInstalled(f"{missing}; {INSTALL[name]}")
+        raise NotInstalled(f"{missing}; {INTEL_MAC if is_intel_mac() else INSTALL[name]}")
     backend: Backend
     try:
         if name == "mlx":

