@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from mlxtune.errors import Problem, RecipeError, did_you_mean, listing
+from mlxtune.errors import Problem, RecipeError, did_you_mean
 
 Place = tuple[str, ...]  # ("train", "epochs")
 Kinds = Mapping[str, Collection[str]]  # kind of output field -> its keys
@@ -94,7 +94,7 @@ def read_source(path: Path, kinds: Kinds) -> Source:
     except _Unreadable as error:
         if error.line is None:
             raise RecipeError(f"{path}: {error.message}") from None
-        raise RecipeError(listing(str(path), [Problem(f"line {error.line}", error.message)])) from None
+        raise RecipeError(str(path), [Problem(f"line {error.line}", error.message)]) from None
     problems = list(documents[0].problems)
     complete = True
     while "extends" in documents[-1].content:

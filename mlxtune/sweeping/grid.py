@@ -14,13 +14,13 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from mlxtune.errors import Misuse, Problem, RecipeError, listing
+from mlxtune.errors import Misuse, Problem, RecipeError
 from mlxtune.recipe import Recipe, load_recipe
 from mlxtune.recipe_file import Loader
 from mlxtune.runs import RUNS
@@ -126,7 +126,7 @@ def plan_cells(file: Path, axes: Sequence[Axis], overrides: Sequence[str] = (), 
         if key == "name":
             raise Misuse("--vary name: a name changes nothing")
     cells: list[Cell] = []
-    problems: dict[str, None] = {}
+    problems: dict[Problem, None] = {}  # each once, in order
     for combination in itertools.product(*(axis.choices for axis in axes)):
         values = [value for choice in combination for value in choice]
         settings = tuple(zip(keys, values, strict=True))
@@ -134,20 +134,18 @@ def plan_cells(file: Path, axes: Sequence[Axis], overrides: Sequence[str] = (), 
         try:
             recipe = load_recipe(file, words)
             if evaluate and recipe.data.test is None:
-                raise RecipeError(
-                    f"{file}: 1 problem\n  data.test: missing; add it, or leave evaluation out: --no-evaluate"
-                )
+                missing = Problem("data.test", "missing; add it, or leave evaluation out: --no-evaluate")
+                raise RecipeError(str(file), [missing])
         except RecipeError as error:
-            head, *lines = str(error).splitlines()
-            for key, value in settings:
-                lines = [line.replace(f"--set {key}={value}", f"--vary {key}={value}") for line in lines]
-            problems |= dict.fromkeys(lines or [head])
+            if not error.problems:  # the file itself cannot be read
+                raise
+            varied = {f"--set {key}={value}": f"--vary {key}={value}" for key, value in settings}
+            found = (replace(one, place=varied.get(one.place, one.place)) for one in error.problems)
+            problems |= dict.fromkeys(found)
         else:
             cells.append(Cell("", settings, words, file, recipe))
     if problems:
-        if not any(line.startswith("  ") for line in problems):  # the file itself cannot be read
-            raise RecipeError(next(iter(problems)))
-        raise RecipeError(listing(str(file), [Problem(*line.strip().split(": ", 1)) for line in problems]))
+        raise RecipeError(str(file), problems)
     names = _names(cells)
     return [
         Cell(name, one.settings, one.overrides, one.file, one.recipe) for name, one in zip(names, cells, strict=True)
