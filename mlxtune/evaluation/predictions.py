@@ -307,10 +307,19 @@ def is_loop(text: str) -> bool:
     >>> is_loop("none, none, none, none, no"), is_loop("none, payment, none")
     (True, False)
     """
-    for size in range(1, len(text) // 3 + 1):
-        covered = max(3 * size, MIN_LOOP_CHARS)
-        tail = text[-covered:]
-        if len(tail) == covered and tail[size:] == tail[:-size]:
+    backwards = text[::-1]
+    # Of each beginning of it, the longest piece that it both begins and ends with (Knuth, Morris and Pratt, 1977): the
+    # rest of the beginning is the shortest passage that it repeats.
+    borders = [0] if text else []
+    border = 0
+    for position in range(1, len(text)):
+        character = backwards[position]
+        while border and character != backwards[border]:
+            border = borders[border - 1]
+        border += character == backwards[border]
+        borders.append(border)
+        length = position + 1
+        if length >= MIN_LOOP_CHARS and 3 * (length - border) <= length:
             return True
     return False
 
