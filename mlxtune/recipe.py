@@ -19,7 +19,8 @@ from pydantic_core import PydanticCustomError
 
 from mlxtune.errors import Problem, RecipeError
 from mlxtune.errors import did_you_mean as did_you_mean
-from mlxtune.recipe_file import Loader, Place, Where, read_source
+from mlxtune.recipe_file import Place, Where, read_source
+from mlxtune.yaml_text import YamlError, YamlSyntaxError, read_yaml
 
 VALID_LOSS = "valid.loss"
 # Kind of field -> what is measured of it on replies, as evaluation names it.
@@ -556,7 +557,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         problems += [Problem(one.where, f"{one.key}: {one}") for one in findings]
         recipe = None
     if problems or recipe is None:
-        raise RecipeError(str(path), sorted(problems, key=source.sort_key))
+        raise RecipeError(str(path), source.in_order(problems))
 
     def folder(place: Place) -> Path:
         """Of the file in which a key stands; the recipe's own for what --set says."""
@@ -587,9 +588,12 @@ def _override(content: dict[str, Any], override: str) -> Iterator[tuple[str, str
         yield where, "expected KEY=VALUE, as in --set train.epochs=1"
         return
     try:
-        value = yaml.load(text, Loader=Loader)  # noqa: S506 - a SafeLoader
-    except yaml.YAMLError:
+        value = read_yaml(text)
+    except YamlSyntaxError:
         yield where, f"the value is not valid YAML: {text!r}; quote it"
+        return
+    except YamlError as error:
+        yield where, f"the value: {error.message}"
         return
     if isinstance(value, str):
         value = _from_current_folder(key, value)

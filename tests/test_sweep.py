@@ -79,6 +79,7 @@ def test_what_varies_is_read_as_it_is_written(
         ("lora.rank,lora.alpha=32:64,64", "'64' holds 1 values for 2 keys"),
         ("lora.rank,lora.rank=32:64,64:32", "a key stands in it twice"),
         ("lora.targets=[a,{b", "not valid YAML"),
+        ("name=[&a [x],&b [*a,*a]],[&a [*a]]", "an alias stands inside what it names"),
     ],
 )
 def test_what_cannot_vary_is_refused(text: str, message: str) -> None:

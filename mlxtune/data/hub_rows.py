@@ -23,11 +23,14 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import yaml
+
 from mlxtune.data.rows import SUFFIXES
 from mlxtune.errors import DataError, did_you_mean
 from mlxtune.files import write_json
 from mlxtune.models.hub import first_line, is_of_http_library, progress_bars, refusal, why_unreachable
 from mlxtune.recipe import HUB_ROWS
+from mlxtune.yaml_text import YamlError, read_yaml
 
 # Split -> words in the name of a file or folder that mean it, as on the Hub.
 WORDS = {
@@ -197,15 +200,12 @@ def _splits(name: str, config: str | None, repository: str, listing: _Listing) -
 
 def _configs(repository: str, listing: _Listing) -> dict[str, Mapping[str, Any]]:
     """Configuration -> what the front matter of README.md says of it; empty where it says nothing that can be read."""
-    import yaml
-
     if "README.md" not in listing.files:
         return {}
     text = _download(repository, "README.md", listing.commit).read_text(encoding="utf-8", errors="replace")
-    front = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)
     try:
-        said = yaml.safe_load(front[1]) if front else None
-    except yaml.YAMLError:
+        said = read_yaml(_front_matter(text), yaml.SafeLoader)  # as the Hub reads it: YAML 1.1
+    except YamlError:
         return {}
     configs = said.get("configs") if isinstance(said, dict) else None
     return {
@@ -213,6 +213,13 @@ def _configs(repository: str, listing: _Listing) -> dict[str, Mapping[str, Any]]
         for one in (configs if isinstance(configs, list) else [])
         if isinstance(one, dict)
     }
+
+
+def _front_matter(text: str) -> str:
+    """What stands between two lines of three dashes at the beginning of a text."""
+    first, *lines = text.split("\n")
+    ends = (number for number, line in enumerate(lines) if line.rstrip() == "---")
+    return "\n".join(lines[: next(ends, 0)]) if first.rstrip() == "---" else ""
 
 
 def _configuration(name: str, config: str | None, configs: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:

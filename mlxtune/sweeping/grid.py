@@ -16,14 +16,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from mlxtune.errors import Misuse, Problem, RecipeError
 from mlxtune.recipe import Recipe, load_recipe
-from mlxtune.recipe_file import Loader
 from mlxtune.runs import RUNS
+from mlxtune.yaml_text import YamlError, YamlSyntaxError, read_yaml
 
 MAX_VALUE_CHARS = 40  # of a value in a folder's name
 MAX_NAME_BYTES = 200  # of a folder's name; file systems take 255
@@ -90,9 +87,11 @@ def parse_axis(text: str) -> Axis:
             if not one:
                 raise Misuse(f"{where}: a value is missing; none at all is written null")
             try:
-                _parsed(one)
-            except (yaml.YAMLError, ValueError):
+                read_yaml(one)
+            except YamlSyntaxError:
                 raise Misuse(f"{where}: {one!r} is not valid YAML; quote it") from None
+            except YamlError as error:
+                raise Misuse(f"{where}: a value: {error.message}") from None
     twice = [choice for choice, times in Counter(map(_same, choices)).items() if times > 1]
     if twice:
         raise Misuse(f"{where}: {twice[0]} stands in it twice")
@@ -203,13 +202,9 @@ def _split(text: str, separator: str) -> list[str]:
     return [piece.strip() for piece in pieces]
 
 
-def _parsed(text: str) -> Any:
-    return yaml.load(text, Loader=Loader)  # noqa: S506 - a SafeLoader
-
-
 def _same(choice: Sequence[str]) -> str:
     """The same text for the same values: 1e-4 and 0.0001, 'all' with and without quotes."""
-    return ":".join(json.dumps(_parsed(one), sort_keys=True, default=str) for one in choice)
+    return ":".join(json.dumps(read_yaml(one), sort_keys=True, default=str) for one in choice)
 
 
 def _short(key: str, keys: Sequence[str]) -> str:
