@@ -25,6 +25,7 @@ from typing import Any
 
 import yaml
 
+from mlxtune.data.globs import Glob
 from mlxtune.data.rows import SUFFIXES
 from mlxtune.errors import DataError, did_you_mean
 from mlxtune.files import write_json
@@ -40,6 +41,7 @@ WORDS = {
 }
 SHARD = re.compile(r"(?:.*/)?(?P<split>\w[\w.-]*?)-\d{5}-of-(?P<shards>\d{5})[^/]*")
 SHOWN = 8  # names in a message
+MAX_PATTERNS = 1000  # of one configuration
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,10 @@ def _files_of(name: str, config: str | None, split: str, repository: str, listin
             f"{name}: no split {split!r}{did_you_mean(split, splits)}; it has {_some(splits)}, or give a file's path after "
             "the colon"
         )
+    if not found:
+        raise DataError(
+            f"{name}: what README.md says of {split!r} fits no file of {', '.join(SUFFIXES)}; give a file's path after the colon"
+        )
     suffixes = sorted({PurePosixPath(file).suffix.lower() for file in found})
     if len(suffixes) > 1:
         raise DataError(
@@ -179,14 +185,14 @@ def _splits(name: str, config: str | None, repository: str, listing: _Listing) -
         patterns = _patterns(chosen.get("data_files"))
         if not patterns:
             return splits_of(inside)
-        found = {
-            split: [file for file in sorted(inside) if any(_fits(file, one, folder) for one in some)]
-            for split, some in patterns.items()
-        }
-        return {
-            split: [file for file in some if PurePosixPath(file).suffix.lower() in SUFFIXES]
-            for split, some in found.items()
-        }
+        n_patterns = sum(map(len, patterns.values()))
+        if n_patterns > MAX_PATTERNS:
+            raise DataError(
+                f"{name}: README.md has {n_patterns:,} patterns of files, at most {MAX_PATTERNS:,} are read; give a file's "
+                "path after the colon"
+            )
+        readable = sorted(file for file in inside if PurePosixPath(file).suffix.lower() in SUFFIXES)
+        return {split: _matching(readable, some, folder, name) for split, some in patterns.items()}
     if config is None:
         return splits_of(listing.files)
     inside = [file for file in listing.files if config in PurePosixPath(file).parts[:-1]]
@@ -251,22 +257,18 @@ def _patterns(data_files: Any) -> dict[str, list[str]]:
     return found
 
 
-def _fits(file: str, glob: str, folder: str) -> bool:
-    """Whether a path is one that a glob means: * stays inside a folder, ** does not.
+def _matching(files: Sequence[str], patterns: Sequence[str], folder: str, name: str) -> list[str]:
+    """The files that any of some patterns means, by their whole path or by that in a folder.
 
-    >>> _fits("data/en/train-1.csv", "en/*.csv", "data")
-    True
+    Raises:
+        DataError: A pattern is not one that is followed.
     """
-    glob = glob.removeprefix("./")
-    pattern = ""
-    for piece in re.findall(r"\*\*/?|\*|\?|\[[^\]]*\]|[^*?\[]+|\[", glob):
-        known = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-        is_class = len(piece) > 2 and piece[0] == "[" and piece[-1] == "]"
-        pattern += known.get(piece) or (piece.replace("[!", "[^") if is_class else re.escape(piece))
     try:
-        return any(re.fullmatch(pattern, one) for one in (file, file.removeprefix(f"{folder}/")))
-    except re.error:
-        return False
+        globs = [Glob(pattern.removeprefix("./")) for pattern in patterns]
+    except ValueError as error:
+        raise DataError(f"{name}: README.md has a pattern of {error}; give a file's path after the colon") from None
+    paths = {file: dict.fromkeys((file, file.removeprefix(f"{folder}/"))) for file in files}
+    return [file for file in files if any(glob.fits(path) for glob in globs for path in paths[file])]
 
 
 def _some(names: Any) -> str:
