@@ -11,11 +11,55 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+MAX_SHOWN = 20  # problems in a message
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong at one place, for errors that report everything at once.
+
+    Args:
+        place: Where, as a reader would look for it: "line 14", "train.jsonl:7"; "" where the message names it.
+        message: What was expected, what arrived, what to do.
+    """
+
+    place: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.message}" if self.place else self.message
+
 
 class MlxtuneError(Exception):
-    """Something failed for a reason that the user can act on."""
+    """Something failed for a reason that the user can act on.
+
+    Args:
+        subject: The reason, as a sentence; or, with problems, what they are problems of: a file, "rows longer than ...".
+        problems: Everything that is wrong with the subject. They stay values; `str` renders them, and past
+            `MAX_SHOWN` counts them.
+        advice: The last line: what can be done about all of them.
+
+    >>> print(RecipeError("a.yaml", [Problem("line 3", "train.epochs: expected a number, got 'x'")]))
+    a.yaml: 1 problem
+      line 3: train.epochs: expected a number, got 'x'
+    """
 
     exit_code = 1
+
+    def __init__(self, subject: str, problems: Iterable[Problem] = (), advice: str = "") -> None:
+        super().__init__(subject)
+        self.subject = subject
+        self.problems = tuple(problems)
+        self.advice = advice
+
+    def __str__(self) -> str:
+        lines = [self.subject]
+        if self.problems:
+            lines[0] += f": {len(self.problems)} problem{'' if len(self.problems) == 1 else 's'}"
+        lines += [f"  {problem}" for problem in self.problems[:MAX_SHOWN]]
+        if len(self.problems) > MAX_SHOWN:
+            lines.append(f"  ... and {len(self.problems) - MAX_SHOWN} more")
+        return "\n".join([*lines, self.advice] if self.advice else lines)
 
 
 class Misuse(MlxtuneError):
@@ -30,6 +74,17 @@ class RecipeError(MlxtuneError):
 
 class DataError(MlxtuneError):
     """Rows that cannot be read, or that the recipe cannot use."""
+
+
+class DataErrors(DataError):
+    """What is wrong with several files, an error for each."""
+
+    def __init__(self, errors: Sequence[DataError]) -> None:
+        super().__init__("rows that cannot be read", [problem for error in errors for problem in error.problems])
+        self.errors = tuple(errors)
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.errors))
 
 
 class ModelError(MlxtuneError):
@@ -66,33 +121,6 @@ class OutOfMemory(MlxtuneError):
             "train.gradient_accumulation), evaluate.batch_size or train.max_tokens, set train.gradient_checkpointing=true, or "
             "take a quantized base: model.quantize={bits: 4, group_size: 64}"
         )
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing wrong at one place, for errors that report everything at once.
-
-    Args:
-        place: Where, as a reader would look for it: "line 14", "train.jsonl:7".
-        message: What was expected, what arrived, what to do.
-    """
-
-    place: str
-    message: str
-
-
-def listing(subject: str, problems: Sequence[Problem], limit: int = 20) -> str:
-    """All problems of one subject as one message; past `limit` they are counted.
-
-    >>> print(listing("a.yaml", [Problem("line 3", "train.epochs: expected a number, got 'x'")]))
-    a.yaml: 1 problem
-      line 3: train.epochs: expected a number, got 'x'
-    """
-    head = f"{subject}: {len(problems)} problem{'' if len(problems) == 1 else 's'}"
-    lines = [f"  {problem.place}: {problem.message}" for problem in problems[:limit]]
-    if len(problems) > limit:
-        lines.append(f"  ... and {len(problems) - limit} more")
-    return "\n".join([head, *lines])
 
 
 def did_you_mean(word: object, known: Iterable[object]) -> str:

@@ -18,10 +18,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mlxtune.errors import MlxtuneError, RunError
 from mlxtune.runs import RUNS, RunFolder, open_run
+from mlxtune.yaml_text import YamlError, read_yaml
 
 TAIL_BYTES = 1 << 16  # of metrics.jsonl: its last events
 PARTS_OF_A_RUN = ("run.json", "metrics.jsonl", "checkpoints", "adapter", ".lock")
@@ -217,8 +216,8 @@ def _recipe_name(file: Path) -> str | None:
     """The name that a run's recipe begins with, without checking the rest: an old run's recipe still has one."""
     try:
         found = re.search(r"^name:.*$", file.read_text(encoding="utf-8"), re.MULTILINE)
-        return _text(yaml.safe_load(found[0])["name"]) if found else None
-    except (OSError, ValueError, yaml.YAMLError):
+        return _text(read_yaml(found[0])["name"]) if found else None
+    except (OSError, ValueError, YamlError):
         return None
 
 

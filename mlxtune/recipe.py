@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -16,9 +17,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from mlxtune.errors import Problem, RecipeError, listing
+from mlxtune.errors import Problem, RecipeError
 from mlxtune.errors import did_you_mean as did_you_mean
-from mlxtune.recipe_file import Loader, Place, Where, read_source
+from mlxtune.recipe_file import Place, Where, read_source
+from mlxtune.yaml_text import YamlError, YamlSyntaxError, read_yaml
 
 VALID_LOSS = "valid.loss"
 # Kind of field -> what is measured of it on replies, as evaluation names it.
@@ -538,7 +540,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         The recipe, its file names absolute.
 
     Raises:
-        RecipeError: The file cannot be read, or says something wrong; all problems in one message.
+        RecipeError: The file cannot be read, or says something wrong; all problems together.
     """
     source = read_source(path, {kind: one.model_fields.keys() for kind, one in KINDS.items()})
     content = source.content
@@ -551,10 +553,11 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     except ValidationError as error:
         # What a file that could not be read may have said is not missed.
         errors = [one for one in error.errors() if source.complete or one["type"] not in MAY_BE_INHERITED]
-        problems += _merge(_explain(one, source.places, overridden) for one in errors)
+        findings = _merge(_explain(one, source.places, overridden) for one in errors)
+        problems += [Problem(one.where, f"{one.key}: {one}") for one in findings]
         recipe = None
     if problems or recipe is None:
-        raise RecipeError(listing(str(path), sorted(problems, key=source.sort_key)))
+        raise RecipeError(str(path), source.in_order(problems))
 
     def folder(place: Place) -> Path:
         """Of the file in which a key stands; the recipe's own for what --set says."""
@@ -585,9 +588,12 @@ def _override(content: dict[str, Any], override: str) -> Iterator[tuple[str, str
         yield where, "expected KEY=VALUE, as in --set train.epochs=1"
         return
     try:
-        value = yaml.load(text, Loader=Loader)  # noqa: S506 - a SafeLoader
-    except yaml.YAMLError:
+        value = read_yaml(text)
+    except YamlSyntaxError:
         yield where, f"the value is not valid YAML: {text!r}; quote it"
+        return
+    except YamlError as error:
+        yield where, f"the value: {error.message}"
         return
     if isinstance(value, str):
         value = _from_current_folder(key, value)
@@ -641,8 +647,28 @@ def _with_absolute_paths(recipe: Recipe, folder_of: Callable[[Place], Path]) -> 
 # Explaining ------------------------------------------------------------------------------------------------------
 
 
-def _explain(error: Any, places: Mapping[Place, Where], overridden: Mapping[Place, str]) -> Problem:
-    """One pydantic error as a place and a sentence."""
+@dataclass(frozen=True)
+class _Finding:
+    """What is wrong with one key.
+
+    Attributes:
+        where: The line or option that says it.
+        key: Dotted.
+        says: What was expected; where nothing was `got`, a whole sentence.
+        got: What arrived instead, with a hint if there is one.
+    """
+
+    where: str
+    key: str
+    says: str
+    got: str | None
+
+    def __str__(self) -> str:
+        return self.says if self.got is None else f"expected {self.says}, got {self.got}"
+
+
+def _explain(error: Any, places: Mapping[Place, Where], overridden: Mapping[Place, str]) -> _Finding:
+    """One pydantic error: its place, what it expected and what it got."""
     place, section = _resolve(error["loc"])
     if error["type"] == "mlxtune":
         place = (*place, *str(error["ctx"]["key"]).split("."))
@@ -651,39 +677,33 @@ def _explain(error: Any, places: Mapping[Place, Where], overridden: Mapping[Plac
     for end in range(len(place), -1, -1):
         if where is None and place[:end] in places:
             where = str(places[place[:end]])
-    return Problem(where or "line 1", f"{name}: {_sentence(error, place, section)}")
+    return _Finding(where or "line 1", name, *_says_and_got(error, place, section))
 
 
-def _merge(problems: Iterable[Problem]) -> list[Problem]:
+def _merge(findings: Iterable[_Finding]) -> list[_Finding]:
     """A value that fits neither of two types is one problem: 'expected A, or B, got V'."""
-    merged: dict[tuple[str, str], Problem] = {}
-    for problem in problems:
-        name, _, text = problem.message.partition(": ")
-        first = merged.get((problem.place, name))
-        if first is None:
-            merged[problem.place, name] = problem
-        elif ": expected " in first.message and text.startswith("expected "):
-            wanted, got, value = first.message.partition(", got ")
-            text = text.removeprefix("expected ").partition(", got ")[0]
-            merged[problem.place, name] = Problem(problem.place, f"{wanted}, or {text}{got}{value}")
+    merged: dict[tuple[str, str], _Finding] = {}
+    for finding in findings:
+        first = merged.setdefault((finding.where, finding.key), finding)
+        if first is not finding and first.got is not None and finding.got is not None:
+            merged[finding.where, finding.key] = replace(first, says=f"{first.says}, or {finding.says}")
     return list(merged.values())
 
 
-def _sentence(error: Any, place: Place, section: type[BaseModel] | None) -> str:
+def _says_and_got(error: Any, place: Place, section: type[BaseModel] | None) -> tuple[str, str | None]:
     kind, context, value = error["type"], error.get("ctx", {}), error["input"]
     shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
     if kind == "mlxtune":
-        return str(context["message"])
+        return str(context["message"]), None
     if kind == "extra_forbidden":
-        return "unknown key" + _suggest_key(place, section)
+        return "unknown key" + _suggest_key(place, section), None
     if kind == "missing":
-        return "missing; this key has no default"
+        return "missing; this key has no default", None
     if kind in ("union_tag_not_found", "union_tag_invalid"):
-        return "kind must be 'label' (one of a list), 'labels' (a set) or 'text' (free text)"
+        return "kind must be 'label' (one of a list), 'labels' (a set) or 'text' (free text)", None
     if kind == "literal_error":
-        return f"expected {context['expected']}, got {shown}" + did_you_mean(
-            value, re.findall(r"'([^']*)'", context["expected"])
-        )
+        allowed = re.findall(r"'([^']*)'", context["expected"])
+        return str(context["expected"]), shown + did_you_mean(value, allowed)
     expected = {
         "int_type": "a whole number", "int_from_float": "a whole number", "float_type": "a number", "bool_type": "true or false",
         "string_type": "text", "list_type": "a list", "dict_type": "keys with values",
@@ -695,7 +715,7 @@ def _sentence(error: Any, place: Place, section: type[BaseModel] | None) -> str:
         "finite_number": "a finite number", "mlxtune_expected": context.get("expected"),
     }.get(kind)  # fmt: skip
     hint = "; put it in quotes" if kind == "string_type" and not isinstance(value, (dict, list, type(None))) else ""
-    return f"expected {expected}, got {shown}{hint}" if expected else f"{error['msg']}, got {shown}"
+    return (str(expected), shown + hint) if expected else (f"{error['msg']}, got {shown}", None)
 
 
 def _resolve(location: Sequence[Any]) -> tuple[Place, type[BaseModel] | None]:

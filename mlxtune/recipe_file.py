@@ -11,8 +11,7 @@ A recipe with `extends: other.yaml` says only what differs from that one:
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -20,29 +19,14 @@ from typing import Any
 
 import yaml
 
-from mlxtune.errors import Problem, RecipeError, did_you_mean, listing
+from mlxtune.errors import Problem, RecipeError, did_you_mean
+from mlxtune.yaml_text import YamlError, read_yaml
 
 Place = tuple[str, ...]  # ("train", "epochs")
 Kinds = Mapping[str, Collection[str]]  # kind of output field -> its keys
 
 # Mappings whose keys are names that the user made up: null has no meaning there but 'not this one'.
 OWN_NAMES = ("data.columns", "evaluate.keywords", "output.fields", "output.fields.*.class_weights")
-
-
-class Loader(yaml.SafeLoader):
-    """YAML 1.2's plain scalars: `2e-4` is a number, and `yes`, `no`, `on`, `off` are text, so they can be labels."""
-
-
-Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float", ":timestamp"))]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), "tTfF")
-Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\d[\d_]*\.\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.inf|\.nan)$"),
-    list("-+0123456789."),
-)
 
 
 @dataclass(frozen=True)
@@ -73,10 +57,11 @@ class Source:
     problems: list[tuple[Where, str]]
     complete: bool
 
-    def sort_key(self, problem: Problem) -> tuple[int, int]:
-        """Order of problems: the recipe's own lines, then those of the files it extends, then the rest."""
+    def in_order(self, problems: Iterable[Problem]) -> list[Problem]:
+        """Problems in the recipe's own lines, then those in the files it extends, then the rest."""
         known = [*self.places.values(), *(where for where, _ in self.problems)]
-        return next(((one.depth, one.line) for one in known if str(one) == problem.place), (10**9, 0))
+        order = {str(one): (one.depth, one.line) for one in known}
+        return sorted(problems, key=lambda problem: order.get(problem.place, (10**9, 0)))
 
 
 def read_source(path: Path, kinds: Kinds) -> Source:
@@ -94,7 +79,7 @@ def read_source(path: Path, kinds: Kinds) -> Source:
     except _Unreadable as error:
         if error.line is None:
             raise RecipeError(f"{path}: {error.message}") from None
-        raise RecipeError(listing(str(path), [Problem(f"line {error.line}", error.message)])) from None
+        raise RecipeError(str(path), [Problem(f"line {error.line}", error.message)]) from None
     problems = list(documents[0].problems)
     complete = True
     while "extends" in documents[-1].content:
@@ -175,20 +160,12 @@ def _read(file: Path, depth: int, not_meant: Collection[Path] = ()) -> _Document
         raise _Unreadable(f"expected UTF-8 text, got byte {error.object[error.start]:#x}") from None
     except (OSError, ValueError) as error:
         raise _Unreadable(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    lines: dict[Place, int] = {}
+    twice: list[tuple[int, str]] = []
     try:
-        loader = Loader(text)
-        node = loader.get_single_node()
-        lines: dict[Place, int] = {}
-        twice = list(_walk(node, (), lines)) if node is not None else []
-        content = loader.construct_document(node) if node is not None else None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        what = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise _Unreadable(f"not valid YAML: {what}", file, mark.line + 1 if mark else None) from None
-    except RecursionError:
-        raise _Unreadable("expected a recipe; this YAML is nested too deeply") from None
-    except ValueError as error:
-        raise _Unreadable(f"holds a value that is none: {error}") from None
+        content = read_yaml(text, on_node=lambda node: twice.extend(_walk(node, (), lines)))
+    except YamlError as error:
+        raise _Unreadable(error.message, file, error.line) from None
     if not isinstance(content, dict):
         got = "an empty file" if content is None else f"a {type(content).__name__}"
         raise _Unreadable(f"expected a recipe, keys with values under model:, data: and output:; got {got}")
@@ -224,7 +201,7 @@ def _merged(
     lost = _keys_of_old_kind(base, over, kinds) if at[:2] == ("output", "fields") and len(at) == 3 else set()
     content = {key: value for key, value in base.items() if key not in lost}
     for key in lost:
-        _forget((*at, key), places)
+        _forget(base.get(key), (*at, key), places)
     own_names = any(fnmatchcase(".".join(at), pattern) for pattern in OWN_NAMES)
     for key, value in over.items():
         place = (*at, str(key))
@@ -232,7 +209,7 @@ def _merged(
         if isinstance(value, dict) and isinstance(inherited, dict):
             content[key] = _merged(inherited, value, place, document, places, kinds)
             continue
-        _forget(place, places)
+        _forget(inherited, place, places)
         if value is None and inherited is not None and own_names:
             del content[key]
             continue
@@ -249,14 +226,20 @@ def _keys_of_old_kind(base: Mapping[str, Any], over: Mapping[str, Any], kinds: K
     return set(kinds[old]) - set(kinds[new])
 
 
-def _forget(place: Place, places: dict[Place, Where]) -> None:
-    for stale in [one for one in places if one[: len(place)] == place]:
-        del places[stale]
+def _forget(value: Any, place: Place, places: dict[Place, Where]) -> None:
+    """Forget where a value and everything in it stands."""
+    places.pop(place, None)
+    for key, one in _inner(value):
+        _forget(one, (*place, str(key)), places)
 
 
 def _note(value: Any, place: Place, document: _Document, places: dict[Place, Where]) -> None:
     """Note where a value and everything in it stands."""
     places[place] = document.where(place)
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, one in inner:
+    for key, one in _inner(value):
         _note(one, (*place, str(key)), document, places)
+
+
+def _inner(value: Any) -> Iterable[tuple[Any, Any]]:
+    """Key or position, and value, of what a value holds."""
+    return value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import struct
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from tokenizers import Regex, Tokenizer, pre_tokenizers
 
 from mlxtune.errors import ModelError
 from mlxtune.models import gguf
+from mlxtune.models.gguf_layout import ImpossibleLayout, check_layout
 from tests.tiny import CORPUS, FAMILIES, tiny_gguf, tiny_model
 
 TEXTS = [
@@ -253,3 +257,127 @@ def test_a_file_that_is_no_gguf_is_said_to_be_so(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_bytes(b"<html>not found</html>")
     with pytest.raises(ModelError, match="not a GGUF file"):
         gguf.read_config(tmp_path / "model.gguf")
+
+
+# Headers that their file cannot hold -------------------------------------------------------------------------------
+
+
+def text(value: str) -> bytes:
+    return struct.pack("<Q", len(value)) + value.encode()
+
+
+def key(name: str, kind: int, value: bytes) -> bytes:
+    return text(name) + struct.pack("<I", kind) + value
+
+
+def array(kind: int, count: int) -> bytes:
+    return struct.pack("<IQ", kind, count)
+
+
+def tensor(name: str, shape: Sequence[int], kind: int = 0, offset: int = 0, n_dimensions: int | None = None) -> bytes:
+    n_dimensions = len(shape) if n_dimensions is None else n_dimensions
+    return text(name) + struct.pack(f"<I{len(shape)}QIQ", n_dimensions, *shape, kind, offset)
+
+
+def header(
+    *keys: bytes, tensors: Sequence[bytes] = (), n_keys: int | None = None, n_tensors: int | None = None, version: int = 3
+) -> bytes:  # fmt: skip
+    counts = (len(tensors) if n_tensors is None else n_tensors, len(keys) if n_keys is None else n_keys)
+    return b"GGUF" + struct.pack("<IQQ", version, *counts) + b"".join(keys) + b"".join(tensors) + bytes(64)
+
+
+TOKENS, STRING, ARRAY, UINT32 = "tokenizer.ggml.tokens", 8, 9, 4
+IMPOSSIBLE = {
+    "tokens without end": (header(key(TOKENS, ARRAY, array(STRING, 1 << 40))), f"entries of {TOKENS}: at least"),
+    "numbers without end": (header(key("scores", ARRAY, array(UINT32, 1 << 62))), "entries of scores: at least"),
+    "keys without end": (header(n_keys=1 << 60), "keys: at least"),
+    "tensors without end": (header(n_tensors=1 << 60), "tensors: at least"),
+    "a long string": (header(key("name", STRING, struct.pack("<Q", 1 << 63))), "name: a string of 9,223,372,036,854,775,808 bytes"),
+    "a long string in a list": (header(key(TOKENS, ARRAY, array(STRING, 2) + text("a") + struct.pack("<Q", 99))), "number 2"),
+    "a long key": (header(struct.pack("<Q", 1 << 40)), "key 1 of 1: a name of"),
+    "a long name": (header(tensors=[struct.pack("<Q", 60_000)]), "bytes of the name of tensor 1 of 1: at least"),
+    "arrays in arrays": (header(key("deep", ARRAY, array(ARRAY, 1) * 100)), "deep: arrays more than 4 deep"),
+    "arrays in arrays without end": (header(key("deep", ARRAY, array(ARRAY, 1 << 50))), "entries of deep: at least"),
+    "an unknown type": (header(key("odd", 77, b"")), "odd: unknown type 77"),
+    "a list of an unknown type": (header(key("odd", ARRAY, array(13, 1))), "odd: unknown type 13"),
+    "a key twice": (header(key("k", UINT32, bytes(4)), key("k", UINT32, bytes(4))), "key 2 of 2: 'k' stands twice"),
+    "an odd alignment": (header(key("general.alignment", UINT32, struct.pack("<I", 3))), "expected a power of two"),
+    "no alignment": (header(key("general.alignment", UINT32, struct.pack("<I", 0))), "expected a power of two"),
+    "dimensions without end": (header(tensors=[tensor("t", [], n_dimensions=1 << 31)]), "t: 2,147,483,648 dimensions"),
+    "a shape past 64 bits": (header(tensors=[tensor("t", [1 << 33, 1 << 33])]), "the weights of t end at byte"),
+    "an unknown quantization": (header(tensors=[tensor("t", [32], kind=255)]), "t: unknown type of weights 255"),
+    "a broken block": (header(tensors=[tensor("t", [33], kind=2)]), "t: rows of 33 weights in blocks of 32"),
+    "weights behind the end": (header(tensors=[tensor("t", [4], offset=1 << 40)]), "the weights of t end at byte"),
+    "weights past 64 bits": (header(tensors=[tensor("t", [4], offset=(1 << 64) - 1)]), "the weights of t end at byte"),
+    "a tensor twice": (header(tensors=[tensor("t", [1]), tensor("t", [1])]), "tensor 2 of 2: 't' stands twice"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", IMPOSSIBLE)
+def test_what_a_file_cannot_hold_is_refused_with_its_place_in_a_moment(tmp_path: Path, name: str) -> None:
+    content, message = IMPOSSIBLE[name]
+    (tmp_path / "model.gguf").write_bytes(content)
+    began = time.perf_counter()
+    with pytest.raises(ModelError, match="truncated or damaged") as caught:
+        gguf.read_config(tmp_path / "model.gguf")
+    assert message in str(caught.value)
+    assert time.perf_counter() - began < 2, "some milliseconds"
+
+
+@pytest.mark.parametrize("version", [0x01000000 * 9, 1, 4])
+def test_another_version_is_named(tmp_path: Path, version: int) -> None:
+    (tmp_path / "model.gguf").write_bytes(header(version=version))
+    shown = version if version < 1000 else 9  # written on a big-endian machine
+    with pytest.raises(ModelError, match=f"a GGUF of version {shown}, expected 2 or 3"):
+        gguf.read_config(tmp_path / "model.gguf")
+
+
+def test_a_large_file_of_nothing_is_refused_in_a_moment(tmp_path: Path) -> None:
+    with (tmp_path / "model.gguf").open("wb") as file:
+        file.write(header(key(TOKENS, ARRAY, array(STRING, 1 << 30)))[:-64])
+        file.truncate(20 << 30)  # on disk a few kilobytes
+    began = time.perf_counter()
+    with pytest.raises(ModelError, match="more than 10,000,000 entries"):
+        gguf.read_config(tmp_path / "model.gguf")
+    assert time.perf_counter() - began < 2
+
+
+@pytest.mark.parametrize("order", ["LITTLE", "BIG"])
+def test_a_file_cut_anywhere_is_impossible_and_whole_is_not(tmp_path: Path, order: str) -> None:
+    from gguf import GGUFEndian, GGUFWriter
+
+    file = tmp_path / "model.gguf"
+    writer = GGUFWriter(file, "qwen3", endianess=GGUFEndian[order])
+    writer.add_token_list(["a", "bc", ""])
+    writer.add_array("numbers", [1, 2, 3])
+    writer.add_array("nested", [[1, 2], [3]])
+    writer.add_bool("flag", True)
+    writer.add_tensor("one", np.ones((3, 5), np.float32))
+    writer.add_tensor("two", np.ones(7, np.float16))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    content = file.read_bytes()
+    check_layout(file)
+    end = content.rindex(np.ones(7, "<f2" if order == "LITTLE" else ">f2").tobytes()) + 14
+    for size in range(4, end):
+        file.write_bytes(content[:size])
+        with pytest.raises(ImpossibleLayout):
+            check_layout(file)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"qwen3.block_count": "many"}, "qwen3.block_count: expected a number, got many"),
+        ({"qwen3.block_count": 1 << 31}, "lacks the tensor blk.2147483647.attn_norm.weight"),
+        ({"qwen3.attention.head_count": 0}, "head_count is 0"),
+        ({"split.count": "all"}, "split.count: expected a number"),
+        ({"qwen3.rope.scaling.type": "yarn"}, "lacks qwen3.rope.scaling.factor"),
+    ],
+)
+def test_metadata_of_another_kind_is_refused_by_name(tmp_path: Path, metadata: dict[str, Any], message: str) -> None:
+    _, file = written(tmp_path, metadata=metadata)
+    with pytest.raises(ModelError, match=message):
+        gguf.read_config(file)

@@ -6,6 +6,7 @@ import hashlib
 import http.server
 import json
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -204,6 +205,47 @@ def test_without_a_readme_a_configuration_is_a_folder(hub: Hub) -> None:
     assert texts_of("hub:owner/tickets/zh:train") == ["b"]
     with pytest.raises(DataError, match="the folders are 'en', 'zh'"):
         texts_of("hub:owner/tickets/fr:train")
+
+
+BOMB = "\n".join(
+    f"{two}: &{two} [{','.join([f'*{one}'] * 10)}]" for one, two in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("readme", "found"),
+    [
+        ("---\nconfigs: [{data_files: '" + "a*" * 49 + "b'}]\n---\n", []),
+        ("---\nconfigs: [{data_dir: none}]\na: &a [x]\n" + BOMB + "\n---\n", ["a"]),  # counts as none
+        ("---" + "\n" * 300_000, ["a"]),
+    ],
+    ids=["stars", "aliases", "lines"],
+)
+def test_a_hostile_readme_is_read_in_a_moment(hub: Hub, readme: str, found: list[str]) -> None:
+    hub.put("a" * 200 + ".jsonl", "a")
+    (hub.folder / "README.md").write_text(readme)
+    began = time.perf_counter()
+    if found:
+        assert texts_of("hub:owner/tickets:train") == found
+    else:
+        with pytest.raises(DataError, match=r"what README.md says of 'train' fits no file"):
+            texts_of("hub:owner/tickets:train")
+    assert time.perf_counter() - began < 5, "a tenth of a second"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("a*" * 60, "a pattern of 60 wildcards, at most 50 are read; give a file's path after the colon"),
+        ("a" * 2000, "a pattern of 2,000 characters, at most 1,000"),
+        ("[" + "a, " * 1001 + "]", "1,001 patterns of files, at most 1,000"),
+    ],
+)
+def test_patterns_that_nobody_means_are_refused(hub: Hub, pattern: str, message: str) -> None:
+    hub.put("train.jsonl", "a")
+    hub.readme(f"configs: [{{data_files: [{{split: train, path: {pattern}}}]}}]")
+    with pytest.raises(DataError, match=message):
+        texts_of("hub:owner/tickets:train")
 
 
 # What is refused

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from mlxtune.data.template import ReplyTemplate
 from mlxtune.errors import DataError
 from mlxtune.evaluation.constraint import TemplateConstraint
 from mlxtune.evaluation.predictions import (
+    MIN_LOOP_CHARS,
     batches,
     is_loop,
     judge,
@@ -215,6 +218,28 @@ def test_a_loop_is_found(text):
 @pytest.mark.parametrize("text", ["", "none", "payment, notification", "wait...", "ha ha ha", "1000000"])
 def test_an_ordinary_reply_is_no_loop(text):
     assert not is_loop(text)
+
+
+def test_loops_are_those_of_a_search_over_every_length_of_a_passage():
+    def searched(text: str) -> bool:
+        for size in range(1, len(text) // 3 + 1):
+            tail = text[-max(3 * size, MIN_LOOP_CHARS) :]
+            if len(tail) >= MIN_LOOP_CHARS and tail[size:] == tail[:-size]:
+                return True
+        return False
+
+    generator = random.Random(0)
+    texts = ["".join(generator.choices("ab", k=4)) for _ in range(30)]
+    texts = ["".join(generator.choices(texts, k=5)) + generator.choice(texts) * 3 + one[:2] for one in texts * 20]
+    texts += ["".join(generator.choices("ab", k=generator.randrange(10, 40))) for _ in range(3000)]
+    assert [is_loop(text) for text in texts] == [searched(text) for text in texts]
+    assert 100 < sum(map(is_loop, texts)) < len(texts) / 2
+
+
+def test_a_loop_is_looked_for_in_a_megabyte():
+    began = time.perf_counter()
+    assert not is_loop("".join(random.Random(0).choices("ab", k=1_000_000)))
+    assert time.perf_counter() - began < 5, "about 0.4 s"
 
 
 def test_thinking_is_not_part_of_the_answer(rows, recipe, tokenizer, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -165,3 +166,66 @@ def test_the_schema_knows_every_key_of_every_recipe_that_ships() -> None:
 def test_the_updates_scale_is_alpha_over_rank_or_over_its_root(tmp_path: Path) -> None:
     assert load_recipe(write(tmp_path, changed(lora={"rank": 4, "alpha": 8}))).lora.scale == 2
     assert load_recipe(write(tmp_path, changed(lora={"rank": 4, "alpha": 8, "rslora": True}))).lora.scale == 4
+
+
+# Aliases -----------------------------------------------------------------------------------------------------------
+
+
+def bomb(*, merged: bool = False) -> str:
+    """Lines of which each names the one before ten times: ten billion values in 400 characters."""
+    lines = ["a: &a {k: 1}" if merged else "a: &a [x]"]
+    for one, other in zip("abcdefghij", "bcdefghijk", strict=True):
+        named = ",".join([f"*{one}"] * 10)
+        lines.append(f"{other}: &{other} {{<<: [{named}]}}" if merged else f"{other}: &{other} [{named}]")
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_aliases_that_multiply_are_refused_with_their_line_in_a_moment(tmp_path: Path, merged: bool) -> None:
+    began = time.perf_counter()
+    said = refused(tmp_path, yaml.safe_dump(GOOD) + bomb(merged=merged))
+    assert "its aliases repeat more than 20,000 values" in said
+    line = int(said.split("line ")[1].split(":")[0])
+    assert yaml.safe_dump(GOOD).count("\n") + 4 <= line <= yaml.safe_dump(GOOD).count("\n") + 7
+    assert time.perf_counter() - began < 1, "some milliseconds"
+
+
+def test_aliases_on_the_command_line_are_held_to_the_same(tmp_path: Path) -> None:
+    inline = "[" + bomb().replace("\n", ", ").replace(": &", "0: &") + "]"
+    said = refused(tmp_path, GOOD, f"name={inline}")
+    assert "the value: its aliases repeat more than" in said
+
+
+@pytest.mark.parametrize("text", ["a: &a [*a]\n", "a: &a {b: {<<: *a}}\n", "a: &a {? *a : 1}\n"])
+def test_an_alias_inside_what_it_names_is_refused(tmp_path: Path, text: str) -> None:
+    assert "line 1: an alias stands inside what it names" in refused(tmp_path, text)
+
+
+def test_anchors_and_merge_keys_work(tmp_path: Path) -> None:
+    labels = ", ".join(f"label {n}" for n in range(500))
+    text = f"""
+model: {{path: Qwen/Qwen3-0.6B}}
+data: {{train: train.jsonl}}
+output:
+  template: "{{one}} {{two}} {{three}}"
+  fields:
+    one: &one {{kind: label, labels: &labels [{labels}], loss_weight: 2.0}}
+    two: {{<<: *one, loss_weight: 3.0}}
+    three: {{kind: labels, labels: *labels}}
+"""
+    fields = load_recipe(write(tmp_path, text)).output.fields
+    assert [field.loss_weight for field in fields.values()] == [2.0, 3.0, 1.0]
+    assert fields["one"].labels == fields["two"].labels == fields["three"].labels
+
+
+def test_a_recipe_with_thousands_of_keys_is_read_in_a_moment(tmp_path: Path) -> None:
+    labels = [f"label {n}" for n in range(4000)]
+    write(
+        tmp_path, changed(output={"fields": {"kind": {"kind": "labels", "class_weights": dict.fromkeys(labels, 1.0)}}})
+    )
+    weights = {"output": {"fields": {"kind": {"class_weights": dict.fromkeys(labels, 2.0)}}}}
+    (tmp_path / "child.yaml").write_text(yaml.safe_dump({"extends": "some.yaml", **weights}))
+    began = time.perf_counter()
+    recipe = load_recipe(tmp_path / "child.yaml")
+    assert time.perf_counter() - began < 10, "about 1.5 s"
+    assert set(recipe.output.fields["kind"].class_weights.values()) == {2.0}

@@ -26,6 +26,7 @@ FORBIDDEN = {
         "backends",
         "runs",
     },
+    "yaml_text": {"errors", "recipe_file", "recipe", "files", "data", "models", "backends", "runs", "commands", "cli"},
     "recipe_file": {
         "recipe",
         "files",

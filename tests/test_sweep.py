@@ -79,6 +79,7 @@ def test_what_varies_is_read_as_it_is_written(
         ("lora.rank,lora.alpha=32:64,64", "'64' holds 1 values for 2 keys"),
         ("lora.rank,lora.rank=32:64,64:32", "a key stands in it twice"),
         ("lora.targets=[a,{b", "not valid YAML"),
+        ("name=[&a [x],&b [*a,*a]],[&a [*a]]", "an alias stands inside what it names"),
     ],
 )
 def test_what_cannot_vary_is_refused(text: str, message: str) -> None:
@@ -134,6 +135,21 @@ def test_all_mistakes_of_all_cells_are_told_at_once_and_once(file: Path) -> None
         "--set train.epochs=0: train.epochs",
     ):  # fmt: skip
         assert any(said in line for line in lines), said
+
+
+def test_a_grid_of_many_mistakes_lists_the_first_and_counts_the_rest(file: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        cells_of(file, "lora.rank=" + ",".join(f"bad{n}" for n in range(30)), "train.epochs=0,-1")
+    head, *listed, rest = str(caught.value).splitlines()
+    assert head.endswith("recipe.yaml: 32 problems") and len(listed) == 20 and rest == "  ... and 12 more"
+    assert len({problem.place for problem in caught.value.problems}) == 32, "each mistake is named by its own option"
+
+
+def test_many_mistakes_in_the_recipe_itself_are_told_once_for_the_whole_grid(file: Path) -> None:
+    file.write_text(file.read_text() + "".join(f"wrong{n}: 1\n" for n in range(25)))
+    with pytest.raises(RecipeError) as caught:
+        cells_of(file, "lora.rank=4,8")
+    assert [problem.message.split(":")[0] for problem in caught.value.problems] == [f"wrong{n}" for n in range(25)]
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import random
 import re
+import time
+import unicodedata
 from typing import Any
 
 import pytest
 
+from mlxtune.data import template as template_module
 from mlxtune.data.template import ReplyTemplate
 from mlxtune.recipe import OutputSection
 
 INTENTS = {"kind": "labels", "labels": ["user_auth", "payment", "none"], "exclusive": "none"}
-TICKET = {
+TICKET: dict[str, Any] = {
     "template": "Classification:\n- Type: {type}\n- Tags: {tags}\n\nResponse:\n{response}",
     "fields": {
         "type": {"kind": "label", "labels": ["Incident", "Service Request"], "class_weights": {"Incident": 2.0}},
@@ -130,3 +134,119 @@ def test_labels_of_an_open_set_keep_their_full_stop() -> None:
 def test_control_characters_are_no_text() -> None:
     text = template({"template": "{r}", "fields": {"r": {"kind": "text"}}})
     assert not text.parse("\x1e").valid and not re.fullmatch(text.pattern(), "\x1e")
+
+
+# Where fields lie in a reply ---------------------------------------------------------------------------------------
+
+_LABELS, _TEXT = {"kind": "labels"}, {"kind": "text"}
+
+
+@pytest.mark.parametrize("outer", ["{a}\n", "\n{a}", " \n{a} "])
+def test_white_space_at_the_templates_own_ends_may_be_missing(outer: str) -> None:
+    text = template({"template": outer, "fields": {"a": _TEXT}})
+    assert text.parse(text.format({"a": "hi"})[0]).values == text.parse("hi").values == {"a": "hi"}
+
+
+def written_by_regex(reply_template: ReplyTemplate, text: str) -> list[str] | None:
+    """What stands in each field's place, by backtracking: exponential, and plainly what `parse` says of white space."""
+
+    def loose(literal: str) -> str:
+        if literal and not literal.strip():
+            return r"\s+"
+        return r"\s*".join(re.escape(part) for part in re.split(r"\s+", literal))
+
+    first, *rest = (loose(literal) for literal in reply_template._literals)
+    takes_all = [name not in reply_template.label_fields for name in reply_template.fields]
+    takes_all[-1] = True
+    groups = [
+        ("([\\s\\S]*)" if one else "([\\s\\S]*?)") + literal for one, literal in zip(takes_all, rest, strict=True)
+    ]
+    found = re.fullmatch(first + "".join(groups), text)
+    return list(found.groups()) if found else None
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "{L}", "{T}", "A: {L}", "{T}.", "A {T} B", "ab{L}ba", " A: {L} .",
+        "{L} {L}", "{L}\n{T}", "{T} {L}", "{T}\n\n{T}", "A {L} {L}", "{L}\n{L} {T}",
+        "{L}-{L}", "{L}--{T}", "{T}-{L}", "{T}aba{T}", "A: {T} aa {L}", "{L} - {T} - {L}", "{T} -{L}- {T}",
+        "A: {L}\nA: {L}", "- A {L}\n- B {T}\n- A {L}", "{L} a a {L} a {T} a", "{T} {L} {T}", "{L} {T} {L} {L}",
+    ],
+)  # fmt: skip
+def test_fields_lie_where_a_backtracking_regex_finds_them(words: str) -> None:
+    fields: dict[str, Any] = {}
+    while found := re.search(r"\{([LT])\}", words):
+        name = f"field{len(fields)}"
+        fields[name] = _LABELS if found[1] == "L" else _TEXT
+        words = words.replace(found[0], "{" + name + "}", 1)
+    reply_template = template({"template": words, "fields": fields})
+    generator = random.Random(words)
+    literals = "".join(reply_template._literals)
+    pieces = [*reply_template._literals, *literals, *literals.split(), " ", "\n", "\x1c\u3000", *"abba"]
+    n_found = 0
+    for _ in range(1500):
+        text = "".join(generator.choices(pieces, k=generator.randrange(10)))
+        if generator.random() < 0.5:  # a reply of the template's own shape
+            text = reply_template._literals[0]
+            for literal in reply_template._literals[1:]:
+                text += "".join(generator.choices(pieces, k=generator.randrange(1, 4))) + literal
+        written = written_by_regex(reply_template, text.strip())
+        assert reply_template._written(text.strip()) == written, text
+        n_found += written is not None
+    assert n_found > 300
+
+
+def megabyte(*repeated: str) -> str:
+    return "".join(text * (1_000_000 // len(repeated) // len(text)) for text in repeated)
+
+
+WHOLE_TICKET = {
+    "template": TICKET["template"].replace("- Tags", "- Queue: {queue}\n- Priority: {priority}\n- Tags"),
+    "fields": {**TICKET["fields"], "queue": _LABELS, "priority": _LABELS},
+}
+BLOCK = "Classification:\n- Type: Incident\n- Queue: it\n- Priority: low\n- Tags: a, b\n\n"
+MEGABYTES = {
+    "labels over and over": BLOCK * 40,  # time of a backtracking search: the fourth power of this
+    "a megabyte of them": megabyte(BLOCK),
+    "noise": "".join(random.Random(0).choices("- Type:\nTags", k=1_000_000)),
+    "nothing": megabyte(" \n"),
+    "one line of a literal": BLOCK + megabyte("\n- Tags: "),
+    "part of a literal": BLOCK + megabyte("- \n"),
+    "new lines": "Classification:" + megabyte("\n") + "Type",
+    "tags": BLOCK.strip() + megabyte(", tag") + "\n\nResponse:\nhello",
+    "tags of their own": BLOCK.strip() + ", ".join(map(str, range(140_000))) + "\n\nResponse:\nhello",
+    "the last literal": BLOCK + megabyte("Response:\n"),
+    "Chinese": BLOCK + "Response:\n" + megabyte("你好，世界。"),
+    "accents": BLOCK.replace("Incident", megabyte("\u0315", "\u0300")) + "Response:\nhello",  # NFKC sorts each run of them
+    "full stops": BLOCK.replace("Incident", "Incident" + megabyte(".")) + "Response:\nhello",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MEGABYTES)
+def test_a_megabyte_of_anything_is_read_in_a_moment(name: str) -> None:
+    began = time.perf_counter()
+    template(WHOLE_TICKET).parse(MEGABYTES[name])
+    assert time.perf_counter() - began < 1.5, "about 0.1 s"
+
+
+@pytest.mark.parametrize("repeated", [("none, ",), ("无、",), ("\u0315", "\u0300"), ("\u0315\u0300，",)], ids=ascii)
+def test_a_megabyte_of_labels_is_read_in_a_moment(repeated: tuple[str, ...]) -> None:
+    text = megabyte(*repeated)
+    began = time.perf_counter()
+    intents().parse(text)
+    assert time.perf_counter() - began < 1.5, "about 0.1 s"
+
+
+def test_a_label_is_read_in_whatever_width_and_with_whatever_full_stops() -> None:
+    texts = ["ＰＡＹＭＥＮＴ", "payment...", "payment…", "payment。", "payment．", "ｐayment" + "." * 999]
+    assert [intents().parse(text).values["intents"] for text in texts] == [("payment",)] * len(texts)
+    levels = template({"template": "{a}", "fields": {"a": {"kind": "label", "labels": ["Level 1", "ᾌ"]}}})
+    texts = ["level ⒈", "ᾄ", unicodedata.normalize("NFD", "ᾌ")]
+    assert [levels.parse(text).values["a"] for text in texts] == ["Level 1", "ᾌ", "ᾌ"]
+
+
+def test_the_full_stops_forgiven_are_all_that_nfkc_makes_full_stops() -> None:
+    everything = (chr(code) for code in range(0x110000))
+    stops = {one for one in everything if set(unicodedata.normalize("NFKC", one)) <= set(".。")}
+    assert set(template_module._FULL_STOPS) == stops

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 from mlxtune.data.labels import split_labels
 from mlxtune.data.near import NearIndex, ShingleSets
 from mlxtune.data.rows import Row
-from mlxtune.errors import DataError, Problem, listing
+from mlxtune.errors import DataError, Problem
 
 if TYPE_CHECKING:
     from mlxtune.recipe import Clean
@@ -208,7 +208,7 @@ def _texts(rows: Sequence[Row], column: str) -> list[str]:
             got = f"{type(value).__name__}" if column in row.fields else ", ".join(map(repr, row.fields)) or "no column"
             problems.append(Problem(f"{row.file}:{row.line}", f"expected text in the column {column!r}, got {got}"))
     if problems:
-        raise DataError(listing("rows", problems))
+        raise DataError("rows", problems)
     return texts
 
 

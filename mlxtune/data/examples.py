@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mlxtune.data.rows import Row
 from mlxtune.data.template import TEMPLATE_SEGMENT, ReplyTemplate, Span, Value
-from mlxtune.errors import DataError, Problem, listing
+from mlxtune.errors import DataError, Problem
 from mlxtune.models.tokenizer import Encoded, Tokenizer
 from mlxtune.recipe import PLACEHOLDER, Recipe
 
@@ -74,7 +74,7 @@ def build_examples(rows: Sequence[Row], recipe: Recipe, tokenizer: Tokenizer) ->
                 )
             )
     if problems:
-        raise DataError(listing("rows whose reply cannot be learned", problems))
+        raise DataError("rows whose reply cannot be learned", problems)
     return examples
 
 
@@ -179,7 +179,7 @@ def expected_values(rows: Sequence[Row], recipe: Recipe) -> list[dict[str, Value
         found.append(values)
         problems += [Problem(f"{row.file}:{row.line}", text) for text in wrong]
     if problems:
-        raise DataError(listing("rows that the recipe's output does not allow", problems))
+        raise DataError("rows that the recipe's output does not allow", problems)
     return found
 
 
@@ -224,7 +224,7 @@ def _with_columns(rows: Sequence[Row], recipe: Recipe, tokenizer: Tokenizer) -> 
             if problem:
                 problems.append(Problem(f"{row.file}:{row.line}", problem))
     if problems:
-        raise DataError(listing("rows that the prompt cannot be made of", problems))
+        raise DataError("rows that the prompt cannot be made of", problems)
     return rows
 
 
@@ -264,5 +264,5 @@ def check_lengths(examples: Sequence[Example], rows: Sequence[Row], recipe: Reci
     ]
     if long and recipe.train.over_long == "refuse":
         advice = "raise train.max_tokens, shorten the rows, or leave them out with train.over_long: drop"
-        raise DataError(listing(f"rows longer than train.max_tokens = {limit}; {advice}", long))
+        raise DataError(f"rows longer than train.max_tokens = {limit}; {advice}", long)
     return fitting, [f"{problem.place}: {problem.message}" for problem in long]

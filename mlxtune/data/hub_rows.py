@@ -23,11 +23,15 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import yaml
+
+from mlxtune.data.globs import Glob
 from mlxtune.data.rows import SUFFIXES
 from mlxtune.errors import DataError, did_you_mean
 from mlxtune.files import write_json
 from mlxtune.models.hub import first_line, is_of_http_library, progress_bars, refusal, why_unreachable
 from mlxtune.recipe import HUB_ROWS
+from mlxtune.yaml_text import YamlError, read_yaml
 
 # Split -> words in the name of a file or folder that mean it, as on the Hub.
 WORDS = {
@@ -37,6 +41,7 @@ WORDS = {
 }
 SHARD = re.compile(r"(?:.*/)?(?P<split>\w[\w.-]*?)-\d{5}-of-(?P<shards>\d{5})[^/]*")
 SHOWN = 8  # names in a message
+MAX_PATTERNS = 1000  # of one configuration
 
 
 @dataclass(frozen=True)
@@ -148,6 +153,10 @@ def _files_of(name: str, config: str | None, split: str, repository: str, listin
             f"{name}: no split {split!r}{did_you_mean(split, splits)}; it has {_some(splits)}, or give a file's path after "
             "the colon"
         )
+    if not found:
+        raise DataError(
+            f"{name}: what README.md says of {split!r} fits no file of {', '.join(SUFFIXES)}; give a file's path after the colon"
+        )
     suffixes = sorted({PurePosixPath(file).suffix.lower() for file in found})
     if len(suffixes) > 1:
         raise DataError(
@@ -176,14 +185,14 @@ def _splits(name: str, config: str | None, repository: str, listing: _Listing) -
         patterns = _patterns(chosen.get("data_files"))
         if not patterns:
             return splits_of(inside)
-        found = {
-            split: [file for file in sorted(inside) if any(_fits(file, one, folder) for one in some)]
-            for split, some in patterns.items()
-        }
-        return {
-            split: [file for file in some if PurePosixPath(file).suffix.lower() in SUFFIXES]
-            for split, some in found.items()
-        }
+        n_patterns = sum(map(len, patterns.values()))
+        if n_patterns > MAX_PATTERNS:
+            raise DataError(
+                f"{name}: README.md has {n_patterns:,} patterns of files, at most {MAX_PATTERNS:,} are read; give a file's "
+                "path after the colon"
+            )
+        readable = sorted(file for file in inside if PurePosixPath(file).suffix.lower() in SUFFIXES)
+        return {split: _matching(readable, some, folder, name) for split, some in patterns.items()}
     if config is None:
         return splits_of(listing.files)
     inside = [file for file in listing.files if config in PurePosixPath(file).parts[:-1]]
@@ -197,15 +206,12 @@ def _splits(name: str, config: str | None, repository: str, listing: _Listing) -
 
 def _configs(repository: str, listing: _Listing) -> dict[str, Mapping[str, Any]]:
     """Configuration -> what the front matter of README.md says of it; empty where it says nothing that can be read."""
-    import yaml
-
     if "README.md" not in listing.files:
         return {}
     text = _download(repository, "README.md", listing.commit).read_text(encoding="utf-8", errors="replace")
-    front = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)
     try:
-        said = yaml.safe_load(front[1]) if front else None
-    except yaml.YAMLError:
+        said = read_yaml(_front_matter(text), yaml.SafeLoader)  # as the Hub reads it: YAML 1.1
+    except YamlError:
         return {}
     configs = said.get("configs") if isinstance(said, dict) else None
     return {
@@ -213,6 +219,13 @@ def _configs(repository: str, listing: _Listing) -> dict[str, Mapping[str, Any]]
         for one in (configs if isinstance(configs, list) else [])
         if isinstance(one, dict)
     }
+
+
+def _front_matter(text: str) -> str:
+    """What stands between two lines of three dashes at the beginning of a text."""
+    first, *lines = text.split("\n")
+    ends = (number for number, line in enumerate(lines) if line.rstrip() == "---")
+    return "\n".join(lines[: next(ends, 0)]) if first.rstrip() == "---" else ""
 
 
 def _configuration(name: str, config: str | None, configs: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -244,22 +257,18 @@ def _patterns(data_files: Any) -> dict[str, list[str]]:
     return found
 
 
-def _fits(file: str, glob: str, folder: str) -> bool:
-    """Whether a path is one that a glob means: * stays inside a folder, ** does not.
+def _matching(files: Sequence[str], patterns: Sequence[str], folder: str, name: str) -> list[str]:
+    """The files that any of some patterns means, by their whole path or by that in a folder.
 
-    >>> _fits("data/en/train-1.csv", "en/*.csv", "data")
-    True
+    Raises:
+        DataError: A pattern is not one that is followed.
     """
-    glob = glob.removeprefix("./")
-    pattern = ""
-    for piece in re.findall(r"\*\*/?|\*|\?|\[[^\]]*\]|[^*?\[]+|\[", glob):
-        known = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-        is_class = len(piece) > 2 and piece[0] == "[" and piece[-1] == "]"
-        pattern += known.get(piece) or (piece.replace("[!", "[^") if is_class else re.escape(piece))
     try:
-        return any(re.fullmatch(pattern, one) for one in (file, file.removeprefix(f"{folder}/")))
-    except re.error:
-        return False
+        globs = [Glob(pattern.removeprefix("./")) for pattern in patterns]
+    except ValueError as error:
+        raise DataError(f"{name}: README.md has a pattern of {error}; give a file's path after the colon") from None
+    paths = {file: dict.fromkeys((file, file.removeprefix(f"{folder}/"))) for file in files}
+    return [file for file in files if any(glob.fits(path) for glob in globs for path in paths[file])]
 
 
 def _some(names: Any) -> str:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 # What people and models put between labels, whatever a template's own separator is.
-ANY_SEPARATOR = re.compile(r"[,;|\n，；、]")
+ANY_SEPARATOR = ",;|\n，；、"
 
 
 def split_labels(value: object, separator: str | None = None, allowed: Sequence[str] | None = None) -> list[str]:
@@ -31,5 +30,8 @@ def split_labels(value: object, separator: str | None = None, allowed: Sequence[
     elif separator and separator.strip() in str(value):
         parts = str(value).split(separator.strip())
     else:
-        parts = ANY_SEPARATOR.split(str(value))
-    return [part.strip() for part in parts if part.strip()]
+        text = str(value)
+        for mark in ANY_SEPARATOR[1:]:  # several times as fast as a regular expression
+            text = text.replace(mark, ANY_SEPARATOR[0])
+        parts = text.split(ANY_SEPARATOR[0])
+    return list(filter(None, map(str.strip, parts)))

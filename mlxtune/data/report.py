@@ -37,7 +37,7 @@ from mlxtune.data.prepare import (
 )
 from mlxtune.data.rows import Row, read_rows
 from mlxtune.data.template import ReplyTemplate
-from mlxtune.errors import DataError
+from mlxtune.errors import DataError, DataErrors
 from mlxtune.models.tokenizer import Tokenizer
 from mlxtune.recipe import Clean, LabelsField, Recipe, TextField
 
@@ -292,16 +292,16 @@ def read_splits(recipe: Recipe) -> dict[str, list[Row]]:
     """
     files = {name: getattr(recipe.data, name) for name in SPLITS}
     rows: dict[str, list[Row]] = {}
-    problems = []
+    refused = []
     for name, file in files.items():
         if file is not None:
             try:
                 rows[name] = read_rows(Path(file), recipe.data.columns)
                 require_text_column(rows[name], recipe, file)
             except DataError as error:
-                problems.append(str(error))
-    if problems:
-        raise DataError("\n".join(problems))
+                refused.append(error)
+    if refused:
+        raise refused[0] if len(refused) == 1 else DataErrors(refused)
     return rows
 
 

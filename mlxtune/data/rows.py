@@ -17,7 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NoReturn
 
-from mlxtune.errors import DataError, Problem, listing
+from mlxtune.errors import DataError, Problem
 from mlxtune.recipe import is_on_hub
 
 JSON_LINES = (".jsonl", ".ndjson")
@@ -98,7 +98,7 @@ def _read_file(path: Path, columns: Mapping[str, str]) -> list[Row]:
         else:
             rows.append(Row(fields, str(path), line, str(fields.get(SYNTHETIC)).lower() == "true"))
     if problems:
-        raise DataError(listing(str(path), problems))
+        raise DataError(str(path), problems)
     if not rows:
         raise DataError(f"{path}: expected at least one row, got none; is this the right file?")
     return rows

@@ -19,6 +19,8 @@ from mlxtune.recipe import PLACEHOLDER, LabelField, LabelsField, OutputSection, 
 TEMPLATE_SEGMENT = "template"
 # White space as Python strips it: \s alone leaves out four control characters in Rust.
 _SPACE = r"\s\x1c-\x1f"
+_WHITE_SPACE = re.compile(r"\s*")
+_FULL_STOPS = ".。․‥…︒︙︰﹒．｡"  # characters that NFKC makes full stops, and nothing else
 
 Value = str | tuple[str, ...]  # of a label or text field; of a label set
 Field = LabelField | LabelsField | TextField
@@ -120,13 +122,13 @@ class ReplyTemplate:
         order. A label said twice counts once and is reported as repeated. Anything else that the template does not
         allow makes its field None: what cannot be parsed is wrong, not nearly right.
         """
-        found = self._shape.fullmatch(text.strip())
-        if not found:
+        pieces = self._written(text.strip())
+        if pieces is None:
             return Reply(dict.fromkeys(self.fields), False, "does not follow the template")
         values: dict[str, Value | None] = {}
         problems: list[str] = []
         repeated = False
-        for (name, field), written in zip(self.fields.items(), found.groups(), strict=True):
+        for (name, field), written in zip(self.fields.items(), pieces, strict=True):
             value, again = _parse_value(field, written)
             values[name] = value
             repeated |= again
@@ -141,20 +143,79 @@ class ReplyTemplate:
             parts += [_value_pattern(field), _escape(literal)]
         return "".join(parts)
 
+    def _written(self, text: str) -> list[str] | None:
+        """What stands in each field's place in a reply without outer white space; None if a literal is missing.
+
+        A text field, and the last field, take as much as they can: a text's own words may look like the template's.
+        The other fields take as little as they can. Of a literal's white space only what a field needs to itself is left
+        to it. Time is linear in the text: one search from the right finds how late each literal may begin, one from the
+        left where it does.
+        """
+        first, *others = self._searched
+        backwards = text[::-1]
+        # Where each literal must have ended: where the next one begins at the latest.
+        limits = [len(text)]
+        for literal in reversed(others):
+            find = literal.backwards.match if literal is others[-1] else literal.backwards.search
+            found = find(backwards, len(text) - limits[-1])
+            if found is None:
+                return None
+            limits.append(len(text) - found.end())
+        limits.reverse()
+        opening = first.words.match(text)
+        if opening is None or opening.end() > limits[0]:
+            return None
+        start = first.end(text, opening, limits[0])
+        written: list[str] = []
+        for field, literal, latest, limit in zip(self.fields.values(), others, limits, limits[1:], strict=False):
+            takes_all = isinstance(field, TextField) or literal is others[-1]
+            found = literal.words.match(text, latest) if takes_all else literal.words.search(text, start)
+            assert found is not None, "the search from the right found one"
+            before = text[start : found.start()]
+            written.append(before.rstrip() if literal.is_loose_before and not takes_all else before)
+            start = literal.end(text, found, limit)
+        return written
+
     @cached_property
-    def _shape(self) -> re.Pattern[str]:
-        """The template with each field left open, for finding where fields lie in a reply."""
-        first, *rest = [_loose(literal) for literal in self._literals]
-        last = len(rest) - 1
-        # A text field takes as much as it can: its own words may look like the template's.
-        greedy = [
-            isinstance(field, TextField) or position == last for position, field in enumerate(self.fields.values())
-        ]
-        groups = [
-            (r"([\s\S]*)" if takes_all else r"([\s\S]*?)") + literal
-            for takes_all, literal in zip(greedy, rest, strict=True)
-        ]
-        return re.compile(first.lstrip() + "".join(groups))
+    def _searched(self) -> list[_Literal]:
+        """The literals, without the white space at the template's own ends, as a reply's is left out as well."""
+        first, *between, last = self._literals
+        return [_literal(literal) for literal in (first.lstrip(), *between, last.rstrip())]
+
+
+@dataclass(frozen=True)
+class _Literal:
+    """A literal of the template, to be found in replies whose white space differs.
+
+    White space between its words may be any or left out. White space alone keeps two fields apart, so one character of
+    it must be there.
+
+    Attributes:
+        words: From its first word to its last.
+        backwards: The same in a text that is read backwards.
+        is_loose_before: Whether white space before the first word belongs to it.
+        is_loose_after: Whether white space after the last word belongs to it.
+    """
+
+    words: re.Pattern[str]
+    backwards: re.Pattern[str]
+    is_loose_before: bool
+    is_loose_after: bool
+
+    def end(self, text: str, found: re.Match[str], limit: int) -> int:
+        """Where it ends that was found in a text, with the white space after it up to a limit."""
+        end = found.end()
+        if self.is_loose_after and (space := _WHITE_SPACE.match(text, end)):
+            return min(space.end(), limit)
+        return end
+
+
+def _literal(text: str) -> _Literal:
+    words = text.split()
+    if text and not words:
+        return _Literal(re.compile(r"\s"), re.compile(r"\s"), False, True)
+    forwards, backwards = (re.compile(r"\s*".join(map(re.escape, one))) for one in (words, text[::-1].split()))
+    return _Literal(forwards, backwards, text[:1].isspace(), text[-1:].isspace())
 
 
 def _read_value(name: str, field: Field, row: Mapping[str, Any]) -> Value:
@@ -213,16 +274,14 @@ def _parse_value(field: Field, written: str) -> tuple[Value | None, bool]:
         return (written.strip() or None), False
     if isinstance(field, LabelsField) and field.labels is None:
         # Of an open set any text is a label, so only its own separator and a new line part them.
-        parts = [
-            part.strip() for line in written.split("\n") for part in line.split(field.separator.strip()) if part.strip()
-        ]
+        mark = field.separator.strip()
+        parts = split_labels([part for line in written.split("\n") for part in line.split(mark)])
     else:
         parts = split_labels(written, field.separator if isinstance(field, LabelsField) else None)
     known: list[str | None] = list(parts)
     if field.labels is not None:
-        names = {_folded(label): label for label in field.labels}
-        whole = _known_label(written, names)  # a label may itself hold a comma
-        known = [whole] if whole else [_known_label(part, names) for part in parts]
+        whole = _known_labels([written.strip()], field.labels)  # a label may itself hold a comma
+        known = whole if whole[0] else _known_labels(parts, field.labels)
     labels = [label for label in known if label is not None]
     chosen = list(dict.fromkeys(labels))
     repeated = len(chosen) < len(labels)
@@ -236,10 +295,18 @@ def _parse_value(field: Field, written: str) -> tuple[Value | None, bool]:
         return None, repeated
 
 
-def _known_label(text: str, names: Mapping[str, str]) -> str | None:
-    """The label that a text says, a full stop after it forgiven."""
-    folded = _folded(text.strip())
-    return names.get(folded) or names.get(folded.rstrip(".。"))
+def _known_labels(texts: Sequence[str], labels: Sequence[str]) -> list[str | None]:
+    """The label that each text says, a full stop after it forgiven; None where it says none."""
+    names = {_folded(label): label for label in labels}
+    # NFKC joins up to four characters in one, and its time is quadratic in a run of accents: what is longer is no label.
+    longest = 4 * max(map(len, names))
+    found: dict[str, str | None] = {}
+    for text in dict.fromkeys(texts):
+        bare = text.rstrip(_FULL_STOPS)
+        whole = _folded(text) if len(text) <= longest else ""
+        without_stop = whole if bare == text else _folded(bare) if len(bare) <= longest else ""
+        found[text] = names.get(whole) or names.get(without_stop.rstrip(".。"))
+    return [found[text] for text in texts]
 
 
 def _folded(label: str) -> str:
@@ -248,16 +315,6 @@ def _folded(label: str) -> str:
 
 def _clip(text: str, length: int = 60) -> str:
     return text if len(text) <= length else text[: length - 3] + "..."
-
-
-def _loose(literal: str) -> str:
-    """A literal of the template in which any white space matches any other.
-
-    White space between words may be left out; a literal that is nothing else keeps two fields apart, so it may not.
-    """
-    if literal and not literal.strip():
-        return r"\s+"
-    return r"\s*".join(re.escape(part) for part in re.split(r"\s+", literal))
 
 
 def _value_pattern(field: Field) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlxtune.errors import Misuse, Problem, RunError, listing
+from mlxtune.errors import Misuse, Problem, RunError
 from mlxtune.evaluation.scores import read_scores
 from mlxtune.recipe import Recipe, load_recipe
 from mlxtune.runs import BASE, RUNS, TUNED, RunFolder, latest_run, open_run
@@ -103,17 +103,16 @@ def open_evaluations(paths: Sequence[Path], name: str = TUNED, evaluated: bool =
     if not paths:
         raise Misuse("nothing to compare; name runs, as in `mlxtune compare RUN RUN`")
     found: list[Evaluated] = []
-    problems: list[str] = []
+    refused: list[RunError] = []
     for run in [run for path in paths for run in _runs_of(path)]:
         try:
             found.append(open_evaluation(run, name, evaluated))
         except RunError as error:
-            problems.append(str(error))
-    if problems:
-        if len(problems) == 1:
-            raise RunError(problems[0])
-        places = [Problem(*problem.split(": ", 1)) for problem in problems]
-        raise RunError(listing("cannot compare", places))
+            refused.append(error)
+    if refused:
+        if len(refused) == 1:
+            raise refused[0]
+        raise RunError("cannot compare", [Problem("", str(error)) for error in refused])
     twice = [path for path, times in Counter(os.path.realpath(one.folder) for one in found).items() if times > 1]
     if twice:
         named = next(one for one in found if os.path.realpath(one.folder) == twice[0])

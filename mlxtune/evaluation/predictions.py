@@ -21,7 +21,7 @@ from mlxtune.backends.base import Constraint, Generation, Model
 from mlxtune.data.examples import expected_values, prompt_ids
 from mlxtune.data.rows import Row
 from mlxtune.data.template import ReplyTemplate, Value
-from mlxtune.errors import DataError, Problem, did_you_mean, listing
+from mlxtune.errors import DataError, Problem, did_you_mean
 from mlxtune.evaluation import resume
 from mlxtune.models.tokenizer import Tokenizer
 from mlxtune.recipe import LabelsField, Recipe, TextField
@@ -206,7 +206,7 @@ def read_predictions(path: Path) -> list[Prediction]:
             continue
         predictions.append(_from_record(record))
     if problems:
-        raise DataError(listing(str(path), problems))
+        raise DataError(str(path), problems)
     return predictions
 
 
@@ -262,7 +262,7 @@ def read_replies(path: Path, rows: Sequence[Row], recipe: Recipe) -> list[Predic
             verdict = judge(template, answer, cut=stop == "length", constrained=decoding == CONSTRAINED)
             found[row] = _record(row, rows[row], recipe, expected[row], text, verdict, stop, 0, decoding)
     if problems:
-        raise DataError(listing(str(path), problems))
+        raise DataError(str(path), problems)
     if len(found) < len(rows):
         first = next(i for i in range(len(rows)) if i not in found)
         named = f"row {first}" + (
@@ -307,10 +307,19 @@ def is_loop(text: str) -> bool:
     >>> is_loop("none, none, none, none, no"), is_loop("none, payment, none")
     (True, False)
     """
-    for size in range(1, len(text) // 3 + 1):
-        covered = max(3 * size, MIN_LOOP_CHARS)
-        tail = text[-covered:]
-        if len(tail) == covered and tail[size:] == tail[:-size]:
+    backwards = text[::-1]
+    # Of each beginning of it, the longest piece that it both begins and ends with (Knuth, Morris and Pratt, 1977): the
+    # rest of the beginning is the shortest passage that it repeats.
+    borders = [0] if text else []
+    border = 0
+    for position in range(1, len(text)):
+        character = backwards[position]
+        while border and character != backwards[border]:
+            border = borders[border - 1]
+        border += character == backwards[border]
+        borders.append(border)
+        length = position + 1
+        if length >= MIN_LOOP_CHARS and 3 * (length - border) <= length:
             return True
     return False
 
@@ -351,11 +360,9 @@ def _rows_by_id(rows: Sequence[Row], path: Path) -> dict[str, int]:
             found[str(name)] = i
     if problems:
         raise DataError(
-            listing(
-                f'{path}: tells its replies apart by "id", and the test rows do not (give "row" instead, '
-                "the row's index, or neither where the lines are in row order)",
-                problems,
-            )
+            f'{path}: tells its replies apart by "id", and the test rows do not (give "row" instead, '
+            "the row's index, or neither where the lines are in row order)",
+            problems,
         )
     return found
 

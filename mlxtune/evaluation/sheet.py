@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlxtune.errors import DataError, Problem, did_you_mean, listing
+from mlxtune.errors import DataError, Problem, did_you_mean
 
 CASE = "case_id"
 TEXTS = ("input", "reference", "prediction")
@@ -155,7 +155,7 @@ def read_sheets(paths: Sequence[Path], fingerprints: Fingerprints) -> tuple[list
             problems.append(Problem(str(path), f"{what}; give each rater's sheet once, or raters agree too well"))
         sheets.append(sheet)
     if problems:
-        raise DataError(listing("filled sheets", problems))
+        raise DataError("filled sheets", problems)
     return sheets, warnings
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxtune.errors import ModelError
+from mlxtune.models.gguf_layout import UnknownVersion, check_layout
 
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 SHARD_BYTES = 2 << 30
@@ -106,23 +107,26 @@ def read_config(path: Path) -> dict[str, Any]:
     architecture = _architecture(path)
     shapes = {tensor.name: tuple(reversed(tensor.shape.tolist())) for tensor in file.tensors}
 
-    def value(key: str, default: Any = None) -> Any:
-        found = _value(path, f"{architecture}.{key}")
-        if found is None and default is None:
+    def value(key: str, default: float | None = None) -> float:
+        found = _number(path, f"{architecture}.{key}", default)
+        if found is None:
             raise ModelError(
                 f"{path}: the GGUF lacks {architecture}.{key}; it is damaged or was written by a very old tool"
             )
-        return default if found is None else found
+        return found
 
-    for needed in ("token_embd.weight", "output_norm.weight"):
+    layers = int(value("block_count"))
+    for needed in ("token_embd.weight", "output_norm.weight", f"blk.{layers - 1}.attn_norm.weight"):
         if needed not in shapes:
             raise ModelError(f"{path}: the GGUF lacks the tensor {needed}, so it holds no whole language model")
     heads, hidden = int(value("attention.head_count")), int(value("embedding_length"))
+    if heads < 1:
+        raise ModelError(f"{path}: the GGUF is damaged: {architecture}.attention.head_count is {heads}")
     config = {
         "architectures": [ARCHITECTURES[architecture]],
         "model_type": architecture,
         "hidden_size": hidden,
-        "num_hidden_layers": int(value("block_count")),
+        "num_hidden_layers": layers,
         "intermediate_size": int(value("feed_forward_length")),
         "num_attention_heads": heads,
         "num_key_value_heads": int(value("attention.head_count_kv", heads)),
@@ -193,9 +197,13 @@ def write_tokenizer(path: Path, folder: Path) -> None:
             "supported; use the model's own folder or Hub id"
         )
     split = _splitting(path)
-    tokens: list[str] = _value(path, "tokenizer.ggml.tokens")
-    types: list[int] = _value(path, "tokenizer.ggml.token_type") or [1] * len(tokens)
-    merges: list[str] = _value(path, "tokenizer.ggml.merges") or []
+    tokens: list[str] = _list(path, "tokenizer.ggml.tokens", str)
+    types: list[int] = _list(path, "tokenizer.ggml.token_type", int) or [1] * len(tokens)
+    merges: list[str] = _list(path, "tokenizer.ggml.merges", str)
+    if not tokens or len(types) != len(tokens):
+        raise ModelError(
+            f"{path}: the GGUF is damaged: it has {len(tokens):,} tokens and {len(types):,} types of tokens"
+        )
     # Unused ids only pad the embedding; the model's own tokenizer does not have them.
     vocabulary = {token: index for index, token in enumerate(tokens) if types[index] != _UNUSED}
     added = [
@@ -302,7 +310,10 @@ def _open_version(path: Path, n_bytes: int, modified_ns: int) -> Any:
             self._bytes = np.asarray(memory_map)
 
     try:
+        check_layout(path)
         return Reader(path)
+    except UnknownVersion as error:
+        raise ModelError(f"{path}: a GGUF of {error}; take a newer file, or the model's own folder or Hub id") from None
     except (ValueError, IndexError, KeyError, UnicodeDecodeError, OverflowError) as error:
         raise ModelError(
             f"{path}: the GGUF is truncated or damaged ({n_bytes:,} bytes; {error}); download it again"
@@ -311,27 +322,48 @@ def _open_version(path: Path, n_bytes: int, modified_ns: int) -> Any:
 
 def _architecture(path: Path) -> str:
     architecture = _value(path, "general.architecture")
-    if architecture not in ARCHITECTURES:
+    if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
         raise ModelError(
             f"{path}: architecture {architecture!r} is not supported; supported: {', '.join(ARCHITECTURES)}"
         )
-    if (_value(path, "split.count") or 0) > 1:
+    if (n_files := _number(path, "split.count", 1) or 0) > 1:
         raise ModelError(
-            f"{path}: one part of a GGUF in {_value(path, 'split.count')} files; join them first with "
+            f"{path}: one part of a GGUF in {n_files:g} files; join them first with "
             "`llama-gguf-split --merge FIRST OUT`"
         )
-    if (_value(path, f"{architecture}.expert_count") or 0) > 0:
+    if (_number(path, f"{architecture}.expert_count") or 0) > 0:
         raise ModelError(f"{path}: a mixture of experts; only dense models are supported")
     return str(architecture)
 
 
 def _value(path: Path, key: str) -> Any:
     field = _open(path).fields.get(key)
-    return None if field is None else field.contents()
+    try:
+        return None if field is None else field.contents()
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{path}: the GGUF is damaged: {key} is not UTF-8 ({error}); download it again") from error
+
+
+def _number(path: Path, key: str, default: float | None = None) -> float | None:
+    """A number of the metadata, whole or not."""
+    value = _value(path, key)
+    if value is None:
+        return default
+    if not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ModelError(f"{path}: {key}: expected a number, got {str(value)[:40]}")
+    return value
+
+
+def _list(path: Path, key: str, kind: type) -> list[Any]:
+    """A list of the metadata; empty where there is none."""
+    value = _value(path, key)
+    if value is not None and not (isinstance(value, list) and all(isinstance(one, kind) for one in value)):
+        raise ModelError(f"{path}: {key}: expected a list of {kind.__name__}, got {str(value)[:40]}")
+    return value or []
 
 
 def _token_id(path: Path, name: str) -> int | None:
-    value = _value(path, f"tokenizer.ggml.{name}_token_id")
+    value = _number(path, f"tokenizer.ggml.{name}_token_id")
     return None if value is None else int(value)
 
 
@@ -345,7 +377,7 @@ def _splitting(path: Path) -> str:
     if split in (None, "default") and _architecture(path).startswith("qwen"):
         return "qwen2"  # files from before llama.cpp told pre-tokenizers apart
     split = split or "default"
-    if split not in _SPLITS:
+    if not isinstance(split, str) or split not in _SPLITS:
         raise ModelError(
             f"{path}: its text is split as {split!r}, which is not known here; known: {', '.join(_SPLITS)}"
         )
@@ -362,8 +394,11 @@ def _rope_scaling(path: Path, config: dict[str, Any]) -> dict[str, Any] | None:
         return None
     if kind not in ("linear", "yarn"):
         raise ModelError(f"{path}: RoPE scaling of kind {kind!r} is not supported; supported: linear, yarn")
-    scaling = {"rope_type": kind, "type": kind, "factor": float(_value(path, f"{prefix}.factor"))}
-    if (original := _value(path, f"{prefix}.original_context_length")) is not None:
+    factor = _number(path, f"{prefix}.factor")
+    if factor is None:
+        raise ModelError(f"{path}: the GGUF lacks {prefix}.factor, by which it scales RoPE")
+    scaling = {"rope_type": kind, "type": kind, "factor": float(factor)}
+    if (original := _number(path, f"{prefix}.original_context_length")) is not None:
         scaling["original_max_position_embeddings"] = int(original)
     return scaling
 

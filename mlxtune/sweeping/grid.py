@@ -14,16 +14,13 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from mlxtune.errors import Misuse, Problem, RecipeError, listing
+from mlxtune.errors import Misuse, Problem, RecipeError
 from mlxtune.recipe import Recipe, load_recipe
-from mlxtune.recipe_file import Loader
 from mlxtune.runs import RUNS
+from mlxtune.yaml_text import YamlError, YamlSyntaxError, read_yaml
 
 MAX_VALUE_CHARS = 40  # of a value in a folder's name
 MAX_NAME_BYTES = 200  # of a folder's name; file systems take 255
@@ -90,9 +87,11 @@ def parse_axis(text: str) -> Axis:
             if not one:
                 raise Misuse(f"{where}: a value is missing; none at all is written null")
             try:
-                _parsed(one)
-            except (yaml.YAMLError, ValueError):
+                read_yaml(one)
+            except YamlSyntaxError:
                 raise Misuse(f"{where}: {one!r} is not valid YAML; quote it") from None
+            except YamlError as error:
+                raise Misuse(f"{where}: a value: {error.message}") from None
     twice = [choice for choice, times in Counter(map(_same, choices)).items() if times > 1]
     if twice:
         raise Misuse(f"{where}: {twice[0]} stands in it twice")
@@ -126,7 +125,7 @@ def plan_cells(file: Path, axes: Sequence[Axis], overrides: Sequence[str] = (), 
         if key == "name":
             raise Misuse("--vary name: a name changes nothing")
     cells: list[Cell] = []
-    problems: dict[str, None] = {}
+    problems: dict[Problem, None] = {}  # each once, in order
     for combination in itertools.product(*(axis.choices for axis in axes)):
         values = [value for choice in combination for value in choice]
         settings = tuple(zip(keys, values, strict=True))
@@ -134,20 +133,18 @@ def plan_cells(file: Path, axes: Sequence[Axis], overrides: Sequence[str] = (), 
         try:
             recipe = load_recipe(file, words)
             if evaluate and recipe.data.test is None:
-                raise RecipeError(
-                    f"{file}: 1 problem\n  data.test: missing; add it, or leave evaluation out: --no-evaluate"
-                )
+                missing = Problem("data.test", "missing; add it, or leave evaluation out: --no-evaluate")
+                raise RecipeError(str(file), [missing])
         except RecipeError as error:
-            head, *lines = str(error).splitlines()
-            for key, value in settings:
-                lines = [line.replace(f"--set {key}={value}", f"--vary {key}={value}") for line in lines]
-            problems |= dict.fromkeys(lines or [head])
+            if not error.problems:  # the file itself cannot be read
+                raise
+            varied = {f"--set {key}={value}": f"--vary {key}={value}" for key, value in settings}
+            found = (replace(one, place=varied.get(one.place, one.place)) for one in error.problems)
+            problems |= dict.fromkeys(found)
         else:
             cells.append(Cell("", settings, words, file, recipe))
     if problems:
-        if not any(line.startswith("  ") for line in problems):  # the file itself cannot be read
-            raise RecipeError(next(iter(problems)))
-        raise RecipeError(listing(str(file), [Problem(*line.strip().split(": ", 1)) for line in problems]))
+        raise RecipeError(str(file), problems)
     names = _names(cells)
     return [
         Cell(name, one.settings, one.overrides, one.file, one.recipe) for name, one in zip(names, cells, strict=True)
@@ -205,13 +202,9 @@ def _split(text: str, separator: str) -> list[str]:
     return [piece.strip() for piece in pieces]
 
 
-def _parsed(text: str) -> Any:
-    return yaml.load(text, Loader=Loader)  # noqa: S506 - a SafeLoader
-
-
 def _same(choice: Sequence[str]) -> str:
     """The same text for the same values: 1e-4 and 0.0001, 'all' with and without quotes."""
-    return ":".join(json.dumps(_parsed(one), sort_keys=True, default=str) for one in choice)
+    return ":".join(json.dumps(read_yaml(one), sort_keys=True, default=str) for one in choice)
 
 
 def _short(key: str, keys: Sequence[str]) -> str:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlxtune.errors import MlxtuneError, Problem, RunError, listing
+from mlxtune.errors import MlxtuneError, Problem, RunError
 from mlxtune.files import write_json, write_text
 from mlxtune.runs import TUNED, RunFolder, locked
 from mlxtune.sweeping.grid import Cell
@@ -229,8 +229,9 @@ def _refuse_changed(cells: Sequence[Cell], standings: Sequence[Standing], folder
             problems.append(Problem(cell.name, "; ".join(what)))
     if problems:
         raise RunError(
-            f"{listing(f'{folder}: some cells were made with something else', problems)}\n"
-            "--force makes these anew and leaves the others; --out puts this sweep elsewhere"
+            f"{folder}: some cells were made with something else",
+            problems,
+            "--force makes these anew and leaves the others; --out puts this sweep elsewhere",
         )
 
 
