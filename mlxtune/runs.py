@@ -142,6 +142,15 @@ def open_run(path: Path) -> RunFolder:
     return run
 
 
+def named_run(path: Path) -> RunFolder | None:
+    """The run that a command's RECIPE|RUN names; None where that is a recipe: runs are folders, recipes files.
+
+    Raises:
+        RunError: It is a folder, and no run.
+    """
+    return open_run(path) if path.is_dir() else None
+
+
 def latest_checkpointed_run(recipe_name: str, root: Path = RUNS) -> RunFolder | None:
     """The run of a recipe whose checkpoints were written last."""
     folders = [path for path in (root / recipe_name).glob("*") if any((path / "checkpoints").glob("step-*"))]
