@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,6 +26,20 @@ def write_text(file: Path, text: str) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     os.replace(temporary, file)
+
+
+def write_safetensors(file: Path, arrays: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> None:
+    """Write NumPy arrays as a safetensors file, as readable to others as any file that is made there.
+
+    The library writes a temporary file, which its author alone may read, and renames it; a file made in the ordinary way
+    before says which permissions the umask, or the folder's access list, leaves.
+    """
+    from safetensors.numpy import save_file
+
+    file.touch()
+    mode = stat.S_IMODE(file.stat().st_mode)
+    save_file(dict(arrays), file, metadata=None if metadata is None else dict(metadata))
+    file.chmod(mode)
 
 
 @contextlib.contextmanager
