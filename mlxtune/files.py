@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import json
 import os
 import shutil
@@ -24,7 +26,7 @@ def write_text(file: Path, text: str) -> None:
     with temporary.open("w", encoding="utf-8") as stream:
         stream.write(text)
         stream.flush()
-        os.fsync(stream.fileno())
+        to_disk(stream.fileno())
     os.replace(temporary, file)
 
 
@@ -62,7 +64,7 @@ def whole_folder(out: Path, durable: bool = False) -> Iterator[Path]:
         yield new
         if durable:
             for path in (*new.iterdir(), new):
-                _to_disk(path)
+                _path_to_disk(path)
         if out.exists():
             out.rename(old)
         try:
@@ -72,16 +74,32 @@ def whole_folder(out: Path, durable: bool = False) -> Iterator[Path]:
                 old.rename(out)
             raise
         if durable:
-            _to_disk(out.parent)
+            _path_to_disk(out.parent)
     finally:
         shutil.rmtree(new, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _to_disk(path: Path) -> None:
-    """Wait until a file or a folder's list of names is on the disk."""
+def to_disk(handle: int) -> None:
+    """Wait until what was written to an open file, or to a folder's list of names, is on the disk.
+
+    On macOS `fsync` only hands it to the drive, which may keep it in a cache of its own; F_FULLFSYNC empties that, too.
+    Some file systems, such as network shares, do not know it.
+    """
+    full_sync: int | None = getattr(fcntl, "F_FULLFSYNC", None)
+    if full_sync is not None:
+        try:
+            fcntl.fcntl(handle, full_sync)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY):
+                raise
+    os.fsync(handle)
+
+
+def _path_to_disk(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        to_disk(handle)
     finally:
         os.close(handle)
