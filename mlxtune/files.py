@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import json
 import os
+import re
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,15 +27,30 @@ def write_text(file: Path, text: str) -> None:
     with temporary.open("w", encoding="utf-8") as stream:
         stream.write(text)
         stream.flush()
-        os.fsync(stream.fileno())
+        to_disk(stream.fileno())
     os.replace(temporary, file)
+
+
+def write_safetensors(file: Path, arrays: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> None:
+    """Write NumPy arrays as a safetensors file, as readable to others as any file that is made there.
+
+    The library writes a temporary file, which its author alone may read, and renames it; a file made in the ordinary way
+    before says which permissions the umask, or the folder's access list, leaves.
+    """
+    from safetensors.numpy import save_file
+
+    file.touch()
+    mode = stat.S_IMODE(file.stat().st_mode)
+    save_file(dict(arrays), file, metadata=None if metadata is None else dict(metadata))
+    file.chmod(mode)
 
 
 @contextlib.contextmanager
 def whole_folder(out: Path, durable: bool = False) -> Iterator[Path]:
     """A temporary folder beside `out`, which takes its name when the block ends without an error.
 
-    What lies at `out` is replaced; it goes only once the new folder is whole.
+    What lies at `out` is replaced; it goes only once the new folder is whole. No system call of Python's exchanges two
+    folders, so for a moment neither has the name: what a process that is killed there leaves, `heal` puts right.
 
     Args:
         out: The folder.
@@ -40,33 +59,138 @@ def whole_folder(out: Path, durable: bool = False) -> Iterator[Path]:
     Yields:
         The folder to write into.
     """
-    name = f".{out.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    new, old = out.parent / f"{name}.new", out.parent / f"{name}.old"
-    new.mkdir(parents=True)
-    try:
-        yield new
-        if durable:
-            for path in (*new.iterdir(), new):
-                _to_disk(path)
-        if out.exists():
-            out.rename(old)
+    heal(out.parent, out.name)
+    with _writer(out) as writer:
         try:
+            new = _beside(writer, "new")
+            new.mkdir()
+            yield new
+            if durable:
+                for path in (*new.iterdir(), new):
+                    _path_to_disk(path)
+            if out.exists():
+                out.rename(_beside(writer, "old"))
             new.rename(out)
-        except OSError:
-            if old.exists():
-                old.rename(out)
-            raise
-        if durable:
-            _to_disk(out.parent)
+            if durable:
+                _path_to_disk(out.parent)
+        finally:
+            _settle(writer, out)
+
+
+def heal(parent: Path, name: str | None = None) -> None:
+    """Put right what processes left that were killed while they replaced a folder; those that live are left alone.
+
+    A folder that has no name but its temporary one gets its own back. It is the one that was replaced: it is known to be
+    whole, and all that was written about it, as in run.json, still holds; the process that was killed never said that
+    the new one was done. What else a dead process left is removed.
+
+    Args:
+        parent: Where the folder lies; it need not exist.
+        name: The folder's; None stands for all in `parent`.
+    """
+    found = [(match["writer"], match["name"]) for match in map(_LEFT_OVER.fullmatch, _names(parent)) if match]
+    left = {parent / writer: parent / folder for writer, folder in found if name in (None, folder)}
+    for writer in sorted(left, key=_replaced_at, reverse=True):  # of several that were replaced the last counts
+        handle = _lock_of_the_dead(writer)
+        if handle is None:
+            continue
+        with contextlib.suppress(OSError):  # not ours to write: it stays as it is
+            _settle(writer, left[writer])
+            _beside(writer, "lock").unlink(missing_ok=True)
+        os.close(handle)
+
+
+# .NAME.PROCESS-RANDOM, one for each writing of the folder NAME, and what may lie there: the new folder, the replaced one, and
+# the lock that tells whether the process lives. Its number would not: in containers most are small and soon taken again.
+_LEFT_OVER = re.compile(r"(?P<writer>\.(?P<name>.+)\.[0-9]+-[0-9a-f]{8})\.(new|old|lock)")
+
+
+def _beside(writer: Path, kind: str) -> Path:
+    return writer.with_name(f"{writer.name}.{kind}")
+
+
+def _settle(writer: Path, out: Path) -> None:
+    """Give the folder that was replaced its name back if nothing has it, and remove what else lies there of a writer.
+
+    Raises:
+        OSError: It cannot have it back; it is still there.
+    """
+    new, old = _beside(writer, "new"), _beside(writer, "old")
+    if os.path.lexists(old) and not os.path.lexists(out):
+        old.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(new, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _writer(out: Path) -> Iterator[Path]:
+    """What the temporary names of a new writer of `out` begin with; while it lives, it holds the lock of that name."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        writer = out.with_name(f".{out.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
+        lock = _beside(writer, "lock")
+        handle = os.open(lock, os.O_CREAT | os.O_RDWR, 0o666)
+        with contextlib.suppress(OSError):  # a file system without locks: nothing is healed there
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if lock.exists():
+            break
+        os.close(handle)  # before it was held, it was taken for that of a dead process
+    try:
+        yield writer
     finally:
-        shutil.rmtree(new, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        lock.unlink(missing_ok=True)
+        os.close(handle)
 
 
-def _to_disk(path: Path) -> None:
-    """Wait until a file or a folder's list of names is on the disk."""
+def _lock_of_the_dead(writer: Path) -> int | None:
+    """The lock of a writer, held; None where the writer lives, or that cannot be found out."""
+    try:
+        handle = os.open(_beside(writer, "lock"), os.O_CREAT | os.O_RDWR, 0o666)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        return None
+    return handle
+
+
+def _replaced_at(writer: Path) -> int:
+    """When the folder that a writer replaced got its temporary name; 0 where there is none."""
+    try:
+        return _beside(writer, "old").stat().st_ctime_ns
+    except OSError:
+        return 0
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
+def to_disk(handle: int) -> None:
+    """Wait until what was written to an open file, or to a folder's list of names, is on the disk.
+
+    On macOS `fsync` only hands it to the drive, which may keep it in a cache of its own; F_FULLFSYNC empties that, too.
+    Some file systems, such as network shares, do not know it.
+    """
+    full_sync: int | None = getattr(fcntl, "F_FULLFSYNC", None)
+    if full_sync is not None:
+        try:
+            fcntl.fcntl(handle, full_sync)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY):
+                raise
+    os.fsync(handle)
+
+
+def _path_to_disk(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        to_disk(handle)
     finally:
         os.close(handle)

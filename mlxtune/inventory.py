@@ -93,6 +93,7 @@ def list_runs(root: Path) -> list[Listed]:
 def look_at(folder: Path) -> Listed:
     """What a run folder says of itself; what is damaged in it is said and not raised."""
     run = RunFolder(folder)
+    run.heal()
     n_bytes, checkpoint_bytes = _size(folder), _size(run.checkpoints)
     recipe = _recipe_name(run.recipe_file)
     try:

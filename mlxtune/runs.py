@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxtune.errors import RunError
-from mlxtune.files import write_json, write_text
+from mlxtune.files import heal, write_json, write_text
 from mlxtune.recipe import Recipe, load_recipe
 
 RUNS = Path("runs")
@@ -54,6 +54,11 @@ class RunFolder:
         """Change keys of run.json."""
         content = self.info() if self.run_file.exists() else {}
         write_json(self.run_file, {**content, **values})
+
+    def heal(self) -> None:
+        """Put right what a process left that was killed while it replaced a folder of this run."""
+        for folder in (self.path, self.checkpoints, self.path / "evaluation"):
+            heal(folder)
 
     def locked(self) -> AbstractContextManager[None]:
         """Hold the folder for writing; RunError if another process does."""
@@ -139,16 +144,38 @@ def open_run(path: Path) -> RunFolder:
     for file in (run.recipe_file, run.run_file):
         if not file.is_file():
             raise RunError(f"{path}: not a run folder: {file.name} is missing")
+    run.heal()
     return run
+
+
+def named_run(path: Path) -> RunFolder | None:
+    """The run that a command's RECIPE|RUN names; None where that is a recipe: runs are folders, recipes files.
+
+    Raises:
+        RunError: It is a folder, and no run.
+    """
+    return open_run(path) if path.is_dir() else None
 
 
 def latest_checkpointed_run(recipe_name: str, root: Path = RUNS) -> RunFolder | None:
     """The run of a recipe whose checkpoints were written last."""
-    folders = [path for path in (root / recipe_name).glob("*") if any((path / "checkpoints").glob("step-*"))]
-    return RunFolder(max(folders, key=lambda path: (path / "checkpoints").stat().st_mtime)) if folders else None
+    written = {
+        run: max(step.stat().st_mtime for step in steps)
+        for run in _runs_of(recipe_name, root)
+        if (steps := list(run.checkpoints.glob("step-*")))
+    }
+    return max(written, key=written.__getitem__) if written else None
 
 
 def latest_run(recipe_name: str, root: Path = RUNS) -> RunFolder | None:
     """The newest run of a recipe that has an adapter, by the time its adapter was written."""
-    folders = [path for path in (root / recipe_name).glob("*") if (path / "adapter" / "adapter_config.json").is_file()]
-    return RunFolder(max(folders, key=lambda path: (path / "adapter").stat().st_mtime)) if folders else None
+    found = [run for run in _runs_of(recipe_name, root) if (run.adapter / "adapter_config.json").is_file()]
+    return max(found, key=lambda run: run.adapter.stat().st_mtime) if found else None
+
+
+def _runs_of(recipe_name: str, root: Path) -> Iterator[RunFolder]:
+    """What lies where the runs of a recipe do, each healed."""
+    for path in (root / recipe_name).glob("*"):
+        run = RunFolder(path)
+        run.heal()
+        yield run

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -25,7 +27,7 @@ from mlxtune.runs import RunFolder, open_run
 from mlxtune.training.checkpoints import Checkpoints
 from mlxtune.training.tune import Tuned, tune
 from tests.adapted import BACKENDS
-from tests.conftest import ROWS, write_recipe, write_rows
+from tests.conftest import ROWS, Run, snapshot, write_recipe, write_rows
 from tests.test_augment import Fake, words
 from tests.tiny import tiny_model
 
@@ -479,6 +481,65 @@ def test_a_second_ctrl_c_leaves_at_once_and_the_run_can_go_on(tmp_path: Path, ba
 # The command line
 
 
+def stopped_under_a_setting(tmp_path: Path, base: Path) -> Path:
+    """A run that was killed after step 3, of a recipe whose rank --set changed."""
+    recipe = write_recipe(tmp_path, base, **SECTIONS)
+    with pytest.raises(Killed):
+        trained(recipe, tmp_path / "my run", "mlx", ("checkpoint", 3), overrides=["lora.rank=2"])
+    return recipe
+
+
+def test_a_run_goes_on_by_its_name_alone_under_the_recipe_that_it_keeps(
+    tmp_path: Path, base: Path, mlxtune: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = stopped_under_a_setting(tmp_path, base)
+    whole = trained(recipe, tmp_path / "whole", "mlx", overrides=["lora.rank=2"]).run
+    monkeypatch.setenv("MLXTUNE_BACKEND", "mlx")
+    done = mlxtune("lora", tmp_path / "my run", "--resume", "--device", "cpu")
+    assert done.code == 0, done.err
+    assert_same(open_run(tmp_path / "my run"), whole)
+    longer = mlxtune("lora", tmp_path / "my run", "--resume", tmp_path / "my run" / ".", "--set", "train.epochs=5")
+    assert longer.code == 0 and "going on under a changed recipe: train.epochs" in longer.err
+    assert open_run(tmp_path / "my run").info()["step"] == 10
+
+
+def test_a_recipe_without_its_settings_names_the_command_that_goes_on(tmp_path: Path, base: Path, mlxtune: Run) -> None:
+    recipe = stopped_under_a_setting(tmp_path, base)
+    for more in ((recipe, "--resume", tmp_path / "my run"), (tmp_path / "my run", "--resume", "--set", "lora.rank=4")):
+        refused = mlxtune("lora", *more)
+        assert (refused.code, refused.out) == (1, "") and "lora.rank: 2 when it began, 4 now" in refused.err
+        command = re.search(r"`(.*)`\n$", refused.err)
+        assert command and shlex.split(command[1]) == ["mlxtune", "lora", str(tmp_path / "my run"), "--resume"]
+    assert mlxtune(*shlex.split(command[1])[1:]).code == 0
+
+
+def test_a_run_in_place_of_a_recipe_is_planned_or_answered_with_the_ways_on(
+    tmp_path: Path, base: Path, mlxtune: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped_under_a_setting(tmp_path, base)
+    monkeypatch.chdir(tmp_path)
+    before = snapshot(tmp_path)
+    for more in ((), ("--force",), ("--from", "my run"), ("--set", "lora.rank=4")):
+        refused = mlxtune("lora", "my run", *more)
+        assert (refused.code, refused.out) == (2, "") and "my run is a run, not a recipe" in refused.err
+        assert all(
+            f"`mlxtune lora {way}`" in refused.err
+            for way in ("'my run' --resume", "'my run/recipe.yaml' --from 'my run'", "'my run/recipe.yaml'")
+        )
+    two = mlxtune("lora", "my run", "--resume", "other")
+    assert (two.code, two.out) == (2, "") and "expected one run to go on with, got two" in two.err
+    none = mlxtune("lora", "recipes", "--resume")
+    assert none.code == 1 and "recipes: no such recipe" in none.err
+    (tmp_path / "folder").mkdir()
+    assert "folder: not a run folder: recipe.yaml is missing" in mlxtune("lora", "folder", "--resume").err
+    (tmp_path / "folder").rmdir()
+    planned = mlxtune("lora", "my run", "--plan", "--json")
+    assert planned.code == 0 and json.loads(planned.out) == json.loads(
+        mlxtune("lora", "recipe.yaml", "--plan", "--json", "--set", "lora.rank=2").out
+    )
+    assert snapshot(tmp_path) == before
+
+
 def test_sigterm_saves_and_resume_without_a_name_goes_on_with_the_newest_run(tmp_path: Path, base: Path) -> None:
     recipe = write_recipe(tmp_path, base, train={**SECTIONS["train"], "epochs": 300, "evaluate_every": 1000})
     command = [sys.executable, "-m", "mlxtune", "lora", str(recipe)]
@@ -489,7 +550,8 @@ def test_sigterm_saves_and_resume_without_a_name_goes_on_with_the_newest_run(tmp
             break
     process.terminate()
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130 and "Go on with: mlxtune lora" in errors and "Traceback" not in errors
+    assert process.returncode == 130 and "Traceback" not in errors
+    assert re.search(r"Go on with: mlxtune lora runs/tiny/[^ /]+ --resume ", errors)
     done = subprocess.run(
         [*command, "--resume", "--set", "train.max_steps=60", "--json"],
         cwd=tmp_path, capture_output=True, text=True, check=False,

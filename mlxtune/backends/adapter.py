@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from mlxtune.backends.base import LoraSpec
 from mlxtune.errors import AdapterError
-from mlxtune.files import whole_folder, write_json
+from mlxtune.files import whole_folder, write_json, write_safetensors
 
 WEIGHTS_FILE = "adapters.safetensors"
 CONFIG_FILE = "adapter_config.json"
@@ -61,8 +61,6 @@ def write_adapter(folder: Path, adapter: Adapter, n_blocks: int) -> None:
         adapter: What.
         n_blocks: Transformer blocks of the base model; mlx-lm counts adapted blocks from the end.
     """
-    from safetensors.numpy import save_file
-
     spec = adapter.spec
     blocks = sorted({int(layer.split(".")[2]) for layer in spec.layers})
     keys = sorted({layer.split(".", 3)[3] for layer in spec.layers})
@@ -74,7 +72,7 @@ def write_adapter(folder: Path, adapter: Adapter, n_blocks: int) -> None:
     }
     on_disk = {_disk_name(name): np.ascontiguousarray(value.T) for name, value in adapter.weights.items()}
     with whole_folder(folder) as new:
-        save_file(on_disk, new / WEIGHTS_FILE, metadata={"format": "mlx"})
+        write_safetensors(new / WEIGHTS_FILE, on_disk, {"format": "mlx"})
         write_json(new / CONFIG_FILE, config)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxtune.errors import AdapterError
+from mlxtune.files import write_safetensors
 
 ADAPTER_FILE = "adapter.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
@@ -33,13 +34,11 @@ class TrainingState:
 
 def write_state(folder: Path, state: TrainingState) -> None:
     """Write a state into an existing folder."""
-    from safetensors.numpy import save_file
-
     moments = {f"{name}.first_moment": value for name, value in state.first_moments.items()}
     moments |= {f"{name}.second_moment": value for name, value in state.second_moments.items()}
     moments["steps"] = np.array([state.steps], np.int64)
     for file, arrays in ((ADAPTER_FILE, state.weights), (OPTIMIZER_FILE, moments)):
-        save_file({name: np.ascontiguousarray(value) for name, value in arrays.items()}, folder / file)
+        write_safetensors(folder / file, {name: np.ascontiguousarray(value) for name, value in arrays.items()})
 
 
 def read_state(folder: Path, layers: tuple[str, ...]) -> TrainingState:

@@ -18,6 +18,7 @@ from mlxtune.commands.options import (
     json_option,
     on_terminal,
     print_json,
+    recipe_or_run_argument,
     say,
     set_option,
     typed,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("subject", metavar="RECIPE|RUN", type=click.Path(path_type=Path))
+@recipe_or_run_argument
 @click.option("--base", is_flag=True, help="The model before tuning.")
 @set_option
 @click.option(

@@ -16,7 +16,7 @@ from mlxtune.commands.options import (
     json_option,
     on_terminal,
     print_json,
-    recipe_argument,
+    recipe_or_run_argument,
     say,
     set_option,
 )
@@ -28,7 +28,7 @@ LINES_PER_RUN = 20  # progress lines of a whole run where stderr is no terminal
 
 
 @click.command()
-@recipe_argument
+@recipe_or_run_argument
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; without it runs/<recipe>/<UTC time>.")
 @set_option
 @click.option(
@@ -36,7 +36,8 @@ LINES_PER_RUN = 20  # progress lines of a whole run where stderr is no terminal
     is_flag=False,
     flag_value="",
     metavar="[RUN]",
-    help="Go on with a run from its last checkpoint; without RUN, with the recipe's newest one.",
+    help="Go on from the last checkpoint of the run that is named, here or in place of the recipe; of a recipe's "
+    "newest run where none is.",
 )
 @click.option(
     "--from",
@@ -51,7 +52,7 @@ LINES_PER_RUN = 20  # progress lines of a whole run where stderr is no terminal
 @force_option
 @json_option
 def lora(
-    recipe: Path,
+    subject: Path,
     out: Path | None,
     overrides: tuple[str, ...],
     resume: str | None,
@@ -63,20 +64,26 @@ def lora(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Train the adapter of RECIPE; on a quantized base this is QLoRA.
+    """Train the adapter of RECIPE; on a quantized base this is QLoRA. With --resume, go on with a RUN.
 
     Example: mlxtune lora recipes/demo-intent.yaml --set train.max_steps=5
     """
     from mlxtune.backends import choose
     from mlxtune.recipe import load_recipe
+    from mlxtune.runs import RunFolder, named_run
 
-    if plan_only and (resume is not None or begin_from):
+    resumes = resume is not None
+    if plan_only and (resumes or begin_from):
         raise click.UsageError("--plan plans a whole training; it does not go with --resume or --from")
-    if resume is not None:
+    if resumes:
         for option, given in (("--out", out), ("--force", force), ("--from", begin_from)):
             if given:
                 raise click.UsageError(f"{option} does not go with --resume, which goes on in the run's own folder")
-    loaded = load_recipe(recipe, overrides)
+    # Without --resume, a folder that is no run is a mistake about the recipe.
+    named = named_run(subject) if resumes or RunFolder(subject).run_file.exists() else None
+    if named is not None and not plan_only:
+        _require_resuming(named, resume)
+    loaded = load_recipe(named.recipe_file if named else subject, overrides)
     choice = choose(backend, device)
     if plan_only:
         from mlxtune.training.plan import plan
@@ -92,7 +99,7 @@ def lora(
     from mlxtune.runs import open_run
     from mlxtune.training.tune import tune
 
-    resumed = None if resume is None else _run_to_resume(loaded.name, resume)
+    resumed = None if resume is None else named or _run_to_resume(loaded.name, resume)
     begun_from = None if begin_from is None else open_run(begin_from)
     say(f"backend: {choice.reason}")
     with _Progress(as_json, segments) as progress:
@@ -117,14 +124,30 @@ def lora(
 
 
 def _resuming(run: str, backend: str, device: str) -> str:
-    """The command line that goes on with a run; its recipe.yaml holds what --set said."""
+    """The command line that goes on with a run, under the recipe that it keeps, which holds what --set said."""
     where = [
         word
         for option, given in (("--backend", backend), ("--device", device))
         if given != "auto"
         for word in (option, given)
     ]
-    return shlex.join(["mlxtune", "lora", f"{run}/recipe.yaml", "--resume", run, *where])
+    return shlex.join(["mlxtune", "lora", run, "--resume", *where])
+
+
+def _require_resuming(run: RunFolder, resume: str | None) -> None:
+    """Refuse a run in place of a recipe unless it is that run that is to go on."""
+    if resume is None:
+        recipe = str(run.recipe_file)
+        raise click.UsageError(
+            f"{run} is a run, not a recipe. To go on with it: `{shlex.join(['mlxtune', 'lora', str(run), '--resume'])}`; to "
+            f"begin a new run from its adapter: `{shlex.join(['mlxtune', 'lora', recipe, '--from', str(run)])}`; to train "
+            f"its recipe anew: `{shlex.join(['mlxtune', 'lora', recipe])}`"
+        )
+    if resume and Path(resume).resolve() != run.path.resolve():
+        raise click.UsageError(
+            f"{run} and {resume}: expected one run to go on with, got two; name one alone: "
+            f"`{shlex.join(['mlxtune', 'lora', resume, '--resume'])}`"
+        )
 
 
 def _run_to_resume(recipe_name: str, path: str) -> RunFolder:

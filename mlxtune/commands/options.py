@@ -16,6 +16,7 @@ from mlxtune.errors import Misuse
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 recipe_argument = click.argument("recipe", type=click.Path(path_type=Path))
+recipe_or_run_argument = click.argument("subject", metavar="RECIPE|RUN", type=click.Path(path_type=Path))
 set_option = click.option(
     "--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a key of the recipe, as train.epochs=1."
 )

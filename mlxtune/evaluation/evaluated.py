@@ -16,6 +16,7 @@ from typing import Any
 
 from mlxtune.errors import Misuse, Problem, RunError
 from mlxtune.evaluation.scores import read_scores
+from mlxtune.files import heal
 from mlxtune.recipe import Recipe, load_recipe
 from mlxtune.runs import BASE, RUNS, TUNED, RunFolder, latest_run, open_run
 
@@ -65,13 +66,14 @@ def open_evaluation(path: Path, name: str = TUNED, evaluated: bool = True) -> Ev
         RunError: There is none; names the command that makes it.
         RecipeError: A recipe cannot be read.
     """
+    heal(path.parent, path.name)
     if (
         path.is_dir()
         and not (path / "run.json").is_file()
         and ((path / "scores.json").is_file() or lies_in_a_run(path))
     ):
         place = path if len(path.parts) > 1 else path.absolute()
-        run = RunFolder(place.parent.parent) if lies_in_a_run(path) else None
+        run = open_run(place.parent.parent) if lies_in_a_run(path) else None
         scores = read_scores(path)
         if scores is None:
             raise RunError(f"{path}: holds no scores.json; make it with `mlxtune evaluate {run}`")

@@ -31,7 +31,7 @@ from mlxtune.evaluation.predictions import Prediction, read_predictions
 from mlxtune.evaluation.scores import PREDICTIONS_FILE, identity, read_scores
 from mlxtune.evaluation.sheet import MAX_CELL, Line, fingerprint, is_filled, sheet_text
 from mlxtune.evaluation.text_metrics import ROUGE_L_BUCKETS, bucket_of, rouge_rows
-from mlxtune.files import write_json, write_text
+from mlxtune.files import heal, write_json, write_text
 from mlxtune.recipe import Recipe, TextField, load_recipe
 from mlxtune.runs import TUNED, open_run
 
@@ -128,6 +128,7 @@ def find_evaluation(path: Path) -> Evaluation:
     """
     if path.is_file():
         raise RunError(f"{path}: expected a run folder, this is a file; filled sheets are read with --scores {path}")
+    heal(path.parent, path.name)
     if not path.exists():
         raise RunError(f"{path}: no such run folder")
     if _holds_replies(path):

@@ -14,7 +14,7 @@ from mlxtune.errors import RecipeError, RunError
 from mlxtune.models.base_model import base_folder, require_base
 from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
 from mlxtune.recipe import Recipe, load_recipe
-from mlxtune.runs import BASE, RUNS, TUNED, RunFolder, latest_run, open_run
+from mlxtune.runs import BASE, RUNS, TUNED, RunFolder, latest_run, named_run
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,9 @@ def find_subject(path: Path, overrides: Sequence[str] = (), base: bool = False) 
         RecipeError: The recipe cannot be read.
     """
     other_model = any(override.startswith("model.") for override in overrides)
-    if path.is_dir():
-        run = open_run(path)
+    named = named_run(path)
+    if named is not None:
+        run = named
         recipe = load_recipe(run.recipe_file, overrides)
     else:
         recipe = load_recipe(path, overrides)

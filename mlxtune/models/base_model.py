@@ -118,7 +118,7 @@ def cache_folder() -> Path:
 
 def _cached(source: Source, what: str, make: Callable[[Path], None]) -> Path:
     """The cache's folder for a source, made by `make` unless it is there; one process makes, the others wait."""
-    from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
+    from filelock import FileLock
 
     key = json.dumps([CACHE_VERSION, source.identity, what])
     name = re.sub(r"[^\w.-]+", "-", f"{source.name}-{what}").strip("-.")
@@ -127,7 +127,7 @@ def _cached(source: Source, what: str, make: Callable[[Path], None]) -> Path:
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with WeakFileLock(folder.with_name(f"{folder.name}.lock")):
+        with FileLock(folder.with_name(f"{folder.name}.lock")):
             if not folder.is_dir():
                 make(folder)
     except OSError as error:

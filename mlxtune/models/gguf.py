@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxtune.errors import ModelError
+from mlxtune.files import write_safetensors
 from mlxtune.models.gguf_layout import UnknownVersion, check_layout
 
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
@@ -443,14 +444,12 @@ def _unpermute(weight: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
 
 def _write_weights(weights: Iterator[tuple[str, NDArray[Any]]], folder: Path) -> None:
     """model.safetensors, or shards with an index where one file would pass SHARD_BYTES; holds one shard in memory."""
-    from safetensors.numpy import save_file
-
     shards: list[dict[str, str]] = []
     held: dict[str, NDArray[Any]] = {}
 
     def flush() -> None:
         part = folder / f"part-{len(shards)}"
-        save_file(held, part, metadata={"format": "pt"})
+        write_safetensors(part, held, {"format": "pt"})
         shards.append(dict.fromkeys(held, part.name))
         held.clear()
 

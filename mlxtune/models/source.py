@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlxtune.errors import ModelError
+from mlxtune.files import heal
 from mlxtune.models import architecture, gguf, hub
 from mlxtune.recipe import did_you_mean, is_local_model
 
@@ -194,6 +195,7 @@ def _is_hub_id(path: str) -> bool:
 
 
 def _local(path: Path, given: str, need: Literal["all", "config"]) -> Source:
+    heal(path.parent, path.name)
     if not path.exists():
         raise ModelError(_missing(path, given))
     resolved = path.resolve()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mlxtune.errors import ModelError
-from mlxtune.files import whole_folder
+from mlxtune.files import heal, whole_folder
 
 
 @contextlib.contextmanager
@@ -35,6 +35,7 @@ def model_folder(out: Path, *, force: bool = False) -> Iterator[Path]:
 
 def check_free(out: Path, *, force: bool = False) -> None:
     """Raise ModelError unless `out` may be written: absent, an empty folder, or with `force` a model folder."""
+    heal(out.parent, out.name)
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not force:

@@ -122,7 +122,6 @@ class Checkpoints:
             RunError: There is none.
             AdapterError: It is of another adapter.
         """
-        self._remove_unfinished()
         for folder, progress in self._intact(say):
             model.load_state(folder)
             self._forget_after(progress.step)
@@ -161,11 +160,6 @@ class Checkpoints:
         for name in self._names():
             if _step_of(name) > step:
                 shutil.rmtree(self._folder / name)
-
-    def _remove_unfinished(self) -> None:
-        """Remove what a process that was killed while writing left behind."""
-        for path in self._folder.glob(".step-*"):
-            shutil.rmtree(path, ignore_errors=True)
 
     def _cannot_write(self, step: int, model: Model, error: Exception) -> str:
         needed = 3 * sum(value.nbytes for value in model.adapter_weights().values())  # values and AdamW's two moments

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ from mlxtune.data.batches import batches, epoch_order, sequential_order, shared_
 from mlxtune.data.examples import Example
 from mlxtune.data.template import ReplyTemplate
 from mlxtune.errors import TrainingError
-from mlxtune.files import write_text
+from mlxtune.files import to_disk, write_text
 from mlxtune.recipe import VALID_LOSS, Recipe
 from mlxtune.runs import RunFolder
 from mlxtune.training.checkpoints import Best, Checkpoints, Progress, checkpoint_name, last_good
@@ -359,7 +358,7 @@ class _Log:
         self._watch(event)
 
     def sync(self) -> None:
-        os.fsync(self._stream.fileno())
+        to_disk(self._stream.fileno())
 
 
 def _cut_metrics(run: RunFolder, progress: Progress, steps: Steps) -> None:

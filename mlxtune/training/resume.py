@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -45,7 +46,8 @@ def check_recipe(recipe: Recipe, run: RunFolder) -> list[str]:
         )
         raise RunError(
             f"{run}: cannot go on under a recipe that would compute something else:\n{listed}\n"
-            "Resume with the recipe it began with, or train anew; --from takes its adapter as the beginning of a new run"
+            "Train anew, with --from to begin from its adapter, or go on under the recipe that it keeps: "
+            f"`{shlex.join(['mlxtune', 'lora', str(run), '--resume'])}`"
         )
     return changed
 
