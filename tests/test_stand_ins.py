@@ -66,9 +66,9 @@ def differences(ours: inspect.Signature, theirs: inspect.Signature, names_too: b
             if name not in own_names and not any_name:
                 yield f"does not take {name!r} by name"
     for parameter in own:
-        if parameter.default is parameter.empty and parameter.kind in (*POSITIONAL, inspect.Parameter.KEYWORD_ONLY):
-            if parameter.name not in answered:
-                yield f"asks for {parameter.name!r}, which is not passed"
+        may_be_asked = parameter.kind in (*POSITIONAL, inspect.Parameter.KEYWORD_ONLY)
+        if may_be_asked and parameter.default is parameter.empty and parameter.name not in answered:
+            yield f"asks for {parameter.name!r}, which is not passed"
 
 
 def asked_of(variables: set[str], code: Any) -> set[str]:
@@ -192,6 +192,14 @@ def test_what_mlx_lms_generator_calls_takes_what_it_passes() -> None:
     (processor,) = library.make_logits_processors(repetition_penalty=1.1)
     check(_Constrained(None).__call__, processor, "mlx-lm", names_too=False)  # type: ignore[arg-type]
     check(_Sampler(1.0, 0).__call__, library.greedy_sampler, "mlx-lm", names_too=False)
+
+
+def test_the_network_that_mlx_lms_generator_calls_takes_what_its_models_take() -> None:
+    from mlxtune.backends.mlx.model import _LastLogits
+
+    for model_type in MODEL_TYPES:
+        model = importlib.import_module(f"mlx_lm.models.{model_type}").Model
+        check(_LastLogits.__call__, model.__call__, "mlx-lm")
 
 
 def test_mlx_layers_take_what_the_librarys_own_take() -> None:

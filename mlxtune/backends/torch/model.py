@@ -31,9 +31,10 @@ from mlxtune.backends.supervision import (
     step_result,
     total_weight,
 )
+from mlxtune.backends.torch.head import Float32Head
 from mlxtune.backends.torch.lines import lines
 from mlxtune.backends.torch.loading import network_dtype
-from mlxtune.backends.torch.packed import PackedLinear, frozen_product
+from mlxtune.backends.torch.packed import PackedLinear
 from mlxtune.backends.torch.prefix_cache import Leaves, PrefixCache, cache_argument
 from mlxtune.backends.torch.runtime import autocast, memory_for
 from mlxtune.models.architecture import n_parameters
@@ -55,6 +56,7 @@ class TorchModel:
     def __init__(self, network: PreTrainedModel, config: Mapping[str, Any], device: torch.device) -> None:
         self.config = config
         self.n_parameters = n_parameters(config)
+        network.lm_head = Float32Head(network.lm_head)
         self._network = network
         self._device = device
         self._dtype = network_dtype(network)
@@ -188,13 +190,7 @@ class TorchModel:
 
     def _head(self, hidden: Tensor) -> Tensor:
         """Logits in float32, whatever the weights are: (..., hidden) -> (..., vocabulary)."""
-        head = self._network.lm_head
-        if isinstance(head, PackedLinear):
-            return frozen_product(hidden.float(), head.packed.rows, head.out_features)
-        weight = head.weight
-        if weight.dtype == torch.float32:
-            return nn.functional.linear(hidden.float(), weight)
-        return frozen_product(hidden.float(), lambda start, stop, dtype: weight[start:stop].to(dtype), weight.shape[0])
+        return self._network.lm_head(hidden)  # type: ignore[no-any-return]
 
     def _hidden(
         self, tokens: Tensor, cache: PrefixCache, offsets: Tensor | None = None, sees: Tensor | None = None
@@ -261,7 +257,8 @@ class TorchModel:
     ) -> list[Generation]:
         """Replies to all prompts, as one batch; what all prompts open with is computed once.
 
-        Greedy at temperature 0, else sampled: the same replies for the same prompts in the same order and seed.
+        Greedy at temperature 0, else sampled: the same replies for the same prompts in the same order and seed. Tokens are
+        taken by the float32 logits that `score` and `choose` use.
         """
         require_prompts(prompts)
         shared = common_length(prompts)
