@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlxtune.backends.base import Batch, Device, LoraSpec
+from mlxtune.data.examples import within_positions
 from mlxtune.data.prepare import training_split, validation_split
 from mlxtune.models.architecture import linear_layers, n_parameters
 from mlxtune.models.base_model import config_and_tokenizer
@@ -134,6 +135,7 @@ def plan(recipe: Recipe, device: Device, copies_head: bool = True) -> Plan:
         MlxtuneError: As training would, for data and configuration.
     """
     config, tokenizer_folder = config_and_tokenizer(recipe.model)
+    recipe = within_positions(recipe, config)
     spec = lora_spec(recipe, config)
     tokenizer = load_tokenizer(tokenizer_folder)
     training = training_split(recipe, tokenizer, ask=False)

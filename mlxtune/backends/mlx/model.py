@@ -29,6 +29,7 @@ from mlxtune.backends.supervision import (
     common_length,
     described,
     dropout_seed,
+    reply_limits,
     require_prompts,
     scores,
     step_result,
@@ -231,6 +232,7 @@ class MlxModel:
         taken by the float32 logits that `score` and `choose` use.
         """
         require_prompts(prompts)
+        limits = reply_limits(prompts, max_new_tokens, self.config)
         shared = common_length(prompts)
         caches = self._prefix_caches(prompts[0][:shared], len(prompts)) if shared else None
         generator = BatchGenerator(
@@ -244,7 +246,7 @@ class MlxModel:
         try:
             ids = generator.insert(
                 [list(prompt[shared:]) for prompt in prompts],
-                [max_new_tokens] * len(prompts),
+                limits,
                 caches=caches,
                 logits_processors=processors,
             )

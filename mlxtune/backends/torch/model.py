@@ -26,6 +26,7 @@ from mlxtune.backends.supervision import (
     common_length,
     described,
     dropout_seed,
+    reply_limits,
     require_prompts,
     scores,
     step_result,
@@ -261,13 +262,14 @@ class TorchModel:
         taken by the float32 logits that `score` and `choose` use.
         """
         require_prompts(prompts)
+        limits = reply_limits(prompts, max_new_tokens, self.config)
         shared = common_length(prompts)
         width = max(map(len, prompts))
         # [shared | padding | own]: transformers counts positions over what the mask says is there.
         rows = [[*prompt[:shared], *[0] * (width - len(prompt)), *prompt[shared:]] for prompt in prompts]
         there = [[1] * shared + [0] * (width - len(prompt)) + [1] * (len(prompt) - shared) for prompt in prompts]
         settings = GenerationConfig(
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=max(limits),
             eos_token_id=list(stop_tokens),
             pad_token_id=0,
             do_sample=temperature > 0,
@@ -292,7 +294,8 @@ class TorchModel:
                 logits_processor=processors,
                 **{self._cache_argument: cache},
             )
-        return [_until_stop(reply, stop_tokens) for reply in found[:, width:].tolist()]
+        replies = zip(found[:, width:].tolist(), limits, strict=True)
+        return [_until_stop(reply[:limit], stop_tokens) for reply, limit in replies]
 
     @torch.inference_mode()
     def choose(self, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[int]]) -> NDArray[np.float32]:
