@@ -230,15 +230,20 @@ def check_cuda(cuda_gpus: Callable[[], Gpus | None], driver: Driver) -> Check:
 
 
 def check_blas(backend: Backend) -> Check:
-    """Matrix products are as fast as this machine allows."""
+    """Matrix products are as fast as this machine allows, and float32 ones exact unless the user wants otherwise."""
     speed = backend.matmul_speed()
     found = f"{speed.blas}: {speed.gflops:,.0f} GFLOP/s (float32 matrix product)"
     facts = {"blas": speed.blas, "gflops": round(speed.gflops, 1)}
+    device = backend.device()
+    facts["tf32"] = device.tf32
+    if device.rounding:
+        found += f"; {device.rounding}"
     if speed.remedy:
         return Check(SLOW, found, speed.remedy, facts=facts)
     if speed.gflops < SLOW_GFLOPS:
         return Check(SLOW, found, "is another program keeping the processor busy? run doctor again", facts=facts)
-    return Check(OK, found, facts=facts)
+    step = f"unset {device.tf32.partition('=')[0]} for exact products" if device.tf32 and device.kind == "gpu" else None
+    return Check(OK, found, step, facts=facts)
 
 
 def check_memory(for_backend: int | None = None) -> Check:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from mlxtune.backends.adapter import Adapter, initial_weights, read_adapter, write_adapter
 from mlxtune.backends.base import UNSUPERVISED, Backend, Batch, Generation, LoraSpec, OptimizerSpec
@@ -412,6 +413,30 @@ def test_batched_generation_equals_greedy_decoding_one_by_one(backend: Backend, 
             tokens.append(token)
         assert list(reply.tokens) == tokens
         assert reply.stop_reason == ("length" if len(tokens) == 8 else "stop")
+
+
+def test_greedy_decoding_takes_the_likeliest_token_by_the_logits_that_score_it(
+    backend: Backend, tmp_path: Path
+) -> None:
+    """The head's rows are alike in pairs but for last bits: of logits in bfloat16 the first of a pair is always taken."""
+    base = tiny_model(tmp_path / "base", tied=False)
+    weights = load_file(base / "model.safetensors")
+    bits = weights["lm_head.weight"].view(np.uint32) & 0xFFFF0000  # as bfloat16 has it
+    bits[1::2] = bits[::2]
+    bits[1::2, ::3] += 1 << 16
+    save_file(weights | {"lm_head.weight": bits.view(np.float32)}, base / "model.safetensors")
+    model = backend.load(base, dtype="bfloat16")
+    prompts = [[3, 4, 5, token] for token in range(20, 40)]
+    tokens, correct = [], []
+    for prompt, reply in zip(prompts, model.generate(prompts, 8, []), strict=True):
+        tokens += reply.tokens
+        row = np.array([[*prompt, *reply.tokens]], np.int32)
+        segments = np.full(row.shape, UNSUPERVISED, np.int16)
+        segments[:, len(prompt) :] = 0
+        batch = Batch(NO_PREFIX, row, np.array([12], np.int32), (segments == 0).astype(np.float32), segments, (0,))
+        correct += model.score(batch).correct[segments == 0].tolist()
+    assert np.mean(np.array(tokens) % 2) > 0.9  # the second is a little larger, so the likelier of a likely pair
+    assert np.mean(correct) > 0.95  # hidden states are rounded too, and otherwise in a pass of another shape
 
 
 def test_a_stop_token_ends_its_reply_and_no_other(backend: Backend, base: Path) -> None:

@@ -201,11 +201,28 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class Device:
-    """Where a backend computes: 'gpu' or 'cpu', a description, and the memory it may use in bytes."""
+    """Where a backend computes.
+
+    Attributes:
+        kind: 'gpu' or 'cpu'.
+        description: Of the device.
+        memory_bytes: What it may use.
+        tf32: The setting by which float32 matrix products of a GPU are rounded to TF32; None where they are exact.
+    """
 
     kind: str
     description: str
     memory_bytes: int
+    tf32: str | None = None
+
+    @property
+    def rounding(self) -> str | None:
+        """What `tf32` costs; None where nothing is set."""
+        if self.tf32 is None:
+            return None
+        if self.kind == "cpu":
+            return f"{self.tf32} changes nothing on a CPU"
+        return f"{self.tf32}: float32 matrix products are rounded to TF32, so losses and probabilities are right to about 3 digits"
 
 
 @dataclass(frozen=True)

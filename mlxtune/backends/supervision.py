@@ -6,13 +6,16 @@ Indices are computed here, on the host: no backend's arrays have a shape that de
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlxtune.backends.base import Batch, Scores, StepResult
+from mlxtune.errors import DataError
+from mlxtune.models.architecture import max_positions
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,24 @@ def require_prompts(prompts: Sequence[Sequence[int]], options: Sequence[Sequence
         raise ValueError("expected prompts of at least one token each")
     if options is not None and (not options or min(map(len, options)) == 0):
         raise ValueError("expected options of at least one token each")
+
+
+def reply_limits(prompts: Sequence[Sequence[int]], max_new_tokens: int, config: Mapping[str, Any]) -> list[int]:
+    """Tokens that each reply may have: `max_new_tokens`, or as many as the model's positions leave.
+
+    Raises:
+        DataError: A prompt leaves none.
+    """
+    positions = max_positions(config)
+    if positions is None:
+        return [max_new_tokens] * len(prompts)
+    longest = max(map(len, prompts))
+    if longest >= positions:
+        raise DataError(
+            f"a prompt of {longest} tokens leaves no room for a reply: the model has {positions} positions "
+            "(max_position_embeddings); shorten it"
+        )
+    return [min(max_new_tokens, positions - len(prompt)) for prompt in prompts]
 
 
 def described(batches: Sequence[Batch]) -> str:

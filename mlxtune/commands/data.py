@@ -43,6 +43,7 @@ def data(
 
     Example: mlxtune data recipes/demo-intent.yaml --preview 2
     """
+    from mlxtune.data.examples import within_positions
     from mlxtune.data.report import read_splits, report_data
     from mlxtune.data.saving import refuse_existing, write_splits
     from mlxtune.errors import DataError
@@ -54,7 +55,8 @@ def data(
     read = read_splits(loaded)
     if write is not None:
         refuse_existing(write, loaded, force)
-    tokenizer = load_tokenizer(config_and_tokenizer(loaded.model, progress=on_terminal())[1])
+    config, tokenizer_folder = config_and_tokenizer(loaded.model, progress=on_terminal())
+    loaded, tokenizer = within_positions(loaded, config), load_tokenizer(tokenizer_folder)
     if on_terminal():
         say(f"looking at {sum(map(len, read.values())):,} rows ...")
     report = report_data(loaded, read, tokenizer)

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from mlxtune.data.rows import Row
 from mlxtune.data.template import TEMPLATE_SEGMENT, ReplyTemplate, Span, Value
-from mlxtune.errors import DataError, Problem
+from mlxtune.errors import DataError, ModelError, Problem
+from mlxtune.models.architecture import max_positions
 from mlxtune.models.tokenizer import Encoded, Tokenizer
 from mlxtune.recipe import PLACEHOLDER, Recipe
 
@@ -266,3 +267,21 @@ def check_lengths(examples: Sequence[Example], rows: Sequence[Row], recipe: Reci
         advice = "raise train.max_tokens, shorten the rows, or leave them out with train.over_long: drop"
         raise DataError(f"rows longer than train.max_tokens = {limit}; {advice}", long)
     return fitting, [f"{problem.place}: {problem.message}" for problem in long]
+
+
+def within_positions(recipe: Recipe, config: Mapping[str, Any]) -> Recipe:
+    """The recipe with `train.max_tokens` no larger than the positions that a model has; the default is lowered to them.
+
+    Raises:
+        ModelError: The recipe sets it to more than the model has.
+    """
+    positions, limit = max_positions(config), recipe.train.max_tokens
+    if positions is None or limit <= positions:
+        return recipe
+    if limit != type(recipe.train).model_fields["max_tokens"].default:
+        raise ModelError(
+            f"train.max_tokens: expected at most {positions:,}, the positions that the model has (max_position_embeddings "
+            f"and RoPE scaling in its config.json), got {limit:,}; set train.max_tokens to {positions} and shorten longer rows, "
+            "or leave these out with train.over_long: drop"
+        )
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"max_tokens": positions})})

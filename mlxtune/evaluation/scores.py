@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from mlxtune import __version__
 from mlxtune.backends.base import Backend, Model
-from mlxtune.data.examples import expected_values
+from mlxtune.data.examples import expected_values, prompt_ids
 from mlxtune.data.rows import Row, content_hash
 from mlxtune.data.template import ReplyTemplate
-from mlxtune.errors import DataError, RunError
+from mlxtune.errors import DataError, Problem, RunError, listing
 from mlxtune.evaluation import resume
 from mlxtune.evaluation.baselines import ASKED, LabelAnswers, ask_baselines, label_baselines, measure, predictions_file
 from mlxtune.evaluation.bertscore import BertScore
@@ -40,6 +40,7 @@ from mlxtune.evaluation.predictions import (
 )
 from mlxtune.evaluation.text_scores import text_scores
 from mlxtune.files import write_json
+from mlxtune.models.architecture import max_positions
 from mlxtune.models.tokenizer import Tokenizer
 from mlxtune.recipe import LabelField, LabelsField, Recipe
 
@@ -116,7 +117,7 @@ def evaluate(
     """
     watch = watch or Watch()
     decoding = decoding or recipe.evaluate.decoding
-    for line in limit_warnings(rows, recipe, tokenizer):
+    for line in [*limit_warnings(rows, recipe, tokenizer), *position_warnings(rows, recipe, tokenizer, model.config)]:
         watch.say(line)
     answers_of_baselines = label_baselines(recipe, rows)
     identity_of_model = model_identity(recipe, about or {})
@@ -379,6 +380,35 @@ def limit_warnings(rows: Sequence[Row], recipe: Recipe, tokenizer: Tokenizer) ->
     advice = f"the longest needs {max(needed)}: --set evaluate.max_new_tokens={max(needed)}"
     long = f"{n_long} of {len(rows)} expected replies are longer and can only be wrong"
     return [f"evaluate.max_new_tokens is {limit}, but {long}; {advice}"]
+
+
+def position_warnings(
+    rows: Sequence[Row], recipe: Recipe, tokenizer: Tokenizer, config: Mapping[str, Any]
+) -> list[str]:
+    """A sentence if prompts leave less than `evaluate.max_new_tokens` of the model's positions, where replies end.
+
+    Raises:
+        DataError: Prompts that leave none; names the rows.
+    """
+    positions, limit = max_positions(config), recipe.evaluate.max_new_tokens
+    if positions is None:
+        return []
+    lengths = list(map(len, prompt_ids(rows, recipe, tokenizer)))
+    full = [
+        Problem(f"{row.file}:{row.line}", f"a prompt of {length} tokens")
+        for row, length in zip(rows, lengths, strict=True)
+        if length >= positions
+    ]
+    if full:
+        what = f"no room for a reply: the model has {positions} positions (max_position_embeddings); shorten these rows"
+        raise DataError(listing(what, full))
+    n_short = sum(length + limit > positions for length in lengths)
+    if not n_short:
+        return []
+    return [
+        f"{n_short} of {len(rows)} prompts leave fewer than evaluate.max_new_tokens = {limit} of the model's {positions} "
+        "positions (max_position_embeddings); their replies end at the last one"
+    ]
 
 
 def refuse_finished(out: Path, force: bool) -> None:

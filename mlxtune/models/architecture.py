@@ -119,8 +119,25 @@ def is_tied(config: Mapping[str, Any]) -> bool:
     return bool(config.get("tie_word_embeddings", False))
 
 
+def max_positions(config: Mapping[str, Any]) -> int | None:
+    """Tokens that a sequence may have, as far as RoPE scaling extends them; None where the config does not say.
+
+    >>> max_positions({"max_position_embeddings": 32768, "rope_scaling": {"rope_type": "yarn", "factor": 4.0}})
+    131072
+    """
+    positions = config.get("max_position_embeddings")
+    if not isinstance(positions, int) or positions < 1:
+        return None
+    scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    kind = scaling.get("rope_type") or scaling.get("type") or "default"
+    if kind not in ("linear", "dynamic", "yarn"):  # llama3 and longrope state the extended number
+        return positions
+    original = scaling.get("original_max_position_embeddings") or positions
+    return max(positions, int(original * float(scaling.get("factor") or 1)))
+
+
 def check(config: Mapping[str, Any]) -> None:
-    """Raise ModelError unless the config is of a supported model type and has what its shape needs."""
+    """Raise ModelError unless the config is of a supported model type, has what its shape needs, and attends to all tokens."""
     model_type = config.get("model_type")
     if model_type not in MODEL_TYPES:
         raise ModelError(
@@ -129,6 +146,30 @@ def check(config: Mapping[str, Any]) -> None:
     for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size"):
         if not isinstance(config.get(key), int):
             raise ModelError(f"config.json: expected a whole number under {key!r}, got {config.get(key)!r}")
+    _check_window(config)
+
+
+def _check_window(config: Mapping[str, Any]) -> None:
+    """Refuse layers that see the last tokens only: mlx-lm and transformers each honour other keys of these."""
+    layers, window, types = config["num_hidden_layers"], config.get("sliding_window"), config.get("layer_types")
+    is_llama = config["model_type"] == "llama"  # which knows layer_types alone
+    if types:
+        n_windowed = sum(kind != "full_attention" for kind in types)
+    elif is_llama or not config.get("use_sliding_window") or window is None:
+        n_windowed = 0
+    else:
+        n_windowed = max(0, layers - int(config.get("max_window_layers", 28)))
+    longest = max_positions(config)
+    never_reached = not is_llama and isinstance(window, int) and longest is not None and window >= longest
+    if n_windowed == 0 or never_reached:
+        return
+    size = f"{window:,}" if isinstance(window, int) else "few"
+    remedy = "set use_sliding_window to false" + (" and remove layer_types" if types else "")
+    raise ModelError(
+        f"config.json: {n_windowed} of {layers} layers attend to the last {size} tokens only (sliding_window), which MLX and "
+        f"PyTorch compute differently. While no prompt with its reply is longer than that, it makes no difference: {remedy} "
+        f"in config.json, and keep train.max_tokens within it"
+    )
 
 
 def _kv_heads(config: Mapping[str, Any]) -> int:

@@ -73,6 +73,8 @@ def find(
             raise ModelError(f"{path}: --revision (model.revision) is for Hub ids; a local model has none")
         local = _in_package(path) if is_package else local
         return _local(local, path, need)
+    if need == "all":  # a model that is not supported is refused before gigabytes of it are downloaded
+        find(path, revision=revision, need="config", progress=progress)
     folder = hub.download(path, revision=revision, need=need, progress=progress)
     check_folder(folder, f"{path} (downloaded from the Hub)", need)
     return Source("folder", folder, f"{path}@{folder.name}", path)
@@ -131,14 +133,27 @@ def settled(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model folder, as its index names them; the first missing one need not exist."""
+    """The safetensors files of a model folder, all that any backend reads; they need not exist.
+
+    They are those that the index names. Without one it is model.safetensors, or else all that are named model*.
+
+    Raises:
+        ModelError: The index cannot be read, or names a file outside of the folder.
+    """
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
-        return sorted(folder.glob("model*.safetensors"))
+        whole = folder / "model.safetensors"
+        return [whole] if whole.is_file() else sorted(folder.glob("model*.safetensors"))
     try:
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (ValueError, KeyError, AttributeError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise ModelError(f"{index}: damaged, expected 'weight_map': {error!r}; download it again") from error
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            raise ModelError(
+                f"{index}: names {name!r}; expected the name of a .safetensors file in the same folder; get the model "
+                "from where it came from again"
+            )
     return [folder / name for name in sorted(names)]
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlxtune.backends.base import Batch, Device, LoraSpec
+from mlxtune.data.examples import within_positions
 from mlxtune.data.prepare import training_split, validation_split
 from mlxtune.models.architecture import linear_layers, n_parameters
 from mlxtune.models.base_model import config_and_tokenizer
@@ -42,6 +43,7 @@ class Plan:
         memory_bytes: Estimated peak.
         available_bytes: What this machine's device may use.
         device: Which that is.
+        rounding: What the device rounds float32 products to, where the user wants that.
         gradient_checkpointing: Whether activations are computed again rather than kept.
     """
 
@@ -60,6 +62,7 @@ class Plan:
     memory_bytes: Mapping[str, int]
     available_bytes: int
     device: str
+    rounding: str | None = None
     gradient_checkpointing: bool = False
     rows_to_rewrite: int = 0
 
@@ -88,6 +91,7 @@ class Plan:
             "memory_available_gb": round(self.available_bytes / 1e9, 3),
             "fits": self.total_memory_bytes <= self.available_bytes,
             "device": self.device,
+            "rounding": self.rounding,
             "gradient_checkpointing": self.gradient_checkpointing,
         }
 
@@ -114,6 +118,8 @@ class Plan:
             ("memory", f"about {self.total_memory_bytes / 1e9:.2f} GB ({parts})"),
             ("this machine", f"{self.available_bytes / 1e9:.2f} GB for {self.device}: {verdict}"),
         ]
+        if self.rounding:
+            lines.append(("rounding", self.rounding))
         return "\n".join(f"{name:<17}{text}" for name, text in lines)
 
 
@@ -129,6 +135,7 @@ def plan(recipe: Recipe, device: Device, copies_head: bool = True) -> Plan:
         MlxtuneError: As training would, for data and configuration.
     """
     config, tokenizer_folder = config_and_tokenizer(recipe.model)
+    recipe = within_positions(recipe, config)
     spec = lora_spec(recipe, config)
     tokenizer = load_tokenizer(tokenizer_folder)
     training = training_split(recipe, tokenizer, ask=False)
@@ -159,6 +166,7 @@ def plan(recipe: Recipe, device: Device, copies_head: bool = True) -> Plan:
         memory_bytes=_memory(recipe, config, device, epoch, spec, trainable, total, copies_head),
         available_bytes=device.memory_bytes,
         device=device.description,
+        rounding=device.rounding if device.kind == "gpu" else None,
         gradient_checkpointing=settings.gradient_checkpointing,
         rows_to_rewrite=augmented.wanted if (augmented := training.augmented) and augmented.is_estimate else 0,
     )

@@ -17,6 +17,7 @@ from mlxtune.backends import Choice
 from mlxtune.backends.adapter import initial_weights
 from mlxtune.backends.base import LoraSpec
 from mlxtune.data.cleaning import Account
+from mlxtune.data.examples import within_positions
 from mlxtune.data.prepare import Split, training_split, validation_split
 from mlxtune.data.rows import content_hash
 from mlxtune.errors import RunError
@@ -77,6 +78,9 @@ def tune(
     require(recipe.track)
     backend = choice.backend
     config, tokenizer_folder = config_and_tokenizer(recipe.model)
+    given, recipe = recipe, within_positions(recipe, config)
+    if recipe != given:
+        say(f"train.max_tokens is {recipe.train.max_tokens:,}, the positions that the model has")
     spec = lora_spec(recipe, config)
     changed = check_recipe(recipe, resume) if resume else []
     tokenizer = load_tokenizer(tokenizer_folder)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,7 @@ import mlx.nn as nn
 from mlx_lm.utils import _get_classes, load_model
 
 from mlxtune.errors import ModelError
-from mlxtune.models.source import check_folder, read_config, settled
+from mlxtune.models.source import check_folder, read_config, settled, weight_files
 
 
 def load_network(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
@@ -31,10 +34,29 @@ def load_network(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     check_folder(folder, str(folder))
     known = settled(folder, read_config(folder))
     try:
-        network, config = load_model(folder, lazy=True, model_config=known, get_model_classes=_classes)
+        with _named_weights(folder) as named:
+            network, config = load_model(named, lazy=True, model_config=known, get_model_classes=_classes)
     except (ValueError, RuntimeError, FileNotFoundError, KeyError, TypeError) as error:
         raise ModelError(f"{folder}: MLX cannot load this model: {error}") from error
     return network, config
+
+
+@contextlib.contextmanager
+def _named_weights(folder: Path) -> Iterator[Path]:
+    """The folder as mlx-lm may read it: it takes every model*.safetensors, also one that the index does not name.
+
+    Where there are others, it is a folder of links, which may be gone before the weights are read: mlx has the files open.
+    """
+    weights = weight_files(folder)
+    if sorted(folder.glob("model*.safetensors")) == weights:
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as links:
+        for number, file in enumerate(weights):
+            (Path(links) / f"model-{number:05}.safetensors").symlink_to(file.resolve())
+        for file in folder.glob("*.json"):
+            (Path(links) / file.name).symlink_to(file.resolve())
+        yield Path(links)
 
 
 def _classes(config: dict[str, Any]) -> tuple[type[nn.Module], type]:

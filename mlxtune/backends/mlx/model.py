@@ -29,6 +29,7 @@ from mlxtune.backends.supervision import (
     common_length,
     described,
     dropout_seed,
+    reply_limits,
     require_prompts,
     scores,
     step_result,
@@ -227,13 +228,15 @@ class MlxModel:
     ) -> list[Generation]:
         """Replies to all prompts, as one batch; what all prompts open with is computed once.
 
-        Greedy at temperature 0, else sampled: the same replies for the same prompts in the same order and seed.
+        Greedy at temperature 0, else sampled: the same replies for the same prompts in the same order and seed. Tokens are
+        taken by the float32 logits that `score` and `choose` use.
         """
         require_prompts(prompts)
+        limits = reply_limits(prompts, max_new_tokens, self.config)
         shared = common_length(prompts)
         caches = self._prefix_caches(prompts[0][:shared], len(prompts)) if shared else None
         generator = BatchGenerator(
-            self._network,
+            _LastLogits(self._network, self._float32_head()),
             stop_tokens=[[token] for token in stop_tokens],
             sampler=_Sampler(temperature, seed) if temperature > 0 else None,
             completion_batch_size=len(prompts),
@@ -243,7 +246,7 @@ class MlxModel:
         try:
             ids = generator.insert(
                 [list(prompt[shared:]) for prompt in prompts],
-                [max_new_tokens] * len(prompts),
+                limits,
                 caches=caches,
                 logits_processors=processors,
             )
@@ -258,6 +261,14 @@ class MlxModel:
         finally:
             generator.close()
         return [Generation(tuple(tokens[number]), reasons[number]) for number in ids]
+
+    def _float32_head(self) -> Callable[[mx.array], mx.array]:
+        """The head for many calls: a 16-bit weight is widened once, and not for every token that is generated."""
+        head = self._network.lm_head if "lm_head" in self._network else self._network.model.embed_tokens
+        if "scales" in head:  # packed: its kernel widens what it reads
+            return self._head
+        weight = head.weight.astype(mx.float32).T
+        return lambda hidden: hidden @ weight
 
     def _prefix_caches(self, prefix: Sequence[int], rows: int) -> list[list[Any]]:
         """One cache a row and layer, all holding the prefix's keys and values; the generator copies before it writes."""
@@ -346,6 +357,26 @@ def _entering(value: NDArray[np.float32]) -> mx.array:
 
 def _leaving(value: mx.array) -> NDArray[np.float32]:
     return np.array(value.T, np.float32)
+
+
+class _LastLogits:
+    """A network as mlx-lm's generator calls it: logits of the last position alone, in float32.
+
+    Args:
+        network: mlx-lm's model; what it has beside its call, its layers and caches, is found here too.
+        head: Float32 hidden states -> logits.
+    """
+
+    def __init__(self, network: nn.Module, head: Callable[[mx.array], mx.array]) -> None:
+        self._network = network
+        self._head = head
+
+    def __call__(self, inputs: mx.array, cache: Any = None, input_embeddings: mx.array | None = None) -> mx.array:
+        hidden = self._network.model(inputs, cache, input_embeddings)
+        return self._head(hidden[:, -1:].astype(mx.float32))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._network, name)
 
 
 class _Sampler:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import mlx.core as mx
-from mlx_lm.models.base import create_causal_mask
+from mlx_lm.models.cache import create_attention_mask
 
 
 class PrefixCache:
     """Keys and values of one layer: those of the first call are kept in the graph and shared by all rows of the second.
 
-    It answers the calls that mlx-lm's attention layers make of a cache. Nothing is copied or detached, so the gradient
+    It answers the calls that mlx-lm's attention layers make of a cache, with all the arguments of mlx-lm's own. Nothing is copied or detached, so the gradient
     of the rows' loss reaches the prefix as if each row had computed it alone.
 
     Args:
@@ -53,10 +55,6 @@ class PrefixCache:
             self.hold(keys, values)
         return keys, values
 
-    def make_mask(
-        self, length: int, return_array: bool = False, window_size: int | None = None
-    ) -> mx.array | str | None:
-        """Causal mask of `length` tokens after the prefix."""
-        if return_array or window_size is not None:
-            return create_causal_mask(length, self.offset, window_size=window_size)
-        return "causal" if length > 1 else None
+    def make_mask(self, *args: Any, **kwargs: Any) -> mx.array | str | None:
+        """Causal mask after the prefix, of what mlx-lm's own caches are asked for."""
+        return create_attention_mask(*args, offset=self.offset, **kwargs)

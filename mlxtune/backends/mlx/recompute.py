@@ -32,16 +32,18 @@ def _plain(block: nn.Module) -> type:
 
 
 def _checkpointed(plain: type, keys: DropoutKeys) -> type:
-    """A subclass of a block's class that keeps its inputs and results only."""
+    """A subclass of a block's class that keeps its inputs and results only, and takes all that the block takes."""
 
-    def call(self: Any, x: mx.array, mask: Any = None, cache: PrefixCache | None = None) -> mx.array:
+    def call(
+        self: Any, x: mx.array, mask: Any = None, cache: PrefixCache | None = None, *args: Any, **kwargs: Any
+    ) -> mx.array:
         if not self.training:
-            return plain.__call__(self, x, mask, cache)
+            return plain.__call__(self, x, mask, cache, *args, **kwargs)
         prefix = [] if cache is None else list(cache.held() or ())
         fills = cache is not None and not prefix
 
         def run(
-            parameters: Any, x: mx.array, prefix: list[mx.array], of_layers: mx.array | None
+            parameters: Any, x: mx.array, prefix: list[mx.array], of_layers: mx.array | None, args: Any, kwargs: Any
         ) -> tuple[mx.array, list[mx.array]]:
             # All that a gradient flows through, or that differs between calls, is an argument; nothing is left changed.
             before = self.trainable_parameters()
@@ -49,12 +51,12 @@ def _checkpointed(plain: type, keys: DropoutKeys) -> type:
             self.update(parameters)
             try:
                 with keys.used(None if of_layers is None else mx.stop_gradient(of_layers)):
-                    hidden = plain.__call__(self, x, mask, own)
+                    hidden = plain.__call__(self, x, mask, own, *args, **kwargs)
             finally:
                 self.update(before)
             return hidden, list(own.held() or ()) if fills and own else []
 
-        hidden, filled = mx.checkpoint(run)(self.trainable_parameters(), x, prefix, keys.of_layers)
+        hidden, filled = mx.checkpoint(run)(self.trainable_parameters(), x, prefix, keys.of_layers, args, kwargs)
         if fills and cache is not None:
             cache.hold(*filled)
         return hidden

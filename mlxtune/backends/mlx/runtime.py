@@ -1,8 +1,11 @@
-"""What must happen before mlx is imported, a fast BLAS on Linux, and where it computes then. Importing it imports no mlx.
+"""What must happen before mlx is imported, and where it computes then. Importing it imports no mlx.
 
 MLX's Linux CPU wheel carries the reference BLAS, whose float32 matmul is some eighty times slower than OpenBLAS's.
 Symbols of a library loaded globally win over those of the wheel's own, so loading OpenBLAS first is enough. It is
 loaded where the system has one (`apt install libopenblas0`); elsewhere MLX works as it comes.
+
+MLX rounds float32 matrix products to TF32 on GPUs that know it (CUDA, and Metal from M5 on) unless MLX_ENABLE_TF32 is 0. Here
+float32 means float32: it is set to 0, and a value that the user has set stays.
 
 `mlxtune/backends/mlx/__init__.py` calls `prepare()`, so that it has run before any module beside this one imports mlx.
 """
@@ -13,6 +16,8 @@ import contextlib
 import ctypes
 import functools
 import importlib
+import os
+import re
 import sys
 from collections.abc import Iterator
 from types import ModuleType
@@ -22,17 +27,20 @@ from mlxtune.errors import BackendError, OutOfMemory
 # 32-bit indices and unprefixed names, as MLX calls them; the copies inside NumPy's and SciPy's wheels have neither.
 OPENBLAS = ("libopenblas.so.0", "libopenblas.so")
 
+TF32 = "MLX_ENABLE_TF32"
+
 # What MLX's messages have in common where memory ends: a buffer that is too large for Metal, a GPU that is full.
 SHORTAGE = ("malloc", "insufficient memory", "out of memory", "unable to allocate")
 
 
 @functools.cache
 def prepare() -> str | None:
-    """Load OpenBLAS for MLX to use.
+    """Turn TF32 off, unless the user has set it, and load OpenBLAS for MLX to use.
 
     Returns:
         The library loaded; None where there is none, it is not Linux, or mlx was imported before and cannot use it.
     """
+    os.environ.setdefault(TF32, "0")
     if not sys.platform.startswith("linux") or "mlx.core" in sys.modules:
         return None
     for name in OPENBLAS:
@@ -42,6 +50,12 @@ def prepare() -> str | None:
             continue
         return name
     return None
+
+
+def tf32_setting() -> str | None:
+    """MLX_ENABLE_TF32 as the user has set it, where that turns TF32 on; None where it is off."""
+    value = os.environ.get(TF32, "0")
+    return f"{TF32}={value}" if re.match(r"\s*[+-]?0*[1-9]", value) else None  # as C's atoi reads it
 
 
 def import_mlx() -> ModuleType:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import mlx.core as mx
 import numpy as np
 
@@ -29,6 +31,6 @@ class TreeCache:
         of_prompt = [mx.broadcast_to(array, (rows, *array.shape[1:])) for array in before]
         return mx.concatenate([of_prompt[0], paths[0]], axis=2), mx.concatenate([of_prompt[1], paths[1]], axis=2)
 
-    def make_mask(self, length: int, return_array: bool = False, window_size: int | None = None) -> mx.array:
+    def make_mask(self, *args: Any, **kwargs: Any) -> mx.array:
         """Which of those each node sees."""
         return self._mask

@@ -15,7 +15,7 @@ import torch
 
 from mlxtune.backends.adapter import check_fits, read_adapter
 from mlxtune.backends.base import ConvertSpec, Device, MatmulSpeed, Model, WrittenModel
-from mlxtune.backends.torch.runtime import memory_for, pick_device
+from mlxtune.backends.torch.runtime import exact_products, memory_for, pick_device
 from mlxtune.models.architecture import linear_layers
 
 MATMUL_SIZES = {"gpu": 8192, "cpu": 1024}  # rows and columns
@@ -37,16 +37,17 @@ class TorchBackend:
 
     def __init__(self, device: str = "auto") -> None:
         self._device = pick_device(device)
+        self._tf32 = exact_products()
 
     @functools.cache  # noqa: B019 - one backend lives as long as the process
     def device(self) -> Device:
         """Where it computes on this machine."""
         if self._device.type == "cuda":
             facts = torch.cuda.get_device_properties(self._device)
-            return Device("gpu", f"the GPU ({facts.name})", facts.total_memory)
+            return Device("gpu", f"the GPU ({facts.name})", facts.total_memory, self._tf32)
         threads = torch.get_num_threads()
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return Device("cpu", f"the CPU, {threads} thread{'' if threads == 1 else 's'}", memory)
+        return Device("cpu", f"the CPU, {threads} thread{'' if threads == 1 else 's'}", memory, self._tf32)
 
     def versions(self) -> dict[str, str]:
         """Versions of the libraries it computes with, for run.json."""

@@ -26,14 +26,16 @@ from mlxtune.backends.supervision import (
     common_length,
     described,
     dropout_seed,
+    reply_limits,
     require_prompts,
     scores,
     step_result,
     total_weight,
 )
+from mlxtune.backends.torch.head import Float32Head
 from mlxtune.backends.torch.lines import lines
 from mlxtune.backends.torch.loading import network_dtype
-from mlxtune.backends.torch.packed import PackedLinear, frozen_product
+from mlxtune.backends.torch.packed import PackedLinear
 from mlxtune.backends.torch.prefix_cache import Leaves, PrefixCache, cache_argument
 from mlxtune.backends.torch.runtime import autocast, memory_for
 from mlxtune.models.architecture import n_parameters
@@ -55,6 +57,7 @@ class TorchModel:
     def __init__(self, network: PreTrainedModel, config: Mapping[str, Any], device: torch.device) -> None:
         self.config = config
         self.n_parameters = n_parameters(config)
+        network.lm_head = Float32Head(network.lm_head)
         self._network = network
         self._device = device
         self._dtype = network_dtype(network)
@@ -188,13 +191,7 @@ class TorchModel:
 
     def _head(self, hidden: Tensor) -> Tensor:
         """Logits in float32, whatever the weights are: (..., hidden) -> (..., vocabulary)."""
-        head = self._network.lm_head
-        if isinstance(head, PackedLinear):
-            return frozen_product(hidden.float(), head.packed.rows, head.out_features)
-        weight = head.weight
-        if weight.dtype == torch.float32:
-            return nn.functional.linear(hidden.float(), weight)
-        return frozen_product(hidden.float(), lambda start, stop, dtype: weight[start:stop].to(dtype), weight.shape[0])
+        return self._network.lm_head(hidden)  # type: ignore[no-any-return]
 
     def _hidden(
         self, tokens: Tensor, cache: PrefixCache, offsets: Tensor | None = None, sees: Tensor | None = None
@@ -261,16 +258,18 @@ class TorchModel:
     ) -> list[Generation]:
         """Replies to all prompts, as one batch; what all prompts open with is computed once.
 
-        Greedy at temperature 0, else sampled: the same replies for the same prompts in the same order and seed.
+        Greedy at temperature 0, else sampled: the same replies for the same prompts in the same order and seed. Tokens are
+        taken by the float32 logits that `score` and `choose` use.
         """
         require_prompts(prompts)
+        limits = reply_limits(prompts, max_new_tokens, self.config)
         shared = common_length(prompts)
         width = max(map(len, prompts))
         # [shared | padding | own]: transformers counts positions over what the mask says is there.
         rows = [[*prompt[:shared], *[0] * (width - len(prompt)), *prompt[shared:]] for prompt in prompts]
         there = [[1] * shared + [0] * (width - len(prompt)) + [1] * (len(prompt) - shared) for prompt in prompts]
         settings = GenerationConfig(
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=max(limits),
             eos_token_id=list(stop_tokens),
             pad_token_id=0,
             do_sample=temperature > 0,
@@ -295,7 +294,8 @@ class TorchModel:
                 logits_processor=processors,
                 **{self._cache_argument: cache},
             )
-        return [_until_stop(reply, stop_tokens) for reply in found[:, width:].tolist()]
+        replies = zip(found[:, width:].tolist(), limits, strict=True)
+        return [_until_stop(reply[:limit], stop_tokens) for reply, limit in replies]
 
     @torch.inference_mode()
     def choose(self, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[int]]) -> NDArray[np.float32]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +14,7 @@ from mlxtune.backends.torch.gpus import find_gpus
 from mlxtune.errors import BackendError, OutOfMemory
 
 CUDA_DEVICE = re.compile(r"(?:cuda|gpu)(?::(\d+))?")
+TF32 = "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"  # torch's own variable
 # What torch's CPU allocator says; CUDA's has an exception of its own.
 CPU_SHORTAGE = ("can't allocate memory", "not enough memory")
 
@@ -38,6 +40,18 @@ def pick_device(wanted: str) -> torch.device:
         there = ", ".join(f"cuda:{index} ({gpu.name})" for index, gpu in enumerate(gpus.found))
         raise BackendError(f"{wanted} asked for, and there is {there}")
     return torch.device("cuda", number)
+
+
+def exact_products() -> str | None:
+    """Let float32 matrix products be float32, not TF32, unless the user has set otherwise.
+
+    Returns:
+        The setting by which they are TF32; None where they are float32.
+    """
+    if os.environ.get(TF32) == "1":
+        return f"{TF32}=1"
+    torch.set_float32_matmul_precision("highest")
+    return None
 
 
 def has_bfloat16(device: torch.device) -> bool:
