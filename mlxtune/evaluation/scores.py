@@ -19,7 +19,7 @@ from mlxtune.backends.base import Backend, Model
 from mlxtune.data.examples import expected_values, prompt_ids
 from mlxtune.data.rows import Row, content_hash
 from mlxtune.data.template import ReplyTemplate
-from mlxtune.errors import DataError, Problem, RunError, listing
+from mlxtune.errors import DataError, Problem, RunError
 from mlxtune.evaluation import resume
 from mlxtune.evaluation.baselines import ASKED, LabelAnswers, ask_baselines, label_baselines, measure, predictions_file
 from mlxtune.evaluation.bertscore import BertScore
@@ -401,7 +401,7 @@ def position_warnings(
     ]
     if full:
         what = f"no room for a reply: the model has {positions} positions (max_position_embeddings); shorten these rows"
-        raise DataError(listing(what, full))
+        raise DataError(what, full)
     n_short = sum(length + limit > positions for length in lengths)
     if not n_short:
         return []
