@@ -180,7 +180,10 @@ class PromptSection(Section):
     user: str = Field("{text}", min_length=1)
     """User message; {column} is replaced by that column of the row."""
     thinking: bool = False
-    """Leave a Qwen3-style model its thinking; off, the prompt closes the thinking block itself."""
+    """Let a Qwen3-style model think before it replies; off, the prompt closes the thinking block itself. In every decoding
+    the reply may then begin with one block <think>...</think>, which is left out before the reply is read; one that does
+    not end makes the reply invalid. Nothing trains thinking: what is trained is the reply alone, right after the
+    assistant's header, so tuning teaches the model to answer without thinking. With it there are no probabilities."""
 
 
 class _OutputField(Section):
@@ -385,7 +388,7 @@ class EvaluateSection(Section):
     decoding: Literal["constrained", "free", "both"] = "constrained"
     """Let the model write only replies that the template allows, anything, or one after the other."""
     max_new_tokens: int = Field(64, ge=1)
-    """Longest reply in tokens."""
+    """Longest reply in tokens, its thinking included (prompt.thinking: true needs some hundred more)."""
     batch_size: int = Field(16, ge=1)
     """Prompts answered together."""
     baselines: list[Literal["majority", "keywords", "tfidf", "zero_shot", "few_shot"]] = Field(default_factory=list)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,9 +11,11 @@ import pytest
 
 from mlxtune.data.template import ReplyTemplate
 from mlxtune.errors import ModelError, RecipeError
-from mlxtune.evaluation.constraint import TemplateConstraint, TemplateMatcher
+from mlxtune.evaluation.constraint import TemplateConstraint, TemplateMatcher, constraint_of
+from mlxtune.evaluation.predictions import judge
 from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
-from mlxtune.recipe import OutputSection
+from mlxtune.recipe import OutputSection, load_recipe
+from tests.conftest import LABELS, write_recipe
 from tests.tiny import tiny_tokenizer
 
 INTENTS = ["user_auth", "payment", "order_management", "none"]
@@ -73,11 +77,17 @@ def write(constraint: TemplateConstraint, tokenizer: Tokenizer, text: str) -> Te
     return matcher
 
 
-def walk(constraint: TemplateConstraint, tokenizer: Tokenizer, seed: int, stop_after: int = 60) -> str:
-    """A reply of random allowed tokens, ended at the first chance once it is `stop_after` tokens long."""
+def walk(
+    constraint: TemplateConstraint, tokenizer: Tokenizer, seed: int, stop_after: int = 60, opening: str = ""
+) -> str:
+    """A reply of random allowed tokens, ended at the first chance once it is `stop_after` tokens long.
+
+    Args:
+        opening: What it begins with, which must be allowed.
+    """
     rng = np.random.default_rng(seed)
-    matcher = constraint.start()
-    tokens: list[int] = []
+    matcher = write(constraint, tokenizer, opening)
+    tokens = list(tokenizer.encode([opening])[0].ids)
     while True:
         allowed = np.flatnonzero(matcher.mask())
         stops = set(allowed.tolist()) & set(tokenizer.stop_tokens)
@@ -164,3 +174,90 @@ def test_a_template_beyond_the_engines_limits_is_a_recipe_error(tokenizer, monke
     monkeypatch.setattr(template, "pattern", lambda: "(?:unclosed")
     with pytest.raises(RecipeError, match="constrained decoding cannot follow"):
         TemplateConstraint(template, tokenizer, 448)
+
+
+# Thinking ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["qwen3", "qwen2"])
+def either_tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    """With <think> as a token, and without."""
+    return load_tokenizer(tiny_tokenizer(tmp_path_factory.mktemp("tokenizer"), request.param))
+
+
+def is_allowed(constraint: TemplateConstraint, tokenizer: Tokenizer, text: str) -> bool:
+    """Whether a reply may be this text."""
+    try:
+        matcher = write(constraint, tokenizer, text)
+    except ModelError:
+        return False
+    return bool(matcher.mask()[tokenizer.end_of_turn])
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("opening", ["<think>\nIs it < or </b>?\n</think>\n\n", "<think></think>"])
+def test_whatever_is_written_with_thinking_parses(name: str, opening: str, either_tokenizer: Tokenizer) -> None:
+    template = make_template(TEMPLATES[name])
+    constraint = TemplateConstraint(template, either_tokenizer, 448, thinking=True)
+    for seed in range(15):
+        text = walk(constraint, either_tokenizer, seed, opening=opening)
+        verdict = judge(template, text, cut=False, constrained=True, thinking=True)
+        assert verdict.valid, (text, verdict.problem)
+
+
+@pytest.mark.parametrize(
+    ("name", "allowed", "others"),
+    [
+        (
+            "a label set",
+            ["payment", "<think>\nA bill.\n</think>\n\npayment", "<think></think>user_auth, payment", "<think>a <b </c></think>none"],
+            ["<think>\nA bill.", "<think>payment", "<think></think>", "<think>\n</think>\npay", "A bill. payment", "payment <think>",
+             "<think>a</think><think>b</think>payment", "<think>a</think>b</think>payment", "a</think>payment"],
+        ),
+        (
+            "a text",
+            ["Dear customer", "<think>\nA bill.\n</think>\n\nDear customer"],
+            ["<think>\nA bill.", "<think>\nA bill.</think>\n\n", "<think>a</think>b</think>", "Dear</think>customer"],
+        ),
+    ],
+)  # fmt: skip
+def test_a_block_of_thinking_may_come_first_and_must_end(
+    name: str, allowed: list[str], others: list[str], either_tokenizer: Tokenizer
+) -> None:
+    output = TEMPLATES.get(name, {"template": "{a}", "fields": {"a": {"kind": "text"}}})
+    template = make_template(output)
+    constraint = TemplateConstraint(template, either_tokenizer, 448, thinking=True)
+    texts = [*allowed, *others]
+    assert [text for text in texts if is_allowed(constraint, either_tokenizer, text)] == allowed
+    assert all(judge(template, text, False, True, thinking=True).valid for text in allowed)
+    plain = TemplateConstraint(template, either_tokenizer, 448)
+    assert name == "a text" or [text for text in texts if is_allowed(plain, either_tokenizer, text)] == allowed[:1]
+
+
+def test_a_block_that_the_prompt_begins_may_end(either_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    template = make_template(TEMPLATES["a label set"])
+    assert not either_tokenizer.opens_thinking
+    opening = either_tokenizer.hf.chat_template + "{%- if add_generation_prompt %}{{- '<think>\n' }}{%- endif %}"
+    monkeypatch.setattr(either_tokenizer.hf, "chat_template", opening)
+    monkeypatch.delitem(either_tokenizer.__dict__, "opens_thinking")
+    assert either_tokenizer.opens_thinking
+    constraint = TemplateConstraint(template, either_tokenizer, 448, thinking=True)
+    texts = [
+        "A bill.\n</think>\n\npayment",
+        "</think>payment",
+        "payment",
+        "A bill.",
+        "A bill.</think>",
+        "<think>a</think>payment",
+    ]
+    allowed = [text for text in texts if is_allowed(constraint, either_tokenizer, text)]
+    assert allowed[:3] == texts[:3] and not {"A bill.", "A bill.</think>"} & set(allowed)
+    assert all(judge(template, text, False, True, thinking=True).valid for text in allowed)
+
+
+def test_a_recipe_with_thinking_lets_the_model_think(tmp_path: Path, either_tokenizer: Tokenizer) -> None:
+    model = SimpleNamespace(config={"vocab_size": 448})
+    for overrides, may in ((["prompt.thinking=true"], True), ([], False)):
+        recipe = load_recipe(write_recipe(tmp_path, Path("/nowhere")), overrides)
+        text = "<think>\nhm\n</think>\n\n" + LABELS[0]
+        assert is_allowed(constraint_of(recipe, either_tokenizer, model), either_tokenizer, text) is may

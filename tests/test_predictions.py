@@ -17,7 +17,9 @@ from mlxtune.data.examples import prompt_ids
 from mlxtune.data.rows import Row, read_rows
 from mlxtune.data.template import ReplyTemplate
 from mlxtune.errors import DataError
-from mlxtune.evaluation.constraint import TemplateConstraint
+from mlxtune.evaluation.ask import Asker
+from mlxtune.evaluation.consistency import sample
+from mlxtune.evaluation.constraint import TemplateConstraint, constraint_of
 from mlxtune.evaluation.predictions import (
     MIN_LOOP_CHARS,
     batches,
@@ -28,6 +30,7 @@ from mlxtune.evaluation.predictions import (
     right_fields,
     write_predictions,
 )
+from mlxtune.evaluation.thinking import may_think
 from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
 from mlxtune.recipe import OutputSection, Recipe
 from tests.conftest import write_rows
@@ -49,6 +52,8 @@ class FakeModel:
         max_new_tokens: int,
         stop_tokens: Sequence[int],
         constraint: Constraint | None = None,
+        temperature: float = 0.0,
+        seed: int = 0,
     ) -> list[Generation]:
         if len(self.batches) == self.fail_after:
             raise KeyboardInterrupt
@@ -242,11 +247,55 @@ def test_a_loop_is_looked_for_in_a_megabyte():
     assert time.perf_counter() - began < 5, "about 0.4 s"
 
 
-def test_thinking_is_not_part_of_the_answer(rows, recipe, tokenizer, tmp_path):
-    thinking = recipe.model_copy(update={"prompt": recipe.prompt.model_copy(update={"thinking": True})})
+def thinks(recipe: Recipe) -> Recipe:
+    return recipe.model_copy(update={"prompt": recipe.prompt.model_copy(update={"thinking": True})})
+
+
+@pytest.mark.parametrize("constrained", [False, True])
+def test_thinking_is_not_part_of_the_answer(rows, recipe, tokenizer, tmp_path, constrained):
     model = FakeModel(tokenizer, lambda prompt: "<think>\nhm\n</think>\n\npayment")
-    answers = write_predictions(tmp_path / "p.jsonl", rows, thinking, model, tokenizer)
+    constraint = constraint_of(thinks(recipe), tokenizer, model) if constrained else None
+    answers = write_predictions(tmp_path / "p.jsonl", rows, thinks(recipe), model, tokenizer, constraint)
     assert {prediction.predicted["intents"] for prediction in answers.predictions} == {("payment",)}
+    assert {prediction.prediction for prediction in answers.predictions} == {"<think>\nhm\n</think>\n\npayment"}
+    sampled = sample(rows, thinks(recipe), model, tokenizer, constraint, repeats=1, temperature=1.0)
+    assert sampled == [[{"intents": ("payment",)}] for _ in rows]
+    asked = Asker(thinks(recipe), model, tokenizer, "constrained" if constrained else "free").ask(rows[:1])
+    assert asked[0].verdict.predicted == {"intents": ("payment",)}
+
+
+@pytest.mark.parametrize(
+    ("text", "predicted"),
+    [
+        ("payment", ("payment",)),
+        ("hm</think>payment", ("payment",)),  # the prompt began the block
+        ("<think>a</think>payment</think>", None),  # one block, not all up to the last
+        ("<think>a</think><think>b</think>payment", None),
+        ("<think>\npayment", None),
+        ("<think> payment, payment, payment, payment", None),
+    ],
+)
+def test_one_block_of_thinking_that_ends_is_left_out(text, predicted):
+    verdict = judge(template(), text, cut=False, constrained=False, thinking=True)
+    assert verdict.predicted == {"a": predicted} and verdict.valid == (predicted is not None)
+
+
+def test_thinking_that_does_not_end_is_no_text():
+    reply = template(template="{a}", fields={"a": {"kind": "text"}})
+    verdict = judge(reply, "<think> Let me see. Let me see. Let me see.", cut=True, constrained=False, thinking=True)
+    assert verdict.predicted == {"a": None} and verdict.loop
+    assert verdict.problem == "does not follow the template: its thinking does not end"
+    assert judge(reply, "<think> hm", cut=True, constrained=True, thinking=True).problem.startswith(
+        "cut at the length limit"
+    )
+
+
+def test_a_template_that_writes_the_block_itself_is_followed_as_it_stands(recipe):
+    output = {"template": "<think>\n{why}\n</think>\n\n{a}", "fields": {"why": {"kind": "text"}, "a": LABELS}}
+    own = thinks(recipe).model_copy(update={"output": OutputSection.model_validate(output)})
+    assert may_think(thinks(recipe)) and not may_think(own)
+    verdict = judge(ReplyTemplate(own.output), "<think>\nA bill.\n</think>\n\npayment", False, True, may_think(own))
+    assert verdict.predicted == {"why": "A bill.", "a": ("payment",)}
 
 
 # Replies from elsewhere ------------------------------------------------------------------------------------------

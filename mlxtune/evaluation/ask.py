@@ -9,9 +9,10 @@ from mlxtune.backends.base import Constraint, Model
 from mlxtune.data.examples import prompt_ids
 from mlxtune.data.rows import Row
 from mlxtune.data.template import ReplyTemplate
-from mlxtune.evaluation.constraint import TemplateConstraint
-from mlxtune.evaluation.predictions import CONSTRAINED, FREE, Verdict, judge, reply_text
+from mlxtune.evaluation.constraint import constraint_of
+from mlxtune.evaluation.predictions import CONSTRAINED, FREE, Verdict, judge
 from mlxtune.evaluation.probabilities import Distribution, distributions, options_of
+from mlxtune.evaluation.thinking import may_think
 from mlxtune.models.tokenizer import Tokenizer
 from mlxtune.recipe import Recipe
 
@@ -41,7 +42,7 @@ class Asker:
         self._options = options_of(recipe, tokenizer)
         self._constraint: Constraint | None = None
         if (decoding or recipe.evaluate.decoding) != FREE:
-            self._constraint = TemplateConstraint(self._template, tokenizer, int(model.config["vocab_size"]))
+            self._constraint = constraint_of(recipe, tokenizer, model)
 
     @property
     def decoding(self) -> str:
@@ -62,7 +63,7 @@ class Asker:
             chances = distributions(self._model, prompts, self._options)
         answers = []
         for reply, chance in zip(replies, chances, strict=True):
-            text, answer = reply_text(reply, self._recipe, self._tokenizer)
-            cut = reply.stop_reason == "length"
-            answers.append(Answer(text, judge(self._template, answer, cut, self._constraint is not None), chance))
+            text, cut = self._tokenizer.decode(reply.tokens), reply.stop_reason == "length"
+            verdict = judge(self._template, text, cut, self._constraint is not None, may_think(self._recipe))
+            answers.append(Answer(text, verdict, chance))
         return answers

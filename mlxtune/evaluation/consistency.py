@@ -14,7 +14,8 @@ from mlxtune.data.examples import prompt_ids
 from mlxtune.data.rows import Row
 from mlxtune.data.template import ReplyTemplate, Value
 from mlxtune.evaluation.metrics import mean_estimate
-from mlxtune.evaluation.predictions import batches, judge, reply_text
+from mlxtune.evaluation.predictions import batches, judge
+from mlxtune.evaluation.thinking import may_think
 from mlxtune.models.tokenizer import Tokenizer
 from mlxtune.recipe import Recipe, TextField
 
@@ -52,8 +53,8 @@ def sample(
                 seed=_seed(recipe.train.seed, repeat, number),
             )
             for i, reply in zip(batch, replies, strict=True):
-                _, answer = reply_text(reply, recipe, tokenizer)
-                verdict = judge(template, answer, reply.stop_reason == "length", constraint is not None)
+                text, cut = tokenizer.decode(reply.tokens), reply.stop_reason == "length"
+                verdict = judge(template, text, cut, constraint is not None, may_think(recipe))
                 found[i].append(verdict.predicted)
             on_rows(len(batch))
     return found

@@ -1,9 +1,9 @@
 """Decoding held to a reply template: which tokens may come next. llguidance and NumPy; no model, no backend.
 
 The template's own pattern is the grammar, so whatever is written under it parses, unless it is cut by the length limit.
+With `prompt.thinking: true` one block of thinking, in whatever words, may come first; once it has begun it must end.
 
-    constraint = TemplateConstraint(template, tokenizer, vocabulary_size=model.config["vocab_size"])
-    model.generate(prompts, 64, tokenizer.stop_tokens, constraint)
+    model.generate(prompts, 64, tokenizer.stop_tokens, constraint_of(recipe, tokenizer, model))
 """
 
 from __future__ import annotations
@@ -13,9 +13,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxtune.backends.base import Model
 from mlxtune.data.template import ReplyTemplate
 from mlxtune.errors import ModelError, RecipeError
+from mlxtune.evaluation.thinking import BEGIN, END, may_think
 from mlxtune.models.tokenizer import Tokenizer
+from mlxtune.recipe import Recipe
+
+
+def constraint_of(recipe: Recipe, tokenizer: Tokenizer, model: Model) -> TemplateConstraint:
+    """What a recipe lets a model write.
+
+    Raises:
+        RecipeError: The template is more than llguidance can follow.
+    """
+    template, width = ReplyTemplate(recipe.output), int(model.config["vocab_size"])
+    return TemplateConstraint(template, tokenizer, width, may_think(recipe))
 
 
 class TemplateConstraint:
@@ -28,19 +41,28 @@ class TemplateConstraint:
         template: What replies look like.
         tokenizer: Spells them.
         vocabulary_size: Width of the model's logits. Ids beyond the tokenizer's have no text and are never allowed.
+        thinking: Whether a block of thinking may come before the reply.
 
     Raises:
         RecipeError: The pattern is more than llguidance can follow.
     """
 
-    def __init__(self, template: ReplyTemplate, tokenizer: Tokenizer, vocabulary_size: int) -> None:
+    def __init__(
+        self, template: ReplyTemplate, tokenizer: Tokenizer, vocabulary_size: int, thinking: bool = False
+    ) -> None:
         from llguidance import LLMatcher
         from llguidance.hf import from_tokenizer
 
         self._vocabulary_size = vocabulary_size
         width = max(vocabulary_size, tokenizer.vocabulary_size)
         tokens = from_tokenizer(tokenizer.hf, n_vocab=width, eos_token=list(tokenizer.stop_tokens))
-        self._beginning = LLMatcher(tokens, LLMatcher.grammar_from_regex(template.pattern()))
+        if thinking:
+            ids = [tokenizer.hf.convert_tokens_to_ids(mark) for mark in (BEGIN, END)]
+            as_tokens = all(isinstance(token, int) and tokens.is_special_token(token) for token in ids)
+            grammar = _thinking_grammar(template.pattern(), as_tokens, tokenizer.opens_thinking)
+            self._beginning = LLMatcher(tokens, LLMatcher.grammar_from_lark(grammar))
+        else:
+            self._beginning = LLMatcher(tokens, LLMatcher.grammar_from_regex(template.pattern()))
         _check(self._beginning)
 
     def start(self) -> TemplateMatcher:
@@ -68,6 +90,28 @@ class TemplateMatcher:
                 f"the model wrote token {token}, which the template does not allow: its logits are not numbers; "
                 "is the adapter damaged?"
             )
+
+
+def _thinking_grammar(pattern: str, as_tokens: bool, is_open: bool) -> str:
+    """A reply, with or without a block of thinking before it, in llguidance's dialect of Lark.
+
+    Args:
+        pattern: Of the reply without thinking. It may then hold no mark of the block, or it might be taken for thinking.
+        as_tokens: Whether <think> and </think> are tokens of their own, which text cannot spell; else they are text.
+        is_open: Whether the block has begun in the prompt.
+    """
+    begin, end = (BEGIN, END) if as_tokens else (f'"{BEGIN}"', f'"{END}"')
+    inside = "INSIDE?" if as_tokens else "INSIDE"
+    block = f"{'thinking' if as_tokens else 'THINKING'}: {'' if is_open else begin} {inside} {end}"
+    reply = pattern.replace("\n", r"\n").replace("/", r"\/")
+    # ~ is everything else, bytes that are no text included: & takes the text of it.
+    return f"""
+start: REPLY | {"thinking" if as_tokens else "THINKING"} LATER
+{block}
+INSIDE: /(?s:.*)/ & ~/(?s:.*)<\\/think>(?s:.*)/
+LATER: /\\s*/ REPLY
+REPLY: /{reply}/ & ~/(?s:.*)<\\/?think>(?s:.*)/
+"""
 
 
 def _check(matcher: Any) -> None:

@@ -20,15 +20,15 @@ from typing import Any
 from mlxtune.backends.base import Constraint, Generation, Model
 from mlxtune.data.examples import expected_values, prompt_ids
 from mlxtune.data.rows import Row
-from mlxtune.data.template import ReplyTemplate, Value
+from mlxtune.data.template import Reply, ReplyTemplate, Value
 from mlxtune.errors import DataError, Problem, did_you_mean
 from mlxtune.evaluation import resume
+from mlxtune.evaluation.thinking import may_think, without_thinking
 from mlxtune.models.tokenizer import Tokenizer
 from mlxtune.recipe import LabelsField, Recipe, TextField
 
 FREE = "free"
 CONSTRAINED = "constrained"
-THINKING_END = "</think>"
 LISTED = 20  # problems of a file that are shown; the others are counted
 MIN_LOOP_CHARS = 12  # shorter repetition at a reply's end is "..." or "haha", not a loop
 
@@ -258,8 +258,7 @@ def read_replies(path: Path, rows: Sequence[Row], recipe: Recipe) -> list[Predic
             problems.append(Problem(f"line {number}", f"{other}; these are replies to other rows"))
         else:
             decoding, stop = (str(record.get("decoding", FREE)), str(record.get("stop", "stop")))
-            answer = after_thinking(text, recipe)
-            verdict = judge(template, answer, cut=stop == "length", constrained=decoding == CONSTRAINED)
+            verdict = judge(template, text, stop == "length", decoding == CONSTRAINED, may_think(recipe))
             found[row] = _record(row, rows[row], recipe, expected[row], text, verdict, stop, 0, decoding)
     if problems:
         raise DataError(str(path), problems)
@@ -283,14 +282,18 @@ def right_fields(prediction: Prediction, recipe: Recipe) -> dict[str, bool]:
     return found
 
 
-def judge(template: ReplyTemplate, text: str, cut: bool, constrained: bool) -> Verdict:
-    """Read one reply.
+def judge(template: ReplyTemplate, text: str, cut: bool, constrained: bool, thinking: bool = False) -> Verdict:
+    """Read one reply, without the thinking that it may begin with.
 
     A constrained reply that was cut is not valid even where its beginning parses: "payment" may have been about to
     become "payment, notification". Its last field is where it was cut, so labels of that field do not count; text
     does, as far as it goes. Free replies are read as they stand.
     """
-    reply = template.parse(text)
+    answer = without_thinking(text) if thinking else text
+    if answer is None:
+        reply = Reply(dict.fromkeys(template.fields), False, "does not follow the template: its thinking does not end")
+    else:
+        reply, text = template.parse(answer), answer
     values, problem = dict(reply.values), reply.problem
     if cut and constrained:
         *_, last = template.fields
@@ -329,17 +332,6 @@ def batches(prompts: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]
-
-
-def reply_text(reply: Generation, recipe: Recipe, tokenizer: Tokenizer) -> tuple[str, str]:
-    """A reply as the model wrote it, and the part of it that answers: what follows its thinking."""
-    text = tokenizer.decode(reply.tokens)
-    return text, after_thinking(text, recipe)
-
-
-def after_thinking(text: str, recipe: Recipe) -> str:
-    """The part of a reply that answers."""
-    return text.rpartition(THINKING_END)[2] if recipe.prompt.thinking else text
 
 
 def _rows_by_id(rows: Sequence[Row], path: Path) -> dict[str, int]:
@@ -453,8 +445,8 @@ def _prediction(
     tokenizer: Tokenizer,
     decoding: str,
 ) -> Prediction:
-    text, answer = reply_text(reply, recipe, tokenizer)
-    verdict = judge(template, answer, cut=reply.stop_reason == "length", constrained=decoding == CONSTRAINED)
+    text = tokenizer.decode(reply.tokens)
+    verdict = judge(template, text, reply.stop_reason == "length", decoding == CONSTRAINED, may_think(recipe))
     return _record(index, row, recipe, expected, text, verdict, reply.stop_reason, len(reply.tokens), decoding)
 
 

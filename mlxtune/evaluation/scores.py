@@ -24,7 +24,7 @@ from mlxtune.evaluation import resume
 from mlxtune.evaluation.baselines import ASKED, LabelAnswers, ask_baselines, label_baselines, measure, predictions_file
 from mlxtune.evaluation.bertscore import BertScore
 from mlxtune.evaluation.comparison import all_right, compare_folders, compare_replies
-from mlxtune.evaluation.constraint import TemplateConstraint
+from mlxtune.evaluation.constraint import constraint_of
 from mlxtune.evaluation.errors import ERRORS_FILE, Errors, find_errors
 from mlxtune.evaluation.further import Answered, Asking, Further, forget_validation
 from mlxtune.evaluation.metrics import label_scores, label_set_scores, mean_estimate
@@ -126,7 +126,7 @@ def evaluate(
     for one in (FREE, CONSTRAINED) if decoding == BOTH else (decoding,):
         constraint = None
         if one == CONSTRAINED:
-            constraint = TemplateConstraint(ReplyTemplate(recipe.output), tokenizer, int(model.config["vocab_size"]))
+            constraint = constraint_of(recipe, tokenizer, model)
         path = out / (FREE_PREDICTIONS_FILE if decoding == BOTH and one == FREE else PREDICTIONS_FILE)
         watch.begin(one, len(rows))
         if backend is not None:
@@ -227,7 +227,7 @@ def ask_recipe_baselines(
     watch = watch or Watch()
     constraint = None
     if (decoding or recipe.evaluate.decoding) != FREE:
-        constraint = TemplateConstraint(ReplyTemplate(recipe.output), tokenizer, int(model.config["vocab_size"]))
+        constraint = constraint_of(recipe, tokenizer, model)
     identity = model_identity(recipe, {**(about or {}), "adapter": None})
     replies: dict[str, list[Prediction]] = {}
     speeds: dict[str, dict[str, float]] = {}

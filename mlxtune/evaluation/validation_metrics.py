@@ -15,9 +15,8 @@ import numpy as np
 
 from mlxtune.backends.base import Model
 from mlxtune.data.rows import Row
-from mlxtune.data.template import ReplyTemplate
 from mlxtune.errors import DataError
-from mlxtune.evaluation.constraint import TemplateConstraint
+from mlxtune.evaluation.constraint import TemplateConstraint, constraint_of
 from mlxtune.evaluation.predictions import FREE, predictions_of
 from mlxtune.evaluation.scores import score
 from mlxtune.evaluation.subject import read_validation_rows
@@ -40,8 +39,7 @@ def reply_metrics(recipe: Recipe, tokenizer: Tokenizer) -> Callable[[Model], dic
     def measure(model: Model) -> dict[str, float]:
         nonlocal constraint
         if constraint is None and recipe.evaluate.decoding != FREE:
-            vocabulary = int(model.config["vocab_size"])
-            constraint = TemplateConstraint(ReplyTemplate(recipe.output), tokenizer, vocabulary)
+            constraint = constraint_of(recipe, tokenizer, model)
         predictions = predictions_of(sample, recipe, model, tokenizer, constraint)
         return named_metrics(score(predictions, recipe)["fields"], recipe)
 

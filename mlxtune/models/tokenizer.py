@@ -96,6 +96,11 @@ class Tokenizer:
         return int(self.hf.eos_token_id)
 
     @cached_property
+    def opens_thinking(self) -> bool:
+        """Whether the chat template, asked for thinking, itself writes <think>, so that a reply begins inside the block."""
+        return self._render([{"role": "user", "content": "?"}], True, True).rstrip().endswith("<think>")
+
+    @cached_property
     def stop_tokens(self) -> tuple[int, ...]:
         """Every token that ends a reply: the end of turn, the tokenizer's and the model's end of text."""
         own = [] if self.hf.eos_token_id is None else [int(self.hf.eos_token_id)]
