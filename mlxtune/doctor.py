@@ -26,6 +26,7 @@ from mlxtune.backends import INSTALL, INTEL_MAC, LIBRARIES, Choice, NotInstalled
 from mlxtune.backends.base import Backend, Device, Gpus
 from mlxtune.errors import BackendError
 from mlxtune.models.base_model import cache_folder
+from mlxtune.models.conversions import count as count_conversions
 from mlxtune.tested import newer_than_tested, versions_tested
 
 OK, SLOW, MISSING = "ok", "slow", "missing"
@@ -135,7 +136,7 @@ def examine(
         checks["blas"] = check_blas(backend)
     checks["memory"] = check_memory(device.memory_bytes if device else None)
     checks["disk"] = check_disk(cache_folder())
-    checks["models"] = check_cache(cache_folder(), "converted models", "MLXTUNE_CACHE")
+    checks["models"] = check_conversions(cache_folder())
     checks["hub cache"] = check_cache(_hub_cache(), "the Hub's cache", "HF_HOME")
     checks["hub"] = hub.result() or Check(
         MISSING, f"{_endpoint()} gave no answer within {HUB_SECONDS:.0f} s", _without_hub(), facts={"url": _endpoint()}
@@ -291,6 +292,17 @@ def check_cache(folder: Path, what: str, variable: str) -> Check:
     facts = {"folder": str(folder), "gb": _gb(size), "counted_whole": whole}
     found = f"{what}: {'' if whole else 'at least '}{size / 1e9:.1f} GB in {folder}"
     return Check(OK, found if size else f"{what}: nothing yet in {folder} ({variable} moves it)", facts=facts)
+
+
+def check_conversions(folder: Path) -> Check:
+    """How many converted models are kept, how much they take, and how to be rid of them."""
+    n_kept = count_conversions(folder)
+    check = check_cache(folder, "converted models", "MLXTUNE_CACHE")
+    found, step = check.found, None
+    if n_kept:
+        found = f"{n_kept} {found if n_kept > 1 else found.replace('models', 'model', 1)}"
+        step = "`mlxtune runs clean --cache` lists them, says when each was last used, and removes them"
+    return Check(check.status, found, step, facts={**check.facts, "conversions": n_kept})
 
 
 def check_hub() -> Check:

@@ -91,18 +91,84 @@ def heal(parent: Path, name: str | None = None) -> None:
     found = [(match["writer"], match["name"]) for match in map(_LEFT_OVER.fullmatch, _names(parent)) if match]
     left = {parent / writer: parent / folder for writer, folder in found if name in (None, folder)}
     for writer in sorted(left, key=_replaced_at, reverse=True):  # of several that were replaced the last counts
-        handle = _lock_of_the_dead(writer)
-        if handle is None:
-            continue
-        with contextlib.suppress(OSError):  # not ours to write: it stays as it is
-            _settle(writer, left[writer])
-            _beside(writer, "lock").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not ours to write, or without locks: it stays as it is
+            handle = hold(_beside(writer, "lock"), wait=False)
+            if handle is None:
+                continue
+            try:
+                _settle(writer, left[writer])
+                _beside(writer, "lock").unlink(missing_ok=True)
+            finally:
+                os.close(handle)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder: others see it whole or not at all, and what a kill leaves of it `heal` removes."""
+    with _writer(folder) as writer:
+        folder.rename(_beside(writer, "new"))
+        shutil.rmtree(_beside(writer, "new"))
+
+
+def left_over(parent: Path) -> list[Path]:
+    """The folders in `parent` that `heal` would remove or give their names back: those of processes that are dead."""
+    found = []
+    for match in map(_LEFT_OVER.fullmatch, _names(parent)):
+        if match and match["kind"] != "lock" and not is_held(parent / f"{match['writer']}.lock"):
+            found.append(parent / match[0])
+    return sorted(found)
+
+
+def hold(lock: Path, *, shared: bool = False, wait: bool = True) -> int | None:
+    """Take a lock that other processes see, until its file is closed or this process ends.
+
+    Args:
+        lock: Its file, made if need be. Whoever holds it alone may remove it.
+        shared: With others that share it.
+        wait: Until nobody has it in a way that excludes this one.
+
+    Returns:
+        The open file; None where another process has the lock, and `wait` is not set.
+
+    Raises:
+        OSError: It cannot be made, or the file system has no locks.
+    """
+    kind = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
+    while True:
+        handle = os.open(lock, os.O_CREAT | os.O_RDWR, 0o666)
+        try:
+            fcntl.flock(handle, kind)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(handle), os.stat(lock)):
+                    return handle
+        except BlockingIOError:
+            os.close(handle)
+            return None
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)  # it was removed by the one who had it
+
+
+def is_held(lock: Path) -> bool:
+    """Whether a living process has a lock; also where that cannot be found out."""
+    try:
+        handle = os.open(lock, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
         os.close(handle)
+    return False
 
 
 # .NAME.PROCESS-RANDOM, one for each writing of the folder NAME, and what may lie there: the new folder, the replaced one, and
 # the lock that tells whether the process lives. Its number would not: in containers most are small and soon taken again.
-_LEFT_OVER = re.compile(r"(?P<writer>\.(?P<name>.+)\.[0-9]+-[0-9a-f]{8})\.(new|old|lock)")
+_LEFT_OVER = re.compile(r"(?P<writer>\.(?P<name>.+)\.[0-9]+-[0-9a-f]{8})\.(?P<kind>new|old|lock)")
 
 
 def _beside(writer: Path, kind: str) -> Path:
@@ -126,34 +192,16 @@ def _settle(writer: Path, out: Path) -> None:
 def _writer(out: Path) -> Iterator[Path]:
     """What the temporary names of a new writer of `out` begin with; while it lives, it holds the lock of that name."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        writer = out.with_name(f".{out.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
-        lock = _beside(writer, "lock")
-        handle = os.open(lock, os.O_CREAT | os.O_RDWR, 0o666)
-        with contextlib.suppress(OSError):  # a file system without locks: nothing is healed there
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        if lock.exists():
-            break
-        os.close(handle)  # before it was held, it was taken for that of a dead process
+    writer = out.with_name(f".{out.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    handle = None
+    with contextlib.suppress(OSError):  # a file system without locks: nothing is healed there
+        handle = hold(_beside(writer, "lock"))
     try:
         yield writer
     finally:
-        lock.unlink(missing_ok=True)
-        os.close(handle)
-
-
-def _lock_of_the_dead(writer: Path) -> int | None:
-    """The lock of a writer, held; None where the writer lives, or that cannot be found out."""
-    try:
-        handle = os.open(_beside(writer, "lock"), os.O_CREAT | os.O_RDWR, 0o666)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(handle)
-        return None
-    return handle
+        _beside(writer, "lock").unlink(missing_ok=True)
+        if handle is not None:
+            os.close(handle)
 
 
 def _replaced_at(writer: Path) -> int:

@@ -15,6 +15,7 @@ import pytest
 from mlxtune.backends import choose
 from mlxtune.backends.base import ConvertSpec
 from mlxtune.files import whole_folder, write_json
+from mlxtune.models import conversions
 from mlxtune.models.base_model import base_folder, cache_folder
 from mlxtune.recipe import ModelSection, Quantize, load_recipe
 from mlxtune.runs import BASE, TUNED
@@ -76,6 +77,7 @@ def test_converted_models_have_the_modes_that_the_umask_says(
 ) -> None:
     pytest.importorskip(backend)
     monkeypatch.setenv("MLXTUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(conversions, "SETTLED_S", -1.0)
     computes = choose(backend, "cpu").backend
     gguf = tiny_gguf(tmp_path / "base.gguf", base)
     (tmp_path / "models").mkdir()
@@ -89,7 +91,9 @@ def test_converted_models_have_the_modes_that_the_umask_says(
     assert_modes(tmp_path / "models", umask, 23, "*/model.safetensors")
     base_folder(ModelSection(path=str(gguf)), computes)
     base_folder(ModelSection(path=str(base), quantize=Quantize(bits=4, group_size=32)), computes)
-    assert_modes(cache_folder().parent, umask, 13, "models/*.lock", "models/base-*/model.safetensors")
+    assert_modes(
+        cache_folder().parent, umask, 14, "models/hashes.json", "models/*.lock", "models/base-*/model.safetensors"
+    )
 
 
 def test_sheets_and_sweeps_have_the_modes_that_the_umask_says(umask: int, tmp_path: Path, mlxtune: Run) -> None:

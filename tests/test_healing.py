@@ -6,7 +6,8 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,32 @@ def in_a_child(work: Callable[[], None]) -> int:
     return child
 
 
+@contextmanager
+def paused(work: Callable[[Callable[[], None]], None]) -> Iterator[Callable[[], int]]:
+    """A process of its own that works until it calls what it is given; it goes on, and ends, when what is yielded is called."""
+    (ready, is_ready), (go, may_go) = os.pipe(), os.pipe()
+
+    def pause() -> None:
+        os.write(is_ready, b".")
+        os.read(go, 1)
+
+    def ended() -> int:
+        os.write(may_go, b".")
+        return os.waitpid(child, 0)[1]
+
+    child = in_a_child(lambda: work(pause))
+    os.close(is_ready)
+    try:
+        assert os.read(ready, 1) == b".", "it ended before it paused"
+        yield ended
+    finally:
+        with suppress(ProcessLookupError, ChildProcessError):
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        for handle in (ready, go, may_go):
+            os.close(handle)
+
+
 def old_folder(tmp_path: Path) -> Path:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "file").write_text("old")
@@ -88,20 +115,12 @@ def test_a_folder_whose_writer_was_killed_between_its_renames_comes_back(tmp_pat
 
 def test_a_writer_that_lives_is_left_alone(tmp_path: Path) -> None:
     out = old_folder(tmp_path)
-    (ready, is_ready), (go, may_go) = os.pipe(), os.pipe()
-
-    def wait() -> None:
-        os.write(is_ready, b".")
-        os.read(go, 1)
-
-    child = in_a_child(lambda: at_the_second_rename(out, wait))
-    os.read(ready, 1)
-    between = snapshot(tmp_path)
-    assert not out.exists() and sorted(between.values()) == [b"", b"new", b"old"]
-    heal(tmp_path)
-    assert snapshot(tmp_path) == between
-    os.write(may_go, b".")
-    assert os.waitpid(child, 0)[1] == 0
+    with paused(lambda pause: at_the_second_rename(out, pause)) as ended:
+        between = snapshot(tmp_path)
+        assert not out.exists() and sorted(between.values()) == [b"", b"new", b"old"]
+        heal(tmp_path)
+        assert snapshot(tmp_path) == between
+        assert ended() == 0
     assert snapshot(tmp_path) == {"model/file": b"new"}
 
 

@@ -65,17 +65,20 @@ def list_(folder: Path | None, as_json: bool) -> None:
 
 @runs.command("clean")
 @click.argument("named", metavar="[RUN]...", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--cache", is_flag=True, help="Remove converted models instead, all or those whose NAMEs are given.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
-def clean_(named: tuple[Path, ...], yes: bool, as_json: bool) -> None:
+def clean_(named: tuple[Path, ...], cache: bool, yes: bool, as_json: bool) -> None:
     """Remove the checkpoints of finished runs under runs/, or of each RUN; adapters, metrics and evaluations stay.
 
     A run that was interrupted or failed is cleaned only if it is named: without checkpoints it cannot go on. A run that is
-    being trained is never touched.
+    being trained is never touched. Converted models are made again when they are needed.
 
     Example: mlxtune runs clean --yes
     """
-    from mlxtune.errors import Misuse
+    if cache:
+        _clean_cache([path.name for path in named], yes, as_json)
+        return
     from mlxtune.inventory import clean, plan_cleaning
     from mlxtune.report.run_table import size_text
 
@@ -86,15 +89,62 @@ def clean_(named: tuple[Path, ...], yes: bool, as_json: bool) -> None:
     for path, why in plan.kept:
         say(f"{path}: kept, {why}")
     counted = f"the checkpoints of {len(plan.remove)} run{'' if len(plan.remove) == 1 else 's'}"
-    if plan.remove and not yes:
-        if not sys.stdin.isatty():
-            raise Misuse("removing asks first, and this is no terminal: nothing was removed; add --yes")
-        if not click.confirm(f"Remove {counted}, {size_text(plan.n_bytes)}?", err=True):
-            say("nothing was removed")
-            return
+    if plan.remove and not _may_remove(f"{counted}, {size_text(plan.n_bytes)}", yes):
+        return
     removed = [{"run": str(path), "bytes": n_bytes} for path, n_bytes in clean(plan)]
     if as_json:
         kept = [{"run": str(path), "why": why} for path, why in plan.kept]
         print_json({"removed": removed, "bytes": plan.n_bytes, "kept": kept})
     else:
         click.echo(f"removed {counted}, {size_text(plan.n_bytes)}" if removed else "nothing to remove")
+
+
+def _clean_cache(names: list[str], yes: bool, as_json: bool) -> None:
+    from datetime import datetime, timezone
+
+    from mlxtune.models.base_model import cache_folder
+    from mlxtune.models.conversions import list_conversions, named, remove
+    from mlxtune.report.run_table import age_text, size_text
+
+    cache, now = cache_folder(), datetime.now(timezone.utc)
+    found = named(list_conversions(cache), names)
+    for one in found:
+        age = age_text((now - one.last_used).total_seconds())
+        used = f"left {age} ago by a conversion that was cut short" if one.unfinished else f"last used {age} ago"
+        say(f"{one.path}: {size_text(one.n_bytes)}, {used}{'; kept, a process uses it' if one.in_use else ''}")
+    free = [one for one in found if not one.in_use]
+    size = size_text(sum(one.n_bytes for one in free))
+    counted = f"{len(free)} converted model{'' if len(free) == 1 else 's'}"
+    if free and not _may_remove(f"{counted}, {size}", yes):
+        return
+    removed = list(remove(cache, free))
+    if as_json:
+        print_json(
+            {
+                "folder": str(cache),
+                "removed": [one.as_json() for one in removed],
+                "bytes": sum(one.n_bytes for one in removed),
+                "kept": [one.as_json() for one in found if one not in removed],
+            }
+        )
+    elif removed:
+        click.echo(
+            f"removed {len(removed)} converted model{'' if len(removed) == 1 else 's'}, "
+            f"{size_text(sum(one.n_bytes for one in removed))}"
+        )
+    else:
+        click.echo("nothing to remove")
+
+
+def _may_remove(what: str, yes: bool) -> bool:
+    """Ask, unless --yes says it already."""
+    from mlxtune.errors import Misuse
+
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        raise Misuse("removing asks first, and this is no terminal: nothing was removed; add --yes")
+    if click.confirm(f"Remove {what}?", err=True):
+        return True
+    say("nothing was removed")
+    return False

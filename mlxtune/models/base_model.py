@@ -1,31 +1,28 @@
 """The base model of a recipe as a folder that a backend loads; converted once and kept, where that is needed.
 
 Folders and Hub snapshots without `quantize` are used as they are. A GGUF, or `quantize`, is converted into
-$MLXTUNE_CACHE or ~/.cache/mlxtune, and found there the next time.
+$MLXTUNE_CACHE or ~/.cache/mlxtune, and found there the next time; `conversions.py` keeps them.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from mlxtune.backends.base import Backend, ConvertSpec
-from mlxtune.errors import AdapterError, ModelError
+from mlxtune.errors import AdapterError
 from mlxtune.models import gguf
+from mlxtune.models.conversions import content_hash, kept
 from mlxtune.models.source import Source, find, read_config, tensor_places, weight_files
 from mlxtune.models.writing import model_folder
 from mlxtune.recipe import ModelSection
 
 logger = logging.getLogger(__name__)
 
-# Part of every cache key: raise it when a conversion writes something else than before.
-CACHE_VERSION = 2
 FINGERPRINT = "2:"  # which kind of fingerprint it is; change it with what it is computed from
 FINGERPRINT_BYTES = 1 << 14  # of each weight: enough to tell models apart, little enough for 15 GB of them
 
@@ -55,7 +52,7 @@ def base_folder(
         say(f"converting {source.name}{f' to {quantize.bits} bits' if quantize else ''}, once; kept in {folder}")
         backend.convert(source.path, folder, spec)
 
-    return _cached(source, what, convert)
+    return _cached(source, what, convert, say)
 
 
 def config_and_tokenizer(section: ModelSection, *, progress: bool = True) -> tuple[dict[str, Any], Path]:
@@ -116,20 +113,8 @@ def cache_folder() -> Path:
     return (Path(root).expanduser() if root else Path.home() / ".cache" / "mlxtune") / "models"
 
 
-def _cached(source: Source, what: str, make: Callable[[Path], None]) -> Path:
-    """The cache's folder for a source, made by `make` unless it is there; one process makes, the others wait."""
-    from filelock import FileLock
-
-    key = json.dumps([CACHE_VERSION, source.identity, what])
-    name = re.sub(r"[^\w.-]+", "-", f"{source.name}-{what}").strip("-.")
-    folder = cache_folder() / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
-    if folder.is_dir():
-        return folder
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_name(f"{folder.name}.lock")):
-            if not folder.is_dir():
-                make(folder)
-    except OSError as error:
-        raise ModelError(f"{folder}: cannot be written: {error}; set MLXTUNE_CACHE to another folder") from error
-    return folder
+def _cached(source: Source, what: str, make: Callable[[Path], None], say: Callable[[str], None] = logger.info) -> Path:
+    """The cache's folder for a source, made by `make` unless it is there."""
+    cache = cache_folder()
+    identity = source.identity or content_hash(source.path, cache, say)
+    return kept(cache, source.name, identity, what, make)

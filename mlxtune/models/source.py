@@ -32,13 +32,13 @@ class Source:
     Attributes:
         kind: "folder" (Hugging Face or MLX layout) or "gguf".
         path: The folder or file.
-        identity: Changes when the model does: Hub id and commit, or path, size and time of modification.
+        identity: Hub id and commit, which name its content; None for local files, which have to be read for that.
         name: What to call it: the Hub id, or the name of the folder or file.
     """
 
     kind: Literal["folder", "gguf"]
     path: Path
-    identity: str
+    identity: str | None
     name: str
 
 
@@ -213,15 +213,13 @@ def _local(path: Path, given: str, need: Literal["all", "config"]) -> Source:
     heal(path.parent, path.name)
     if not path.exists():
         raise ModelError(_missing(path, given))
-    resolved = path.resolve()
     if path.is_dir():
         check_folder(path, given, need)
-        return Source("folder", path, f"{resolved}:{_version(path)}", resolved.name)
+        return Source("folder", path, None, path.resolve().name)
     if path.suffix != ".gguf":
         raise ModelError(f"{given}: is a file; expected a model folder or a .gguf file{_advice(path)}")
     gguf.check(path)
-    status = path.stat()
-    return Source("gguf", path, f"{resolved}:{status.st_size}:{status.st_mtime_ns}", path.stem)
+    return Source("gguf", path, None, path.stem)
 
 
 def _in_package(path: str) -> Path:
@@ -253,14 +251,6 @@ def _missing(path: Path, given: str) -> str:
     if not is_local_model(given) and not given.startswith("package:"):
         return f"{message}; a Hub id would be OWNER/NAME, as Qwen/Qwen3-0.6B"
     return message
-
-
-def _version(folder: Path) -> str:
-    """Size of the model's files and the time of the last change, as one string."""
-    states = [
-        file.stat() for file in folder.iterdir() if file.suffix in (".json", ".safetensors", ".txt", ".model", ".jinja")
-    ]
-    return f"{sum(state.st_size for state in states)}:{max(state.st_mtime_ns for state in states)}"
 
 
 def _what_it_is(folder: Path) -> str:
