@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+STORED = "stored"  # the dtype of a model whose weights stay in the types that its files have them in
 UNSUPERVISED = -1  # the segment of a token that is not trained on
 
 
@@ -186,8 +187,22 @@ class Model(Protocol):
         """
         ...
 
-    def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
-        """Logits after each token of one sequence, (T, vocabulary), dropout off."""
+    def logits(self, tokens: Sequence[int], positions: Sequence[int] | None = None) -> NDArray[np.float32]:
+        """Logits after some tokens of one sequence, (N, vocabulary), dropout off; None is after each.
+
+        For comparing models: computed in float32 whatever type the weights have, each widened as it is used. The head runs
+        on these positions alone.
+        """
+        ...
+
+    def fold(self, types: Mapping[str, str]) -> None:
+        """Fold the adapter into the weights, in place and layer by layer, each rounded once to the type it has in `types`.
+
+        What is left is what a fused model of such types should be, made without the code and the files that fused it.
+
+        Args:
+            types: Name of each weight in a fused model's files -> its type as safetensors names it; U32 is packed.
+        """
         ...
 
     def save_state(self, folder: Path) -> None:
@@ -299,7 +314,13 @@ class Backend(Protocol):
         ...
 
     def load(self, folder: Path, adapter: Path | None = None, dtype: str | None = None) -> Model:
-        """Load a model folder (MLX or Hugging Face layout, quantized or not), and an adapter folder onto it."""
+        """Load a model folder (MLX or Hugging Face layout, quantized or not), and an adapter folder onto it.
+
+        Args:
+            folder: The model.
+            adapter: Its adapter.
+            dtype: Type to compute in; None is the backend's choice, STORED leaves each weight its own.
+        """
         ...
 
     def convert(self, source: Path, out: Path, spec: ConvertSpec) -> WrittenModel:

@@ -58,9 +58,13 @@ def fuse(
                 "bytes": fused.written.n_bytes,
                 "parameters": fused.written.n_parameters,
                 "bits_per_weight": fused.written.bits_per_weight,
-                "largest_logit_difference": fused.difference,
-                "adapter_effect": fused.effect,
-                "prompts": fused.prompts,
+                "largest_logit_difference": fused.proof.difference,
+                "adapter_effect": fused.proof.effect,
+                "rounding_difference": fused.proof.rounding,
+                "unexplained_difference": fused.proof.unexplained,
+                "rounded_to": fused.proof.rounded_to,
+                "prompts": fused.proof.prompts,
+                "positions": fused.proof.positions,
                 "notes": list(fused.written.notes),
             }
         )
@@ -69,6 +73,5 @@ def fuse(
         say(note)
     click.echo(
         f"{fused.written.folder}: {fused.written.n_bytes / 1e9:.2f} GB, {fused.written.bits_per_weight:.2f} bits a weight\n"
-        f"largest logit difference to base + adapter on {fused.prompts} prompts: {fused.difference:.2g} "
-        f"(the adapter itself changes logits by up to {fused.effect:.2g})"
+        f"{fused.proof.as_text()}"
     )

@@ -1,43 +1,103 @@
-"""Folding a run's adapter into its base model, and proof that the fused model still says the same."""
+"""Folding a run's adapter into its base model, and proof that the fused model still says the same.
+
+The proof is computed in float32 on all sides, at a number of positions of real prompts. Three things are measured: what the
+adapter does, how far the fused model is from base + adapter, and how much of that rounding explains: the same distance of
+base + adapter with its weights folded and rounded in memory, by other code than the one that fused. What is left of the
+distance, between that model and the one that was written, is no rounding and should be nothing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from mlxtune.backends.base import Backend, WrittenModel
+from mlxtune.backends.adapter import read_adapter
+from mlxtune.backends.base import STORED, Backend, Model, WrittenModel
 from mlxtune.data.examples import prompt_ids
 from mlxtune.data.rows import Row, read_rows
 from mlxtune.errors import DataError, ModelError, RunError
 from mlxtune.models.base_model import base_folder, require_base
+from mlxtune.models.source import tensor_places, weight_files
 from mlxtune.models.tokenizer import load_tokenizer
 from mlxtune.models.writing import check_free, model_folder
 from mlxtune.recipe import PLACEHOLDER, Recipe, is_on_hub
 from mlxtune.runs import RunFolder
 
 CHECKED_PROMPTS = 4
-NOTHING = 1e-3  # a logit difference that is rounding, whatever the adapter does
+CHECKED_POSITIONS = 64  # of a prompt, so that a long one takes no more memory: 39 MB of logits at Qwen's vocabulary
+NOTHING = 1e-3  # a logit difference that is rounding of sums, whatever the adapter does
+PACKED = "U32"
+TYPE_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Largest absolute differences of any logit, at some positions of some prompts, computed in float32.
+
+    Attributes:
+        difference: Between base + adapter and the fused model as written.
+        effect: Between base and base + adapter: what the adapter does at all.
+        rounding: Between base + adapter and the same with its weights rounded as the written ones are.
+        unexplained: Between the latter and the fused model as written; no rounding, and nothing unless it is wrong.
+        rounded_to: What the adapted weights were rounded to: "bfloat16", or "4 bits" where they were packed again.
+        prompts: Prompts checked.
+        positions: Positions checked, of all prompts.
+    """
+
+    difference: float
+    effect: float
+    rounding: float
+    unexplained: float
+    rounded_to: str
+    prompts: int
+    positions: int
+
+    def as_text(self) -> str:
+        """A sentence."""
+        return (
+            f"largest logit difference to base + adapter on {self.prompts} prompts: {self.difference:.2g} of the adapter's "
+            f"effect of {self.effect:.2g}; rounding the weights to {self.rounded_to} explains {self.rounding:.2g} of it"
+        )
+
+    def problem(self, tolerance: float) -> str | None:
+        """What speaks against the fused model, and what to do; None if nothing does."""
+        is_rounding = self.unexplained <= max(NOTHING, self.rounding)
+        if is_rounding and self.difference <= max(NOTHING, tolerance * self.effect):
+            return None  # what is not a number is neither
+        head = (
+            f"fused and adapted model differ by up to {self.difference:.3g} in a logit, the adapter itself changes them by up "
+            f"to {self.effect:.3g}"
+        )
+        if not math.isfinite(self.difference + self.effect):
+            return f"{head}: base or adapter have values that are no numbers; fuse the adapter of another run"
+        if not is_rounding:
+            return (
+                f"{head}, and up to {self.unexplained:.3g} of that is no rounding to {self.rounded_to}: the weights were "
+                "written wrongly; fuse again, and if it happens again, report it"
+            )
+        return (
+            f"{head}; more than {tolerance:.0%} of that is lost. Rounding the weights to {self.rounded_to} explains "
+            f"{self.rounding:.3g} of it: {self._advice()}"
+        )
+
+    def _advice(self) -> str:
+        accept = "accept it with --tolerance"
+        if self.rounded_to.endswith("bits"):
+            return f"leave out --requantize, or {accept}"
+        return accept if self.rounded_to == "float32" else f"choose --dtype float32, or {accept}"
 
 
 @dataclass(frozen=True)
 class Fused:
-    """A fused model and how close it is to base plus adapter.
-
-    Attributes:
-        written: The model folder.
-        difference: Largest absolute difference of any logit between adapter and fused model, at every token of the
-            checked prompts.
-        effect: The same between base and adapter: what the adapter does at all.
-        prompts: Prompts checked.
-    """
+    """A fused model, and how close it is to base plus adapter."""
 
     written: WrittenModel
-    difference: float
-    effect: float
-    prompts: int
+    proof: Proof
 
 
 def fuse_run(
@@ -74,38 +134,75 @@ def fuse_run(
     base = base_folder(recipe.model, backend)
     require_base(base, run.info().get("base", {}).get("fingerprint"), str(run))
     prompts = _prompts(recipe, base, say)
-    compute = recipe.model.dtype
     with model_folder(out, force=force) as new:
         written = backend.fuse(base, run.adapter, new, requantize, dtype)
-        # One model in memory at a time.
-        without = _logits(backend, base, None, prompts, compute)
-        adapted = _logits(backend, base, run.adapter, prompts, compute)
-        fused = _logits(backend, new, None, prompts, compute)
-        difference, effect = _largest(fused, adapted), _largest(adapted, without)
-        if not difference <= max(NOTHING, tolerance * effect):  # not "greater": NaN is no proof either
-            advice = (
-                "Quantizing again rounds the adapter away: leave out --requantize"
-                if requantize
-                else "Choose --dtype float32, or accept it with --tolerance"
-            )
-            raise ModelError(
-                f"{out}: not written: fused and adapted model differ by up to {difference:.3g} in a logit, the adapter "
-                f"itself changes them by up to {effect:.3g}; more than {tolerance:.0%} of that is lost. {advice}"
-            )
+        proof = prove(backend, base, run.adapter, new, prompts)
+        if problem := proof.problem(tolerance):
+            raise ModelError(f"{out}: not written: {problem}")
     kept = WrittenModel(out, written.n_bytes, written.n_parameters, written.bits_per_weight, written.notes)
-    return Fused(kept, difference, effect, len(prompts))
+    return Fused(kept, proof)
 
 
-def _logits(
-    backend: Backend, folder: Path, adapter: Path | None, prompts: Sequence[Sequence[int]], dtype: str | None
-) -> list[np.ndarray]:
-    model = backend.load(folder, adapter, dtype)
-    return [model.logits(prompt) for prompt in prompts]
+def prove(backend: Backend, base: Path, adapter: Path, fused: Path, prompts: Sequence[Sequence[int]]) -> Proof:
+    """Compare a fused model with its base and adapter. One model is in memory at a time, in the types of its files.
+
+    Args:
+        backend: Computes.
+        base: Model folder.
+        adapter: Adapter folder.
+        fused: Model folder.
+        prompts: Token ids.
+    """
+    found = read_adapter(adapter)
+    types = {name: place.dtype for file in weight_files(fused) for name, place in tensor_places(file).items()}
+    model = backend.load(base, None, STORED)
+    without = [_logits(model, prompt) for prompt in prompts]
+    model.attach_lora(found.spec, found.weights)
+    adapted = [_logits(model, prompt) for prompt in prompts]
+    effect = _largest(adapted, without)
+    del without
+    model.fold(types)
+    rounded = [_logits(model, prompt) for prompt in prompts]
+    del model
+    model = backend.load(fused, None, STORED)
+    difference, unexplained = [], []
+    for prompt, ours, folded in zip(prompts, adapted, rounded, strict=True):
+        written = _logits(model, prompt)
+        difference.append(_distance(written, ours))
+        unexplained.append(_distance(written, folded))
+    return Proof(
+        difference=float(np.max(difference)),
+        effect=effect,
+        rounding=_largest(rounded, adapted),
+        unexplained=float(np.max(unexplained)),
+        rounded_to=_rounded_to(types, found.spec.layers, model.config),
+        prompts=len(prompts),
+        positions=sum(map(len, adapted)),
+    )
 
 
-def _largest(some: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> float:
-    """Over every token of every prompt; NaN where any logit is."""
-    return float(np.max([np.abs(a - b).max() for a, b in zip(some, others, strict=True)]))
+def _logits(model: Model, prompt: Sequence[int]) -> NDArray[np.float32]:
+    """Logits at up to CHECKED_POSITIONS of a prompt's positions, spread evenly, its last among them."""
+    places = np.linspace(len(prompt) - 1, 0, min(len(prompt), CHECKED_POSITIONS)).round().astype(int)
+    return model.logits(prompt, places.tolist())
+
+
+def _largest(some: Sequence[NDArray[np.float32]], others: Sequence[NDArray[np.float32]]) -> float:
+    """Largest distance of any pair; NaN where any logit is."""
+    return float(np.max([_distance(one, other) for one, other in zip(some, others, strict=True)]))
+
+
+def _distance(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    return float(np.abs(one - other).max())
+
+
+def _rounded_to(types: Mapping[str, str], adapted: Sequence[str], config: Mapping[str, object]) -> str:
+    """What the adapted weights were rounded to."""
+    kinds = {types[f"{layer}.weight"] for layer in adapted}
+    if PACKED in kinds:
+        quantization = config.get("quantization")
+        return f"{quantization['bits']} bits" if isinstance(quantization, Mapping) else "few bits"
+    return " and ".join(sorted(TYPE_NAMES[kind] for kind in kinds))
 
 
 def _prompts(recipe: Recipe, base: Path, say: Callable[[str], None]) -> list[list[int]]:

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from mlxtune.backends.adapter import check_fits, read_adapter
-from mlxtune.backends.base import ConvertSpec, Device, MatmulSpeed, Model, WrittenModel
+from mlxtune.backends.base import STORED, ConvertSpec, Device, MatmulSpeed, Model, WrittenModel
 from mlxtune.backends.mlx.runtime import import_mlx, prepare, tf32_setting, use_device
 from mlxtune.models.architecture import linear_layers
 
@@ -87,7 +87,7 @@ class MlxBackend:
         Args:
             folder: MLX or Hugging Face layout.
             adapter: Adapter folder.
-            dtype: Type to compute in; None is float32 on a CPU, where MLX's bfloat16 is slow, and on a GPU the model's own,
+            dtype: Type to compute in, or STORED; None is float32 on a CPU, where MLX's bfloat16 is slow, and on a GPU the model's own,
                 or bfloat16 for float16, whose range gradients leave.
 
         Raises:
@@ -102,7 +102,7 @@ class MlxBackend:
         wanted = dtype or ("float32" if self.device().kind == "cpu" else None)
         if wanted is None and network.model.norm.weight.dtype == mx.float16:
             wanted = "bfloat16"
-        if wanted:
+        if wanted not in (None, STORED):
             network.set_dtype(getattr(mx, wanted))
         mx.eval(network.parameters())
         if self.device().kind == "gpu" and mx.metal.is_available():

@@ -9,7 +9,6 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_unflatten
-from mlx_lm.utils import dequantize_model
 
 from mlxtune.backends import conversion
 from mlxtune.backends.adapter import Adapter, read_adapter
@@ -45,19 +44,19 @@ def fuse(base: Path, adapter: Path, out: Path, requantize: bool, dtype: str | No
 
     losses: list[tuple[mx.array, mx.array]] = []
     modules = dict(network.named_modules())
-    fused = []
+    packed = {name: module for name, module in modules.items() if "scales" in module}
+    unpacks = bool(packed) and not requantize
+    if unpacks and dtype is None and next(iter(packed.values())).scales.dtype == mx.float32:
+        dtype = "float16"
+    changed: dict[str, nn.Module] = {}
     for layer, delta in _deltas(found):
-        module, loss = _fused(modules[layer], delta, requantize)
-        fused.append((layer, module))
+        changed[layer], loss = _fused(modules[layer], delta, requantize, dtype)
         losses += [loss] if loss is not None else []
-    network.update_modules(tree_unflatten(fused))
-    if "quantization" in config and not requantize:
-        scales = next(module.scales for module in modules.values() if isinstance(module, nn.QuantizedLinear))
-        if dtype is None and scales.dtype == mx.float32:
-            dtype = "float16"
-        network = dequantize_model(network)
+    if unpacks:
+        changed |= {name: _plain(module, dtype) for name, module in packed.items() if name not in changed}
         config.pop("quantization", None)
         config.pop("quantization_config", None)
+    network.update_modules(tree_unflatten(list(changed.items())))
     if dtype is not None:
         set_type(network, config, dtype)
 
@@ -75,22 +74,45 @@ def _deltas(adapter: Adapter) -> Iterator[tuple[str, mx.array]]:
         yield layer, adapter.spec.scale * (b @ a)
 
 
-def _fused(module: Any, delta: mx.array, requantize: bool) -> tuple[nn.Module, tuple[mx.array, mx.array] | None]:
+def _fused(
+    module: Any, delta: mx.array, requantize: bool, dtype: str | None
+) -> tuple[nn.Module, tuple[mx.array, mx.array] | None]:
     """A layer with its update, and when requantized the squared norms of what packing moved and of the update."""
-    is_packed = isinstance(module, nn.QuantizedLinear)
-    dtype = module.scales.dtype if is_packed else module.weight.dtype
-    weight = _unpacked(module) + delta if is_packed else module.weight.astype(mx.float32) + delta
-    linear = nn.Linear(delta.shape[1], delta.shape[0], bias="bias" in module)
-    linear.weight = weight.astype(dtype)
-    if "bias" in module:
-        linear.bias = module.bias
-    if not (is_packed and requantize):
+    weight = _exact(module) + delta
+    linear = _with_weight(module, weight.astype(_type(module, dtype)))
+    if not ("scales" in module and requantize):
         return linear, None
     packed = nn.QuantizedLinear.from_linear(linear, module.group_size, module.bits, module.mode)
-    return packed, (mx.square(_unpacked(packed) - weight).sum(), mx.square(delta).sum())
+    return packed, (mx.square(_exact(packed) - weight).sum(), mx.square(delta).sum())
 
 
-def _unpacked(module: Any) -> mx.array:
-    """Weight of a quantized layer, (out, in), float32."""
-    weight = mx.dequantize(module.weight, module.scales, module.biases, module.group_size, module.bits, module.mode)
-    return weight.astype(mx.float32)
+def _plain(module: Any, dtype: str | None) -> nn.Module:
+    """A packed layer, unpacked."""
+    return _with_weight(module, _exact(module).astype(_type(module, dtype)))
+
+
+def _with_weight(module: Any, weight: mx.array) -> nn.Module:
+    """A plain layer of a weight, (out, in), in the place of another."""
+    if isinstance(module, nn.QuantizedEmbedding):
+        layer = nn.Embedding(*weight.shape)
+    else:
+        layer = nn.Linear(weight.shape[1], weight.shape[0], bias="bias" in module)
+    layer.weight = weight
+    if "bias" in module:
+        layer.bias = module.bias
+    return layer
+
+
+def _type(module: Any, dtype: str | None) -> mx.Dtype:
+    """The type asked for, or the layer's own, which is that of its scales if it is packed."""
+    if dtype is not None:
+        return getattr(mx, dtype)
+    return module.scales.dtype if "scales" in module else module.weight.dtype
+
+
+def _exact(module: Any) -> mx.array:
+    """Weight of a layer, (out, in), float32; packed ones are unpacked in float32, so that they are rounded once."""
+    if "scales" not in module:
+        return module.weight.astype(mx.float32)
+    scales, biases = module.scales.astype(mx.float32), module.biases.astype(mx.float32)
+    return mx.dequantize(module.weight, scales, biases, module.group_size, module.bits, module.mode)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from mlxtune.backends.base import Batch, Constraint, Generation, LoraSpec, Matcher, OptimizerSpec, Scores, StepResult
 from mlxtune.backends.mlx.dropout import DropoutKeys, KeyedDropout
+from mlxtune.backends.mlx.folding import embedded, fold
 from mlxtune.backends.mlx.prefix_cache import PrefixCache
 from mlxtune.backends.mlx.recompute import checkpoint_blocks, keep_activations
 from mlxtune.backends.mlx.runtime import memory_for
@@ -212,9 +213,20 @@ class MlxModel:
             own = slice(inputs.n_supervised)  # without the padding
             return scores(batch, np.array(nats, np.float32)[own], np.array(likeliest)[own])
 
-    def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
-        """Logits after each token of one sequence, (T, vocabulary), dropout off."""
-        return np.array(self._network(mx.array(tokens)[None])[0].astype(mx.float32))
+    @memory_for("computing logits")
+    def logits(self, tokens: Sequence[int], positions: Sequence[int] | None = None) -> NDArray[np.float32]:
+        """Logits after some tokens of one sequence, (N, vocabulary), dropout off; None is after each.
+
+        Computed in float32 whatever type the weights have: from float32 inputs on, MLX widens each as it multiplies.
+        """
+        inputs = mx.array(tokens)[None]
+        hidden = self._network.model(inputs, None, embedded(self._network.model.embed_tokens, inputs))[0]
+        return np.array(self._head(hidden if positions is None else hidden[mx.array(positions)]))
+
+    def fold(self, types: Mapping[str, str]) -> None:
+        """Fold the adapter into the weights, in place and layer by layer, each rounded once to the type it has in `types`."""
+        fold(self._network, types)
+        self._layers = ()
 
     @memory_for("generating a batch of replies")
     def generate(

@@ -86,7 +86,7 @@ class TorchBackend:
         Args:
             folder: MLX or Hugging Face layout.
             adapter: Adapter folder.
-            dtype: Type of the weights; None is float32 on a CPU, and on a GPU the model's own, or bfloat16 for float16,
+            dtype: Type of the weights, or STORED; None is float32 on a CPU, and on a GPU the model's own, or bfloat16 for float16,
                 whose range gradients leave.
 
         Raises:
@@ -98,7 +98,7 @@ class TorchBackend:
         from mlxtune.backends.torch.model import TorchModel
 
         with memory_for(f"loading {folder}", self._device):
-            network, config = load_network(folder, self._device, None if dtype is None else getattr(torch, dtype))
+            network, config = load_network(folder, self._device, dtype)
         model = TorchModel(network, config, self._device)
         if adapter is not None:
             found = read_adapter(adapter)

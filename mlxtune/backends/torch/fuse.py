@@ -53,16 +53,17 @@ def fuse(base: Path, adapter: Path, out: Path, requantize: bool, dtype: str | No
 
         def change(layer: str, parts: Parts) -> Parts:
             packing = checkpoint.packings.get(layer)
-            if layer not in adapted:
-                return parts if packing is not None and requantize else cast(_unpacked(parts, packing), kind)
-            plain = _unpacked(parts, packing)
-            delta = _delta(found, layer, plain["weight"].device)
-            exact = plain["weight"].float() + delta
-            fused = {**plain, "weight": exact.to(plain["weight"].dtype)}
+            if layer not in adapted and (packing is None or requantize):
+                return parts if requantize else cast(parts, kind)
+            exact = _exact(parts, packing)
+            delta = _delta(found, layer, exact.device) if layer in adapted else torch.zeros_like(exact)
+            own = parts["weight" if packing is None else "scales"].dtype
+            rest = {part: tensor for part, tensor in parts.items() if part not in ("weight", "scales", "biases")}
+            fused = {"weight": (exact + delta).to(kind or own), **cast(rest, kind)}
             if packing is None or not requantize:
-                return cast(fused, kind)
+                return fused
             packed = pack(fused, packing)
-            moved = _unpacked(packed, packing)["weight"].float() - exact
+            moved = _exact(packed, packing) - (exact + delta)
             losses[layer] = (moved.square().sum(), delta.square().sum())
             return packed
 
@@ -83,11 +84,9 @@ def _delta(adapter: Adapter, layer: str, device: torch.device) -> Tensor:
     return adapter.spec.scale * (b @ a)
 
 
-def _unpacked(parts: Parts, packing: Packing | None) -> Parts:
-    """A layer's parts with its weight (out, in) in the type of its scales; as they are where it is not packed."""
+def _exact(parts: Parts, packing: Packing | None) -> Tensor:
+    """A layer's weight, (out, in), float32; packed ones are unpacked in float32, so that they are rounded once."""
     if packing is None:
-        return parts
-    words = from_words(parts["weight"])
-    weight = dequantize(words, parts["scales"], parts["biases"], packing.group_size, packing.bits)
-    rest = {part: tensor for part, tensor in parts.items() if part not in ("weight", "scales", "biases")}
-    return {"weight": weight, **rest}
+        return parts["weight"].float()
+    scales, biases = parts["scales"].float(), parts["biases"].float()
+    return dequantize(from_words(parts["weight"]), scales, biases, packing.group_size, packing.bits)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from mlxtune.backends.base import STORED
 from mlxtune.backends.torch.affine import Packed, from_words
 from mlxtune.backends.torch.checkpoint import open_checkpoint
 from mlxtune.backends.torch.packed import PackedEmbedding, PackedLinear, PackedWeight
@@ -24,14 +25,14 @@ QUANTIZATION_KEYS = ("quantization", "quantization_config")
 
 
 def load_network(
-    folder: Path, device: torch.device, dtype: torch.dtype | None = None
+    folder: Path, device: torch.device, dtype: str | None = None
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     """transformers' network of a model folder and its config, no parameter of it trainable.
 
     Args:
         folder: Hugging Face's layout, or MLX's with affine groups of 4 or 8 bits, which stay packed.
         device: Where the weights go, layer by layer.
-        dtype: Type of the weights, or of a packed layer's scales; None is float32 on a CPU, and on a GPU the model's own, or
+        dtype: Type of the weights, or of a packed layer's scales, STORED for their own; None is float32 on a CPU, and on a GPU the model's own, or
             bfloat16 for float16, whose range gradients leave.
 
     Raises:
@@ -84,11 +85,13 @@ def _empty(folder: Path, config: dict[str, Any]) -> PreTrainedModel:
         raise ModelError(f"{folder}: transformers cannot build this model: {error}") from error
 
 
-def _kept_type(tensor: Tensor, wanted: torch.dtype | None, types: Sequence[torch.dtype]) -> torch.dtype:
+def _kept_type(tensor: Tensor, wanted: str | None, types: Sequence[torch.dtype]) -> torch.dtype:
     """What is wanted, else the tensor's own type where the device trains in it, else the first that it does."""
-    if not tensor.is_floating_point():
+    if wanted == STORED or not tensor.is_floating_point():
         return tensor.dtype
-    return wanted or (tensor.dtype if tensor.dtype in types else types[0])
+    if wanted is None:
+        return tensor.dtype if tensor.dtype in types else types[0]
+    return getattr(torch, wanted)  # type: ignore[no-any-return]
 
 
 def _pack(network: PreTrainedModel, layer: str, weight: PackedWeight, bias: Tensor | None) -> None:

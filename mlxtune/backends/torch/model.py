@@ -32,10 +32,11 @@ from mlxtune.backends.supervision import (
     step_result,
     total_weight,
 )
+from mlxtune.backends.torch.folding import Widened, fold
 from mlxtune.backends.torch.head import Float32Head
 from mlxtune.backends.torch.lines import lines
 from mlxtune.backends.torch.loading import network_dtype
-from mlxtune.backends.torch.packed import PackedLinear
+from mlxtune.backends.torch.packed import PackedEmbedding, PackedLinear
 from mlxtune.backends.torch.prefix_cache import Leaves, PrefixCache, cache_argument
 from mlxtune.backends.torch.runtime import autocast, memory_for
 from mlxtune.models.architecture import n_parameters
@@ -241,10 +242,25 @@ class TorchModel:
             return scores(batch, _leaving(nats), likeliest.cpu().numpy())
 
     @torch.inference_mode()
-    def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
-        """Logits after each token of one sequence, (T, vocabulary), dropout off."""
-        hidden = self._hidden(self._ids(tokens)[None], PrefixCache())
-        return _leaving(self._head(hidden[0]))
+    def logits(self, tokens: Sequence[int], positions: Sequence[int] | None = None) -> NDArray[np.float32]:
+        """Logits after some tokens of one sequence, (N, vocabulary), dropout off; None is after each.
+
+        Computed in float32 whatever type the weights have, each widened as it is used.
+        """
+        inputs = self._ids(tokens)[None]
+        embedding = self._network.model.embed_tokens
+        with memory_for(f"computing logits of {len(tokens)} tokens", self._device), Widened():
+            if isinstance(embedding, PackedEmbedding):
+                embedded = embedding(inputs, torch.float32)
+            else:
+                embedded = embedding(inputs).float()
+            hidden = self._network.model(inputs_embeds=embedded, use_cache=False).last_hidden_state[0]
+            return _leaving(self._head(hidden if positions is None else hidden[self._ids(positions)]))
+
+    def fold(self, types: Mapping[str, str]) -> None:
+        """Fold the adapter into the weights, in place and layer by layer, each rounded once to the type it has in `types`."""
+        fold(self._network, types, ADAPTER)
+        self._adapted = {}
 
     @torch.inference_mode()
     def generate(

@@ -37,17 +37,19 @@ class PackedWeight(nn.Module):
         self.register_buffer("packed", packed.weight)
         self.register_buffer("scales", packed.scales)
         self.register_buffer("biases", packed.biases)
-        self._packing = packed.packing
+        self.packing = packed.packing
         self.n_out, self.n_in = packed.scales.shape[0], packed.scales.shape[1] * packed.packing.group_size
 
     def rows(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
         """Rows start to stop, (stop - start, in)."""
-        return self.unpack(slice(start, stop)).to(dtype)
+        return self.unpack(slice(start, stop), dtype)
 
-    def unpack(self, rows: slice | Tensor) -> Tensor:
-        """Some rows, in the scales' type."""
-        group_size, bits = self._packing.group_size, self._packing.bits
-        return dequantize(self.packed[rows], self.scales[rows], self.biases[rows], group_size, bits)
+    def unpack(self, rows: slice | Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """Some rows in a type, computed in it where it is wider than the scales' own; None is theirs."""
+        group_size, bits = self.packing.group_size, self.packing.bits
+        computed = self.scales.dtype if dtype is None else torch.promote_types(self.scales.dtype, dtype)
+        scales, biases = self.scales[rows].to(computed), self.biases[rows].to(computed)
+        return dequantize(self.packed[rows], scales, biases, group_size, bits, dtype)
 
 
 class PackedLinear(nn.Module):
@@ -79,9 +81,9 @@ class PackedEmbedding(nn.Module):
         super().__init__()
         self.packed = packed
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(...) -> (..., hidden), in the scales' type."""
-        return self.packed.unpack(tokens.reshape(-1)).reshape(*tokens.shape, self.packed.n_in)
+    def forward(self, tokens: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """(...) -> (..., hidden), in a type; None is that of the scales."""
+        return self.packed.unpack(tokens.reshape(-1), dtype).reshape(*tokens.shape, self.packed.n_in)
 
 
 def frozen_product(inputs: Tensor, rows: Rows, n_out: int) -> Tensor:

@@ -1,0 +1,65 @@
+"""An adapter folded into the network that carries it, in place, as a check of `fuse.py`, with which it shares no code.
+
+And the embeddings from which such a network computes in float32, whatever type its weights have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_unflatten
+from mlx_lm.tuner.lora import LoRALinear
+
+PACKED = "U32"
+TYPES = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16}  # as safetensors names them
+
+
+def fold(network: nn.Module, types: Mapping[str, str]) -> None:
+    """`Model.fold` of a network."""
+    for name, module in list(network.named_modules()):
+        kind = types.get(f"{name}.weight")
+        if kind is None or (kind == PACKED and not isinstance(module, LoRALinear)):
+            continue
+        plain = module.linear if isinstance(module, LoRALinear) else module
+        weight = _weight(plain)
+        if isinstance(module, LoRALinear):
+            weight = weight + module.scale * (module.lora_a @ module.lora_b).T
+        weight = weight.astype(plain.scales.dtype if kind == PACKED else TYPES[kind])
+        layer = _layer(plain, weight)
+        if "bias" in plain:
+            layer.bias = plain.bias.astype(TYPES[types[f"{name}.bias"]])
+        if kind == PACKED:
+            layer = nn.QuantizedLinear.from_linear(layer, plain.group_size, plain.bits, plain.mode)
+        mx.eval(layer.parameters())  # here, so that one layer is in memory twice and not all
+        network.update_modules(tree_unflatten([(name, layer)]))
+
+
+def embedded(embedding: Any, tokens: mx.array) -> mx.array:
+    """Embeddings of tokens in float32; a packed embedding's own call unpacks them in the type of its scales."""
+    if "scales" not in embedding:
+        return embedding(tokens).astype(mx.float32)
+    scales, biases = (part[tokens].astype(mx.float32) for part in (embedding.scales, embedding.biases))
+    return mx.dequantize(embedding.weight[tokens], scales, biases, embedding.group_size, embedding.bits, embedding.mode)
+
+
+def _weight(plain: Any) -> mx.array:
+    """Weight of a layer, float32."""
+    if "scales" not in plain:
+        return plain.weight.astype(mx.float32)
+    scales, biases = plain.scales.astype(mx.float32), plain.biases.astype(mx.float32)
+    return mx.dequantize(plain.weight, scales, biases, plain.group_size, plain.bits, plain.mode)
+
+
+def _layer(plain: Any, weight: mx.array) -> Any:
+    """A layer of the same sort with a plain weight."""
+    if isinstance(plain, nn.QuantizedEmbedding):
+        layer = nn.Embedding(*weight.shape)
+    elif isinstance(plain, nn.QuantizedLinear):
+        layer = nn.Linear(weight.shape[1], weight.shape[0], bias="bias" in plain)
+    else:
+        layer = plain
+    layer.weight = weight
+    return layer

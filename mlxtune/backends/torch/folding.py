@@ -1,0 +1,88 @@
+"""An adapter folded into the network that carries it, in place, as a check of `fuse.py`, with which it shares no code.
+
+And the mode in which such a network computes in float32, whatever type its weights have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from peft.tuners.lora import Linear as LoraLinear
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from transformers import PreTrainedModel
+
+from mlxtune.backends.torch.affine import quantize
+from mlxtune.backends.torch.packed import PackedEmbedding, PackedLinear, PackedWeight
+
+PACKED = "U32"
+TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}  # as safetensors names them
+
+
+class Widened(TorchFunctionMode):
+    """Linear layers widen their weights to the type of their inputs, one at a time, while this is entered."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """As torch calls it for each of its functions."""
+        if func is nn.functional.linear and not kwargs:
+            args = (args[0], *(part if part is None else part.to(args[0].dtype) for part in args[1:]))
+        return func(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+def fold(network: PreTrainedModel, types: Mapping[str, str], adapter: str) -> None:
+    """`Model.fold` of a network whose head is a `Float32Head`; `adapter` is PEFT's name of the one to fold."""
+    for name in sorted({name.rpartition(".")[0] for name in types}):
+        place, _, own = ("lm_head.own" if name == "lm_head" else name).rpartition(".")
+        parent = network.get_submodule(place)
+        module = getattr(parent, own)
+        kind, is_adapted = types[f"{name}.weight"], isinstance(module, LoraLinear)
+        if kind == PACKED and not is_adapted:
+            continue
+        plain = module.base_layer if is_adapted else module
+        weight = _weight(plain)
+        if is_adapted:
+            weight += module.scaling[adapter] * (module.lora_B[adapter].weight @ module.lora_A[adapter].weight)
+        if kind == PACKED:
+            packed = quantize(
+                weight.to(plain.packed.scales.dtype), plain.packed.packing.group_size, plain.packed.packing.bits
+            )
+            layer: nn.Module = PackedLinear(PackedWeight(packed), plain.bias)
+        else:
+            layer = _layer(plain, weight.to(TYPES[kind]))
+            if getattr(plain, "bias", None) is not None:
+                layer.bias = _parameter(plain.bias.to(TYPES[types[f"{name}.bias"]]))
+        setattr(parent, own, layer)
+    if "lm_head.weight" not in types:  # tied
+        tied = network.get_submodule("model.embed_tokens")
+        is_packed = isinstance(tied, PackedEmbedding)
+        network.lm_head.own = PackedLinear(tied.packed) if is_packed else _linear(tied.weight)
+
+
+def _weight(plain: Any) -> Tensor:
+    """Weight of a layer, float32, a copy."""
+    if isinstance(plain, (PackedLinear, PackedEmbedding)):
+        return plain.packed.rows(0, plain.packed.n_out, torch.float32)
+    return plain.weight.detach().to(torch.float32, copy=True)  # type: ignore[no-any-return]
+
+
+def _layer(plain: nn.Module, weight: Tensor) -> Any:
+    """A layer of the same sort with a plain weight."""
+    if isinstance(plain, PackedEmbedding):
+        return nn.Embedding.from_pretrained(weight)
+    if isinstance(plain, (PackedLinear, nn.Linear)):
+        return _linear(weight)
+    plain.weight = _parameter(weight)  # an embedding or a norm
+    return plain
+
+
+def _linear(weight: Tensor) -> nn.Linear:
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    layer.weight = _parameter(weight)
+    return layer
+
+
+def _parameter(value: Tensor) -> nn.Parameter:
+    return nn.Parameter(value, requires_grad=False)
