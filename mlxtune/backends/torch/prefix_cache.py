@@ -56,12 +56,9 @@ class PrefixCache:
         """Position of the next token, from which transformers makes a mask where it is given none."""
         return self.length
 
-    def get_mask_sizes(self, query_length: int | Tensor, layer_idx: int = 0) -> tuple[int, int]:
-        """Keys that `query_length` new tokens have to do with, and where these keys begin.
-
-        transformers 5.0 passes the positions of the new tokens, (T,), in place of their number.
-        """
-        return self.length + (query_length if isinstance(query_length, int) else len(query_length)), 0
+    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
+        """Keys that `query_length` new tokens have to do with, and where these keys begin."""
+        return self.length + query_length, 0
 
     def computed(self) -> list[tuple[Tensor, Tensor]]:
         """Keys and values after a pass of one row, its own included, layer by layer."""
