@@ -17,6 +17,7 @@ from mlxtune.training.diagnosis import (
     HEALTHY,
     MAX_DROPOUT,
     MAX_LEARNING_RATE,
+    MIN_POINTS,
     OVER_FITTING,
     TOO_FEW,
     UNDER_FITTING,
@@ -25,6 +26,7 @@ from mlxtune.training.diagnosis import (
     diagnose,
     fixed_sample,
 )
+from mlxtune.training.loop import Steps
 from tests.conftest import write_recipe
 
 # As tickets were first tuned: training loss 0.19 and validation loss 0.54 after 3 epochs, at any rank.
@@ -197,6 +199,15 @@ def test_a_trial_that_max_steps_ended_is_to_go_on(tmp_path: Path) -> None:
     found = diagnose(history(HISTORIES["both still fall"][1], epochs=1.5), recipe)
     assert found.suggestions["train.max_steps"] is None and "train.epochs" not in found.suggestions
     assert "train.max_steps null" in found.as_text()
+
+
+def test_the_demo_is_validated_often_enough_for_a_verdict() -> None:
+    recipe = load_recipe(Path(__file__).parent.parent / "recipes" / "demo-intent.yaml")
+    steps = Steps.of(len(Path(recipe.data.train).read_text(encoding="utf-8").splitlines()), recipe)
+    every = recipe.train.evaluate_every or steps.per_epoch
+    validated = [step for step in range(1, steps.total + 1) if step % every == 0 or step == steps.total]
+    # The least: a validation costs 13 steps, of the 163 that there are.
+    assert len(validated) == MIN_POINTS, validated
 
 
 def test_too_few_validations_are_to_be_more(tickets: Recipe) -> None:
