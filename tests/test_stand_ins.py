@@ -226,14 +226,6 @@ def test_torchs_cache_takes_what_transformers_own_takes() -> None:
         check(getattr(PrefixCache, name), getattr(Cache, name), "transformers", names_too=name != "get_mask_sizes")
 
 
-def test_torchs_cache_is_told_of_new_tokens_by_their_number_or_their_positions() -> None:
-    torch = pytest.importorskip("torch")
-    from mlxtune.backends.torch.prefix_cache import PrefixCache
-
-    cache = PrefixCache([(torch.zeros(1, 1, 3, 2), torch.zeros(1, 1, 3, 2))])
-    assert cache.get_mask_sizes(4, 0) == cache.get_mask_sizes(torch.arange(3, 7), 0) == (7, 0)
-
-
 def test_torchs_cache_has_what_the_models_ask_for() -> None:
     pytest.importorskip("torch")
     from mlxtune.backends.torch.prefix_cache import PrefixCache
