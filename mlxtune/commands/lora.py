@@ -36,8 +36,8 @@ LINES_PER_RUN = 20  # progress lines of a whole run where stderr is no terminal
     is_flag=False,
     flag_value="",
     metavar="[RUN]",
-    help="Go on from the last checkpoint of the run that is named, here or in place of the recipe; of a recipe's "
-    "newest run where none is.",
+    help="Continue from the last checkpoint of RUN, or of the run that is given in place of the recipe, or else of the "
+    "recipe's newest run.",
 )
 @click.option(
     "--from",
@@ -64,7 +64,7 @@ def lora(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Train the adapter of RECIPE; on a quantized base this is QLoRA. With --resume, go on with a RUN.
+    """Train the adapter of RECIPE; on a quantized base this is QLoRA. With --resume, continue a RUN.
 
     Example: mlxtune lora recipes/demo-intent.yaml --set train.max_steps=5
     """

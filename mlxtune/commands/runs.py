@@ -65,7 +65,7 @@ def list_(folder: Path | None, as_json: bool) -> None:
 
 @runs.command("clean")
 @click.argument("named", metavar="[RUN]...", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--cache", is_flag=True, help="Remove converted models instead, all or those whose NAMEs are given.")
+@click.option("--cache", is_flag=True, help="Remove converted models from the cache instead: all, or those named.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 def clean_(named: tuple[Path, ...], cache: bool, yes: bool, as_json: bool) -> None:
