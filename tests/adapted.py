@@ -18,7 +18,8 @@ from mlxtune.data.examples import Example
 from mlxtune.data.prepare import training_split
 from mlxtune.models.architecture import linear_layers, lora_layers
 from mlxtune.models.tokenizer import load_tokenizer
-from mlxtune.recipe import Recipe, load_recipe
+from mlxtune.recipe.load import load_recipe
+from mlxtune.recipe.sections import Recipe
 from tests.conftest import write_recipe
 
 BACKENDS = ("mlx", "torch")

@@ -17,9 +17,11 @@ import pytest
 from mlxtune.backends import Choice, choose
 from mlxtune.backends import torch as torch_backend
 from mlxtune.cli import main
-from mlxtune.recipe import Recipe, load_recipe
+from mlxtune.recipe.load import load_recipe
+from mlxtune.recipe.sections import Recipe
 from tests.tiny import tiny_model
 
+ROOT = Path(__file__).parent.parent  # of the repository
 LABELS = ["user_auth", "order_management", "payment", "none"]
 ROWS: list[dict[str, Any]] = [
     {"text": "pay the bill and open an account", "intents": ["user_auth", "payment"]},

@@ -14,11 +14,12 @@ import numpy as np
 import yaml
 
 from mlxtune.data.rows import read_rows
-from mlxtune.evaluation.predictions import read_replies, replace_predictions
-from mlxtune.evaluation.scores import identity, score
+from mlxtune.evaluation.predict.predictions import read_replies, replace_predictions
+from mlxtune.evaluation.run import identity, score
 from mlxtune.files import write_json
-from mlxtune.recipe import Recipe, load_recipe
-from mlxtune.runs import RunFolder, new_run
+from mlxtune.recipe.load import load_recipe
+from mlxtune.recipe.sections import Recipe
+from mlxtune.runs.folder import RunFolder, new_run
 from tests.conftest import write_rows
 
 PRIORITIES = ["high", "medium", "low"]

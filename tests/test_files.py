@@ -17,10 +17,11 @@ from mlxtune.backends.base import ConvertSpec
 from mlxtune.files import whole_folder, write_json
 from mlxtune.models import conversions
 from mlxtune.models.base_model import base_folder, cache_folder
-from mlxtune.recipe import ModelSection, Quantize, load_recipe
-from mlxtune.runs import BASE, TUNED
-from mlxtune.sweeping.grid import parse_axis, plan_cells
-from mlxtune.sweeping.run import sweep
+from mlxtune.recipe.load import load_recipe
+from mlxtune.recipe.sections import ModelSection, Quantize
+from mlxtune.runs.folder import BASE, TUNED
+from mlxtune.sweep.grid import parse_axis, plan_cells
+from mlxtune.sweep.run import sweep
 from mlxtune.training.tune import tune
 from tests.adapted import BACKENDS
 from tests.conftest import Run, write_recipe

@@ -68,7 +68,7 @@ def test_real_weights_read_from_the_package_write_english(name: str) -> None:
     from mlxtune.backends import choose
     from mlxtune.models.base_model import base_folder
     from mlxtune.models.tokenizer import load_tokenizer
-    from mlxtune.recipe import load_recipe
+    from mlxtune.recipe.load import load_recipe
 
     backend = choose(name).backend
     folder = base_folder(load_recipe(RECIPE).model, backend)
@@ -88,7 +88,7 @@ def test_the_demo_recipes_first_five_losses_are_the_same_on_both_backends(tmp_pa
     from mlxtune.models.architecture import linear_layers
     from mlxtune.models.base_model import base_folder
     from mlxtune.models.tokenizer import load_tokenizer
-    from mlxtune.recipe import load_recipe
+    from mlxtune.recipe.load import load_recipe
     from mlxtune.training.loop import Order
     from mlxtune.training.tune import lora_spec
     from tests.adapted import BACKENDS, N_SEGMENTS, backend_named

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mlxtune.recipe import Recipe
+from mlxtune.recipe.sections import Recipe
 
 FILE = Path(__file__).parent.parent / "recipes" / "recipe.schema.json"
 EXTENDS = {

@@ -15,7 +15,7 @@ from mlxtune.commands.options import json_option, print_json
 
 if TYPE_CHECKING:
     from mlxtune.commands.judging import Judging
-    from mlxtune.evaluation.run_comparison import RunComparison
+    from mlxtune.evaluation.compare.runs import RunComparison
 
 MIN_WIDTH = 60
 FILE_WIDTH = 400  # where no terminal folds it, a line stays one line
@@ -53,11 +53,11 @@ def compare(
     """
     if markdown + as_csv + as_json > 1:
         raise click.UsageError("--json, --markdown and --csv are three ways to print; choose one")
-    from mlxtune.chat_server import ChatServerError
-    from mlxtune.evaluation.evaluated import open_evaluations
-    from mlxtune.evaluation.judge import text_fields
-    from mlxtune.evaluation.run_comparison import compare_runs, same_rows
-    from mlxtune.recipe import load_recipe
+    from mlxtune.chat.client import ChatServerError
+    from mlxtune.evaluation.compare.runs import compare_runs, same_rows
+    from mlxtune.evaluation.judge.ratings import text_fields
+    from mlxtune.evaluation.stored import open_evaluations
+    from mlxtune.recipe.load import load_recipe
 
     known = None if recipe is None else load_recipe(recipe)
     evaluations = open_evaluations(runs, name)

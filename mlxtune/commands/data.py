@@ -49,7 +49,7 @@ def data(
     from mlxtune.errors import DataError
     from mlxtune.models.base_model import config_and_tokenizer
     from mlxtune.models.tokenizer import load_tokenizer
-    from mlxtune.recipe import load_recipe
+    from mlxtune.recipe.load import load_recipe
 
     loaded = load_recipe(recipe, overrides)
     read = read_splits(loaded)

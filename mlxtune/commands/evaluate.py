@@ -30,8 +30,8 @@ CASES_SHOWN = 1  # best, middle and worst text, where --errors does not say how 
 if TYPE_CHECKING:
     from mlxtune.commands.judging import Judging
     from mlxtune.data.rows import Row
-    from mlxtune.evaluation.bertscore import BertScore
-    from mlxtune.evaluation.further import Further
+    from mlxtune.evaluation.metrics.bertscore import BertScore
+    from mlxtune.evaluation.options import Further
     from mlxtune.evaluation.subject import Subject
 
 
@@ -105,14 +105,14 @@ def evaluate(
 
     Example: mlxtune evaluate recipes/demo-intent.yaml --base --limit 20
     """
-    from mlxtune.chat_server import ChatServerError
-    from mlxtune.evaluation.comparison import compare_folders
-    from mlxtune.evaluation.errors import ERRORS_FILE, find_errors
+    from mlxtune.chat.client import ChatServerError
+    from mlxtune.evaluation.error_analysis import ERRORS_FILE, find_errors
     from mlxtune.evaluation.finished import finished_evaluation
-    from mlxtune.evaluation.further import Further
-    from mlxtune.evaluation.judge import JUDGE_FILE, text_fields
-    from mlxtune.evaluation.predictions import read_predictions, read_replies
-    from mlxtune.evaluation.scores import comparable, read_scores, refuse_finished
+    from mlxtune.evaluation.judge.ratings import JUDGE_FILE, text_fields
+    from mlxtune.evaluation.options import Further
+    from mlxtune.evaluation.paired_predictions import compare_folders
+    from mlxtune.evaluation.predict.predictions import read_predictions, read_replies
+    from mlxtune.evaluation.run import comparable, read_scores, refuse_finished
     from mlxtune.evaluation.subject import find_subject, read_test_rows, read_validation_rows
 
     if predictions is not None:
@@ -227,11 +227,11 @@ def _ask(
     """Load the model and evaluate it, with a bar on a terminal."""
     from mlxtune.backends import choose
     from mlxtune.evaluation.baselines import ASKED
-    from mlxtune.evaluation.scores import Watch, ask_recipe_baselines, asked, identity
-    from mlxtune.evaluation.scores import evaluate as evaluate_model
+    from mlxtune.evaluation.run import Watch, ask_recipe_baselines, asked, identity
+    from mlxtune.evaluation.run import evaluate as evaluate_model
     from mlxtune.evaluation.subject import load_subject
     from mlxtune.models.base_model import base_folder, fingerprint
-    from mlxtune.runs import locked
+    from mlxtune.runs.folder import locked
 
     choice = choose(backend, device)
     say(f"backend: {choice.reason}")
@@ -294,7 +294,7 @@ def _ask(
 
 def _encoder(model: str, subject: Subject) -> BertScore:
     """What --bertscore names, checked before anything is asked."""
-    from mlxtune.evaluation.bertscore import BertScore
+    from mlxtune.evaluation.metrics.bertscore import BertScore
 
     if all(field.kind != "text" for field in subject.recipe.output.fields.values()):
         raise click.UsageError(
@@ -307,8 +307,8 @@ def _score_file(
     predictions: Path, rows: list[Row], subject: Subject, out: Path | None, encoder: BertScore | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Scores and errors of replies that are there already."""
-    from mlxtune.evaluation.predictions import read_replies
-    from mlxtune.evaluation.scores import evaluate_replies, identity
+    from mlxtune.evaluation.predict.predictions import read_replies
+    from mlxtune.evaluation.run import evaluate_replies, identity
 
     replies = read_replies(predictions, rows, subject.recipe)
     data = {**identity(Path(str(subject.recipe.data.test))), "rows": len(rows)}

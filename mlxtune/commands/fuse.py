@@ -41,7 +41,7 @@ def fuse(
     """
     from mlxtune.backends import choose
     from mlxtune.export.fuse import fuse_run
-    from mlxtune.runs import open_run
+    from mlxtune.runs.folder import open_run
 
     opened = open_run(run)
     choice = choose(backend, device)

@@ -15,9 +15,9 @@ import click
 from mlxtune.commands.options import Command, on_terminal, say
 
 if TYPE_CHECKING:
-    from mlxtune.chat_server import ChatServer
-    from mlxtune.evaluation.predictions import Prediction
-    from mlxtune.recipe import Recipe
+    from mlxtune.chat.client import ChatServer
+    from mlxtune.evaluation.predict.predictions import Prediction
+    from mlxtune.recipe.sections import Recipe
 
 
 @dataclass(frozen=True)
@@ -92,11 +92,11 @@ def judge_evaluation(
     Raises:
         ChatServerError: The judge cannot be asked; the evaluation is as it was.
     """
-    from mlxtune.chat_server import ChatServerError
-    from mlxtune.evaluation.judge import JUDGE_FILE, judge_replies, judge_scores, text_fields, write_judgements
-    from mlxtune.evaluation.scores import SCORES_FILE
+    from mlxtune.chat.client import ChatServerError
+    from mlxtune.evaluation.judge.ratings import JUDGE_FILE, judge_replies, judge_scores, text_fields, write_judgements
+    from mlxtune.evaluation.run import SCORES_FILE
     from mlxtune.files import write_json
-    from mlxtune.runs import locked
+    from mlxtune.runs.folder import locked
 
     n_rows = len(predictions) if judging.sample is None else min(judging.sample, len(predictions))
     with nullcontext() if out is None else locked(out):
@@ -129,8 +129,8 @@ def judge_runs(
     Returns:
         {"model", "url", "first": its name, "runs": name of another -> `judge_pairs` of its replies with the first one's}.
     """
-    from mlxtune.evaluation.judge import text_fields
-    from mlxtune.evaluation.judge_pairs import judge_pairs
+    from mlxtune.evaluation.judge.pairs import judge_pairs
+    from mlxtune.evaluation.judge.ratings import text_fields
 
     n_rows = len(replies[0]) if judging.sample is None else min(judging.sample, len(replies[0]))
     n_questions = 2 * n_rows * len(text_fields(recipe)) * (len(replies) - 1)
@@ -161,7 +161,7 @@ def _judging(
             "--judge goes with --judge-model NAME, as the server calls it; its /v1/models lists them"
         )
 
-    from mlxtune.chat_server import ChatServer, answers_folder, chat_key
+    from mlxtune.chat.client import ChatServer, answers_folder, chat_key
 
     server = ChatServer(
         url, model, cache=answers_folder(), key=chat_key(), timeout_s=timeout_s or 120, requests_per_minute=rate

@@ -22,7 +22,7 @@ from mlxtune.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from mlxtune.runs import RunFolder
+    from mlxtune.runs.folder import RunFolder
 
 LINES_PER_RUN = 20  # progress lines of a whole run where stderr is no terminal
 
@@ -69,8 +69,8 @@ def lora(
     Example: mlxtune lora recipes/demo-intent.yaml --set train.max_steps=5
     """
     from mlxtune.backends import choose
-    from mlxtune.recipe import load_recipe
-    from mlxtune.runs import RunFolder, named_run
+    from mlxtune.recipe.load import load_recipe
+    from mlxtune.runs.folder import RunFolder, named_run
 
     resumes = resume is not None
     if plan_only and (resumes or begin_from):
@@ -96,7 +96,7 @@ def lora(
         return
 
     from mlxtune.evaluation.validation_metrics import reply_metrics
-    from mlxtune.runs import open_run
+    from mlxtune.runs.folder import open_run
     from mlxtune.training.tune import tune
 
     resumed = None if resume is None else named or _run_to_resume(loaded.name, resume)
@@ -152,7 +152,7 @@ def _require_resuming(run: RunFolder, resume: str | None) -> None:
 
 def _run_to_resume(recipe_name: str, path: str) -> RunFolder:
     from mlxtune.errors import RunError
-    from mlxtune.runs import RUNS, latest_checkpointed_run, open_run
+    from mlxtune.runs.folder import RUNS, latest_checkpointed_run, open_run
 
     if path:
         return open_run(Path(path))

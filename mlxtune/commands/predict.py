@@ -16,7 +16,7 @@ from mlxtune.commands.options import compute_options, json_option, on_terminal, 
 if TYPE_CHECKING:
     from mlxtune.data.rows import Row
     from mlxtune.data.template import Value
-    from mlxtune.evaluation.ask import Answer
+    from mlxtune.evaluation.predict.predictor import Answer
 
 STDIN = "-"
 MAX_TEXT_CELLS = 60  # longer texts are shown cut
@@ -49,9 +49,9 @@ def predict(
     Example: mlxtune predict recipes/demo-intent.yaml --base "log in and pay"
     """
     from mlxtune.backends import choose
-    from mlxtune.evaluation.ask import Asker
+    from mlxtune.evaluation.predict.predictor import Asker
     from mlxtune.evaluation.subject import find_subject, load_subject
-    from mlxtune.recipe import PLACEHOLDER
+    from mlxtune.recipe.sections import PLACEHOLDER
 
     found = find_subject(subject, overrides, base)
     needed = list(dict.fromkeys(PLACEHOLDER.findall(found.recipe.prompt.user)))

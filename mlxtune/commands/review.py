@@ -72,7 +72,7 @@ def review(
 def _write(
     runs: Sequence[Path], sample: int, seed: int, field: str | None, out: Path | None, force: bool, as_json: bool
 ) -> None:
-    from mlxtune.evaluation.review import KEY_FILE, SHEET_FILE, default_folder, make_review, write_review
+    from mlxtune.evaluation.review.draw import KEY_FILE, SHEET_FILE, default_folder, make_review, write_review
 
     made = make_review(runs, sample, seed, field)
     words = [*map(str, runs), *(["--out", str(out)] if out else [])]
@@ -106,9 +106,9 @@ def _write(
 
 
 def _read_back(runs: Sequence[Path], sheets: Sequence[Path], out: Path | None, force: bool, as_json: bool) -> None:
-    from mlxtune.evaluation.review import changed_predictions, find_key, read_key
-    from mlxtune.evaluation.review_scores import summarise, write_result
-    from mlxtune.evaluation.sheet import read_sheets
+    from mlxtune.evaluation.review.draw import changed_predictions, find_key, read_key
+    from mlxtune.evaluation.review.results import summarise, write_result
+    from mlxtune.evaluation.review.sheet import read_sheets
 
     file = find_key(runs, out, sheets)
     key = read_key(file)

@@ -42,9 +42,9 @@ def list_(folder: Path | None, as_json: bool) -> None:
     from datetime import datetime, timezone
 
     from mlxtune.errors import RunError
-    from mlxtune.inventory import list_runs
-    from mlxtune.recipe import did_you_mean
-    from mlxtune.runs import RUNS
+    from mlxtune.recipe.sections import did_you_mean
+    from mlxtune.runs.folder import RUNS
+    from mlxtune.runs.listing import list_runs
 
     if folder is not None and not folder.exists():
         raise RunError(f"{folder}: no such folder{did_you_mean(folder, runs.commands)}")
@@ -79,8 +79,8 @@ def clean_(named: tuple[Path, ...], cache: bool, yes: bool, as_json: bool) -> No
     if cache:
         _clean_cache([path.name for path in named], yes, as_json)
         return
-    from mlxtune.inventory import clean, plan_cleaning
     from mlxtune.report.run_table import size_text
+    from mlxtune.runs.listing import clean, plan_cleaning
 
     plan = plan_cleaning(named)
     for run in plan.remove:

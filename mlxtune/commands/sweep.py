@@ -22,8 +22,8 @@ from mlxtune.commands.options import (
 from mlxtune.errors import DataError
 
 if TYPE_CHECKING:
-    from mlxtune.evaluation.run_comparison import RunComparison
-    from mlxtune.sweeping.run import Done
+    from mlxtune.evaluation.compare.runs import RunComparison
+    from mlxtune.sweep.run import Done
 
 
 @click.command()
@@ -62,9 +62,9 @@ def sweep(
     Example: mlxtune sweep recipes/demo-intent.yaml --vary lora.rank,lora.alpha=4:8,8:16 --set train.max_steps=5
     """
     from mlxtune.backends import choose
-    from mlxtune.sweeping.grid import default_folder, parse_axis, plan_cells, scale_note
-    from mlxtune.sweeping.run import sweep as run_sweep
-    from mlxtune.sweeping.standing import FAILED
+    from mlxtune.sweep.grid import default_folder, parse_axis, plan_cells, scale_note
+    from mlxtune.sweep.run import sweep as run_sweep
+    from mlxtune.sweep.trial_state import FAILED
 
     axes = [parse_axis(text) for text in varied]
     cells = plan_cells(recipe, axes, overrides, evaluate=not no_evaluate)
@@ -101,9 +101,9 @@ def sweep(
 
 def _compare(done: list[Done], evaluated: bool) -> RunComparison | None:
     """The finished ones beside one another; None where there are none."""
-    from mlxtune.evaluation.evaluated import open_evaluation
-    from mlxtune.evaluation.run_comparison import compare_runs
-    from mlxtune.sweeping.standing import FAILED
+    from mlxtune.evaluation.compare.runs import compare_runs
+    from mlxtune.evaluation.stored import open_evaluation
+    from mlxtune.sweep.trial_state import FAILED
 
     found = [open_evaluation(one.folder, evaluated=evaluated) for one in done if one.status != FAILED]
     return compare_runs(found) if found else None

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from mlxtune.chat_server import Answer, ChatFailure, ChatServer, ChatServerError, Question, chat_key
+from mlxtune.chat.client import Answer, ChatFailure, ChatServer, ChatServerError, Question, chat_key
 from mlxtune.data.cleaning import is_garbled
 from mlxtune.data.near import NearIndex
 from mlxtune.data.rows import REWRITTEN, Row
@@ -34,7 +34,7 @@ from mlxtune.errors import DataError
 from mlxtune.files import write_json
 
 if TYPE_CHECKING:
-    from mlxtune.recipe import Augment
+    from mlxtune.recipe.sections import Augment
 
 VERSION = 1  # part of every cache key: raise it when the questions or the rules change
 TIMEOUT_S = 300.0  # a model on a laptop's CPU may take minutes for one answer

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlxtune.data.template import Value
-from mlxtune.recipe import OutputSection, TextField
+from mlxtune.recipe.sections import OutputSection, TextField
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from mlxtune.data.rows import Row
 from mlxtune.errors import DataError, Problem
 
 if TYPE_CHECKING:
-    from mlxtune.recipe import Clean
+    from mlxtune.recipe.sections import Clean
 
 Reason = Literal["empty", "too_short", "garbled", "missing_label", "unknown_label", "duplicate", "near_duplicate"]
 LOW_QUALITY: tuple[Reason, ...] = ("empty", "too_short", "garbled", "missing_label", "unknown_label")

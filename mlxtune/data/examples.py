@@ -14,7 +14,7 @@ from mlxtune.data.template import TEMPLATE_SEGMENT, ReplyTemplate, Span, Value
 from mlxtune.errors import DataError, ModelError, Problem
 from mlxtune.models.architecture import max_positions
 from mlxtune.models.tokenizer import Encoded, Tokenizer
-from mlxtune.recipe import PLACEHOLDER, Recipe
+from mlxtune.recipe.sections import PLACEHOLDER, Recipe
 
 _BLOCK = 512  # rows that are Python objects at a time; their arrays take a twentieth of that
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from mlxtune.data.template import ReplyTemplate, Value
 from mlxtune.models.tokenizer import Tokenizer
-from mlxtune.recipe import LabelsField, OutputSection, TextField
+from mlxtune.recipe.sections import LabelsField, OutputSection, TextField
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,8 @@ from mlxtune.data.rows import SUFFIXES
 from mlxtune.errors import DataError, did_you_mean
 from mlxtune.files import write_json
 from mlxtune.models.hub import first_line, is_of_http_library, progress_bars, refusal, why_unreachable
-from mlxtune.recipe import HUB_ROWS
-from mlxtune.yaml_text import YamlError, read_yaml
+from mlxtune.recipe.sections import HUB_ROWS
+from mlxtune.recipe.yaml_text import YamlError, read_yaml
 
 # Split -> words in the name of a file or folder that mean it, as on the Hub.
 WORDS = {

@@ -16,7 +16,7 @@ from mlxtune.data.rows import Row, read_rows
 from mlxtune.data.splitting import HeldOut, hold_out
 from mlxtune.errors import DataError
 from mlxtune.models.tokenizer import Tokenizer
-from mlxtune.recipe import Clean, LabelField, LabelsField, Recipe, TextField
+from mlxtune.recipe.sections import Clean, LabelField, LabelsField, Recipe, TextField
 
 
 @dataclass(frozen=True)

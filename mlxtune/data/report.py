@@ -39,7 +39,7 @@ from mlxtune.data.rows import Row, read_rows
 from mlxtune.data.template import ReplyTemplate
 from mlxtune.errors import DataError, DataErrors
 from mlxtune.models.tokenizer import Tokenizer
-from mlxtune.recipe import Clean, LabelsField, Recipe, TextField
+from mlxtune.recipe.sections import Clean, LabelsField, Recipe, TextField
 
 SPLITS = ("train", "valid", "test")
 

@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import Any, NoReturn
 
 from mlxtune.errors import DataError, Problem
-from mlxtune.recipe import is_on_hub
+from mlxtune.recipe.sections import is_on_hub
 
 JSON_LINES = (".jsonl", ".ndjson")
 PARQUET = ".parquet"

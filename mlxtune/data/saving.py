@@ -11,7 +11,7 @@ from mlxtune.data.report import SPLITS, DataReport
 from mlxtune.data.rows import SYNTHETIC, Row
 from mlxtune.errors import DataError
 from mlxtune.files import write_text
-from mlxtune.recipe import Recipe
+from mlxtune.recipe.sections import Recipe
 
 
 def refuse_existing(folder: Path, recipe: Recipe, force: bool) -> None:

@@ -22,11 +22,12 @@ from mlxtune.data.prepare import training_rows
 from mlxtune.data.rows import Row
 from mlxtune.data.template import Value
 from mlxtune.errors import DataError
-from mlxtune.evaluation.comparison import compare, compare_figures, plain
-from mlxtune.evaluation.metrics import label_figures, label_scores, label_set_figures, label_set_scores
-from mlxtune.evaluation.predictions import Answers, Prediction, write_predictions
+from mlxtune.evaluation.metrics.labels import label_figures, label_scores, label_set_figures, label_set_scores
+from mlxtune.evaluation.metrics.paired import compare_figures, plain
+from mlxtune.evaluation.paired_predictions import compare
+from mlxtune.evaluation.predict.predictions import Answers, Prediction, write_predictions
 from mlxtune.models.tokenizer import Tokenizer
-from mlxtune.recipe import PLACEHOLDER, LabelField, LabelsField, Recipe, TextField
+from mlxtune.recipe.sections import PLACEHOLDER, LabelField, LabelsField, Recipe, TextField
 
 ASKED = ("zero_shot", "few_shot")
 THRESHOLD = 0.5  # of a label's probability, from which on `tfidf` gives it

@@ -9,8 +9,8 @@ from pathlib import Path
 from mlxtune.data.examples import expected_values
 from mlxtune.data.rows import Row
 from mlxtune.errors import RunError
-from mlxtune.evaluation.predictions import Prediction, read_predictions
-from mlxtune.evaluation.scores import BOTH, Scores, asked, identity, read_scores
+from mlxtune.evaluation.predict.predictions import Prediction, read_predictions
+from mlxtune.evaluation.run import BOTH, Scores, asked, identity, read_scores
 from mlxtune.evaluation.subject import Subject
 
 

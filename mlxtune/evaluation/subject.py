@@ -13,8 +13,9 @@ from mlxtune.data.rows import Row, read_rows
 from mlxtune.errors import RecipeError, RunError
 from mlxtune.models.base_model import base_folder, require_base
 from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
-from mlxtune.recipe import Recipe, load_recipe
-from mlxtune.runs import BASE, RUNS, TUNED, RunFolder, latest_run, named_run
+from mlxtune.recipe.load import load_recipe
+from mlxtune.recipe.sections import Recipe
+from mlxtune.runs.folder import BASE, RUNS, TUNED, RunFolder, latest_run, named_run
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ import numpy as np
 from mlxtune.backends.base import Model
 from mlxtune.data.rows import Row
 from mlxtune.errors import DataError
-from mlxtune.evaluation.constraint import TemplateConstraint, constraint_of
-from mlxtune.evaluation.predictions import FREE, predictions_of
-from mlxtune.evaluation.scores import score
+from mlxtune.evaluation.predict.constraint import TemplateConstraint, constraint_of
+from mlxtune.evaluation.predict.predictions import FREE, predictions_of
+from mlxtune.evaluation.run import score
 from mlxtune.evaluation.subject import read_validation_rows
 from mlxtune.models.tokenizer import Tokenizer
-from mlxtune.recipe import METRICS, Recipe
+from mlxtune.recipe.sections import METRICS, Recipe
 
 
 def reply_metrics(recipe: Recipe, tokenizer: Tokenizer) -> Callable[[Model], dict[str, float]]:

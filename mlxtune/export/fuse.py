@@ -25,8 +25,8 @@ from mlxtune.models.base_model import base_folder, require_base
 from mlxtune.models.source import tensor_places, weight_files
 from mlxtune.models.tokenizer import load_tokenizer
 from mlxtune.models.writing import check_free, model_folder
-from mlxtune.recipe import PLACEHOLDER, Recipe, is_on_hub
-from mlxtune.runs import RunFolder
+from mlxtune.recipe.sections import PLACEHOLDER, Recipe, is_on_hub
+from mlxtune.runs.folder import RunFolder
 
 CHECKED_PROMPTS = 4
 CHECKED_POSITIONS = 64  # of a prompt, so that a long one takes no more memory: 39 MB of logits at Qwen's vocabulary

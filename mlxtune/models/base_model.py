@@ -19,7 +19,7 @@ from mlxtune.models import gguf
 from mlxtune.models.conversions import content_hash, kept
 from mlxtune.models.source import Source, find, read_config, tensor_places, weight_files
 from mlxtune.models.writing import model_folder
-from mlxtune.recipe import ModelSection
+from mlxtune.recipe.sections import ModelSection
 
 logger = logging.getLogger(__name__)
 

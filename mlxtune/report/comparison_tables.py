@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mlxtune.evaluation.sheet import safe_cell
+from mlxtune.evaluation.review.sheet import safe_cell
 from mlxtune.report.cells import cell_text, estimate_text, markdown_row, markdown_text, new_table, titled
 from mlxtune.report.run_table import size_text
 from mlxtune.report.tables import HEADLINES
@@ -21,8 +21,8 @@ from mlxtune.report.tables import HEADLINES
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
 
-    from mlxtune.evaluation.run_comparison import Figure, RunComparison
-    from mlxtune.evaluation.run_facts import Fact
+    from mlxtune.evaluation.compare.facts import Fact
+    from mlxtune.evaluation.compare.runs import Figure, RunComparison
 
 MAX_SETTING_CHARS = 60  # of a value in a cell: a system prompt is long
 REAL = ("better", "worse")

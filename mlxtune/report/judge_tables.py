@@ -10,7 +10,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mlxtune.evaluation.sheet import safe_cell
+from mlxtune.evaluation.review.sheet import safe_cell
 from mlxtune.report.cells import cell_text, clipped, estimate_text, markdown_row, markdown_text, new_table, titled
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from mlxtune.inventory import Listed
 from mlxtune.report.cells import cell_text, new_table
+from mlxtune.runs.listing import Listed
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

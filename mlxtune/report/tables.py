@@ -97,7 +97,7 @@ def before_after(
         changes: Field -> figure -> comparison of after with before; gives each change its interval.
         reply_changes: Figure -> comparison, of whole replies.
     """
-    from mlxtune.evaluation.comparison import common_decoding
+    from mlxtune.evaluation.paired_predictions import common_decoding
 
     after, before = common_decoding(tuned_scores, base_scores)
     decoding = before["decoding"] if before["decoding"] == after["decoding"] else None
@@ -110,7 +110,7 @@ def before_after(
 
 def baseline_tables(scores: Scores) -> list[RenderableType]:
     """The baselines of each field beside the model, and what the comparison with each says."""
-    from mlxtune.evaluation.comparison import headline
+    from mlxtune.evaluation.metrics.paired import headline
 
     baselines, comparisons = scores.get("baselines", {}), scores.get("comparisons", {})
     tables = []

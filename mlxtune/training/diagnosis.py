@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from mlxtune.recipe import Recipe
+from mlxtune.recipe.sections import Recipe
 
 HEALTHY = "healthy"
 OVER_FITTING = "over-fitting"

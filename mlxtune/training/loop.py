@@ -20,8 +20,8 @@ from mlxtune.data.examples import Example
 from mlxtune.data.template import ReplyTemplate
 from mlxtune.errors import TrainingError
 from mlxtune.files import to_disk, write_text
-from mlxtune.recipe import VALID_LOSS, Recipe
-from mlxtune.runs import RunFolder
+from mlxtune.recipe.sections import VALID_LOSS, Recipe
+from mlxtune.runs.folder import RunFolder
 from mlxtune.training.checkpoints import Best, Checkpoints, Progress, checkpoint_name, last_good
 from mlxtune.training.diagnosis import Point, diagnose, fixed_sample
 from mlxtune.training.interrupt import Interrupt

@@ -12,7 +12,7 @@ from mlxtune.data.prepare import training_split, validation_split
 from mlxtune.models.architecture import linear_layers, n_parameters
 from mlxtune.models.base_model import config_and_tokenizer
 from mlxtune.models.tokenizer import load_tokenizer
-from mlxtune.recipe import Recipe
+from mlxtune.recipe.sections import Recipe
 from mlxtune.training.loop import Order, Steps, count_tokens
 from mlxtune.training.tune import describe_data, lora_spec
 

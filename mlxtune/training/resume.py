@@ -9,8 +9,8 @@ from typing import Any
 from mlxtune.backends.adapter import Weights, check_fits, read_adapter
 from mlxtune.backends.base import LoraSpec
 from mlxtune.errors import DataError, RunError
-from mlxtune.recipe import Recipe
-from mlxtune.runs import RunFolder
+from mlxtune.recipe.sections import Recipe
+from mlxtune.runs.folder import RunFolder
 
 # Keys that change when a training ends, what it measures, or what is done with it, and not what a step computes. More
 # epochs also change the schedule's length from there on, as whoever asks for them wants.

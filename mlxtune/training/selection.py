@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from mlxtune.recipe import VALID_LOSS, Recipe
+from mlxtune.recipe.sections import VALID_LOSS, Recipe
 
 LOWER_IS_BETTER = ("loss", "invalid_rate")
 

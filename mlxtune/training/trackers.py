@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 
 from mlxtune.errors import MlxtuneError
 from mlxtune.files import write_json
-from mlxtune.recipe import Recipe
+from mlxtune.recipe.sections import Recipe
 
 PROJECT = "mlxtune"  # where the client's environment names none
 # Of run.json, what tells runs apart; the rest is long or names rows.

@@ -25,8 +25,8 @@ from mlxtune.files import write_text
 from mlxtune.models.architecture import linear_layers, lora_layers
 from mlxtune.models.base_model import base_folder, config_and_tokenizer, fingerprint, require_base
 from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
-from mlxtune.recipe import Recipe
-from mlxtune.runs import RunFolder, new_run
+from mlxtune.recipe.sections import Recipe
+from mlxtune.runs.folder import RunFolder, new_run
 from mlxtune.training.checkpoints import Checkpoints
 from mlxtune.training.diagnosis import diagnose
 from mlxtune.training.loop import Event, Measure, Outcome, Steps, train

@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mlxtune.recipe import load_recipe
+from mlxtune.recipe.load import load_recipe
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RECIPES = ("qwen2-ticket", "exp-1", "exp-2", "exp-3")

@@ -91,7 +91,7 @@ def prepared(recipe_file: Path, rows_file: Path, tokenizer_folder: Path | None) 
     from mlxtune.data.prepare import training_split
     from mlxtune.models.base_model import config_and_tokenizer
     from mlxtune.models.tokenizer import load_tokenizer
-    from mlxtune.recipe import load_recipe
+    from mlxtune.recipe.load import load_recipe
     from mlxtune.training.loop import Order
 
     recipe = load_recipe(recipe_file, [f"data.train={rows_file}", "data.valid=null"])
@@ -110,9 +110,9 @@ def prepared(recipe_file: Path, rows_file: Path, tokenizer_folder: Path | None) 
 def scored(recipe_file: Path, rows_file: Path, replies: Path, train: Path | None) -> dict[str, Any]:
     """Seconds and memory from two files, of rows and of replies, to the scores in a third."""
     from mlxtune.data.rows import read_rows
-    from mlxtune.evaluation.predictions import read_replies
-    from mlxtune.evaluation.scores import evaluate_replies
-    from mlxtune.recipe import load_recipe
+    from mlxtune.evaluation.predict.predictions import read_replies
+    from mlxtune.evaluation.run import evaluate_replies
+    from mlxtune.recipe.load import load_recipe
 
     train_set = [] if train is None else [f"data.train={train.resolve()}"]
     recipe = load_recipe(recipe_file, [f"data.test={rows_file}", *train_set])

@@ -32,7 +32,7 @@ from mlxtune.models.architecture import linear_layers, weight_shapes
 from mlxtune.models.base_model import base_folder
 from mlxtune.models.source import read_config
 from mlxtune.models.tokenizer import load_tokenizer
-from mlxtune.recipe import load_recipe
+from mlxtune.recipe.load import load_recipe
 from mlxtune.training.loop import Order, count_tokens
 from mlxtune.training.tune import lora_spec
 

@@ -1,0 +1,1 @@
+"""Evaluated runs side by side."""

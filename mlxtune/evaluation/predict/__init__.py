@@ -1,0 +1,1 @@
+"""A model, a recipe and a tokenizer to replies."""

@@ -1,0 +1,216 @@
+"""Exact probabilities of the values a field may take: every option's tokens are scored after the prompt.
+
+Which field: the template's first, where its list is closed: a label, or a label set of at most `MAX_SETS` allowed sets.
+Later fields depend on what was written before them and get none; nor does a reply that begins with thinking.
+
+An option is the reply up to and including the text that ends the field: the end-of-turn token where the field is the
+only one, else the tokens of the template's text behind it that stay the same whatever comes next. Each is spelled as
+training spells it, label sets in canonical order, so no option can be the beginning of another. Probabilities are
+normalised over the options: given that the reply is one of them, which? Greedy decoding goes token by token, so what it
+writes is not always the most probable option.
+
+    options = options_of(recipe, tokenizer)
+    for distribution in distributions(model, prompts, options):
+        distribution.of(("payment",)), distribution.by_label()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import combinations, pairwise
+from typing import Any
+
+import numpy as np
+
+from mlxtune.backends.base import Model
+from mlxtune.data.examples import prompt_ids
+from mlxtune.data.rows import Row
+from mlxtune.data.template import Field, ReplyTemplate, Value
+from mlxtune.evaluation.metrics.calibration import calibration, coverage_at, threshold_for
+from mlxtune.evaluation.predict.predictions import Prediction, batches
+from mlxtune.models.tokenizer import Tokenizer
+from mlxtune.recipe.sections import LabelField, LabelsField, Recipe, TextField
+
+MAX_SETS = 64  # five labels and one that stands alone make 32
+# Stand for what a text or an open set may begin with: letter, digit, another script, punctuation.
+_BEGINNINGS = ("a", "The", "1", "中", "(", "-")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a field may say: its values, and the tokens of the reply that says each."""
+
+    field: str
+    values: tuple[Value, ...]
+    tokens: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """Probability of each value of a field, summing to 1."""
+
+    field: str
+    probabilities: Mapping[Value, float]
+
+    def of(self, value: Value | None) -> float | None:
+        """Probability of a value; None where there is no value."""
+        return None if value is None else self.probabilities.get(value)
+
+    def by_label(self) -> dict[str, float]:
+        """Probability that each label is said: of a label field its distribution, of a set the labels' marginals."""
+        found: dict[str, float] = {}
+        for value, probability in self.probabilities.items():
+            for label in (value,) if isinstance(value, str) else value:
+                found[label] = found.get(label, 0.0) + probability
+        return found
+
+
+def options_of(recipe: Recipe, tokenizer: Tokenizer) -> Options | None:
+    """The options of a recipe's first field; None where it has none that can be told apart exactly."""
+    template = ReplyTemplate(recipe.output)
+    name, *others = template.fields
+    values = list(_values(template.fields[name]))
+    if recipe.prompt.thinking or not values:
+        return None
+    if others:
+        tokens = [_opening(template, name, value, tokenizer) for value in values]
+    else:
+        whole = tokenizer.encode([template.format({name: value})[0] for value in values])
+        tokens = [(*text.ids, tokenizer.end_of_turn) for text in whole]
+    known = [one for one in tokens if one is not None]
+    if len(known) < len(values) or not _exclusive(known):
+        return None
+    return Options(name, tuple(values), tuple(known))
+
+
+def distributions(model: Model, prompts: Sequence[Sequence[int]], options: Options) -> list[Distribution]:
+    """What each prompt's reply may say, asked as one batch."""
+    log_probabilities = model.choose(prompts, options.tokens).astype(np.float64)
+    weights = np.exp(log_probabilities - log_probabilities.max(axis=1, keepdims=True))
+    shares = weights / weights.sum(axis=1, keepdims=True)
+    return [Distribution(options.field, dict(zip(options.values, row, strict=True))) for row in shares.tolist()]
+
+
+def of_rows(
+    rows: Sequence[Row],
+    recipe: Recipe,
+    model: Model,
+    tokenizer: Tokenizer,
+    options: Options,
+    on_rows: Callable[[int], None] = lambda n_rows: None,
+) -> list[Distribution]:
+    """The distributions of rows, in their order, asked batch by batch.
+
+    Raises:
+        DataError: Rows that lack a column of the prompt.
+    """
+    prompts = prompt_ids(rows, recipe, tokenizer)
+    found: dict[int, Distribution] = {}
+    for batch in batches(prompts, recipe.evaluate.batch_size):
+        answers = distributions(model, [prompts[i] for i in batch], options)
+        found.update(zip(batch, answers, strict=True))
+        on_rows(len(batch))
+    return [found[i] for i in range(len(rows))]
+
+
+def with_probabilities(predictions: Sequence[Prediction], found: Sequence[Distribution]) -> list[Prediction]:
+    """Predictions that carry the probability of what they say, and of each label."""
+    return [
+        replace(
+            prediction,
+            probability={one.field: one.of(prediction.predicted[one.field])},
+            probabilities={one.field: one.by_label()},
+        )
+        for prediction, one in zip(predictions, found, strict=True)
+    ]
+
+
+def calibration_scores(
+    name: str, predictions: Sequence[Prediction], validation: Sequence[Prediction] | None
+) -> dict[str, Any]:
+    """What scores.json says under a field's "calibration".
+
+    Args:
+        name: The field.
+        predictions: Of the test rows, with probabilities.
+        validation: Of the validation rows, which choose the threshold; None where there are none.
+
+    Returns:
+        {"rows", "expected_calibration_error", "reliability": [...], "coverage_at_95_precision", "threshold",
+        "precision", "validation_rows"}; coverage is over all rows, and None without validation rows.
+    """
+    confidences, right = _confidences(name, predictions)
+    scores = asdict(calibration(confidences, right))
+    if validation is None:
+        return {
+            **scores,
+            "coverage_at_95_precision": None,
+            "threshold": None,
+            "precision": None,
+            "validation_rows": 0,
+        }
+    found = coverage_at(confidences, right, threshold_for(*_confidences(name, validation)))
+    return {
+        **scores,
+        "coverage_at_95_precision": found.coverage,
+        "threshold": found.threshold,
+        "precision": found.precision,
+        "validation_rows": len(validation),
+    }
+
+
+def _confidences(name: str, predictions: Sequence[Prediction]) -> tuple[list[float | None], list[bool]]:
+    confidences = [(prediction.probability or {}).get(name) for prediction in predictions]
+    return confidences, [prediction.predicted[name] == prediction.expected[name] for prediction in predictions]
+
+
+def _values(field: Field) -> Iterator[Value]:
+    """Everything a closed field may say, label sets in canonical order; nothing for the others."""
+    if isinstance(field, LabelField):
+        yield from field.labels
+    elif isinstance(field, LabelsField) and field.labels is not None:
+        several = [label for label in field.labels if label != field.exclusive]
+        alone = [] if field.exclusive is None else [(field.exclusive,)]
+        if 2 ** len(several) - 1 + len(alone) <= MAX_SETS:
+            for size in range(1, len(several) + 1):
+                yield from combinations(several, size)
+            yield from alone
+
+
+def _opening(template: ReplyTemplate, name: str, value: Value, tokenizer: Tokenizer) -> tuple[int, ...] | None:
+    """The tokens that open every reply whose first field says `value`; None if they do not reach past the field."""
+    _, second, *_ = template.fields
+    fillers = {field: _beginnings(template.fields[field])[0] for field in template.fields}
+    texts, end = [], 0
+    for beginning in _beginnings(template.fields[second]):
+        text, spans = template.format({**fillers, second: beginning, name: value})
+        end = max(span.end for span in spans if span.segment == name)
+        texts.append(text)
+    spelled = tokenizer.encode(texts)
+    n_same = 0
+    for ids in zip(*(text.ids for text in spelled), strict=False):
+        if len(set(ids)) > 1:
+            break
+        n_same += 1
+    start_of_second = next(span.start for span in spans if span.segment == second)
+    while n_same and spelled[0].offsets[n_same - 1][1] > start_of_second:
+        n_same -= 1
+    if not n_same or spelled[0].offsets[n_same - 1][1] <= end:
+        return None
+    return spelled[0].ids[:n_same]
+
+
+def _beginnings(field: Field) -> list[Value]:
+    """Values that stand for all that a field may begin with; of a closed list, every one."""
+    if isinstance(field, TextField):
+        return list(_BEGINNINGS)
+    if isinstance(field, LabelField):
+        return list(field.labels)
+    return [(label,) for label in field.labels or _BEGINNINGS]
+
+
+def _exclusive(options: Sequence[tuple[int, ...]]) -> bool:
+    """Whether no option is another's beginning."""
+    ordered = sorted(options)
+    return all(later[: len(one)] != one for one, later in pairwise(ordered))

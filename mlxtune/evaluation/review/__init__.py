@@ -1,0 +1,1 @@
+"""Sheets for people, out and back in."""

@@ -1,0 +1,249 @@
+"""Filled sheets and their key to human_eval.json: what raters said of each run. Reads no model and no predictions.
+
+The unit is the case: its ratings by several raters are averaged first, so that a case that more people rated counts no
+more than another, and every interval is over cases. Agreement is between raters, on the same line of the sheet.
+
+    summarise(key, sheets)["runs"][0]["dimensions"]["tone"]["mean"]
+    # {'value': 4.2, 'low': 4.0, 'high': 4.4}
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxtune.errors import DataError, RunError
+from mlxtune.evaluation.metrics.agreement import alpha, correlate, draws_of, exact_agreement, mean_rating
+from mlxtune.evaluation.metrics.estimates import Floats
+from mlxtune.evaluation.metrics.paired import Comparison, bootstrap_p, sentence_on
+from mlxtune.evaluation.metrics.text_overlap import ROUGE_L_BUCKETS
+from mlxtune.evaluation.review.draw import RESULT_FILE, Key
+from mlxtune.evaluation.review.sheet import DIMENSIONS, HIGHEST, LOWEST, Sheet
+from mlxtune.files import write_json
+
+BOUNDS = (float(LOWEST), float(HIGHEST))
+LOW_SCORE = 3  # of a line worth reading: its overall mean is below this
+N_LOWEST = 10
+
+Result = dict[str, Any]  # the content of human_eval.json
+
+
+def summarise(key: Key, sheets: Sequence[Sheet]) -> Result:
+    """What the raters said.
+
+    Args:
+        key: Of the sheet.
+        sheets: One a rater; those without a score are left out.
+
+    Returns:
+        {"raters": name, file, scores given, their mean a dimension; "cases", "scores"; "runs": for each run its
+        "dimensions" (mean, cases, scores, how often each score), its "buckets" (the same means by ROUGE-L bucket) and "rouge"
+        (correlation of a case's mean with its ROUGE-L); "agreement": of each dimension alpha, exact and how many lines two
+        or more raters scored; "differences": of each run after the first from the first, on the cases in which one rater
+        scored both; "lowest": the lines with the lowest overall mean; "comments"}.
+
+    Raises:
+        DataError: No sheet holds a score.
+    """
+    sheets = [sheet for sheet in sheets if sheet.n_scores]
+    if not sheets:
+        raise DataError("no score in any of the sheets; fill in the columns " + ", ".join(DIMENSIONS))
+    names = list(key.cases)
+    place = {name: position for position, name in enumerate(names)}
+    ratings: Floats = np.full((len(DIMENSIONS), len(sheets), len(names)), np.nan)
+    for rater, sheet in enumerate(sheets):
+        for rating in sheet.ratings:
+            for dimension, score in rating.scores.items():
+                ratings[DIMENSIONS.index(dimension), rater, place[rating.case]] = score
+    run_of = np.array([case.run for case in key.cases.values()])
+    row_of = np.array([case.row for case in key.cases.values()])
+    means = _means(ratings, axis=1)  # (dimensions, lines)
+    result: Result = {
+        "tag": key.tag,
+        "field": key.field,
+        "read": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "cases": len(np.unique(row_of)),
+        "rated": len(np.unique(row_of[~np.isnan(ratings).all((0, 1))])),
+        "scores": int((~np.isnan(ratings)).sum()),
+        "sample": {"rows": key.rows, "seed": key.seed, "buckets": dict(key.buckets)},
+        "raters": [_rater(sheet, ratings[:, rater]) for rater, sheet in enumerate(sheets)],
+        "runs": [
+            {**run, **_run(key, ratings[:, :, run_of == number], means[:, run_of == number], number)}
+            for number, run in enumerate(key.runs)
+        ],
+        "agreement": None if len(sheets) < 2 else _agreement(ratings, row_of, key.seed),
+        "differences": _differences(key, ratings, run_of, row_of),
+        "lowest": _lowest(key, means[DIMENSIONS.index("overall")], names),
+        "comments": [
+            {"case": rating.case, **_about(key, rating.case), "rater": sheet.rater, "comment": rating.comment}
+            for sheet in sheets
+            for rating in sheet.ratings
+            if rating.comment
+        ],
+    }
+    return result
+
+
+def paired_difference(values: Floats, reach: float, name: str, seed: int = 0) -> Comparison | None:
+    """The mean of one difference a case, and whether it is a real one; None of no case.
+
+    Args:
+        values: Ours less theirs, (cases,).
+        reach: The largest difference there can be.
+        name: What theirs is called.
+        seed: Of the resampling.
+    """
+    estimate = mean_rating(values, (-reach, reach), seed)
+    if estimate is None:
+        return None
+    if estimate.low is None or estimate.high is None:
+        return Comparison(estimate.value, None, None, None, f"too few cases to tell from {name}")
+    drawn = draws_of(lambda draws: (draws.astype(np.float64) @ values) / draws.sum(1), len(values), seed)
+    p_value = bootstrap_p(drawn, len(values))
+    sentence = sentence_on("rating", estimate.value, estimate.low, estimate.high, p_value, name)
+    return Comparison(
+        estimate.value, estimate.low, estimate.high, p_value, sentence.replace("too few rows", "too few cases")
+    )
+
+
+def write_result(result: Result, folder: Path, force: bool = False) -> Path:
+    """Write human_eval.json beside the key.
+
+    Args:
+        result: Of `summarise`.
+        folder: The key's.
+        force: Replace a result that was made of more raters' sheets. One whose raters are all in this one is replaced anyway:
+            that is how a sheet that arrives late is added.
+
+    Raises:
+        RunError: A result lies there whose raters are missing now, or that cannot be read.
+    """
+    file = folder / RESULT_FILE
+    if file.exists() and not force:
+        try:
+            before = [str(rater["name"]) for rater in json.loads(file.read_text(encoding="utf-8"))["raters"]]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{file}: cannot be read; --force replaces it") from error
+        now = {rater["name"] for rater in result["raters"]}
+        missing = [name for name in before if name not in now]
+        if missing:
+            raise RunError(
+                f"{file}: was made with the sheets of {', '.join(missing)} too; give all sheets at once, or --force to replace it"
+            )
+    write_json(file, result)
+    return file
+
+
+# Parts of the result ---------------------------------------------------------------------------------------------
+
+
+def _rater(sheet: Sheet, ratings: Floats) -> dict[str, Any]:
+    """Who rated, how much, and how severely."""
+    return {
+        "name": sheet.rater,
+        "file": str(sheet.path),
+        "sha256": sheet.sha256,
+        "cases": int((~np.isnan(ratings)).any(0).sum()),
+        "scores": sheet.n_scores,
+        "means": {
+            name: float(np.nanmean(ratings[i])) if not np.isnan(ratings[i]).all() else None
+            for i, name in enumerate(DIMENSIONS)
+        },
+    }
+
+
+def _run(key: Key, ratings: Floats, means: Floats, number: int) -> dict[str, Any]:
+    """One run's lines, of which there is one a case: (dimensions, raters, lines) and (dimensions, lines)."""
+    cases = [case for case in key.cases.values() if case.run == number]
+    rouge_l = np.array([case.rouge_l for case in cases])
+    bucket_of_line = np.array([case.bucket for case in cases])
+    return {
+        "dimensions": {
+            name: {
+                **_mean(means[i], key.seed),
+                "scores": int((~np.isnan(ratings[i])).sum()),
+                "counts": {str(score): int((ratings[i] == score).sum()) for score in range(LOWEST, HIGHEST + 1)},
+            }
+            for i, name in enumerate(DIMENSIONS)
+        },
+        "buckets": {
+            bucket: {name: _mean(means[i, bucket_of_line == bucket], key.seed) for i, name in enumerate(DIMENSIONS)}
+            for bucket in ROUGE_L_BUCKETS
+            if (bucket_of_line == bucket).any()
+        },
+        "rouge": {
+            name: asdict(correlate(means[i][rated], rouge_l[rated], seed=key.seed))
+            for i, name in enumerate(DIMENSIONS)
+            for rated in [~np.isnan(means[i])]
+        },
+    }
+
+
+def _mean(per_case: Floats, seed: int) -> dict[str, Any]:
+    rated = per_case[~np.isnan(per_case)]
+    estimate = mean_rating(rated, BOUNDS, seed)
+    return {"mean": estimate and asdict(estimate), "cases": len(rated)}
+
+
+def _agreement(ratings: Floats, row_of: NDArray[np.int_], seed: int) -> dict[str, Any]:
+    found = {}
+    for i, name in enumerate(DIMENSIONS):
+        figures = {
+            "alpha_ordinal": alpha(ratings[i], "ordinal", row_of, seed),
+            "alpha_interval": alpha(ratings[i], "interval", row_of, seed),
+            "exact": exact_agreement(ratings[i], row_of, seed),
+        }
+        shared = int(((~np.isnan(ratings[i])).sum(0) > 1).sum())
+        found[name] = {"lines": shared, **{figure: one and asdict(one) for figure, one in figures.items()}}
+    return found
+
+
+def _differences(key: Key, ratings: Floats, run_of: NDArray[np.int_], row_of: NDArray[np.int_]) -> list[dict[str, Any]]:
+    """Each later run less the first.
+
+    A rater's two scores of one case are subtracted first, so that a severe rater counts against no run; then a case's
+    differences are averaged over raters.
+    """
+
+    def ordered(number: int) -> Floats:
+        """A run's ratings in the order of the rows, (dimensions, raters, cases): each run has a line for every case."""
+        lines = np.flatnonzero(run_of == number)
+        return ratings[:, :, lines[np.argsort(row_of[lines])]]
+
+    first, found = ordered(0), []
+    for number, run in enumerate(key.runs[1:], start=1):
+        apart = _means(ordered(number) - first, axis=1)  # (dimensions, cases)
+        dimensions = {}
+        for i, name in enumerate(DIMENSIONS):
+            both = apart[i][~np.isnan(apart[i])]
+            compared = paired_difference(both, HIGHEST - LOWEST, str(key.runs[0]["run"]), key.seed)
+            dimensions[name] = {"cases": len(both), **(asdict(compared) if compared else {})}
+        found.append({"run": run["run"], "against": key.runs[0]["run"], "dimensions": dimensions})
+    return found
+
+
+def _lowest(key: Key, overall: Floats, names: Sequence[str]) -> list[dict[str, Any]]:
+    """The lines that raters liked least, the worst first."""
+    rated = [i for i in np.argsort(overall, kind="stable").tolist() if overall[i] < LOW_SCORE]
+    return [{"case": names[i], **_about(key, names[i]), "overall": float(overall[i])} for i in rated[:N_LOWEST]]
+
+
+def _about(key: Key, name: str) -> Mapping[str, Any]:
+    case = key.cases[name]
+    return {"run": key.runs[case.run]["run"], "row": case.row, "rougeL": case.rouge_l, "bucket": case.bucket}
+
+
+def _means(ratings: Floats, axis: int) -> Floats:
+    """Means over what is not NaN; NaN where nothing is."""
+    given = ~np.isnan(ratings)
+    n = given.sum(axis)
+    total = np.where(given, ratings, 0.0).sum(axis)
+    means: Floats = np.divide(total, n, out=np.full(total.shape, np.nan), where=n > 0)
+    return means

@@ -1,0 +1,1 @@
+"""The recipe: its sections, and how a YAML file becomes one."""

@@ -1,0 +1,538 @@
+"""The recipe: its sections, defaults and checks, and how a YAML file becomes one. No data, model or backend is opened.
+
+A recipe says everything a command needs. It is checked whole before anything is loaded: every unknown key, wrong
+type and impossible value is reported at once, with file, line and a suggestion. No key is accepted and ignored.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic_core import PydanticCustomError
+
+from mlxtune.errors import did_you_mean as did_you_mean
+
+VALID_LOSS = "valid.loss"
+# Kind of field -> what is measured of it on replies, as evaluation names it.
+METRICS = {
+    "label": ("accuracy", "macro_f1", "invalid_rate"),
+    "labels": ("exact_match", "partial_match", "micro_f1", "macro_f1", "sample_f1", "invalid_rate"),
+    "text": ("rouge1", "rouge2", "rougeL", "bleu", "chrf"),
+}
+PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
+# Rows on the Hugging Face Hub. What stands after the last colon is a split there, or a file's path.
+HUB_ROWS = re.compile(
+    r"hub:(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:/(?P<config>[\w.-]+))?(?:@(?P<revision>[^:\s]+))?"
+    r"(?::(?P<split>[^:]+))?"
+)
+HUB_SPLITS = {"train": "train", "valid": "validation", "test": "test"}  # what a name without a split means
+# Alone among the values, these are files: relative ones are taken from the recipe's folder.
+DATA_FILES = ("train", "valid", "test")
+
+
+class Section(BaseModel):
+    """Base of every part of a recipe: typed strictly, closed to unknown keys, immutable."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+def _wrong(key: str, message: str) -> PydanticCustomError:
+    """A problem of one key of a section, found while looking at several (the key becomes part of its place)."""
+    return PydanticCustomError("mlxtune", "{message}", {"message": message, "key": key})
+
+
+class Quantize(Section):
+    """Group-wise affine quantization of the base model: training on it is QLoRA."""
+
+    bits: Literal[4, 8] = 4
+    """Bits a weight."""
+    group_size: Literal[32, 64, 128] = 64
+    """Weights that share one scale and one offset; must divide the width of every layer."""
+
+
+class ModelSection(Section):
+    """The base model."""
+
+    path: str = Field(min_length=1)
+    """Hub id, folder, .gguf file, or package:NAME/FILE.gguf for weights inside an installed Python package."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hub id; null is its default branch."""
+    quantize: Quantize | None = None
+    """Quantize the base before training (QLoRA); null keeps it as it is."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Type to compute in; null is float32 on a CPU and the model's own type on a GPU."""
+
+
+class Clean(Section):
+    """What to remove from the training rows."""
+
+    dedupe: Literal["none", "exact", "near"] = "none"
+    """Keep the first of rows with the same text ('exact') or nearly the same text ('near') and the same labels."""
+    min_chars: int = Field(0, ge=0)
+    """Drop rows whose text is shorter, in characters."""
+    drop_garbled: bool = False
+    """Drop rows whose text is not language: mojibake, keyboard mash, symbols only."""
+
+
+class Balance(Section):
+    """How to even out the training rows."""
+
+    field: str = Field(min_length=1)
+    """Output field whose labels, or whose sets of labels, shall have equally many rows."""
+    method: Literal["oversample", "undersample"]
+    """Repeat rows up to the commonest label's count, or leave rows out down to the rarest's."""
+    ratio: float = Field(1.0, gt=0, le=1)
+    """How even: repeat rows until the rarest label has this share of the commonest one's count, or leave rows out until
+    the commonest has at most 1 / ratio times the rarest's."""
+    by: Literal["sets", "labels"] = "sets"
+    """What is counted of a field of label sets: whole sets, or single labels, as near as rows with several labels allow."""
+    max_repeats: int = Field(10, ge=2)
+    """Copies of one row at most when rows are repeated, so that the few rows of a rare label are not learned by heart."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Balance:
+        if self.method == "undersample" and self.max_repeats != type(self).model_fields["max_repeats"].default:
+            raise _wrong("max_repeats", "'undersample' repeats no row; remove it, or set method: oversample")
+        return self
+
+
+class Augment(Section):
+    """Further training rows of a rare class, rewritten by a model from the rows that there are."""
+
+    field: str = Field(min_length=1)
+    """Output field with labels."""
+    value: str = Field(min_length=1)
+    """The label whose rows are rewritten. Their input text alone is; labels and reply stay."""
+    factor: float = Field(2.0, gt=1, le=20)
+    """How many times its rows the label shall have, the rewritten ones included."""
+    endpoint: str = Field(min_length=1)
+    """An OpenAI-compatible chat server, such as http://127.0.0.1:8080/v1. Its key comes from MLXTUNE_API_KEY."""
+    model: str = Field(min_length=1)
+    """Name of the model there."""
+    temperature: float = Field(0.9, ge=0, le=2)
+    """Of its sampling."""
+    tries: int = Field(3, ge=1, le=20)
+    """Times that the server is asked for one row at most, where its answers are refused."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Augment:
+        if "@" in self.endpoint or "?" in self.endpoint:
+            raise _wrong("endpoint", "it may hold no password and no key: runs keep it; set MLXTUNE_API_KEY instead")
+        if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", self.endpoint):
+            raise _wrong("endpoint", f"expected http://HOST:PORT/v1 or https://..., got {self.endpoint!r}")
+        return self
+
+
+class DataSection(Section):
+    """The labelled rows: files, relative to the recipe, or rows on the Hugging Face Hub as
+    hub:OWNER/NAME[/CONFIG][@REVISION][:SPLIT]. SPLIT is a split there or a file's path in the repository; without it, train,
+    validation or test, after the key."""
+
+    train: str = Field(min_length=1)
+    """Training rows, .jsonl, .csv or .parquet; or hub:OWNER/NAME."""
+    valid: str | None = None
+    """Validation rows."""
+    valid_fraction: float | None = Field(None, gt=0, lt=1)
+    """Instead of `valid`: hold out this share of the training rows, label sets in proportion, near-duplicates together."""
+    test: str | None = None
+    """Test rows, read by `evaluate`, and by `augment` to keep what it makes away from them."""
+    text: str = "text"
+    """Column that holds the input text, by which rows are cleaned and shown."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Our name -> your column's name, where they differ: {text: body}."""
+    clean: Clean = Clean()
+    """Cleaning of the training rows; validation and test rows are never touched."""
+    balance: Balance | None = None
+    """Balancing of the training rows, once they are cleaned and validation rows are held out; null leaves them be."""
+    augment: Augment | None = None
+    """Rewritten rows of a rare class, added before balancing; null adds none."""
+
+    @model_validator(mode="after")
+    def _check(self) -> DataSection:
+        for name in DATA_FILES:
+            file = getattr(self, name)
+            if file is not None and is_on_hub(file) and not HUB_ROWS.fullmatch(file):
+                raise _wrong(name, f"expected hub:OWNER/NAME[/CONFIG][@REVISION][:SPLIT], got {file!r}")
+        if self.valid is not None and self.valid_fraction is not None:
+            raise _wrong("valid_fraction", "data.valid names validation rows already; keep one of the two")
+        return self
+
+
+class PromptSection(Section):
+    """What the model is asked."""
+
+    system: str | None = None
+    """System message; null sends none."""
+    user: str = Field("{text}", min_length=1)
+    """User message; {column} is replaced by that column of the row."""
+    thinking: bool = False
+    """Let a Qwen3-style model think before it replies; off, the prompt closes the thinking block itself. In every decoding
+    the reply may then begin with one block <think>...</think>, which is left out before the reply is read; one that does
+    not end makes the reply invalid. Nothing trains thinking: what is trained is the reply alone, right after the
+    assistant's header, so tuning teaches the model to answer without thinking. With it there are no probabilities."""
+
+
+class _OutputField(Section):
+    """What every output field has."""
+
+    loss_weight: float = Field(1.0, ge=0)
+    """Weight of this field's tokens in the loss; the template's own tokens weigh 1."""
+
+
+def _weights_kind(value: object) -> str | None:
+    return "weights" if isinstance(value, dict) else "word" if value == "balanced" else None
+
+
+# Told apart before they are checked, so that a wrong weight is a problem of its label and not of the word.
+ClassWeights = Annotated[
+    Annotated[dict[str, Annotated[float, Field(ge=0)]], Tag("weights")] | Annotated[Literal["balanced"], Tag("word")],
+    Discriminator(
+        _weights_kind,
+        custom_error_type="mlxtune_expected",
+        custom_error_message="expected {expected}",
+        custom_error_context={"expected": "'balanced', or labels with their weights as in {refund: 2.0}"},
+    ),
+]
+
+
+class _Labelled(_OutputField):
+    """What fields with a list of labels have."""
+
+    class_weights: ClassWeights = Field(default_factory=dict)
+    """Label -> factor on the loss of that label's own tokens; or balanced: rarer labels weigh more, in inverse
+    proportion to their count in the rows that are trained on."""
+
+    def _check_labels(self, labels: Sequence[str]) -> None:
+        for position, label in enumerate(labels):
+            if not label.strip() or label != label.strip() or "\n" in label:
+                raise _wrong(f"labels.{position}", f"a label is one line without outer spaces, got {label!r}")
+            alike = [other for other in labels[:position] if other.casefold() == label.casefold()]
+            if alike:
+                same = "is listed twice" if alike[0] == label else f"differs from {alike[0]!r} by case only"
+                raise _wrong(f"labels.{position}", f"{label!r} {same}; replies are read without regard to case")
+        for label in self.class_weights if isinstance(self.class_weights, dict) else ():
+            if labels and label not in labels:
+                raise _wrong(f"class_weights.{label}", "not one of the labels" + did_you_mean(label, labels))
+
+
+class LabelField(_Labelled):
+    """Exactly one of a list of labels."""
+
+    kind: Literal["label"]
+    labels: list[str] = Field(min_length=2)
+    """The allowed labels."""
+
+    @model_validator(mode="after")
+    def _check(self) -> LabelField:
+        self._check_labels(self.labels)
+        return self
+
+
+class LabelsField(_Labelled):
+    """A set of labels: read in any order, written in the list's order."""
+
+    kind: Literal["labels"]
+    labels: list[str] | None = Field(None, min_length=2)
+    """The allowed labels in canonical order; null is an open set, kept in the row's own order."""
+    separator: str = Field(", ", min_length=1)
+    """What stands between two labels."""
+    exclusive: str | None = None
+    """A label that only ever stands alone, such as 'none'."""
+
+    @model_validator(mode="after")
+    def _check(self) -> LabelsField:
+        self._check_labels(self.labels or [])
+        if "\n" in self.separator or not self.separator.strip():
+            raise _wrong("separator", f"expected a visible character on one line, got {self.separator!r}")
+        for position, label in enumerate(self.labels or []):
+            if self.separator.strip() in label:
+                raise _wrong(f"labels.{position}", f"{label!r} contains the separator {self.separator!r}")
+        if self.exclusive is not None and self.exclusive not in (self.labels or []):
+            raise _wrong("exclusive", f"{self.exclusive!r} is not one of the labels")
+        return self
+
+
+class TextField(_OutputField):
+    """Free text."""
+
+    kind: Literal["text"]
+
+
+OutputField = Annotated[LabelField | LabelsField | TextField, Field(discriminator="kind")]
+
+
+KINDS: dict[str, type[_OutputField]] = {"label": LabelField, "labels": LabelsField, "text": TextField}
+
+
+class OutputSection(Section):
+    """What the model answers. The template formats, masks, weighs, constrains and parses the reply."""
+
+    template: str = Field(min_length=1)
+    """The reply, with {field} where a field's value goes."""
+    fields: dict[str, OutputField] = Field(min_length=1)
+    """Field name -> its kind."""
+
+    @model_validator(mode="after")
+    def _check(self) -> OutputSection:
+        names = PLACEHOLDER.findall(self.template)
+        for name in names:
+            if name not in self.fields:
+                raise _wrong("template", f"{{{name}}} is not one of the fields" + did_you_mean(name, self.fields))
+            if names.count(name) > 1:
+                raise _wrong("template", f"{{{name}}} stands in it twice")
+        for name in self.fields:
+            if name not in names:
+                raise _wrong(f"fields.{name}", f"the template has no {{{name}}}, so the model would never write it")
+        pieces = PLACEHOLDER.split(self.template)
+        for before, literal in zip(names, pieces[2:-1:2], strict=False):
+            if not literal:
+                raise _wrong("template", f"something must stand between {{{before}}} and the field after it")
+        return self
+
+
+class LoraSection(Section):
+    """The adapter."""
+
+    rank: int = Field(8, ge=1)
+    """Rank r of the update B A."""
+    alpha: float = Field(16.0, gt=0)
+    """Scale of the update: alpha / rank, or alpha / sqrt(rank) with rslora."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of each adapted layer's inputs zeroed for the update while training."""
+    targets: Literal["all", "attention", "mlp"] | list[str] = "all"
+    """Linear layers to adapt: all, attention (q, k, v, o), mlp (gate, up, down), or a list of names."""
+    layers: Literal["all"] | Annotated[int, Field(ge=1)] = "all"
+    """Transformer blocks to adapt: all, or that many from the end."""
+    rslora: bool = False
+    """Rank-stabilised scale, alpha / sqrt(rank) (Kalajdzievski, 2023)."""
+
+    @property
+    def scale(self) -> float:
+        """Factor on the update B A."""
+        return float(self.alpha / (self.rank**0.5 if self.rslora else self.rank))
+
+
+class EarlyStopping(Section):
+    """When to stop before the last epoch."""
+
+    metric: str | None = None
+    """What must go on improving; null is train.best_metric."""
+    patience: int = Field(3, ge=1)
+    """Validations in a row without improvement after which training stops."""
+    min_delta: float = Field(0.0, ge=0)
+    """Least change that counts as an improvement."""
+
+
+class TrainSection(Section):
+    """Training."""
+
+    epochs: int = Field(1, ge=1)
+    """Times every row is seen."""
+    max_steps: int | None = Field(None, ge=1)
+    """Stop after this many optimizer steps, for trials; null trains all epochs."""
+    batch_size: int = Field(4, ge=1)
+    """Rows a forward pass."""
+    gradient_accumulation: int = Field(4, ge=1)
+    """Forward passes an optimizer step."""
+    gradient_checkpointing: bool = False
+    """Recompute each block's activations in the backward pass instead of keeping them: less memory, about a third more
+    time, the same numbers."""
+    learning_rate: float = Field(2e-4, gt=0)
+    """Peak learning rate."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """How the learning rate goes from its peak to zero, or stays."""
+    warmup_ratio: float = Field(0.0, ge=0, lt=1)
+    """Share of the steps over which the learning rate rises from zero."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Decoupled weight decay of AdamW."""
+    max_grad_norm: float | None = Field(1.0, gt=0)
+    """Clip the gradient's global L2 norm to this; null does not clip."""
+    max_tokens: int = Field(2048, ge=8)
+    """Longest row in tokens, prompt and reply."""
+    over_long: Literal["refuse", "drop"] = "refuse"
+    """What to do with longer rows: refuse to train, naming them, or drop them, naming them."""
+    evaluate_every: int | None = Field(None, ge=1)
+    """Optimizer steps between validations; null validates at the end of each epoch."""
+    save_every: int | None = Field(None, ge=1)
+    """Optimizer steps between checkpoints; null saves at each validation. One that is the best so far is always saved."""
+    best_metric: str = VALID_LOSS
+    """What tells which checkpoint is best: valid.loss, FIELD.METRIC as intents.exact_match or priority.macro_f1, or
+    FIELD.LABEL.recall (precision, f1). All but the loss come from replies that the model writes to validation rows."""
+    metric_rows: int = Field(64, ge=1)
+    """Validation rows that it writes replies to, a fixed sample; all of them if there are no more."""
+    early_stopping: EarlyStopping | None = None
+    """Stop when a metric no longer improves; null trains to the end."""
+    load_best: bool = False
+    """Make the best checkpoint's adapter the run's; otherwise it is the last one's."""
+    seed: int = Field(0, ge=0, lt=2**32)
+    """Seed of the adapter's first values, the order of rows and the dropout."""
+
+
+class EvaluateSection(Section):
+    """Evaluation."""
+
+    decoding: Literal["constrained", "free", "both"] = "constrained"
+    """Let the model write only replies that the template allows, anything, or one after the other."""
+    max_new_tokens: int = Field(64, ge=1)
+    """Longest reply in tokens, its thinking included (prompt.thinking: true needs some hundred more)."""
+    batch_size: int = Field(16, ge=1)
+    """Prompts answered together."""
+    baselines: list[Literal["majority", "keywords", "tfidf", "zero_shot", "few_shot"]] = Field(default_factory=list)
+    """What the model is compared with: the commonest answer of the training rows, keywords, TF-IDF with logistic
+    regression on the training rows, and the model before tuning, asked as it is or shown rows with their answers."""
+    keywords: dict[str, Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]] = Field(
+        default_factory=dict
+    )
+    """Label -> words; the baseline 'keywords' gives a text every label one of whose words occurs in it."""
+    few_shot: int = Field(4, ge=1)
+    """Training rows that the baseline 'few_shot' shows the model."""
+
+    @model_validator(mode="after")
+    def _check_baselines(self) -> EvaluateSection:
+        for position, name in enumerate(self.baselines):
+            if name in self.baselines[:position]:
+                raise _wrong(f"baselines.{position}", f"{name!r} is listed twice")
+            if name == "keywords" and not self.keywords:
+                raise _wrong(f"baselines.{position}", "'keywords' needs words: evaluate.keywords: {label: [word, ...]}")
+        return self
+
+
+class Recipe(Section):
+    """One recipe, checked."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the recipe; its runs lie in runs/NAME/."""
+    model: ModelSection
+    """The base model."""
+    data: DataSection
+    """The labelled rows."""
+    prompt: PromptSection = PromptSection()
+    """What the model is asked."""
+    output: OutputSection
+    """What the model answers."""
+    lora: LoraSection = LoraSection()
+    """The adapter."""
+    train: TrainSection = TrainSection()
+    """Training."""
+    evaluate: EvaluateSection = EvaluateSection()
+    """Evaluation."""
+    track: list[Literal["tensorboard", "wandb", "swanlab", "mlflow"]] = Field(default_factory=list)
+    """Trackers that training is shown in, besides metrics.jsonl; each needs its extra: pip install 'mlxtune[wandb]'."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Recipe:
+        for position, tracker in enumerate(self.track):
+            if tracker in self.track[:position]:
+                raise _wrong(f"track.{position}", f"{tracker!r} is listed twice")
+        for name in PLACEHOLDER.findall(self.prompt.user):
+            if name in self.output.fields:
+                raise _wrong("prompt.user", f"{{{name}}} is an output field: the prompt would give the answer away")
+        if not PLACEHOLDER.findall(self.prompt.user):
+            raise _wrong("prompt.user", "it names no column, so every row would ask the same; write {text}")
+        known = {self.data.text, *PLACEHOLDER.findall(self.prompt.user), *self.output.fields}
+        for name in self.data.columns:
+            if name not in known:
+                raise _wrong(f"data.columns.{name}", "nothing uses this column" + did_you_mean(name, known))
+        self._check_metrics()
+        with_labels = [field for field in self.output.fields.values() if not isinstance(field, TextField)]
+        for position, name in enumerate(self.evaluate.baselines):
+            if not with_labels and name in ("majority", "keywords", "tfidf"):
+                raise _wrong(f"evaluate.baselines.{position}", f"{name!r} needs an output field with labels")
+        listed = [label for field in with_labels for label in field.labels or []]
+        for label in self.evaluate.keywords:
+            if label not in listed and all(field.labels for field in with_labels):
+                raise _wrong(f"evaluate.keywords.{label}", "not one of the labels" + did_you_mean(label, listed))
+        if (balance := self.data.balance) is not None:
+            labelled = [name for name, field in self.output.fields.items() if not isinstance(field, TextField)]
+            if balance.field not in labelled:
+                hint = did_you_mean(balance.field, labelled) or f"; known: {', '.join(labelled) or 'none'}"
+                raise _wrong("data.balance.field", f"{balance.field!r} is no output field with labels{hint}")
+        self._check_augment()
+        return self
+
+    def _check_augment(self) -> None:
+        """What is rewritten is the rows of a label that the recipe lists, and the model reads the text that changes."""
+        augment = self.data.augment
+        if augment is None:
+            return
+        labelled = [name for name, field in self.output.fields.items() if not isinstance(field, TextField)]
+        if augment.field not in labelled:
+            hint = did_you_mean(augment.field, labelled) or f"; known: {', '.join(labelled) or 'none'}"
+            raise _wrong("data.augment.field", f"{augment.field!r} is no output field with labels{hint}")
+        labels = getattr(self.output.fields[augment.field], "labels", None)
+        if labels and augment.value not in labels:
+            hint = did_you_mean(augment.value, labels) or f"; known: {', '.join(labels)}"
+            raise _wrong("data.augment.value", f"{augment.value!r} is no label of {augment.field}{hint}")
+        if self.data.text not in PLACEHOLDER.findall(self.prompt.user):
+            raise _wrong("data.augment", f"it rewrites {{{self.data.text}}}, which prompt.user does not show")
+
+    def _check_metrics(self) -> None:
+        """What selects a checkpoint is a metric of this recipe, named once, and there are rows to measure it on."""
+        train, stopping = self.train, self.train.early_stopping
+        key, name = "train.best_metric", train.best_metric
+        if stopping is not None and stopping.metric is not None:
+            if name not in (VALID_LOSS, stopping.metric):
+                raise _wrong("train.early_stopping.metric", f"train.best_metric is {name!r}; keep one of the two")
+            key, name = "train.early_stopping.metric", stopping.metric
+        known = [f"{field}.{metric}" for field, one in self.output.fields.items() for metric in METRICS[one.kind]]
+        of_label = re.fullmatch(r"(.+?)\.(.+)\.(?:precision|recall|f1)", name)
+        field = self.output.fields.get(of_label[1]) if of_label else None
+        is_label = of_label is not None and of_label[2] in (getattr(field, "labels", None) or [])
+        if name not in (VALID_LOSS, *known) and not is_label:
+            hint = did_you_mean(name, [VALID_LOSS, *known]) or f"; known: {', '.join([VALID_LOSS, *known])}"
+            raise _wrong(key, f"{name!r} is no metric of this recipe{hint}")
+        if self.data.valid is None and self.data.valid_fraction is None:
+            asking = {"train.early_stopping": stopping, "train.load_best": train.load_best, key: name != VALID_LOSS}
+            for asked in (one for one, wanted in asking.items() if wanted):
+                raise _wrong(asked, f"{name} is measured on validation rows; add data.valid or data.valid_fraction")
+
+    @property
+    def selection_metric(self) -> str:
+        """What tells which checkpoint is best, and when to stop."""
+        stopping = self.train.early_stopping
+        return self.train.best_metric if stopping is None or stopping.metric is None else stopping.metric
+
+    @property
+    def prompt_columns(self) -> list[str]:
+        """Columns that the user message and the cleaning read."""
+        return list(dict.fromkeys([self.data.text, *PLACEHOLDER.findall(self.prompt.user)]))
+
+    def to_yaml(self) -> str:
+        """The recipe with every default spelled out, as a run folder keeps it."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
+
+    def flat(self) -> dict[str, Any]:
+        """Dotted key -> value, as JSON has it, of everything that the recipe says; lists are values."""
+        return _flat(self.model_dump(mode="json"))
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def is_on_hub(name: str) -> bool:
+    """Whether `data.train`, `valid` or `test` is written as rows on the Hub rather than as a file."""
+    return name.startswith("hub:")
+
+
+def is_local_model(path: str) -> bool:
+    """Whether `model.path` is written as a file or folder rather than as a Hub id or a package's file."""
+    return not path.startswith("package:") and (path.startswith((".", "/", "~")) or path.endswith(".gguf"))
+
+
+# Overriding --------------------------------------------------------------------------------------------------------
+
+
+# Explaining ------------------------------------------------------------------------------------------------------

@@ -1,0 +1,182 @@
+"""The run folder: its files, how one is made, found and kept to one writer. Complete evidence of one training run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from mlxtune.errors import RunError
+from mlxtune.files import heal, write_json, write_text
+from mlxtune.recipe.load import load_recipe
+from mlxtune.recipe.sections import Recipe
+
+RUNS = Path("runs")
+TUNED, BASE = "tuned", "base"  # a run's evaluations with and without its adapter
+
+
+class RunFolder:
+    """Paths of a run folder; see the README's list of what each file holds."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe_file = path / "recipe.yaml"
+        self.run_file = path / "run.json"
+        self.metrics_file = path / "metrics.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self.adapter = path / "adapter"
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def evaluation(self, name: str) -> Path:
+        """Folder of one evaluation: TUNED, BASE, or a name of the user's own."""
+        return self.path / "evaluation" / name
+
+    def recipe(self) -> Recipe:
+        """The recipe as resolved when the run was made."""
+        return load_recipe(self.recipe_file)
+
+    def info(self) -> dict[str, Any]:
+        """run.json."""
+        try:
+            content = json.loads(self.run_file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RunError(f"{self}: not a run folder: run.json is missing") from None
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self.run_file}: cannot be read: {error}") from error
+        return dict(content)
+
+    def update_info(self, **values: Any) -> None:
+        """Change keys of run.json."""
+        content = self.info() if self.run_file.exists() else {}
+        write_json(self.run_file, {**content, **values})
+
+    def heal(self) -> None:
+        """Put right what a process left that was killed while it replaced a folder of this run."""
+        for folder in (self.path, self.checkpoints, self.path / "evaluation"):
+            heal(folder)
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Hold the folder for writing; RunError if another process does."""
+        return locked(self.path)
+
+    def in_use(self) -> bool:
+        """Whether another process is writing to it; also where that cannot be found out."""
+        if not (self.path / ".lock").exists():
+            return False
+        try:
+            with self.locked():
+                return False
+        except (RunError, OSError):
+            return True
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder for writing.
+
+    Raises:
+        RunError: Another process holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise RunError(f"{folder}: another process is writing to it; wait for it or choose another --out") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def new_run(recipe: Recipe, out: Path | None, force: bool = False) -> RunFolder:
+    """Make the folder of a new run.
+
+    Args:
+        recipe: Written into it as resolved.
+        out: The folder; None is runs/NAME/UTC-TIME under the current folder.
+        force: Replace a run that lies there.
+
+    Raises:
+        RunError: Something lies there, or it cannot be made.
+    """
+    if out is None:
+        stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+        parent = RUNS / recipe.name
+        out = next(
+            path
+            for number in range(1, 1000)
+            if not (path := parent / (stamp if number == 1 else f"{stamp}-{number}")).exists()
+        )
+    run = RunFolder(out)
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        if not out.is_dir() or not run.run_file.exists():
+            raise RunError(f"{out}: exists and is no run of mlxtune; choose another --out")
+        if not force:
+            raise RunError(f"{out}: holds a run already; choose another --out, or --force to replace it")
+        with run.locked():
+            shutil.rmtree(out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(run.recipe_file, recipe.to_yaml())
+    except OSError as error:
+        raise RunError(f"{out}: the run folder cannot be written: {error.strerror}; choose another --out") from error
+    return run
+
+
+def open_run(path: Path) -> RunFolder:
+    """An existing run folder.
+
+    Raises:
+        RunError: It is none; says what is missing.
+    """
+    run = RunFolder(path)
+    if not path.exists():
+        raise RunError(f"{path}: no such run folder; `mlxtune lora RECIPE` makes one under {RUNS}/")
+    if not path.is_dir():
+        raise RunError(f"{path}: expected a run folder, this is a file")
+    for file in (run.recipe_file, run.run_file):
+        if not file.is_file():
+            raise RunError(f"{path}: not a run folder: {file.name} is missing")
+    run.heal()
+    return run
+
+
+def named_run(path: Path) -> RunFolder | None:
+    """The run that a command's RECIPE|RUN names; None where that is a recipe: runs are folders, recipes files.
+
+    Raises:
+        RunError: It is a folder, and no run.
+    """
+    return open_run(path) if path.is_dir() else None
+
+
+def latest_checkpointed_run(recipe_name: str, root: Path = RUNS) -> RunFolder | None:
+    """The run of a recipe whose checkpoints were written last."""
+    written = {
+        run: max(step.stat().st_mtime for step in steps)
+        for run in _runs_of(recipe_name, root)
+        if (steps := list(run.checkpoints.glob("step-*")))
+    }
+    return max(written, key=written.__getitem__) if written else None
+
+
+def latest_run(recipe_name: str, root: Path = RUNS) -> RunFolder | None:
+    """The newest run of a recipe that has an adapter, by the time its adapter was written."""
+    found = [run for run in _runs_of(recipe_name, root) if (run.adapter / "adapter_config.json").is_file()]
+    return max(found, key=lambda run: run.adapter.stat().st_mtime) if found else None
+
+
+def _runs_of(recipe_name: str, root: Path) -> Iterator[RunFolder]:
+    """What lies where the runs of a recipe do, each healed."""
+    for path in (root / recipe_name).glob("*"):
+        run = RunFolder(path)
+        run.heal()
+        yield run

@@ -1,0 +1,283 @@
+"""A sweep: one recipe trained and evaluated with every combination of some settings, a process a combination.
+
+    axes = [parse_axis("lora.rank=32,64"), parse_axis("train.learning_rate=1e-4,2e-4")]
+    cells = plan_cells(Path("recipe.yaml"), axes)          # four recipes, all checked
+    done = sweep(cells, default_folder("recipe", axes))    # four run folders
+
+A cell is a run folder like any other, named after its settings, with its log beside it. What lies there says what is left
+to do, so that the same command goes on where an interrupted one stopped, and a larger grid takes over what is finished.
+A cell that fails, or that the system kills for its memory, takes no other with it.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlxtune.errors import MlxtuneError, Problem, RunError
+from mlxtune.files import write_json, write_text
+from mlxtune.runs.folder import TUNED, RunFolder, locked
+from mlxtune.sweep.grid import Cell
+from mlxtune.sweep.trial_state import FAILED, FINISHED, INTERRUPTED, Standing, standing, tuned_scores
+
+SWEEP_FILE = "sweep.json"
+
+Runner = Callable[[Sequence[str], Path], int]  # words after `mlxtune`, the log to add to -> exit code
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a cell ended.
+
+    Attributes:
+        cell: Which.
+        folder: Its run folder.
+        log: What it said.
+        status: FINISHED, FAILED or INTERRUPTED.
+        skipped: It was finished before.
+        error: Why it failed: the last error that it wrote, or what ended it.
+        seconds: That it took now.
+    """
+
+    cell: Cell
+    folder: Path
+    log: Path
+    status: str
+    skipped: bool
+    error: str | None
+    seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        """For sweep.json and --json."""
+        return {
+            "name": self.cell.name,
+            "settings": dict(self.cell.settings),
+            "run": str(self.folder),
+            "log": str(self.log),
+            "status": self.status,
+            "skipped": self.skipped,
+            "error": self.error,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def sweep(
+    cells: Sequence[Cell],
+    folder: Path,
+    run: Runner | None = None,
+    say: Callable[[str], None] = lambda text: None,
+    *,
+    evaluate: bool = True,
+    force: bool = False,
+    where: Sequence[str] = (),
+) -> list[Done]:
+    """Train and evaluate what is not finished yet, one cell after the other.
+
+    Args:
+        cells: Of `plan_cells`.
+        folder: Holds their run folders, their logs, and sweep.json.
+        run: Runs one command and waits for it; None is `run_process`.
+        say: Told how it goes.
+        evaluate: Evaluate each on the test rows.
+        force: Train anew what was made under another recipe or of other data, and what failed.
+        where: Options that say what computes: ("--backend", "mlx").
+
+    Returns:
+        How each cell ended, in their order.
+
+    Raises:
+        RunError: The folder is in use, or cells in it were made under another recipe, and `force` is not set: nothing
+            was started then.
+        KeyboardInterrupt: Interrupted; what was done is on disk, and the same call goes on.
+    """
+    run = run or run_process
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder}: expected a folder, this is a file; choose another --out")
+    if (folder / "run.json").exists():
+        raise RunError(f"{folder}: is a run of its own; choose another --out")
+    standings = [standing(cell, folder / cell.name) for cell in cells]
+    if not force:
+        _refuse_changed(cells, standings, folder, evaluate)
+    folder.mkdir(parents=True, exist_ok=True)
+    done: list[Done] = []
+    with locked(folder):
+        for number, (cell, found) in enumerate(zip(cells, standings, strict=True), start=1):
+            place = f"[{number}/{len(cells)}] {cell}"
+            log = folder / f"{cell.name}.log"
+            commands = list(_commands(cell, folder / cell.name, found, evaluate, force, where))
+            if not commands:
+                say(f"{place}: finished before{_headline(folder / cell.name)}")
+                done.append(Done(cell, folder / cell.name, log, FINISHED, True, None, 0.0))
+                continue
+            started = time.monotonic()
+            error = None
+            try:
+                if found.training == "whole" and found.changed_evaluation:  # as training does when it goes on
+                    write_text(folder / cell.name / "recipe.yaml", cell.recipe.to_yaml())
+                if found.training == "none":
+                    _clear_beginnings(folder / cell.name)
+                for what, words in commands:
+                    say(f"{place}: {what}; log: {log}")
+                    begins = log.stat().st_size if log.exists() else 0
+                    code = run(words, log)
+                    if code != 0:
+                        error = _why(code, log, begins)
+                        break
+            except KeyboardInterrupt:
+                seconds = time.monotonic() - started
+                done.append(Done(cell, folder / cell.name, log, INTERRUPTED, False, "interrupted", seconds))
+                _note(folder, cells, done)
+                raise
+            seconds = time.monotonic() - started
+            status = FAILED if error else FINISHED
+            done.append(Done(cell, folder / cell.name, log, status, False, error, seconds))
+            _note(folder, cells, done)
+            say(
+                f"{place}: "
+                + (f"failed: {error}" if error else f"done in {seconds:.0f} s{_headline(folder / cell.name)}")
+            )
+        _note(folder, cells, done)
+    return done
+
+
+def run_process(words: Sequence[str], log: Path) -> int:
+    """Run `mlxtune WORDS` in a process of its own, what it says added to a log.
+
+    Signals that ask this process to end are passed on, so that training saves a checkpoint first.
+
+    Returns:
+        Its exit code; minus the signal's number where one ended it.
+
+    Raises:
+        KeyboardInterrupt: This process was asked to end; the other one has ended.
+    """
+    asked: list[int] = []
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def pass_on(number: int, frame: Any) -> None:
+        asked.append(number)
+        for process in processes:
+            process.send_signal(number)
+
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():  # only there may handlers be set
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            if hasattr(signal, name):
+                number = getattr(signal, name)
+                before[number] = signal.signal(number, pass_on)
+    try:
+        with log.open("ab") as stream:
+            stream.write(f"$ {shlex.join(['mlxtune', *words])}\n".encode())
+            stream.flush()
+            # In a session of its own: a Ctrl-C in the terminal would reach it twice, and the second means "at once".
+            process = subprocess.Popen(
+                [sys.executable, "-m", "mlxtune", *words],
+                stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            )  # fmt: skip
+            processes.append(process)
+            if asked:  # between setting the handlers and now
+                process.send_signal(asked[-1])
+            code = process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if asked:
+        raise KeyboardInterrupt
+    return code
+
+
+def _clear_beginnings(folder: Path) -> None:
+    if folder.is_dir() and not (folder / "run.json").exists():
+        for path in folder.iterdir():
+            path.unlink()
+
+
+def _commands(
+    cell: Cell, folder: Path, found: Standing, evaluate: bool, force: bool, where: Sequence[str]
+) -> Iterator[tuple[str, list[str]]]:
+    """What is still to be run: what to call it, and its words."""
+    settings = [word for override in cell.overrides for word in ("--set", override)]
+    anew = force and (bool(found.changed) or found.failed)
+    replaces = ["--force"] if (folder / "run.json").exists() else []
+    if found.training == "none" or anew:
+        yield "training", ["lora", str(cell.file), "--out", str(folder), *settings, *where, *replaces]
+    elif found.training == "resume":
+        yield "going on with training", ["lora", str(cell.file), "--resume", str(folder), *settings, *where]
+    trains = found.training != "whole" or anew
+    if evaluate and (trains or not found.evaluated or (force and found.changed_evaluation)):
+        kept = found.training != "none" and not anew  # training anew removes its evaluation
+        stale = ["--force"] if kept and (RunFolder(folder).evaluation(TUNED) / "scores.json").exists() else []
+        yield "evaluating", ["evaluate", str(folder), *where, *stale]
+
+
+def _refuse_changed(cells: Sequence[Cell], standings: Sequence[Standing], folder: Path, evaluate: bool) -> None:
+    """Raise RunError where cells were made with something that has changed since; all are listed."""
+    problems = []
+    for cell, found in zip(cells, standings, strict=True):
+        what = [*found.changed, *(found.changed_evaluation if evaluate and found.evaluated else ())]
+        if what:
+            problems.append(Problem(cell.name, "; ".join(what)))
+    if problems:
+        raise RunError(
+            f"{folder}: some cells were made with something else",
+            problems,
+            "--force makes these anew and leaves the others; --out puts this sweep elsewhere",
+        )
+
+
+def _why(code: int, log: Path, begins: int) -> str:
+    """Why a command failed: the last error in what it wrote, or what ended it."""
+    if code < 0:
+        try:
+            name = signal.Signals(-code).name
+        except ValueError:
+            name = f"signal {-code}"
+        memory = ", as the system does where memory runs out" if name == "SIGKILL" else ""
+        return f"killed by {name}{memory}"
+    if code == 130:
+        return "interrupted; the same command goes on with it"
+    with log.open("rb") as stream:
+        stream.seek(begins)
+        lines = [line for line in stream.read().decode("utf-8", "replace").splitlines() if line.strip()]
+    errors = [i for i, line in enumerate(lines) if line.startswith("Error: ")]
+    if errors:
+        return " ".join(line.strip() for line in lines[errors[-1] :][:3]).removeprefix("Error: ")
+    return lines[-1].strip() if len(lines) > 1 else f"exit code {code}"
+
+
+def _headline(folder: Path) -> str:
+    """The figures that a cell is known by, as a clause; nothing where there are none."""
+    run = RunFolder(folder)
+    said = []
+    try:
+        info = run.info()
+    except MlxtuneError:
+        return ""
+    if isinstance(loss := info.get("valid_loss"), float):
+        said.append(f"validation loss {loss:.4f}")
+    for name, figures in ((tuned_scores(run) or {}).get("fields") or {}).items():
+        figure = next((one for one in ("exact_match", "accuracy", "rougeL") if one in figures), None)
+        if figure is not None:
+            said.append(f"{name} {figure} {figures[figure]['value']:.3f}")
+    return "; " + ", ".join(said) if said else ""
+
+
+def _note(folder: Path, cells: Sequence[Cell], done: Sequence[Done]) -> None:
+    """Write what is known so far into sweep.json."""
+    ended = {one.cell.name: one.as_json() for one in done}
+    waiting = [
+        {"name": cell.name, "settings": dict(cell.settings), "run": str(folder / cell.name), "status": "waiting"}
+        for cell in cells
+        if cell.name not in ended
+    ]
+    write_json(folder / SWEEP_FILE, {"recipe": str(cells[0].file), "cells": [*ended.values(), *waiting]})

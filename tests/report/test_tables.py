@@ -1,0 +1,194 @@
+"""Tables of scores: they fit, carry no escape codes when piped, and show labels as they are."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+
+from mlxtune.evaluation.metrics.labels import label_scores, label_set_scores
+from mlxtune.evaluation.metrics.texts import text_scores
+from mlxtune.report.tables import (
+    MAX_LABELS,
+    WIDTH,
+    before_after,
+    confusion_tables,
+    label_table,
+    score_tables,
+    to_text,
+)
+
+LABELS = ["payment", "[bold]notification[/bold]", "库存查询"]
+
+
+def make_scores(decoding: str = "constrained", right: bool = True) -> dict[str, Any]:
+    expected = [(LABELS[0],), (LABELS[1], LABELS[2])]
+    sets = label_set_scores(expected, expected if right else [None, None], [False] * 2, LABELS)
+    single = label_scores(["high", "low"], ["high", "high"], [False] * 2, ["high", "low"])
+    speed = {"seconds_per_row": 0.5, "rows_per_second": 2.0, "tokens_per_second": 9.0}
+    fields = {"intents": asdict(sets), "priority": asdict(single)}
+    return {"rows": 2, "decoding": decoding, "fields": fields, "speed": speed, "notes": ["a [note]"]}
+
+
+def test_tables_fit_and_are_plain_text():
+    text = to_text(score_tables(make_scores()))
+    assert max(map(len, text.splitlines())) <= WIDTH
+    assert "\x1b" not in text
+
+
+def test_tables_have_color_only_when_asked():
+    assert "\x1b" in to_text(score_tables(make_scores()), color=True)
+
+
+def test_labels_and_notes_are_no_markup():
+    text = to_text(score_tables(make_scores()))
+    assert "[bold]notification[/bold]" in text
+    assert "a [note]" in text
+
+
+def test_labels_of_an_open_set_command_no_terminal():
+    labels = {"\x1b[2Jgone": {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 1}}
+    assert "\x1b" not in to_text([label_table("tags", labels)])
+
+
+def test_every_part_of_the_scores_is_shown():
+    text = to_text(score_tables(make_scores()))
+    for part in ("exact match", "macro F1", "intents: by label", "by number of expected labels", "accuracy", "across"):
+        assert part in text, part
+    assert "constrained: 0.500 s a row, 2.00 rows/s, 9.0 tokens/s" in text
+
+
+QUEUES = [
+    "Technical Support", "Product Support", "Customer Service", "IT Support", "Billing and Payments",
+    "Returns and Exchanges", "Service Outages and Maintenance", "Sales and Pre-Sales",
+]  # fmt: skip
+
+
+def test_confusion_is_shown_in_rows_and_in_percent_of_each_label() -> None:
+    expected = ["high"] * 82 + ["low"]
+    predicted = ["high"] * 51 + ["medium"] * 24 + ["low"] * 6 + [None] + ["low"]
+    confusion = asdict(label_scores(expected, predicted, [False] * 83, ["high", "medium", "low"]))["confusion"]
+    counts, percents = (to_text([table]) for table in confusion_tables("priority", confusion))
+    assert "high       51       24     6         1" in counts and "priority: rows by expected" in counts
+    assert "high     62.2%    29.3%     7.3%      1.2%" in percents and "percent" in percents
+    assert "medium    0.0%     0.0%     0.0%      0.0%" in percents
+
+
+def test_eight_queues_with_long_names_are_numbered_and_fit() -> None:
+    confusion = asdict(label_scores(QUEUES, QUEUES, [False] * 8, QUEUES))["confusion"]
+    confusion["counts"] = [[1000 * n for n in row] for row in confusion["counts"]]
+    counts, percents = (to_text([table]) for table in confusion_tables("queue", confusion))
+    for text, cell in ((counts, "1000"), (percents, "100.0")):
+        line = next(line for line in text.splitlines() if "Maintenance" in line)
+        assert line.split()[:5] == ["7", "Service", "Outages", "and", "Maintenance"] and line.count(cell) == 1
+        assert max(map(len, text.splitlines())) <= WIDTH and len(text.splitlines()) == 12  # no line is folded
+
+
+def test_recalls_have_their_intervals() -> None:
+    single = label_scores(["high", "high", "high", "low"], ["high", "low", "high", "low"], [False] * 4, ["high", "low"])
+    low, high = single.labels["high"].recall_interval or (0, 0)
+    text = to_text([label_table("priority", asdict(single)["labels"])])
+    assert f"0.667 [{low:.3f}, {high:.3f}]" in text
+
+
+def text_field(labels_right: list[bool] | None = None) -> dict[str, Any]:
+    expected = ["Dear <name>, we will help you today."] * 3
+    found = asdict(text_scores(expected, ["Dear <name>, we will help you.", "Call [Name].", None], labels_right))
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def test_every_figure_of_a_text_is_shown() -> None:
+    scores = make_scores()
+    scores["fields"]["response"] = text_field([True, False, False])
+    scores["replies"] = {"all_fields_correct": {"value": 0.25, "low": 0.0, "high": 0.5}}
+    text = to_text(score_tables(scores))
+    for part in ("ROUGE-1", "ROUGE-2", "ROUGE-L", "BLEU", "chrF", "length ratio", "placeholders kept",
+                 "placeholders invented", "response: rows by ROUGE-L", "0.3-0.5", "labels right: 1 rows"):  # fmt: skip
+        assert part in text, part
+    assert "(reply)" in text and "all fields right" in text and "0.250 [0.000, 0.500]" in text
+    assert max(map(len, text.splitlines())) <= WIDTH
+
+
+def test_texts_stand_beside_their_baselines_by_rouge_l() -> None:
+    scores = {**make_scores(), "fields": {"response": text_field()}, "rows": 3}
+    compared = {"rougeL": {"difference": 0.1, "sentence": "no real difference from zero_shot: +0.10 [-0.1, 0.2]"}}
+    scores.update(
+        baselines={"zero_shot": {"response": text_field()}}, comparisons={"zero_shot": {"response": compared}}
+    )
+    text = to_text(score_tables(scores))
+    assert "the model, by ROUGE-L" in text and "BLEU" in text and "no real difference from zero_shot" in text
+
+
+def test_before_and_after_shows_whole_replies_with_the_interval_of_their_change() -> None:
+    before, after = make_scores(right=False), make_scores()
+    for scores, value in ((before, 0.25), (after, 0.75)):
+        scores["replies"] = {"all_fields_correct": {"value": value, "low": 0.0, "high": 1.0}}
+    change = {"all_fields_correct": {"low": 0.125, "high": 0.625}}
+    assert "+0.500 [+0.125, +0.625]" in to_text([before_after(before, after, {}, change)])
+
+
+def test_both_decodings_stand_side_by_side():
+    scores = {**make_scores(), "decodings": {"free": make_scores("free", right=False), "constrained": make_scores()}}
+    line = next(line for line in to_text(score_tables(scores)).splitlines() if "exact match" in line)
+    figures = line.split("match")[1].split()
+    assert figures[0] == "0.000" and figures[1] == "[0.000," and figures[3] == "1.000" and figures[5] == "1.000]"
+
+
+def test_before_and_after_shows_the_change():
+    text = to_text([before_after(make_scores(right=False), make_scores())])
+    line = next(line for line in text.splitlines() if "exact match" in line)
+    assert line.endswith("+1.000")
+    assert "2 rows, constrained decoding" in text
+
+
+def test_a_change_has_its_interval_where_the_rows_were_compared():
+    compared = {"difference": 1.0, "low": 0.2, "high": 1.0, "p_value": 0.01, "sentence": "better"}
+    changes = {"intents": {"exact_match": compared}}
+    lines = to_text([before_after(make_scores(right=False), make_scores(), changes)]).splitlines()
+    assert next(line for line in lines if "exact match" in line).endswith("+1.000 [+0.200, +1.000]")
+    assert next(line for line in lines if "partial match" in line).endswith("+1.000")
+    assert max(map(len, lines)) <= WIDTH
+
+
+def test_baselines_stand_below_the_model_with_a_sentence_each():
+    scores, worse = make_scores(), make_scores(right=False)
+    sentence = "better than tfidf by 1.00 [0.20, 1.00]"
+    compared = {"difference": 1.0, "low": 0.2, "high": 1.0, "p_value": 0.01, "sentence": sentence}
+    scores["baselines"] = {"tfidf": worse["fields"]}
+    scores["comparisons"] = {"tfidf": {"intents": {"exact_match": compared}, "priority": {"accuracy": compared}}}
+    text = to_text(score_tables(scores))
+    assert text.count(sentence) == 2
+    assert "intents: the model against baselines on the same 2 rows" in text
+    assert max(map(len, text.splitlines())) <= WIDTH
+
+
+def test_before_and_after_compares_a_decoding_that_both_have():
+    base = make_scores("free", right=False)
+    tuned = {**make_scores(), "decodings": {"free": make_scores("free"), "constrained": make_scores()}}
+    assert "free decoding" in to_text([before_after(base, tuned)])
+
+
+def test_different_decodings_are_said_to_be_different():
+    assert "free against constrained" in to_text([before_after(make_scores("free"), make_scores("constrained"))])
+
+
+def test_of_many_labels_the_commonest_are_shown():
+    labels = {f"tag{n}": {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": n} for n in range(500)}
+    text = to_text([label_table("tags", labels)])
+    assert f"the commonest {MAX_LABELS} of 500" in text
+    assert "tag499" in text
+    assert "tag0 " not in text
+
+
+@pytest.mark.parametrize("width", [60, 100])
+def test_long_labels_are_folded_into_the_width(width):
+    labels = {"x" * 150: {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 1}}
+    assert max(map(len, to_text([label_table("tags", labels)], width).splitlines())) <= width
+
+
+def test_one_row_shows_no_interval():
+    scores = make_scores()
+    scores["fields"] = {"intents": asdict(label_set_scores([("payment",)], [("payment",)], [False], LABELS))}
+    line = next(line for line in to_text(score_tables(scores)).splitlines() if "exact match" in line)
+    assert line.endswith("1.000")
