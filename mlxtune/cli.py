@@ -65,8 +65,25 @@ def cli() -> None:
 
     Example: mlxtune lora recipes/qwen3-intent.yaml
     """
+    _show_messages()
+
+
+class _Stderr(logging.Handler):
+    """Writes messages to whatever is stderr now, a sentence a line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one."""
+        click.echo(self.format(record), err=True)
+
+
+def _show_messages() -> None:
+    """What the library reports reaches a user as sentences on stderr; other libraries are heard from warnings on."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("mlxtune").setLevel(logging.INFO)
+    ours = logging.getLogger("mlxtune")
+    ours.setLevel(logging.INFO)
+    ours.propagate = False
+    if not any(isinstance(handler, _Stderr) for handler in ours.handlers):
+        ours.addHandler(_Stderr())
 
 
 def main() -> None:

@@ -14,8 +14,10 @@ import numpy as np
 import yaml
 
 from mlxtune.data.rows import read_rows
-from mlxtune.evaluation.predict.predictions import read_replies, replace_predictions
-from mlxtune.evaluation.run import identity, score
+from mlxtune.evaluation.predict.given import read_replies
+from mlxtune.evaluation.predict.predictions import replace_predictions
+from mlxtune.evaluation.score import score
+from mlxtune.evaluation.stored import identity
 from mlxtune.files import write_json
 from mlxtune.recipe.load import load_recipe
 from mlxtune.recipe.sections import Recipe
@@ -96,11 +98,11 @@ def made_evaluation(folder: Path, recipe: Recipe, replies: Sequence[str], **abou
         "predictions": "predictions.jsonl",
         "base": "2:abc",
         "adapter": {"file": "adapters.safetensors", "sha256": "0"},
-        "data": {**identity(test), "rows": len(rows)},
+        "data": identity(test, len(rows)).to_json(),
         "backend": "mlx",
         "overrides": [],
     }
-    write_json(folder / "scores.json", {**score(predictions, recipe), **facts, **about})
+    write_json(folder / "scores.json", {**score(predictions, recipe).to_json(), **facts, **about})
     return folder
 
 
@@ -131,7 +133,7 @@ def made_run(
         "device": {"description": "the CPU"},
         "steps": {"per_epoch": 10, "total": 30},
         "base": {"fingerprint": "2:abc"},
-        "data": {"train": {"file": recipe.data.train, **identity(Path(recipe.data.train)), "rows": 5}},
+        "data": {"train": {"file": recipe.data.train, **identity(Path(recipe.data.train), 5).to_json()}},
         "step": 30,
         "adapter_step": 30,
         "train_loss": 0.5,

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlxtune.commands.judging import judge_options, judge_runs
+from mlxtune.commands.judging import judge_options, judge_progress
 from mlxtune.commands.options import json_option, print_json
 
 if TYPE_CHECKING:
-    from mlxtune.commands.judging import Judging
     from mlxtune.evaluation.compare.runs import RunComparison
+    from mlxtune.evaluation.judge.ratings import JudgeRequest
 
 MIN_WIDTH = 60
 FILE_WIDTH = 400  # where no terminal folds it, a line stays one line
@@ -41,7 +41,7 @@ def compare(
     recipe: Path | None,
     markdown: bool,
     as_csv: bool,
-    judging: Judging | None,
+    judge_request: JudgeRequest | None,
     as_json: bool,
 ) -> None:
     """Compare evaluated runs with the first RUN: settings, losses, every metric with its interval, time and memory.
@@ -54,8 +54,9 @@ def compare(
     if markdown + as_csv + as_json > 1:
         raise click.UsageError("--json, --markdown and --csv are three ways to print; choose one")
     from mlxtune.chat.client import ChatServerError
-    from mlxtune.evaluation.compare.runs import compare_runs, same_rows
-    from mlxtune.evaluation.judge.ratings import text_fields
+    from mlxtune.evaluation.compare.rows import same_rows
+    from mlxtune.evaluation.compare.runs import compare_runs
+    from mlxtune.evaluation.judge.pairs import judge_runs
     from mlxtune.evaluation.stored import open_evaluations
     from mlxtune.recipe.load import load_recipe
 
@@ -64,11 +65,11 @@ def compare(
     compared = compare_runs(evaluations, intersection, known)
     judged: Mapping[str, Any] | None = None
     unjudged: ChatServerError | None = None  # raised once the figures are shown, which do not need the judge
-    if judging is not None:
+    if judge_request is not None:
         same = same_rows(evaluations, intersection, known)
-        text_fields(same.recipe)
         try:
-            judged = judge_runs(judging, compared.names, same.predictions, same.recipe)
+            with judge_progress(judge_request) as progress:
+                judged = judge_runs(judge_request, compared.names, same.predictions, same.recipe, progress)
         except ChatServerError as error:
             unjudged = error
     show(compared, markdown, as_csv, as_json, judged)
@@ -88,7 +89,7 @@ def show(
     from mlxtune.report.tables import to_text
 
     if as_json:
-        print_json({**compared.as_json(), **({"judge": judged} if judged else {})})
+        print_json({**compared.to_json(), **({"judge": judged} if judged else {})})
     elif markdown:
         click.echo(comparison_tables.as_markdown(compared))
         if judged:

@@ -73,3 +73,38 @@ def print_json(content: Any, indent: int | None = 2) -> None:
 def on_terminal() -> bool:
     """Whether stderr is a terminal, where a progress bar makes sense."""
     return sys.stderr.isatty()
+
+
+class RowsProgress:
+    """Shows how far a part is: a bar on a terminal, else a line where it begins; a `Progress`.
+
+    Args:
+        unit: Of the bar.
+        line: What is written where there is no terminal; {n} and {what} stand for the number of items and the part.
+    """
+
+    def __init__(self, unit: str = "row", line: str = "asking {n} rows, {what}") -> None:
+        self._unit, self._line = unit, line
+        self._bars: list[Any] = []
+
+    def begin(self, what: str, n_items: int) -> None:
+        """A part begins."""
+        if on_terminal():
+            from tqdm import tqdm
+
+            self._bars.append(tqdm(total=n_items, unit=self._unit, desc=what, file=sys.stderr, dynamic_ncols=True))
+        else:
+            name = f"{what} decoding" if what in ("free", "constrained") else what
+            say(self._line.format(n=n_items, what=name))
+
+    def advance(self, n_items: int) -> None:
+        """So many items of it were just done."""
+        if self._bars:
+            self._bars[-1].update(n_items)
+
+    def __enter__(self) -> RowsProgress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for bar in self._bars:
+            bar.close()

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlxtune.commands.options import compute_options, json_option, on_terminal, print_json, say, set_option
+from mlxtune.commands.options import compute_options, json_option, print_json, say, set_option
 
 if TYPE_CHECKING:
     from mlxtune.data.rows import Row
     from mlxtune.data.template import Value
-    from mlxtune.evaluation.predict.predictor import Answer
+    from mlxtune.evaluation.predict.predictor import Reply
 
 STDIN = "-"
 MAX_TEXT_CELLS = 60  # longer texts are shown cut
@@ -49,7 +49,7 @@ def predict(
     Example: mlxtune predict recipes/demo-intent.yaml --base "log in and pay"
     """
     from mlxtune.backends import choose
-    from mlxtune.evaluation.predict.predictor import Asker
+    from mlxtune.evaluation.predict.predictor import Predictor
     from mlxtune.evaluation.subject import find_subject, load_subject
     from mlxtune.recipe.sections import PLACEHOLDER
 
@@ -66,21 +66,21 @@ def predict(
     choice = choose(backend, device)
     say(f"backend: {choice.reason}")
     say(f"asking {found.run or found.recipe.model.path}{', the model before tuning' if base else ''}")
-    model, tokenizer = load_subject(found, choice.backend, say, progress=on_terminal())
-    asker = Asker(found.recipe, model, tokenizer, decoding)
+    model, tokenizer = load_subject(found, choice.backend)
+    predictor = Predictor(found.recipe, model, tokenizer, decoding)
     interactive = sys.stdin.isatty() and (not texts or STDIN in texts)
     at_once = 1 if interactive else found.recipe.evaluate.batch_size
     while batch := list(islice(rows, at_once)):
-        answers = asker.ask(batch)
+        replies = predictor.ask(batch)
         shown = [
             str(row.fields[needed[0]]) if len(needed) == 1 else json.dumps(row.fields, ensure_ascii=False)
             for row in batch
         ]
         if as_json:
-            for text, answer in zip(shown, answers, strict=True):
-                print_json(_record(text, answer), indent=None)
+            for text, reply in zip(shown, replies, strict=True):
+                print_json(_record(text, reply), indent=None)
         else:
-            click.echo("\n".join(_lines(shown, answers)))
+            click.echo("\n".join(_lines(shown, replies)))
 
 
 def _texts(given: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -127,50 +127,45 @@ def _rows(texts: Iterator[tuple[str, str]], needed: Sequence[str]) -> Iterator[R
         yield Row({name: record[name] for name in needed}, place, 1)
 
 
-def _record(text: str, answer: Answer) -> dict[str, Any]:
-    verdict = answer.verdict
-    values = {name: list(value) if isinstance(value, tuple) else value for name, value in verdict.predicted.items()}
-    chances = answer.chances
+def _record(text: str, reply: Reply) -> dict[str, Any]:
+    values = {name: list(value) if isinstance(value, tuple) else value for name, value in reply.values.items()}
+    distribution = reply.distribution
     return {
         "text": text,
-        "prediction": answer.text,
+        "prediction": reply.text,
         "values": values,
-        "valid": verdict.valid,
-        "problem": verdict.problem,
-        "probability": chances and {chances.field: chances.of(verdict.predicted[chances.field])},
-        "probabilities": chances and {chances.field: chances.by_label()},
+        "valid": reply.parsed.valid,
+        "problem": reply.parsed.problem,
+        "probability": reply.probabilities or None,
+        "probabilities": distribution and {distribution.field: distribution.by_label()},
     }
 
 
-def _lines(texts: Sequence[str], answers: Sequence[Answer]) -> Iterator[str]:
+def _lines(texts: Sequence[str], replies: Sequence[Reply]) -> Iterator[str]:
     """'text  ->  payment, notification', the arrows below one another; several fields one a line."""
     from rich.cells import cell_len, set_cell_size
 
     flat = [" ".join(text.split()) for text in texts]
-    cut = [
+    clipped = [
         text if cell_len(text) <= MAX_TEXT_CELLS else set_cell_size(text, MAX_TEXT_CELLS - 3) + "..." for text in flat
     ]
-    width = max(map(cell_len, cut))
-    for text, answer in zip(cut, answers, strict=True):
-        verdict = answer.verdict
-        values = {name: _shown(value, _chance(answer, name)) for name, value in verdict.predicted.items()}
+    width = max(map(cell_len, clipped))
+    for text, reply in zip(clipped, replies, strict=True):
+        values = {name: _shown(value, _probability(reply, name)) for name, value in reply.values.items()}
         if len(values) == 1:
             (value,) = values.values()
-            written = value if value is not None else f"not a valid reply: {answer.text!r}"
+            written = value if value is not None else f"not a valid reply: {reply.text!r}"
             yield f"{set_cell_size(text, width)}  ->  {written}"
         else:
             yield text
             yield from (f"  {name}: {value if value is not None else '?'}" for name, value in values.items())
-            if verdict.problem:
-                yield f"  ({verdict.problem}; the reply was {answer.text!r})"
+            if reply.parsed.problem:
+                yield f"  ({reply.parsed.problem}; the reply was {reply.text!r})"
 
 
-def _chance(answer: Answer, name: str) -> str:
+def _probability(reply: Reply, name: str) -> str:
     """The probability of what was predicted, '  (0.93)'; nothing where it is not known."""
-    chances = answer.chances
-    if chances is None or chances.field != name:
-        return ""
-    probability = chances.of(answer.verdict.predicted[name])
+    probability = reply.probabilities.get(name)
     return "" if probability is None else f"  ({probability:.2f})"
 
 

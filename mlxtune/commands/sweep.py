@@ -85,7 +85,7 @@ def sweep(
         say(f"not compared: {error}; {shlex.join(['mlxtune', 'compare', str(folder)])}")
         compared = None
     if as_json:
-        content = None if compared is None else compared.as_json()
+        content = None if compared is None else compared.to_json()
         print_json({"folder": str(folder), "cells": [one.as_json() for one in done], "comparison": content})
     elif compared is not None:
         show(compared)

@@ -17,6 +17,8 @@ from mlxtune.data.labels import split_labels
 from mlxtune.recipe.sections import PLACEHOLDER, LabelField, LabelsField, OutputSection, TextField, did_you_mean
 
 TEMPLATE_SEGMENT = "template"
+# Stand for what a text or an open list may begin with: letter, digit, another script, punctuation.
+OPEN_BEGINNINGS = ("a", "The", "1", "中", "(", "-")
 # White space as Python strips it: \s alone leaves out four control characters in Rust.
 _SPACE = r"\s\x1c-\x1f"
 _WHITE_SPACE = re.compile(r"\s*")

@@ -1,459 +1,359 @@
-"""Predictions to scores.json: metrics by field, speed, and what was evaluated. No backend's code, no printing."""
+"""One evaluation, whole: from what a user asks for to its files. Decides what must be asked, asks it, has it judged.
+
+outcome = run_evaluation(EvaluationRequest(find_subject(Path("runs/demo-intent/a"))), backend=lambda: choice.backend)
+outcome.scores["fields"]["intents"]["exact_match"]  # {"value": 0.81, "low": 0.71, "high": 0.90}
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
-from functools import partial
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from mlxtune import __version__
-from mlxtune.backends.base import Backend, Model
-from mlxtune.data.examples import expected_values, prompt_ids
-from mlxtune.data.rows import Row, content_hash
-from mlxtune.data.template import ReplyTemplate
-from mlxtune.errors import DataError, Problem, RunError
-from mlxtune.evaluation.baselines import ASKED, LabelAnswers, ask_baselines, label_baselines, measure, predictions_file
-from mlxtune.evaluation.error_analysis import ERRORS_FILE, Errors, find_errors
-from mlxtune.evaluation.metrics.bertscore import BertScore
-from mlxtune.evaluation.metrics.estimates import mean_estimate
-from mlxtune.evaluation.metrics.labels import label_scores, label_set_scores
-from mlxtune.evaluation.metrics.texts import text_scores
-from mlxtune.evaluation.options import Answered, Asking, Further, forget_validation
-from mlxtune.evaluation.paired_predictions import all_right, compare_folders, compare_replies
-from mlxtune.evaluation.predict import partial as resume
-from mlxtune.evaluation.predict.constraint import constraint_of
-from mlxtune.evaluation.predict.predictions import (
-    CONSTRAINED,
-    FREE,
-    Answers,
-    Prediction,
-    read_predictions,
-    replace_predictions,
-    right_fields,
-    write_predictions,
+from mlxtune.backends.base import Backend
+from mlxtune.chat.client import ChatServerError
+from mlxtune.data.rows import Row
+from mlxtune.errors import DataError
+from mlxtune.evaluation.baselines import ASKED
+from mlxtune.evaluation.differences import compare
+from mlxtune.evaluation.error_analysis import ERRORS_FILE, find_errors
+from mlxtune.evaluation.judge.ratings import (
+    JUDGE_FILE,
+    Judgement,
+    JudgeRequest,
+    Ratings,
+    judge_replies,
+    n_judged,
+    summarise_ratings,
+    text_fields,
+    write_judgements,
 )
+from mlxtune.evaluation.measure import (
+    Evaluation,
+    EvaluationOptions,
+    ask_baselines,
+    evaluate,
+    evaluate_replies,
+    write_evaluation,
+)
+from mlxtune.evaluation.metrics.bertscore import BertScore
+from mlxtune.evaluation.predict.given import read_replies
+from mlxtune.evaluation.predict.predictions import Prediction
+from mlxtune.evaluation.results import Against, EvaluatedModel, GivenReplies
+from mlxtune.evaluation.stored import (
+    SCORES_FILE,
+    common_decoding,
+    comparable,
+    finished_evaluation,
+    identity,
+    read_scores,
+    refuse_finished,
+    stored_predictions,
+    task_hash,
+)
+from mlxtune.evaluation.subject import Subject, load_subject, read_test_rows, read_validation_rows
 from mlxtune.files import write_json
-from mlxtune.models.architecture import max_positions
-from mlxtune.models.tokenizer import Tokenizer
-from mlxtune.recipe.sections import LabelField, LabelsField, Recipe
+from mlxtune.models.base_model import base_folder, fingerprint
+from mlxtune.progress import SILENT, Progress
+from mlxtune.runs.folder import locked
 
-BOTH = "both"
-SCORES_FILE = "scores.json"
-PREDICTIONS_FILE = "predictions.jsonl"
-FREE_PREDICTIONS_FILE = "predictions-free.jsonl"
-
-Scores = dict[str, Any]  # the content of scores.json
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Watch:
-    """Who is told how an evaluation goes.
+class EvaluationRequest:
+    """What a user asks for.
 
-    Args:
-        begin: Called with a decoding and its number of rows before they are asked.
-        rows: Called with the number of rows just answered.
-        say: Called with a sentence that a user should read.
+    Attributes:
+        subject: What is evaluated.
+        out: Folder to write; None is the subject's own, or none for replies that are there already.
+        limit: Only the first so many rows; None is all.
+        replies: File of replies that are there already; None asks the model.
+        decoding: 'free', 'constrained' or 'both'; None is the recipe's.
+        probabilities: Of every option of the first field.
+        repeats: Samples of each row; None for none.
+        temperature: Of the samples.
+        bertscore: Scores texts as well.
+        judge: A model that rates the written replies.
+        overrides: The command's `--set`s.
+        force: Replace an evaluation that lies there.
     """
 
-    begin: Callable[[str, int], None] = lambda decoding, n_rows: None
-    rows: Callable[[int], None] = lambda n_rows: None
-    say: Callable[[str], None] = lambda text: None
+    subject: Subject
+    out: Path | None = None
+    limit: int | None = None
+    replies: Path | None = None
+    decoding: str | None = None
+    probabilities: bool = False
+    repeats: int | None = None
+    temperature: float = 0.7
+    bertscore: BertScore | None = None
+    judge: JudgeRequest | None = None
+    overrides: Sequence[str] = ()
+    force: bool = False
+
+    @property
+    def folder(self) -> Path | None:
+        """Where it is written."""
+        return self.out or (self.subject.evaluation(self.limit) if self.replies is None else None)
 
 
 @dataclass(frozen=True)
-class AskedBaselines:
-    """The model before tuning, asked in the same run: replies by baseline, and how fast each came."""
+class BeforeAfter:
+    """The evaluation of the model before tuning and that after it.
 
-    replies: Mapping[str, Sequence[Prediction]]
-    speeds: Mapping[str, Mapping[str, float]]
+    Attributes:
+        before: scores.json of the one.
+        after: Of the other.
+        fields: Field -> metric -> comparison of after with before, as scores.json has it; None where it is not known.
+        replies: The same of whole replies.
+    """
+
+    before: Mapping[str, Any]
+    after: Mapping[str, Any]
+    fields: Mapping[str, Any] | None
+    replies: Mapping[str, Any] | None
 
 
-def evaluate(
-    recipe: Recipe,
-    model: Model,
-    tokenizer: Tokenizer,
-    rows: Sequence[Row],
-    out: Path,
-    decoding: str | None = None,
-    about: Mapping[str, Any] | None = None,
-    watch: Watch | None = None,
-    further: Further | None = None,
-    backend: Backend | None = None,
-    asked_baselines: AskedBaselines | None = None,
-    before: Sequence[Path] = (),
-    bertscore: BertScore | None = None,
-) -> Scores:
-    """Ask a model about rows, score its replies, and write predictions.jsonl, scores.json and errors.json.
+@dataclass(frozen=True)
+class EvaluationOutcome:
+    """What came of a request.
+
+    Attributes:
+        scores: The content of scores.json.
+        errors: Of errors.json.
+        folder: Where they lie; None where nothing was written.
+        run: The run, or the place kept for it; None of replies that were there already.
+        judgements: Of the judge, row by row.
+        counterpart: The evaluation of the other of base and tuned model beside this one, if there is one.
+        unjudged: Why the judge could not be asked; the evaluation does not need it.
+    """
+
+    scores: Mapping[str, Any]
+    errors: Mapping[str, Any]
+    folder: Path | None
+    run: Path | None
+    judgements: Sequence[Judgement] = ()
+    counterpart: BeforeAfter | None = None
+    unjudged: ChatServerError | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """What `evaluate --json` prints."""
+        files: dict[str, str] = {}
+        if self.folder is not None:
+            files = {
+                "evaluation": str(self.folder),
+                "scores": str(self.folder / SCORES_FILE),
+                "predictions": str(self.folder / str(self.scores["predictions"])),
+                "errors": str(self.folder / ERRORS_FILE),
+            }
+            if "judge" in self.scores:
+                files["judge"] = str(self.folder / JUDGE_FILE)
+        return {**self.scores, "run": self.run and str(self.run), "files": files}
+
+
+def run_evaluation(
+    request: EvaluationRequest,
+    backend: Callable[[], Backend],
+    progress: Progress = SILENT,
+    judge_progress: Progress = SILENT,
+) -> EvaluationOutcome:
+    """Evaluate what is asked for, and write its files.
+
+    An evaluation that lies there finished is only judged, if it is the one that is asked for.
 
     Args:
-        recipe: Prompt, output, limits and seed.
-        model: With its adapter, if any.
-        tokenizer: The model's.
-        rows: With their right values.
-        out: Folder to write into; files that lie there are replaced, each when its successor is complete.
-        decoding: 'constrained', 'free' or 'both'; None is the recipe's. With 'both' the constrained scores stand at
-            the top, and both under "decodings".
-        about: What is evaluated, put into scores.json as it is.
-        watch: Told how it goes.
-        further: What else to ask: probabilities, repeated samples.
-        backend: Whose peak memory is reported; None leaves that out.
-        asked_baselines: Of `ask_recipe_baselines`, about the same rows.
-        before: Folders in which the model before tuning may have been evaluated; the first comparable one is compared.
-        bertscore: Scores text fields as well; None leaves that out.
-
-    Returns:
-        The content of scores.json.
+        request: What is asked for.
+        backend: Gives what computes; called only if a model is asked.
+        progress: Told how far the rows are.
+        judge_progress: Told how far the judge is.
 
     Raises:
+        RunError: Another evaluation lies there.
         DataError: Rows that the recipe cannot use.
-        RecipeError: The template cannot be followed in constrained decoding.
     """
-    watch = watch or Watch()
-    decoding = decoding or recipe.evaluate.decoding
-    for line in [*limit_warnings(rows, recipe, tokenizer), *position_warnings(rows, recipe, tokenizer, model.config)]:
-        watch.say(line)
-    answers_of_baselines = label_baselines(recipe, rows)
-    identity_of_model = model_identity(recipe, about or {})
-    by_decoding: dict[str, Scores] = {}
-    answered: list[Answered] = []
-    for one in (FREE, CONSTRAINED) if decoding == BOTH else (decoding,):
-        constraint = None
-        if one == CONSTRAINED:
-            constraint = constraint_of(recipe, tokenizer, model)
-        path = out / (FREE_PREDICTIONS_FILE if decoding == BOTH and one == FREE else PREDICTIONS_FILE)
-        watch.begin(one, len(rows))
-        if backend is not None:
-            backend.peak_memory_bytes(reset=True)
-        answers = write_predictions(
-            path, rows, recipe, model, tokenizer, constraint, watch.rows, identity=identity_of_model, say=watch.say
-        )
-        by_decoding[one] = {
-            **score(answers.predictions, recipe, bertscore),
-            "speed": speed(answers, backend),
-            "predictions": path.name,
-        }
-        answered.append(Answered(one, path, constraint, answers.predictions))
-    if further is not None:
-        Asking(recipe, model, tokenizer, rows, watch.begin, watch.rows).add(further, answered, by_decoding)
-    top = by_decoding[CONSTRAINED] if decoding == BOTH else by_decoding[decoding]
-    scores: Scores = {**top, **(about or {})}
-    if decoding == BOTH:
-        scores["decodings"] = by_decoding
-    scores["limits"] = {"max_new_tokens": recipe.evaluate.max_new_tokens, "batch_size": recipe.evaluate.batch_size}
-    predictions = read_predictions(out / str(scores["predictions"]))  # with their probabilities, if asked for
-    replies = asked_baselines.replies if asked_baselines else {}
-    add_comparisons(scores, recipe, predictions, answers_of_baselines, replies, bertscore)
-    if asked_baselines:
-        scores["baseline_speed"] = dict(asked_baselines.speeds)
-    add_before(scores, recipe, out, before)
-    scores["evaluated"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    write_json(out / ERRORS_FILE, find_errors(predictions, recipe))
-    write_json(out / SCORES_FILE, scores)
-    if decoding != BOTH:  # of an evaluation that this one replaced
-        (out / FREE_PREDICTIONS_FILE).unlink(missing_ok=True)
-    forget_validation(out, answered if further is not None and further.probabilities else ())
-    for name in ASKED:
-        if name not in replies:
-            predictions_file(out, name).unlink(missing_ok=True)
-    for path in (*(out / name for name in (PREDICTIONS_FILE, FREE_PREDICTIONS_FILE)),
-                 *(predictions_file(out, name) for name in ASKED)):  # fmt: skip
-        resume.forget(path)
-    return scores
-
-
-def evaluate_replies(
-    recipe: Recipe,
-    predictions: Sequence[Prediction],
-    rows: Sequence[Row],
-    out: Path | None = None,
-    about: Mapping[str, Any] | None = None,
-    bertscore: BertScore | None = None,
-) -> tuple[Scores, Errors]:
-    """Score replies that are there already; no model is asked.
-
-    Args:
-        recipe: Of the rows; says what the fields and the baselines are.
-        predictions: Of `read_replies`.
-        rows: What they answer.
-        out: Folder to write predictions.jsonl, scores.json and errors.json into, as `evaluate` does; None writes nothing.
-        about: What is evaluated, put into scores.json as it is.
-        bertscore: Scores text fields as well; None leaves that out.
-
-    Returns:
-        The content of scores.json and of errors.json.
-    """
-    scores, errors = score(predictions, recipe, bertscore), find_errors(predictions, recipe)
-    add_comparisons(scores, recipe, predictions, label_baselines(recipe, rows), {}, bertscore)
-    scores.update(about or {})
+    subject, out = request.subject, request.folder
+    if request.judge is not None:
+        text_fields(subject.recipe)  # a recipe without any is said before anything is asked
+    rows = read_test_rows(subject.recipe)
+    rows = rows if request.limit is None else rows[: request.limit]
+    if (done := _judge_alone(request, rows)) is not None:
+        assert out is not None
+        log.info("%s: holds this evaluation already; it is only judged", out)
+        scores, predictions = done
+        outcome = EvaluationOutcome(scores, find_errors(predictions, subject.recipe).to_json(), out, _run(request))
+        return _with_counterpart(_judged(outcome, None, predictions, request, judge_progress), request)
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        scores["predictions"] = PREDICTIONS_FILE
-        replace_predictions(out / PREDICTIONS_FILE, predictions)
-        write_json(out / ERRORS_FILE, errors)
-        write_json(out / SCORES_FILE, scores)
-        forget_validation(out, ())  # of an evaluation that this one replaced
-        for file in (out / FREE_PREDICTIONS_FILE, *(predictions_file(out, name) for name in ASKED)):
-            file.unlink(missing_ok=True)
-    return scores, errors
+        refuse_finished(out, request.force)
+    evaluation = _given(request, rows) if request.replies else _asked(request, rows, backend, progress)
+    if out is not None:
+        (out / JUDGE_FILE).unlink(missing_ok=True)  # of an evaluation that this one replaced
+    outcome = EvaluationOutcome(evaluation.result.to_json(), evaluation.errors.to_json(), out, _run(request))
+    if request.judge is not None:
+        outcome = _judged(outcome, evaluation, evaluation.predictions, request, judge_progress)
+    return _with_counterpart(outcome, request)
 
 
-def ask_recipe_baselines(
-    recipe: Recipe,
-    model: Model,
-    tokenizer: Tokenizer,
-    rows: Sequence[Row],
-    out: Path,
-    names: Sequence[str],
-    decoding: str | None = None,
-    about: Mapping[str, Any] | None = None,
-    watch: Watch | None = None,
-    backend: Backend | None = None,
-) -> AskedBaselines:
-    """The replies of the model before tuning, decoded as those are that stand at the top of scores.json.
-
-    Args:
-        model: Without adapter.
-        names: Of the baselines, as `ask_baselines` takes them.
-        about: As for `evaluate`.
-        backend: Whose peak memory is reported; None leaves that out.
-    """
-    watch = watch or Watch()
-    constraint = None
-    if (decoding or recipe.evaluate.decoding) != FREE:
-        constraint = constraint_of(recipe, tokenizer, model)
-    identity = model_identity(recipe, {**(about or {}), "adapter": None})
-    replies: dict[str, list[Prediction]] = {}
-    speeds: dict[str, dict[str, float]] = {}
-    for name in names:
-        if backend is not None:
-            backend.peak_memory_bytes(reset=True)
-        asked = ask_baselines(
-            recipe, model, tokenizer, rows, out, [name], constraint, identity, watch.begin, watch.rows, watch.say
-        )
-        replies[name], speeds[name] = asked[name].predictions, speed(asked[name], backend)
-    return AskedBaselines(replies, speeds)
+def _run(request: EvaluationRequest) -> Path | None:
+    if request.subject.run is not None:
+        return request.subject.run.path
+    return request.subject.folder if request.replies is None else None
 
 
-def add_comparisons(
-    scores: Scores,
-    recipe: Recipe,
-    predictions: Sequence[Prediction],
-    answers: Mapping[str, LabelAnswers],
-    asked: Mapping[str, Sequence[Prediction]],
-    bertscore: BertScore | None = None,
-) -> None:
-    """Put the recipe's baselines, and what the predictions are beside them, into scores; arguments as for `measure`."""
-    if recipe.evaluate.baselines:
-        measured = measure(recipe, predictions, answers, asked, partial(score, bertscore=bertscore))
-        scores["baselines"], scores["comparisons"] = measured.scores, measured.comparisons
-        scores["notes"] = [*scores["notes"], *measured.notes]
-    for name, replies in asked.items():
-        if compared := compare_replies(predictions, replies, recipe, name):
-            plain = {figure: asdict(one) for figure, one in compared.items()}
-            scores["reply_comparisons"] = {**scores.get("reply_comparisons", {}), name: plain}
+def _given(request: EvaluationRequest, rows: Sequence[Row]) -> Evaluation:
+    """Scores of replies that are there already."""
+    assert request.replies is not None
+    recipe = request.subject.recipe
+    predictions = read_replies(request.replies, rows, recipe)
+    evaluated = GivenReplies(identity(Path(str(recipe.data.test)), len(rows)), identity(request.replies))
+    return evaluate_replies(recipe, predictions, rows, request.folder, evaluated, request.bertscore)
 
 
-def add_before(scores: Scores, recipe: Recipe, out: Path, folders: Sequence[Path]) -> None:
-    """Put what changed since the first comparable evaluation in `folders` into scores, whose predictions lie in `out`."""
-    for folder in folders:
-        others = read_scores(folder)
-        if others is not None and comparable(scores, others):
-            try:
-                compared = compare_folders(scores, out, others, folder, recipe, "before")
-            except DataError as error:
-                scores["notes"] = [*scores["notes"], f"before: not compared: {error}"]
-            else:
-                for key, found in (("comparisons", "fields"), ("reply_comparisons", "replies")):
-                    if compared[found]:
-                        scores[key] = {**scores.get(key, {}), "before": compared[found]}
-            return
-
-
-def model_identity(recipe: Recipe, about: Mapping[str, Any]) -> str | None:
-    """What tells one model with its adapter from another; None where `about` does not say which it is."""
-    if "base" not in about:
-        return None
-    adapter = (about.get("adapter") or {}).get("sha256")
-    return resume.identify(__version__, about["base"], adapter, about.get("backend"), recipe.model.model_dump())
-
-
-def score(predictions: Sequence[Prediction], recipe: Recipe, bertscore: BertScore | None = None) -> Scores:
-    """Metrics of every field over one decoding's predictions.
-
-    Args:
-        predictions: In row order.
-        recipe: Says what the fields are; its training seed seeds the resampling.
-        bertscore: Scores text fields as well; None leaves that out.
-
-    Returns:
-        {"rows", "decoding", "replies", "fields", "notes"}.
-
-    Raises:
-        DataError: There are no predictions.
-    """
-    if not predictions:
-        raise DataError("no rows to score")
-    seed = recipe.train.seed
-    fields: dict[str, Any] = {}
-    notes: list[str] = []
-    repeated = [prediction.repeated for prediction in predictions]
-    labels_right = _labels_right(predictions, recipe)
-    for name, field in ReplyTemplate(recipe.output).fields.items():
-        expected: list[Any] = [prediction.expected[name] for prediction in predictions]
-        predicted: list[Any] = [prediction.predicted[name] for prediction in predictions]
-        if isinstance(field, LabelsField):
-            fields[name] = asdict(label_set_scores(expected, predicted, repeated, field.labels, seed))
-        elif isinstance(field, LabelField):
-            fields[name] = asdict(label_scores(expected, predicted, repeated, field.labels, seed))
-        else:
-            found = asdict(text_scores(expected, predicted, labels_right, seed))
-            fields[name] = {key: value for key, value in found.items() if value is not None}
-            if bertscore is not None:
-                fields[name]["bertscore"] = asdict(mean_estimate(bertscore.rows(expected, predicted), seed))
-                fields[name]["signatures"] = {**found["signatures"], "bertscore": bertscore.signature}
-    cut = [prediction.stop == "length" for prediction in predictions]
-    replies: dict[str, Sequence[float] | NDArray[np.generic]] = {
-        "invalid_rate": [not prediction.valid for prediction in predictions],
-        "repeated_rate": repeated,
-        "loop_rate": [prediction.loop for prediction in predictions],
-        "cut_rate": cut,
-    }
-    if (of_fields := all_right(predictions, recipe)) is not None:
-        replies["all_fields_correct"] = of_fields.rows["all_fields_correct"]
-    if any(cut):
-        notes.append(f"{sum(cut)} of {len(cut)} replies were cut at evaluate.max_new_tokens")
-    if len(predictions) < 2:
-        notes.append("one row is too few for intervals and comparisons; give more")
-    return {
-        "rows": len(predictions),
-        "decoding": predictions[0].decoding,
-        "replies": {name: asdict(mean_estimate(flags, seed)) for name, flags in replies.items()},
-        "fields": fields,
-        "notes": notes,
-    }
-
-
-def _labels_right(predictions: Sequence[Prediction], recipe: Recipe) -> list[bool] | None:
-    """Whether every field with a closed list of labels is right, at each row; None where the recipe has no such field.
-
-    Open lists are left out: hardly a reply has every one of a handful of free tags.
-    """
-    closed = [name for name, field in recipe.output.fields.items() if getattr(field, "labels", None)]
-    if not closed:
-        return None
-    found = (right_fields(prediction, recipe) for prediction in predictions)
-    return [all(right[name] for name in closed) for right in found]
-
-
-def speed(answers: Answers, backend: Backend | None = None) -> dict[str, float]:
-    """Time per row and rate, over the model's own seconds: reading, judging and loading are not in it.
-
-    With a backend, also the most memory it has used since it was last reset, weights included.
-    """
-    memory = {} if backend is None else {"peak_memory_gb": round(backend.peak_memory_bytes() / 1e9, 3)}
-    n_rows, seconds = len(answers.predictions), max(answers.seconds, 1e-9)
-    n_tokens = sum(prediction.tokens for prediction in answers.predictions)
-    return {
-        "seconds_per_row": seconds / n_rows,
-        "rows_per_second": n_rows / seconds,
-        "tokens_per_second": n_tokens / seconds,
-        **memory,
-    }
-
-
-def limit_warnings(rows: Sequence[Row], recipe: Recipe, tokenizer: Tokenizer) -> list[str]:
-    """A sentence if right replies would be cut by `evaluate.max_new_tokens`, their end-of-turn token counted."""
-    template = ReplyTemplate(recipe.output)
-    texts = [template.format(values)[0] for values in expected_values(rows, recipe)]
-    needed = [len(reply.ids) + 1 for reply in tokenizer.encode(texts)]
-    limit = recipe.evaluate.max_new_tokens
-    n_long = sum(n > limit for n in needed)
-    if not n_long:
-        return []
-    advice = f"the longest needs {max(needed)}: --set evaluate.max_new_tokens={max(needed)}"
-    long = f"{n_long} of {len(rows)} expected replies are longer and can only be wrong"
-    return [f"evaluate.max_new_tokens is {limit}, but {long}; {advice}"]
-
-
-def position_warnings(
-    rows: Sequence[Row], recipe: Recipe, tokenizer: Tokenizer, config: Mapping[str, Any]
-) -> list[str]:
-    """A sentence if prompts leave less than `evaluate.max_new_tokens` of the model's positions, where replies end.
-
-    Raises:
-        DataError: Prompts that leave none; names the rows.
-    """
-    positions, limit = max_positions(config), recipe.evaluate.max_new_tokens
-    if positions is None:
-        return []
-    lengths = list(map(len, prompt_ids(rows, recipe, tokenizer)))
-    full = [
-        Problem(f"{row.file}:{row.line}", f"a prompt of {length} tokens")
-        for row, length in zip(rows, lengths, strict=True)
-        if length >= positions
-    ]
-    if full:
-        what = f"no room for a reply: the model has {positions} positions (max_position_embeddings); shorten these rows"
-        raise DataError(what, full)
-    n_short = sum(length + limit > positions for length in lengths)
-    if not n_short:
-        return []
-    return [
-        f"{n_short} of {len(rows)} prompts leave fewer than evaluate.max_new_tokens = {limit} of the model's {positions} "
-        "positions (max_position_embeddings); their replies end at the last one"
-    ]
-
-
-def refuse_finished(out: Path, force: bool) -> None:
-    """Refuse to replace a finished evaluation, unless told to.
-
-    Raises:
-        RunError: One lies there.
-    """
-    if (out / SCORES_FILE).exists() and not force:
-        raise RunError(f"{out}: holds an evaluation already; --force replaces it, --out puts this one elsewhere")
-
-
-def read_scores(out: Path) -> Scores | None:
-    """The scores in an evaluation folder; None if it holds none.
-
-    Raises:
-        RunError: scores.json is there and cannot be read.
-    """
-    file = out / SCORES_FILE
+def _asked(
+    request: EvaluationRequest, rows: Sequence[Row], get_backend: Callable[[], Backend], progress: Progress
+) -> Evaluation:
+    """Load the model and evaluate it."""
+    subject, out = request.subject, request.folder
+    assert out is not None
+    recipe = subject.recipe
+    validation = read_validation_rows(recipe) if request.probabilities else None
+    validation = validation if request.limit is None or validation is None else validation[: request.limit]
+    options = EvaluationOptions(
+        request.decoding, request.probabilities, validation, request.repeats, request.temperature, request.bertscore
+    )
+    backend = get_backend()
+    # Before tuning, a model asked as the recipe asks is no baseline: it is what is evaluated.
+    names = [name for name in recipe.evaluate.baselines if name in ASKED and not (subject.base and name == "zero_shot")]
+    loaded = None if names else load_subject(subject, backend)
+    evaluated = EvaluatedModel(
+        recipe.model.path,
+        recipe.model.revision,
+        fingerprint(base_folder(recipe.model, backend, progress=False)),
+        task_hash(recipe),
+        None if subject.adapter is None else identity(subject.adapter / "adapters.safetensors"),
+        identity(Path(str(recipe.data.test)), len(rows)),
+        backend.name,
+        request.overrides,
+    )
+    out.mkdir(parents=True, exist_ok=True)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        with locked(out):
+            baselines = None
+            if names:  # before the tuned model is loaded, so that the two never share the memory
+                untuned = load_subject(replace(subject, base=True), backend)
+                baselines = ask_baselines(
+                    recipe, *untuned, rows, out, names, request.decoding, evaluated, backend, progress
+                )
+                del untuned
+            model, tokenizer = loaded or load_subject(subject, backend)
+            return evaluate(
+                recipe, model, tokenizer, rows, out, options, evaluated,
+                asked_baselines=baselines,
+                before=[] if subject.base else subject.counterparts(request.limit),
+                backend=backend,
+                progress=progress,
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        log.info("Replies so far are kept in %s; the same command goes on from there.", out)
+        raise
+
+
+# Judging -----------------------------------------------------------------------------------------------------------
+
+
+def _judge_alone(request: EvaluationRequest, rows: Sequence[Row]) -> tuple[dict[str, Any], list[Prediction]] | None:
+    """The finished evaluation that only has to be judged; None where there is none, or everything is asked anew."""
+    out = request.folder
+    if out is None or request.judge is None or request.replies or request.bertscore or request.force:
         return None
-    except (OSError, ValueError) as error:
-        raise RunError(f"{file}: cannot be read: {error}; delete it and evaluate again") from error
-    if not isinstance(content, dict) or "fields" not in content:
-        raise RunError(f"{file}: not the scores of an evaluation; delete it and evaluate again")
-    return content
+    return finished_evaluation(out, request.subject, rows, request.decoding, request.probabilities, request.repeats)
 
 
-def comparable(scores: Scores, others: Scores) -> bool:
-    """Whether two evaluations put the same questions about the same rows to the same base model."""
-    keys = ("sha256", "rows")
-    ours, theirs = scores.get("data", {}), others.get("data", {})
-    same_rows = "sha256" in ours and all(ours[key] == theirs.get(key) for key in keys)
-    return bool(same_rows and all(scores.get(key) == others.get(key) for key in ("asked", "base")))
+def _judged(
+    outcome: EvaluationOutcome,
+    evaluation: Evaluation | None,
+    predictions: Sequence[Prediction],
+    request: EvaluationRequest,
+    progress: Progress,
+) -> EvaluationOutcome:
+    """The outcome with the judge's ratings, which are written as well; or why it could not be asked.
+
+    Args:
+        outcome: Without them.
+        evaluation: That was just made; None where it was read.
+        predictions: Its replies.
+        request: Names the judge.
+        progress: Told how far it is.
+    """
+    judge, out, recipe = request.judge, outcome.folder, request.subject.recipe
+    assert judge is not None
+    progress.begin("judging", n_judged(predictions, judge.sample) * len(text_fields(recipe)))
+    with nullcontext() if out is None else locked(out):
+        try:
+            judgements = judge_replies(predictions, recipe, judge.server, judge.sample, progress.advance)
+        except KeyboardInterrupt:
+            log.info("What was judged so far is kept; %s.", _go_on(request))
+            raise
+        except ChatServerError as error:
+            unjudged = ChatServerError(f"{error}\n  The evaluation itself is finished; {_go_on(request)}")
+            unjudged.__cause__ = error
+            return replace(outcome, unjudged=unjudged)
+        ratings = summarise_ratings(judgements, predictions, judge.server, recipe.train.seed)
+        if out is not None:
+            write_judgements(out / JUDGE_FILE, judgements)
+        scores = _write_ratings(ratings, evaluation, outcome.scores, out)
+    return replace(outcome, scores=scores, judgements=judgements)
 
 
-def asked(recipe: Recipe) -> str:
-    """SHA-256 of what decides how rows are asked and replies are read: prompt, output and the reply's limit."""
-    content = [recipe.prompt.model_dump(), recipe.output.model_dump(), recipe.evaluate.max_new_tokens]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+def _write_ratings(
+    ratings: Ratings, evaluation: Evaluation | None, scores: Mapping[str, Any], out: Path | None
+) -> Mapping[str, Any]:
+    """scores.json with a judge's ratings: of an evaluation that was just made, or of one that lies there."""
+    if evaluation is None:
+        scores = {**scores, "judge": ratings.to_json()}
+        if out is not None:
+            write_json(out / SCORES_FILE, scores)
+        return scores
+    judged = replace(evaluation, result=replace(evaluation.result, judge=ratings))
+    if out is not None:
+        write_evaluation(judged, out)
+    return judged.result.to_json()
 
 
-def identity(file: Path) -> dict[str, Any]:
-    """A file, or rows on the Hub, by name and content: {"file", "sha256"}."""
-    return {"file": str(file), "sha256": content_hash(file)}
+def _go_on(request: EvaluationRequest) -> str:
+    """What to do where the judge could not be asked."""
+    if request.replies is not None:
+        how = f"run the same command again{'' if request.folder is None else ' with --force'}"
+    else:
+        leaving = "--force" if request.bertscore is None else "--force and --bertscore"
+        how = f"run the same command again without {leaving}, which then only judges"
+    return f"{how}; what is judged already is not asked again"
+
+
+# Before and after --------------------------------------------------------------------------------------------------
+
+
+def _with_counterpart(outcome: EvaluationOutcome, request: EvaluationRequest) -> EvaluationOutcome:
+    """The outcome with the evaluation of the other of base and tuned model, if there is a comparable one."""
+    subject, scores = request.subject, outcome.scores
+    for folder in [] if request.replies is not None else subject.counterparts(request.limit):
+        other = read_scores(folder)
+        if other is None or not comparable(scores, other):
+            continue
+        if not subject.base:
+            kept = [scores.get(key, {}).get("before") for key in ("comparisons", "reply_comparisons")]
+            return replace(outcome, counterpart=BeforeAfter(other, scores, *kept))
+        changes = Against()
+        if outcome.folder is not None:
+            mine, theirs = common_decoding(other, scores)
+            try:
+                after, before = stored_predictions(folder, mine), stored_predictions(outcome.folder, theirs)
+                changes = compare(after, before, subject.recipe, "before")
+            except DataError:  # the other evaluation's predictions are gone or damaged: its metrics are still there
+                changes = Against()
+        pair = BeforeAfter(scores, other, changes.fields_json() or None, changes.replies_json() or None)
+        return replace(outcome, counterpart=pair)
+    return outcome

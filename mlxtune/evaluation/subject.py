@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,17 +120,20 @@ def read_validation_rows(recipe: Recipe) -> list[Row] | None:
     return list(rows)
 
 
-def load_subject(
-    subject: Subject, backend: Backend, say: Callable[[str], None] = lambda text: None, progress: bool = True
-) -> tuple[Model, Tokenizer]:
+def load_subject(subject: Subject, backend: Backend, progress: bool | None = None) -> tuple[Model, Tokenizer]:
     """The subject's model, with its adapter unless it is the base, and its tokenizer.
+
+    Args:
+        subject: What is loaded.
+        backend: That computes.
+        progress: Whether bars of a download are shown; None is on a terminal.
 
     Raises:
         ModelError: The base model cannot be found or read.
         AdapterError: The adapter does not fit it, or was trained on other weights.
     """
     section = subject.recipe.model
-    folder = base_folder(section, backend, progress=progress, say=say)
+    folder = base_folder(section, backend, progress=sys.stderr.isatty() if progress is None else progress)
     if subject.run and not subject.other_model and not subject.base:
         require_base(folder, subject.run.info().get("base", {}).get("fingerprint"), str(subject.run))
     return backend.load(folder, adapter=subject.adapter, dtype=section.dtype), load_tokenizer(folder)

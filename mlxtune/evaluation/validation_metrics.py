@@ -8,20 +8,21 @@ Training selects by them; it is given `measure` and knows nothing of metrics.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from mlxtune.backends.base import Model
 from mlxtune.data.rows import Row
 from mlxtune.errors import DataError
-from mlxtune.evaluation.predict.constraint import TemplateConstraint, constraint_of
-from mlxtune.evaluation.predict.predictions import FREE, predictions_of
-from mlxtune.evaluation.run import score
+from mlxtune.evaluation.fields.kinds import scorers
+from mlxtune.evaluation.predict.predictor import Predictor
+from mlxtune.evaluation.predict.recording import predictions_of
+from mlxtune.evaluation.results import DecodingResult
+from mlxtune.evaluation.score import score
 from mlxtune.evaluation.subject import read_validation_rows
 from mlxtune.models.tokenizer import Tokenizer
-from mlxtune.recipe.sections import METRICS, Recipe
+from mlxtune.recipe.sections import Recipe
 
 
 def reply_metrics(recipe: Recipe, tokenizer: Tokenizer) -> Callable[[Model], dict[str, float]]:
@@ -34,14 +35,13 @@ def reply_metrics(recipe: Recipe, tokenizer: Tokenizer) -> Callable[[Model], dic
     if not rows:
         raise DataError(f"{recipe.selection_metric}: there are no validation rows to measure it on")
     sample = sample_rows(rows, recipe)
-    constraint: TemplateConstraint | None = None
+    predictor: Predictor | None = None
 
     def measure(model: Model) -> dict[str, float]:
-        nonlocal constraint
-        if constraint is None and recipe.evaluate.decoding != FREE:
-            constraint = constraint_of(recipe, tokenizer, model)
-        predictions = predictions_of(sample, recipe, model, tokenizer, constraint)
-        return named_metrics(score(predictions, recipe)["fields"], recipe)
+        nonlocal predictor
+        if predictor is None or predictor.model is not model:  # its constraint takes a second to make
+            predictor = Predictor(recipe, model, tokenizer)
+        return named_metrics(score(predictions_of(sample, predictor), recipe), recipe)
 
     return measure
 
@@ -53,14 +53,11 @@ def sample_rows(rows: Sequence[Row], recipe: Recipe) -> list[Row]:
     return [rows[index] for index in sorted(chosen.tolist())]
 
 
-def named_metrics(fields: Mapping[str, Any], recipe: Recipe) -> dict[str, float]:
-    """The metrics of scores.json's "fields" under the names by which a recipe asks for them."""
-    found: dict[str, float] = {}
-    for name, figures in fields.items():
-        for metric in METRICS[recipe.output.fields[name].kind]:
-            found[f"{name}.{metric}"] = figures[metric]["value"]
-        for label, of_label in figures.get("labels", {}).items():
-            for metric in ("precision", "recall", "f1"):
-                value = of_label[metric]
-                found[f"{name}.{label}.{metric}"] = value["value"] if isinstance(value, Mapping) else value
-    return found
+def named_metrics(result: DecodingResult, recipe: Recipe) -> dict[str, float]:
+    """The metrics of fields under the names by which a recipe asks for them."""
+    by_field = scorers(recipe)
+    return {
+        f"{name}.{metric}": value
+        for name, scores in result.fields.items()
+        for metric, value in by_field[name].selection_values(scores).items()
+    }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
@@ -17,12 +17,6 @@ from pydantic_core import PydanticCustomError
 from mlxtune.errors import did_you_mean as did_you_mean
 
 VALID_LOSS = "valid.loss"
-# Kind of field -> what is measured of it on replies, as evaluation names it.
-METRICS = {
-    "label": ("accuracy", "macro_f1", "invalid_rate"),
-    "labels": ("exact_match", "partial_match", "micro_f1", "macro_f1", "sample_f1", "invalid_rate"),
-    "text": ("rouge1", "rouge2", "rougeL", "bleu", "chrf"),
-}
 PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 # Rows on the Hugging Face Hub. What stands after the last colon is a split there, or a file's path.
 HUB_ROWS = re.compile(
@@ -181,6 +175,7 @@ class PromptSection(Section):
 class _OutputField(Section):
     """What every output field has."""
 
+    has_labels: ClassVar[bool] = False
     loss_weight: float = Field(1.0, ge=0)
     """Weight of this field's tokens in the loss; the template's own tokens weigh 1."""
 
@@ -204,6 +199,7 @@ ClassWeights = Annotated[
 class _Labelled(_OutputField):
     """What fields with a list of labels have."""
 
+    has_labels: ClassVar[bool] = True
     class_weights: ClassWeights = Field(default_factory=dict)
     """Label -> factor on the loss of that label's own tokens; or balanced: rarer labels weigh more, in inverse
     proportion to their count in the rows that are trained on."""
@@ -294,6 +290,16 @@ class OutputSection(Section):
             if not literal:
                 raise _wrong("template", f"something must stand between {{{before}}} and the field after it")
         return self
+
+    @property
+    def text_fields(self) -> list[str]:
+        """The fields that are written text."""
+        return [name for name, field in self.fields.items() if not field.has_labels]
+
+    @property
+    def label_fields(self) -> list[str]:
+        """The fields with labels, one or a set."""
+        return [name for name, field in self.fields.items() if field.has_labels]
 
 
 class LoraSection(Section):
@@ -440,7 +446,7 @@ class Recipe(Section):
             if name not in known:
                 raise _wrong(f"data.columns.{name}", "nothing uses this column" + did_you_mean(name, known))
         self._check_metrics()
-        with_labels = [field for field in self.output.fields.values() if not isinstance(field, TextField)]
+        with_labels = [field for field in self.output.fields.values() if isinstance(field, (LabelField, LabelsField))]
         for position, name in enumerate(self.evaluate.baselines):
             if not with_labels and name in ("majority", "keywords", "tfidf"):
                 raise _wrong(f"evaluate.baselines.{position}", f"{name!r} needs an output field with labels")
@@ -449,7 +455,7 @@ class Recipe(Section):
             if label not in listed and all(field.labels for field in with_labels):
                 raise _wrong(f"evaluate.keywords.{label}", "not one of the labels" + did_you_mean(label, listed))
         if (balance := self.data.balance) is not None:
-            labelled = [name for name, field in self.output.fields.items() if not isinstance(field, TextField)]
+            labelled = self.output.label_fields
             if balance.field not in labelled:
                 hint = did_you_mean(balance.field, labelled) or f"; known: {', '.join(labelled) or 'none'}"
                 raise _wrong("data.balance.field", f"{balance.field!r} is no output field with labels{hint}")
@@ -461,7 +467,7 @@ class Recipe(Section):
         augment = self.data.augment
         if augment is None:
             return
-        labelled = [name for name, field in self.output.fields.items() if not isinstance(field, TextField)]
+        labelled = self.output.label_fields
         if augment.field not in labelled:
             hint = did_you_mean(augment.field, labelled) or f"; known: {', '.join(labelled) or 'none'}"
             raise _wrong("data.augment.field", f"{augment.field!r} is no output field with labels{hint}")
@@ -480,7 +486,9 @@ class Recipe(Section):
             if name not in (VALID_LOSS, stopping.metric):
                 raise _wrong("train.early_stopping.metric", f"train.best_metric is {name!r}; keep one of the two")
             key, name = "train.early_stopping.metric", stopping.metric
-        known = [f"{field}.{metric}" for field, one in self.output.fields.items() for metric in METRICS[one.kind]]
+        from mlxtune.evaluation.metrics.registry import selectable  # NumPy, which most commands that read a recipe need
+
+        known = [f"{field}.{metric}" for field, one in self.output.fields.items() for metric in selectable(one.kind)]
         of_label = re.fullmatch(r"(.+?)\.(.+)\.(?:precision|recall|f1)", name)
         field = self.output.fields.get(of_label[1]) if of_label else None
         is_label = of_label is not None and of_label[2] in (getattr(field, "labels", None) or [])

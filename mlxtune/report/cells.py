@@ -69,3 +69,10 @@ def value_text(value: Any) -> str:
 def clipped(text: str, length: int = 160) -> str:
     """The beginning of a text that is longer."""
     return text if len(text) <= length else text[: length - 3] + "..."
+
+
+def shown_metrics() -> list[tuple[str, str]]:
+    """Name and title of the metrics that are a field's own, in the order in which tables show them."""
+    from mlxtune.evaluation.metrics.registry import METRICS
+
+    return [(one.name, one.title) for one in METRICS.values() if "." not in one.name]

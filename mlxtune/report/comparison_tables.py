@@ -13,16 +13,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mlxtune.evaluation.metrics.registry import metric
 from mlxtune.evaluation.review.sheet import safe_cell
 from mlxtune.report.cells import cell_text, estimate_text, markdown_row, markdown_text, new_table, titled
 from mlxtune.report.run_table import size_text
-from mlxtune.report.tables import HEADLINES
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
 
     from mlxtune.evaluation.compare.facts import Fact
-    from mlxtune.evaluation.compare.runs import Figure, RunComparison
+    from mlxtune.evaluation.compare.metrics import ComparedMetric
+    from mlxtune.evaluation.compare.runs import RunComparison
+    from mlxtune.evaluation.metrics.paired import Comparison
 
 MAX_SETTING_CHARS = 60  # of a value in a cell: a system prompt is long
 REAL = ("better", "worse")
@@ -63,11 +65,11 @@ def comparison_tables(compared: RunComparison) -> list[RenderableType]:
         tables.append(_fact_table("Settings that differ", compared.names, compared.settings))
     if training := _worth_showing(compared.training):
         tables.append(_fact_table("Training", compared.names, training))
-    if compared.figures:
+    if compared.metrics:
         title = f"{compared.rows} rows; 95% intervals over rows in brackets"
-        cells = [[_pieces(estimate_text(value)) for value in one.values] for one in compared.figures]
-        tables.append(_figure_table(title, compared.names, compared.figures, cells))
-        tested = [one for one in compared.figures if any(one.comparisons)]
+        cells = [[_pieces(estimate_text(value)) for value in one.values] for one in compared.metrics]
+        tables.append(_figure_table(title, compared.names, compared.metrics, cells))
+        tested = [one for one in compared.metrics if any(one.comparisons)]
         if tested and others:
             cells = [[_difference(one) for one in figure.comparisons[1:]] for figure in tested]
             tables.append(_figure_table(f"Difference to {first}", others, tested, cells, repeat_first=False))
@@ -91,15 +93,15 @@ def as_markdown(compared: RunComparison) -> str:
                 markdown_row([*map(markdown_text, [TITLES.get(one.name, one.name), *_shown(one)])]) for one in facts
             ]
     field = None
-    for figure in compared.figures:
+    for figure in compared.metrics:
         if figure.field != field:
             field = figure.field
             section(f"{field}, {compared.rows} rows")
         cells = [markdown_text(estimate_text(value)) for value in figure.values]
         for position, one in enumerate(figure.comparisons):
-            if one is not None and one["mark"] is not None:
-                mark = f"**{one['mark']}**" if one["mark"] in REAL else one["mark"]
-                cells[position] += f"<br>{_signed(one['difference'])}: {mark}"
+            if one is not None and one.mark is not None:
+                mark = f"**{one.mark}**" if one.mark in REAL else one.mark
+                cells[position] += f"<br>{_signed(one.difference)}: {mark}"
         lines.append(markdown_row([markdown_text(_title(figure.name)), *cells]))
     if compared.cost:
         section("Cost")
@@ -107,7 +109,7 @@ def as_markdown(compared: RunComparison) -> str:
             markdown_row([*map(markdown_text, [TITLES.get(one.name, one.name), *_shown(one)])]) for one in compared.cost
         ]
     notes = [f"- {markdown_text(note)}" for note in compared.notes]
-    if any(any(figure.comparisons) for figure in compared.figures):
+    if any(any(figure.comparisons) for figure in compared.metrics):
         notes.insert(0, f"- differences are to {markdown_text(compared.names[0])}; 95% intervals over rows in brackets")
     return "\n".join([*lines, "", *notes]).rstrip()
 
@@ -126,9 +128,9 @@ def as_csv(compared: RunComparison) -> str:
             for name, value in zip(compared.names, fact.values, strict=True):
                 cell = value if isinstance(value, (int, float)) and not isinstance(value, bool) else _plain(value)
                 _write(writer, [section, "", fact.name, name, cell])
-    for figure in compared.figures:
+    for figure in compared.metrics:
         for name, value, one in zip(compared.names, figure.values, figure.comparisons, strict=True):
-            got, tested = value or {}, one or {}
+            got, tested = value or {}, one.to_marked_json() if one else {}
             _write(
                 writer,
                 [
@@ -153,7 +155,7 @@ def _fact_table(title: str, names: Sequence[str], facts: Sequence[Fact]) -> Rend
 def _figure_table(
     title: str,
     names: Sequence[str],
-    figures: Sequence[Figure],
+    figures: Sequence[ComparedMetric],
     cells: Sequence[Sequence[Sequence[str]]],
     repeat_first: bool = True,
 ) -> RenderableType:
@@ -353,15 +355,15 @@ def _title(name: str) -> str:
         return f"{_title(figure)}, {count} {'label' if count == '1' else 'labels'}"
     if first == "buckets" and rest:  # which have dots of their own
         return f"rows with ROUGE-L {rest.removesuffix('.share')}"
-    return ", ".join(HEADLINES.get(part, part.replace("_", " ")) for part in name.split("."))
+    return ", ".join(metric(part).title for part in name.split("."))
 
 
-def _difference(one: Any) -> list[str]:
+def _difference(one: Comparison | None) -> list[str]:
     """['+0.120 [+0.030, +0.210]', 'better']."""
     if one is None:
         return []
-    interval = "" if one["low"] is None else f" [{_signed(one['low'])}, {_signed(one['high'])}]"
-    return [f"{_signed(one['difference'])}{interval}", *([one["mark"]] if one["mark"] else [])]
+    interval = "" if one.low is None or one.high is None else f" [{_signed(one.low)}, {_signed(one.high)}]"
+    return [f"{_signed(one.difference)}{interval}", *([one.mark] if one.mark else [])]
 
 
 def _signed(value: float) -> str:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mlxtune.report.cells import cell_text, clipped, estimate_text, new_table, titled, value_text
+from mlxtune.evaluation.metrics.registry import METRICS, headline
+from mlxtune.report.cells import cell_text, clipped, estimate_text, new_table, shown_metrics, titled, value_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -22,29 +23,6 @@ MAX_FLIPS = 20  # rows shown whose samples do not agree
 MAX_FLIP_CHARS = 60
 MAX_CONFUSED = 10  # columns of a confusion table that fit beside one another
 MAX_HEAD_CHARS = 60  # of the labels above them; longer ones are numbered
-# What is shown of each kind of field, in this order, where the scores have it.
-HEADLINES = {
-    "exact_match": "exact match",
-    "accuracy": "accuracy",
-    "partial_match": "partial match",
-    "micro_f1": "micro F1",
-    "macro_f1": "macro F1",
-    "sample_f1": "sample F1",
-    "rouge1": "ROUGE-1",
-    "rouge2": "ROUGE-2",
-    "rougeL": "ROUGE-L",
-    "bleu": "BLEU",
-    "chrf": "chrF",
-    "bertscore": "BERTScore",
-    "length_ratio": "length ratio",
-    "placeholders_kept": "placeholders kept",
-    "placeholders_invented": "placeholders invented",
-    "invalid_rate": "invalid",
-    "repeated_rate": "repeated",
-    "all_fields_correct": "all fields right",
-}
-BESIDE = {"rougeL": "bleu"}  # headline figure -> the second one shown of a baseline; of labels it is macro F1
-
 SPEEDS = {
     "seconds_per_row": ("seconds a row", ".3f"),
     "rows_per_second": ("rows a second", ".2f"),
@@ -97,7 +75,7 @@ def before_after(
         changes: Field -> figure -> comparison of after with before; gives each change its interval.
         reply_changes: Figure -> comparison, of whole replies.
     """
-    from mlxtune.evaluation.paired_predictions import common_decoding
+    from mlxtune.evaluation.stored import common_decoding
 
     after, before = common_decoding(tuned_scores, base_scores)
     decoding = before["decoding"] if before["decoding"] == after["decoding"] else None
@@ -110,7 +88,6 @@ def before_after(
 
 def baseline_tables(scores: Scores) -> list[RenderableType]:
     """The baselines of each field beside the model, and what the comparison with each says."""
-    from mlxtune.evaluation.metrics.paired import headline
 
     baselines, comparisons = scores.get("baselines", {}), scores.get("comparisons", {})
     tables = []
@@ -119,13 +96,13 @@ def baseline_tables(scores: Scores) -> list[RenderableType]:
         compared = [baseline for baseline in answering if name in comparisons.get(baseline, {})]
         if not compared:
             continue
-        figure = headline(comparisons[compared[0]][name])
-        beside = BESIDE.get(figure, "macro_f1")
+        shown = METRICS[headline(comparisons[compared[0]][name])]
+        figure, beside = shown.name, shown.beside
         table = new_table("")
         table.padding = (0, 1, 0, 0)  # closer than elsewhere: the sentences are long
-        for column in (HEADLINES[figure], HEADLINES[beside]):
+        for column in (shown.title, METRICS[beside].title):
             table.add_column(column, justify="right", no_wrap=True)
-        table.add_column(f"the model, by {HEADLINES[figure]}", overflow="fold")
+        table.add_column(f"the model, by {shown.title}", overflow="fold")
         table.add_row("the model", estimate_text(field[figure]), f"{field[beside]['value']:.3f}", "")
         for baseline in compared:
             got = answering[baseline]
@@ -190,7 +167,7 @@ def headlines(
             every["(reply)"] = reply_changes or {}
     for name, fields in parts.items():
         first = True
-        for metric, title_of_metric in HEADLINES.items():
+        for metric, title_of_metric in shown_metrics():
             estimates = [field.get(metric) for field in fields]
             if not any(estimates):
                 continue

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mlxtune.report.cells import cell_text, clipped, estimate_text, new_table, titled, value_text
-from mlxtune.report.tables import HEADLINES
+from mlxtune.report.cells import cell_text, clipped, estimate_text, new_table, shown_metrics, titled, value_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -39,7 +38,7 @@ def condition_table(name: str, field: Mapping[str, Any]) -> RenderableType:
     table = new_table("metric")
     for title, part in parts.items():
         table.add_column(f"{title}: {part['rows']} rows", justify="right", no_wrap=True)
-    for metric, title in HEADLINES.items():
+    for metric, title in shown_metrics():
         estimates = [part.get(metric) for part in parts.values()]
         if any(estimates):
             table.add_row(title, *map(estimate_text, estimates))

@@ -16,6 +16,7 @@ import shutil
 import tempfile
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,8 @@ from numpy.typing import NDArray
 from mlxtune.backends.base import Constraint, Generation
 from mlxtune.cli import cli
 from mlxtune.data.rows import read_rows
-from mlxtune.evaluation.options import Further
-from mlxtune.evaluation.run import ask_recipe_baselines, evaluate
+from mlxtune.evaluation.measure import EvaluationOptions, ask_baselines, evaluate
+from mlxtune.evaluation.results import EvaluatedModel, FileIdentity
 from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
 from mlxtune.recipe.load import load_recipe
 from mlxtune.report.tables import before_after, error_tables, score_tables, to_text
@@ -167,8 +168,8 @@ def asked_model(source: Path, folder: Path) -> dict[str, str]:
     rows, valid = (read_rows(Path(str(name)), recipe.data.columns) for name in (recipe.data.test, recipe.data.valid))
     tokenizer = load_tokenizer(folder / "base")
     values = {str(row.fields["text"]): field["separator"].join(row.fields["intents"]) for row in [*rows, *valid]}
-    about = {"model": {"path": "a model", "revision": None}, "base": "2:abc", "asked": "the same", "backend": "mlx",
-             "data": {"file": "test.jsonl", "sha256": "0", "rows": len(rows)}, "overrides": []}  # fmt: skip
+    data = FileIdentity("test.jsonl", "0", len(rows))
+    untuned_model = EvaluatedModel("a model", None, "2:abc", "the same", None, data, "mlx")
     found: dict[str, str] = {}
     made: dict[str, Any] = {}
     for name, skill, before in (("base", 0.4, []), ("tuned", 0.9, [folder / "evaluated-base"])):
@@ -177,14 +178,14 @@ def asked_model(source: Path, folder: Path) -> dict[str, str]:
         asked = None
         if before:
             untuned = MadeUpModel(tokenizer, values, field["labels"], 0.4)
-            asked = ask_recipe_baselines(
-                recipe, untuned, tokenizer, rows, out, ["zero_shot", "few_shot"], "both", about
+            asked = ask_baselines(
+                recipe, untuned, tokenizer, rows, out, ["zero_shot", "few_shot"], "both", untuned_model
             )
-        more = {**about, "adapter": {"file": "adapters.safetensors", "sha256": "1"} if before else None}
+        adapter = FileIdentity("adapters.safetensors", "1") if before else None
         made[name] = evaluate(
-            recipe, model, tokenizer, rows, out, "both", more, further=Further(True, valid, 3, 0.7),
-            asked_baselines=asked, before=before,
-        )  # fmt: skip
+            recipe, model, tokenizer, rows, out, EvaluationOptions("both", True, valid, 3, 0.7),
+            replace(untuned_model, adapter=adapter), asked_baselines=asked, before=before,
+        ).result.to_json()  # fmt: skip
         written = json.loads((out / "scores.json").read_text(encoding="utf-8"))
         assert written == made[name]
         found[f"{name}/scores.json"] = as_text(written, str(Path.cwd()))
@@ -293,10 +294,10 @@ def assert_same(name: str, got: str, wanted: str) -> None:
 
 
 def difference(got: Any, wanted: Any, place: str = "") -> str | None:
-    """Where two JSON values differ first, the order of keys included."""
+    """Where two JSON values differ first."""
     if isinstance(got, dict) and isinstance(wanted, dict):
-        if list(got) != list(wanted):
-            return f"{place}: keys {list(got)}, expected {list(wanted)}"
+        if got.keys() != wanted.keys():
+            return f"{place}: keys {sorted(got)}, expected {sorted(wanted)}"
         found = (difference(got[key], wanted[key], f"{place}.{key}") for key in got)
         return next((one for one in found if one), None)
     if isinstance(got, list) and isinstance(wanted, list) and len(got) == len(wanted):

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mlxtune.evaluation.paired_predictions import compare, compare_replies
 from sacrebleu.metrics import BLEU
 from scipy.stats import binomtest
 from sklearn.metrics import f1_score
@@ -17,7 +18,6 @@ from mlxtune.evaluation.metrics.estimates import N_RESAMPLES, resamples
 from mlxtune.evaluation.metrics.labels import label_figures, label_set_figures, label_set_scores
 from mlxtune.evaluation.metrics.paired import compare_figures, headline, mcnemar, plain
 from mlxtune.evaluation.metrics.texts import text_figures
-from mlxtune.evaluation.paired_predictions import compare, compare_replies
 from mlxtune.evaluation.predict.predictions import Prediction
 from mlxtune.recipe.sections import Recipe, TextField
 

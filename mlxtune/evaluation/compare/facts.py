@@ -1,4 +1,4 @@
-"""What is known of runs besides their figures, side by side: settings that differ, how they trained, what each cost.
+"""What is known of runs besides their metrics, side by side: settings that differ, how they trained, what each cost.
 Reads run folders; scores nothing.
 
     [fact.name for fact in differing_settings(evaluations)]  # ["lora.rank", "lora.alpha"]
@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mlxtune.evaluation.stored import Evaluated
+from mlxtune.evaluation.stored import StoredEvaluation
 from mlxtune.runs.folder import RunFolder
 
-# Keys that change no figure.
+# Keys that change no metric.
 NO_SETTINGS = ("name", "track")
 # What an evaluation of the model before tuning depends on; the rest of a recipe says nothing of it.
 OF_ANY_MODEL = ("model.", "prompt.", "output.", "evaluate.", "data.test", "data.text", "data.columns.")
@@ -29,7 +29,7 @@ class Fact:
     values: tuple[Any, ...]
 
 
-def differing_settings(evaluations: Sequence[Evaluated]) -> Iterator[Fact]:
+def differing_settings(evaluations: Sequence[StoredEvaluation]) -> Iterator[Fact]:
     """What was set differently; the same content under another file name is no difference."""
     recipes = [one.recipe.flat() if one.recipe else {} for one in evaluations]
     recipes = [
@@ -86,7 +86,7 @@ def differing_settings(evaluations: Sequence[Evaluated]) -> Iterator[Fact]:
             yield Fact(name, tuple(facts))
 
 
-def training_facts(evaluations: Sequence[Evaluated]) -> Iterator[Fact]:
+def training_facts(evaluations: Sequence[StoredEvaluation]) -> Iterator[Fact]:
     """Steps, losses and what they say, of the adapter that each run has."""
     columns = [_of_training(one) for one in evaluations]
     for name in dict.fromkeys(name for column in columns for name in column):
@@ -95,7 +95,7 @@ def training_facts(evaluations: Sequence[Evaluated]) -> Iterator[Fact]:
             yield Fact(name, values)
 
 
-def cost_facts(evaluations: Sequence[Evaluated], speeds: Sequence[Mapping[str, Any]]) -> Iterator[Fact]:
+def cost_facts(evaluations: Sequence[StoredEvaluation], speeds: Sequence[Mapping[str, Any]]) -> Iterator[Fact]:
     """Time, memory and size."""
     columns = []
     for one, speed in zip(evaluations, speeds, strict=True):
@@ -117,13 +117,13 @@ def cost_facts(evaluations: Sequence[Evaluated], speeds: Sequence[Mapping[str, A
             yield Fact(name, values)
 
 
-def _base(one: Evaluated) -> str | None:
+def _base(one: StoredEvaluation) -> str | None:
     """Fingerprint of the base model."""
     found = (one.scores or {}).get("base") or (one.info.get("base") or {}).get("fingerprint")
     return None if found is None else str(found)
 
 
-def _of_training(one: Evaluated) -> dict[str, Any]:
+def _of_training(one: StoredEvaluation) -> dict[str, Any]:
     if one.before_tuning or one.run is None:
         return {}
     info = one.info

@@ -10,6 +10,7 @@ chosen says how far the judge leans.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -18,13 +19,25 @@ from typing import Any, Literal
 import numpy as np
 
 from mlxtune.chat.client import Answer, ChatFailure, ChatServer, Question
-from mlxtune.evaluation.judge.ratings import MAX_TOKENS, answer_part, ask, objects, sampled, text_fields, written
+from mlxtune.evaluation.judge.ratings import (
+    MAX_TOKENS,
+    JudgeRequest,
+    answer_part,
+    ask,
+    n_judged,
+    objects,
+    sampled,
+    text_fields,
+    written,
+)
 from mlxtune.evaluation.metrics.agreement import mean_rating
 from mlxtune.evaluation.metrics.estimates import Estimate
 from mlxtune.evaluation.metrics.paired import LEVEL, mcnemar
-from mlxtune.evaluation.paired_predictions import require_same_rows
-from mlxtune.evaluation.predict.predictions import Prediction
+from mlxtune.evaluation.predict.predictions import Prediction, require_same_rows
+from mlxtune.progress import SILENT, Progress
 from mlxtune.recipe.sections import Recipe
+
+log = logging.getLogger(__name__)
 
 RUBRIC_VERSION = 1  # of the question below
 FIRST, SECOND, TIE = "first", "second", "tie"
@@ -85,6 +98,37 @@ def judge_pairs(
     """
     verdicts = pair_verdicts(ours, theirs, recipe, server, name, sample, on_answer, max_tokens)
     return {"model": server.model, "url": server.url, **pair_scores(verdicts, name, recipe.train.seed)}
+
+
+def judge_runs(
+    judge: JudgeRequest,
+    names: Sequence[str],
+    replies: Sequence[Sequence[Prediction]],
+    recipe: Recipe,
+    progress: Progress = SILENT,
+) -> dict[str, Any]:
+    """Have each run's replies chosen from beside the first run's.
+
+    Args:
+        judge: Who chooses, between how many rows' replies.
+        names: Of the runs, the first first.
+        replies: Theirs, to the same rows in the same order.
+        recipe: Says which fields are text.
+        progress: Told how far it is.
+
+    Returns:
+        {"model", "url", "first": its name, "runs": name of another -> `judge_pairs` of its replies with the first one's}.
+    """
+    n_fields = len(text_fields(recipe))
+    progress.begin("judging", 2 * n_judged(replies[0], judge.sample) * n_fields * (len(replies) - 1))
+    runs = {}
+    try:
+        for name, of_run in zip(names[1:], replies[1:], strict=True):
+            runs[name] = judge_pairs(of_run, replies[0], recipe, judge.server, names[0], judge.sample, progress.advance)
+    except KeyboardInterrupt:
+        log.info("What was judged so far is kept; the same command goes on from there.")
+        raise
+    return {"model": judge.server.model, "url": judge.server.url, "first": names[0], "runs": runs}
 
 
 def pair_verdicts(

@@ -1,7 +1,7 @@
 """A model's marks for written replies: a rubric, how it is asked, how its answers are read. No reply is changed by them.
 
     judgements = judge_replies(predictions, recipe, ChatServer(url, model, cache=answers_folder()))
-    judge_scores(judgements, predictions)["fields"]["response"]["accuracy"]  # {"value": 4.1, "low": 3.9, "high": 4.3}
+    summarise_ratings(judgements, predictions, server).fields["response"]["accuracy"]  # Estimate(4.1, 3.9, 4.3)
 
 What is graded was written by a model, and what grades it is one as well. The texts stand between marked lines that they
 cannot have foreseen, and the judge is told that they are data; of what it answers only whole numbers from 1 to 5 count.
@@ -22,10 +22,11 @@ import numpy as np
 from mlxtune.chat.client import Answer, ChatFailure, ChatServer, Question
 from mlxtune.errors import DataError, RecipeError
 from mlxtune.evaluation.metrics.agreement import correlate, mean_rating
+from mlxtune.evaluation.metrics.estimates import Estimate
 from mlxtune.evaluation.metrics.text_overlap import rouge_rows
 from mlxtune.evaluation.predict.predictions import Prediction
 from mlxtune.files import write_text
-from mlxtune.recipe.sections import Recipe, TextField
+from mlxtune.recipe.sections import Recipe
 
 JUDGE_FILE = "judge.jsonl"
 RUBRIC_VERSION = 1  # of the text below; marks given under another one are not comparable
@@ -49,6 +50,14 @@ MAX_REASON_CHARS = 500
 
 Status = Literal["judged", "missing", "unparseable", "refused", "failed"]
 STATUSES: tuple[Status, ...] = ("judged", "missing", "unparseable", "refused", "failed")
+
+
+@dataclass(frozen=True)
+class JudgeRequest:
+    """A judge that is asked for: where it answers, and how many rows it gets (None: all)."""
+
+    server: ChatServer
+    sample: int | None = None
 
 
 @dataclass(frozen=True)
@@ -115,45 +124,74 @@ def judge_replies(
     return [_judgement(prediction, name, answers.get(place)) for place, (prediction, name) in enumerate(asked)]
 
 
-def judge_scores(judgements: Sequence[Judgement], predictions: Sequence[Prediction], seed: int = 0) -> dict[str, Any]:
-    """Means of a judge's marks.
+@dataclass(frozen=True)
+class Ratings:
+    """Means of a judge's ratings.
+
+    Attributes:
+        model: The judge.
+        url: Where it answers.
+        rows: Rows that it was shown.
+        counts: Status -> ratings of it.
+        fields: Field -> criterion, and "overall" for their mean -> its estimate over what was judged or missing; None of
+            nothing.
+        agreement: Field -> metric -> Spearman's correlation of "overall" with it, over what was judged.
+    """
+
+    model: str
+    url: str
+    rows: int
+    counts: Mapping[Status, int]
+    fields: Mapping[str, Mapping[str, Estimate | None]]
+    agreement: Mapping[str, Mapping[str, Estimate | None]]
+
+    def to_json(self) -> dict[str, Any]:
+        """As scores.json has it under "judge"."""
+
+        def plain(of_fields: Mapping[str, Mapping[str, Estimate | None]]) -> dict[str, Any]:
+            return {name: {key: one and one.to_json() for key, one in of.items()} for name, of in of_fields.items()}
+
+        return {
+            "model": self.model,
+            "url": self.url,
+            "rubric": RUBRIC_VERSION,
+            "rows": self.rows,
+            **{status: self.counts[status] for status in STATUSES},
+            "fields": plain(self.fields),
+            "agreement": plain(self.agreement),
+        }
+
+
+def summarise_ratings(
+    judgements: Sequence[Judgement], predictions: Sequence[Prediction], server: ChatServer, seed: int = 0
+) -> Ratings:
+    """Means of a judge's ratings.
 
     Args:
         judgements: Of `judge_replies`.
         predictions: The replies that they are of, at least.
+        server: Where the judge answered.
         seed: Of the resampling.
-
-    Returns:
-        {"rubric", "rows"; "judged", "missing", "unparseable", "refused", "failed": marks of each status; "fields": field ->
-        criterion, and "overall" for their mean -> estimate with its 95% bootstrap interval, over what was judged or
-        missing; None of nothing; "agreement": field -> figure -> Spearman's correlation of "overall" with it, over what
-        was judged}.
     """
     of_row = {prediction.row: prediction for prediction in predictions}
-    fields: dict[str, Any] = {}
-    agreement: dict[str, Any] = {}
+    fields: dict[str, dict[str, Estimate | None]] = {}
+    agreement: dict[str, dict[str, Estimate | None]] = {}
     for name in dict.fromkeys(one.field for one in judgements):
-        with_marks = [one for one in judgements if one.field == name and one.scores is not None]
-        marks = np.array([[one.scores[key] for key in CRITERIA] for one in with_marks if one.scores], dtype=np.float64)
-        columns = {key: marks[:, i] for i, key in enumerate(CRITERIA)} if with_marks else {}
-        columns["overall"] = marks.mean(1) if with_marks else marks
+        rated = [one for one in judgements if one.field == name and one.scores is not None]
+        ratings = np.array([[one.scores[key] for key in CRITERIA] for one in rated if one.scores], dtype=np.float64)
+        columns = {key: ratings[:, i] for i, key in enumerate(CRITERIA)} if rated else {}
+        columns["overall"] = ratings.mean(1) if rated else ratings
         fields[name] = {
-            key: _as_json(mean_rating(columns.get(key, marks), (LOWEST, HIGHEST), seed))
-            for key in (*CRITERIA, "overall")
+            key: mean_rating(columns.get(key, ratings), (LOWEST, HIGHEST), seed) for key in (*CRITERIA, "overall")
         }
-        judged = [i for i, one in enumerate(with_marks) if one.status == "judged"]
-        expected = [str(of_row[with_marks[i].row].expected[name]) for i in judged]
-        said = [written(of_row[with_marks[i].row], name) for i in judged]
+        judged = [i for i, one in enumerate(rated) if one.status == "judged"]
+        expected = [str(of_row[rated[i].row].expected[name]) for i in judged]
+        said = [written(of_row[rated[i].row], name) for i in judged]
         rouge_l = rouge_rows(expected, said)["rougeL"]
-        overall = columns["overall"][judged] if judged else marks
-        agreement[name] = {"rougeL": _as_json(correlate(overall, rouge_l, seed=seed).spearman)}
-    return {
-        "rubric": RUBRIC_VERSION,
-        "rows": len({one.row for one in judgements}),
-        **{status: sum(one.status == status for one in judgements) for status in STATUSES},
-        "fields": fields,
-        "agreement": agreement,
-    }
+        overall = columns["overall"][judged] if judged else ratings
+        agreement[name] = {"rougeL": correlate(overall, rouge_l, seed=seed).spearman}
+    counts = {status: sum(one.status == status for one in judgements) for status in STATUSES}
+    return Ratings(server.model, server.url, len({one.row for one in judgements}), counts, fields, agreement)
 
 
 def write_judgements(path: Path, judgements: Sequence[Judgement]) -> None:
@@ -192,13 +230,18 @@ def text_fields(recipe: Recipe) -> list[str]:
     Raises:
         RecipeError: There is none.
     """
-    names = [name for name, field in recipe.output.fields.items() if isinstance(field, TextField)]
+    names = recipe.output.text_fields
     if not names:
         raise RecipeError(
             f"recipe {recipe.name!r}: a judge reads written text, expected a field of kind text in output.fields, got "
             f"labels alone ({', '.join(recipe.output.fields)}); their scores need no judge"
         )
     return names
+
+
+def n_judged(predictions: Sequence[Prediction], sample: int | None) -> int:
+    """How many rows a judge gets."""
+    return len(predictions) if sample is None else min(sample, len(predictions))
 
 
 def sampled(predictions: Sequence[Prediction], sample: int | None, seed: int) -> list[Prediction]:
@@ -356,7 +399,3 @@ def _marks_in_lines(text: str, name: str) -> list[int | None]:
 def _only(values: Sequence[int | None]) -> int | None:
     """The one value that all are; None where they differ or there is none."""
     return values[0] if values and len(set(values)) == 1 else None
-
-
-def _as_json(value: Any) -> dict[str, float | None] | None:
-    return None if value is None else asdict(value)

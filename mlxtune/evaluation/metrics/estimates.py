@@ -10,50 +10,44 @@ import numpy as np
 from numpy.typing import NDArray
 
 N_RESAMPLES = 1000
-
-
 Z_95 = 1.959964  # of the normal distribution
-
-
-INTERVAL = (2.5, 97.5)  # percentiles of the resampled figures
-
-
+INTERVAL = (2.5, 97.5)  # percentiles of the resampled metrics
 _CHUNK_CELLS = 2_000_000  # resamples x rows held at once
-
-
 Floats = NDArray[np.float64]
-
-
 Draws = NDArray[np.float32]  # how often each resample drew each row, (resamples, rows); exact up to 2**24
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure over rows and its 95% interval, which is None where there are fewer than two rows."""
+    """A metric over rows and its 95% interval, which is None where there are fewer than two rows."""
 
     value: float
     low: float | None
     high: float | None
 
+    def to_json(self) -> dict[str, float | None]:
+        """As scores.json has it."""
+        return {"value": self.value, "low": self.low, "high": self.high}
 
-class Rated(Protocol):
-    """Rows of predictions whose figures can be had for any draw of them."""
+
+class MetricTable(Protocol):
+    """Rows of predictions whose metrics can be computed for any draw of the rows."""
 
     @property
     def rows(self) -> Mapping[str, NDArray[np.floating]]:
-        """Figure -> its value at each row, (rows,), for those that are means over rows."""
+        """Metric -> its value at each row, (rows,), for those that are means over rows."""
 
     @property
     def n_rows(self) -> int:
         """How many there are."""
 
     def of(self, draws: Draws) -> dict[str, Floats]:
-        """Every figure of each draw, (draws,)."""
+        """Every metric of each draw, (draws,)."""
 
 
 @dataclass(frozen=True)
 class Means:
-    """Figures that are means over rows, and nothing else."""
+    """Metrics that are means over rows, and nothing else."""
 
     rows: Mapping[str, NDArray[np.floating]]
 
@@ -63,7 +57,7 @@ class Means:
         return len(next(iter(self.rows.values())))
 
     def of(self, draws: Draws) -> dict[str, Floats]:
-        """Every figure of each draw, (draws,)."""
+        """Every metric of each draw, (draws,)."""
         return means(draws, self.rows)
 
 
@@ -72,21 +66,21 @@ def mean_estimate(values: Sequence[float] | NDArray[np.generic], seed: int = 0) 
     return estimates(Means({"mean": np.asarray(values, dtype=np.float64)}), seed)["mean"]
 
 
-def estimates(rated: Rated, seed: int, unbounded: Collection[str] = ()) -> dict[str, Estimate]:
-    """Each figure over all rows, and its interval over resamples of them.
+def estimates(table: MetricTable, seed: int, unbounded: Collection[str] = ()) -> dict[str, Estimate]:
+    """Each metric over all rows, and its interval over resamples of them.
 
     Args:
-        rated: At least one row.
+        table: At least one row.
         seed: Of the resampling.
-        unbounded: Figures that may exceed 1.
+        unbounded: Metrics that may exceed 1.
     """
-    n_rows = rated.n_rows
+    n_rows = table.n_rows
     if n_rows == 0:
         raise ValueError("no rows to score")
-    values = rated.of(np.ones((1, n_rows), dtype=np.float32))
+    values = table.of(np.ones((1, n_rows), dtype=np.float32))
     if n_rows < 2:
         return {name: Estimate(float(value[0]), None, None) for name, value in values.items()}
-    parts = [rated.of(draws) for draws in resamples(n_rows, seed)]
+    parts = [table.of(draws) for draws in resamples(n_rows, seed)]
     found = {}
     for name, value in values.items():
         low, high = np.percentile(np.concatenate([part[name] for part in parts]), INTERVAL)

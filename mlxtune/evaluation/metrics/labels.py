@@ -1,17 +1,20 @@
-"""Metrics over expected and predicted labels: NumPy and strings, no model, no tokenizer, no backend.
+"""Metrics of labels: expected and predicted ones to scores, each with its interval. NumPy and strings, no model, no files.
 
-A prediction of None is a reply that could not be parsed. It is wrong everywhere: it matches nothing, and for
-precision, recall and F1 it predicts no label. Every headline figure is an `Estimate` with a 95% percentile bootstrap
-interval over rows. Two calls over equally many rows with one seed draw the same rows, so their resamples are paired.
+A prediction of None is a reply that could not be parsed. It is wrong everywhere: it matches nothing, and for precision,
+recall and F1 it predicts no label. Two calls over equally many rows with one seed draw the same rows, so that their
+resamples are paired.
 
-    label_set_scores([("a", "b")], [("b",)], repeated=[False], labels=["a", "b"]).micro_f1.value
+    label_set_scores([("a", "b")], [("b",)], repeated=[False], labels=["a", "b"])["micro_f1"].value
+
+`LABEL_METRICS` is the list of them: a new one is a line there and its formula.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +32,112 @@ from mlxtune.evaluation.metrics.estimates import (
     resamples,
     widened,
 )
+from mlxtune.evaluation.metrics.metric import Metric
+
+
+@dataclass(frozen=True)
+class LabelCounts:
+    """Who expects and who predicts which label.
+
+    Attributes:
+        gold: 1 where a row expects a label, (rows, labels).
+        predicted: 1 where it was predicted.
+        invalid: 1 where a reply could not be parsed, (rows,).
+    """
+
+    gold: NDArray[np.float32]
+    predicted: NDArray[np.float32]
+    invalid: NDArray[np.float32]
+
+    @cached_property
+    def hits(self) -> NDArray[np.float32]:
+        """1 where a label that a row expects was predicted, (rows, labels)."""
+        return self.gold * self.predicted
+
+
+@dataclass(frozen=True)
+class LabelSums:
+    """Counts summed over the rows of each draw, (draws, labels) each.
+
+    Attributes:
+        hits: Rows that expect the label and were answered with it.
+        both: Rows that expect it and rows that were answered with it, added up.
+        occurs: Whether the label is expected or predicted anywhere in the data, (labels,).
+    """
+
+    hits: Floats
+    both: Floats
+    occurs: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class LabelMetric(Metric):
+    """A metric of labels with its formula.
+
+    Attributes:
+        by_row: Its value at each row, (rows,), for those that are means over rows.
+        pooled: Its value in each draw, (draws,), for those made of sums over rows.
+    """
+
+    by_row: Callable[[LabelCounts], NDArray[np.floating]] | None = None
+    pooled: Callable[[LabelSums], Floats] | None = None
+
+
+def _exact_match(counts: LabelCounts) -> NDArray[np.float32]:
+    exact = np.all(counts.gold == counts.predicted, axis=1) & (counts.invalid == 0)
+    return np.asarray(exact, dtype=np.float32)
+
+
+def _accuracy(counts: LabelCounts) -> NDArray[np.float32]:
+    return np.asarray(counts.hits.sum(1), dtype=np.float32)
+
+
+def _partial_match(counts: LabelCounts) -> NDArray[np.float32]:
+    return np.asarray(counts.hits.sum(1) > 0, dtype=np.float32)
+
+
+def _sample_f1(counts: LabelCounts) -> NDArray[np.floating]:
+    return ratio(2 * counts.hits.sum(1), counts.gold.sum(1) + counts.predicted.sum(1))
+
+
+def _micro_f1(sums: LabelSums) -> Floats:
+    return ratio(2 * sums.hits.sum(1), sums.both.sum(1))
+
+
+def _macro_f1(sums: LabelSums) -> Floats:
+    """Mean F1 over labels.
+
+    A label that occurs in the data but not in a resample says nothing there and is left out of its mean; counted as 0
+    it would pull the interval below the value. A label that occurs nowhere in the data counts 0, as in the value.
+    """
+    counted = (sums.both > 0) | ~sums.occurs
+    return ratio(ratio(2 * sums.hits, sums.both).sum(1), counted.sum(1))
+
+
+LABEL_METRICS: tuple[LabelMetric, ...] = (
+    # Rows whose predicted set is the expected one / rows.
+    LabelMetric(
+        "exact_match", "exact match", "higher", "mcnemar", headline=True, beside="macro_f1", kinds=("labels",),
+        selects=True, by_row=_exact_match,
+    ),
+    # Rows whose predicted label is the expected one / rows.
+    LabelMetric(
+        "accuracy", "accuracy", "higher", "mcnemar", headline=True, beside="macro_f1", kinds=("label",), selects=True,
+        by_row=_accuracy,
+    ),
+    # Rows with at least one expected label among the predicted ones / rows. Where one label stands for "none of them",
+    # that is a label like any other: it must be predicted.
+    LabelMetric(
+        "partial_match", "partial match", "higher", "mcnemar", kinds=("labels",), selects=True, by_row=_partial_match
+    ),
+    # 2 hits / (expected + predicted), each summed over rows and labels.
+    LabelMetric("micro_f1", "micro F1", kinds=("labels",), selects=True, pooled=_micro_f1),
+    # Mean of the labels' F1 over the whole label list, as scikit-learn with `labels=` that list and `zero_division=0`:
+    # a label that is neither expected nor predicted anywhere counts 0.
+    LabelMetric("macro_f1", "macro F1", kinds=("label", "labels"), selects=True, pooled=_macro_f1),
+    # Mean over rows of 2 hits / (expected + predicted) of that row.
+    LabelMetric("sample_f1", "sample F1", kinds=("labels",), selects=True, by_row=_sample_f1),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -60,35 +169,6 @@ class GroupScore:
 
 
 @dataclass(frozen=True)
-class LabelSetScores:
-    """How well sets of labels were predicted.
-
-    Attributes:
-        exact_match: Rows whose predicted set is the expected one / rows.
-        partial_match: Rows with at least one expected label among the predicted ones / rows. Where one label stands
-            for "none of them", that is a label like any other: it must be predicted.
-        micro_f1: 2 hits / (expected + predicted), each summed over rows and labels.
-        macro_f1: Mean of the labels' F1 over the whole label list, as scikit-learn with `labels=` that list and
-            `zero_division=0`: a label that is neither expected nor predicted anywhere counts 0.
-        sample_f1: Mean over rows of 2 hits / (expected + predicted) of that row.
-        invalid_rate: Rows without a value / rows.
-        repeated_rate: Rows whose reply says a label again, or loops / rows.
-        labels: Label -> its scores.
-        by_count: Number of expected labels, as text -> the rows with that many.
-    """
-
-    exact_match: Estimate
-    partial_match: Estimate
-    micro_f1: Estimate
-    macro_f1: Estimate
-    sample_f1: Estimate
-    invalid_rate: Estimate
-    repeated_rate: Estimate
-    labels: dict[str, LabelScore]
-    by_count: dict[str, GroupScore]
-
-
-@dataclass(frozen=True)
 class Confusion:
     """`counts[e][p]` rows expect `labels[e]` and were answered `labels[p]`; `invalid[e]` of them got no label.
 
@@ -104,53 +184,66 @@ class Confusion:
 
 @dataclass(frozen=True)
 class LabelScores:
-    """How well one label a row was predicted; see `LabelSetScores` for what the names mean."""
+    """How well the labels of one field were predicted.
 
-    accuracy: Estimate
-    macro_f1: Estimate
-    invalid_rate: Estimate
-    repeated_rate: Estimate
-    labels: dict[str, LabelScore]
-    confusion: Confusion
+    Attributes:
+        metrics: Metric -> its value; those of `LABEL_METRICS` that the kind of field has, and the shares of replies without a
+            value (invalid_rate) and of replies that say a label again, or loop (repeated_rate).
+        labels: Label -> its scores.
+        by_count: Number of expected labels, as text -> the rows with that many; None for one label a row.
+        confusion: Of one label a row; None for sets.
+    """
+
+    metrics: Mapping[str, Estimate]
+    labels: Mapping[str, LabelScore]
+    by_count: Mapping[str, GroupScore] | None = None
+    confusion: Confusion | None = None
+
+    def __getitem__(self, metric: str) -> Estimate:
+        """One of the metrics."""
+        return self.metrics[metric]
+
+    def to_json(self) -> dict[str, Any]:
+        """As scores.json has it."""
+        content: dict[str, Any] = {name: one.to_json() for name, one in self.metrics.items()}
+        content["labels"] = {label: asdict(one) for label, one in self.labels.items()}
+        if self.by_count is not None:
+            content["by_count"] = {count: asdict(group) for count, group in self.by_count.items()}
+        if self.confusion is not None:
+            content["confusion"] = asdict(self.confusion)
+        return content
 
 
 @dataclass(frozen=True)
-class Figures:
-    """The headline figures of one field's predictions, for any draw of its rows.
+class LabelTable:
+    """The metrics of one field's predictions for any draw of its rows.
 
     Attributes:
         labels: The label list.
-        right: 1 where a row expects a label, (rows, labels).
-        said: 1 where it was predicted.
-        rows: Figure -> its value at each row, (rows,), for those that are means over rows.
-        pooled: Those made of counts over rows instead: micro_f1, macro_f1.
+        counts: Who expects and predicts which.
+        rows: Metric -> its value at each row, (rows,), for those that are means over rows.
+        pooled: Those made of sums over rows instead.
     """
 
-    labels: list[str]
-    right: NDArray[np.float32]
-    said: NDArray[np.float32]
+    labels: Sequence[str]
+    counts: LabelCounts
     rows: Mapping[str, NDArray[np.floating]]
-    pooled: tuple[str, ...]
+    pooled: Mapping[str, Callable[[LabelSums], Floats]]
 
     @property
     def n_rows(self) -> int:
         """How many rows there are."""
-        return len(self.right)
-
-    @cached_property
-    def hits(self) -> NDArray[np.float32]:
-        """1 where a label that a row expects was predicted, (rows, labels)."""
-        return self.right * self.said
+        return len(self.counts.gold)
 
     def of(self, draws: Draws) -> dict[str, Floats]:
-        """Every figure of each draw, (draws,)."""
-        tp, both = draw_sums(draws, self.hits), draw_sums(draws, self.right) + draw_sums(draws, self.said)
-        occurs = np.any((self.right + self.said) > 0, axis=0)
-        found = {
-            "micro_f1": ratio(2 * tp.sum(1), both.sum(1)),
-            "macro_f1": _macro(ratio(2 * tp, both), both > 0, occurs),
-        }
-        return {**{name: found[name] for name in self.pooled}, **means(draws, self.rows)}
+        """Every metric of each draw, (draws,)."""
+        counts = self.counts
+        sums = LabelSums(
+            draw_sums(draws, counts.hits),
+            draw_sums(draws, counts.gold) + draw_sums(draws, counts.predicted),
+            np.any((counts.gold + counts.predicted) > 0, axis=0),
+        )
+        return {**{name: formula(sums) for name, formula in self.pooled.items()}, **means(draws, self.rows)}
 
 
 def label_set_scores(
@@ -159,11 +252,11 @@ def label_set_scores(
     repeated: Sequence[bool],
     labels: Sequence[str] | None,
     seed: int = 0,
-) -> LabelSetScores:
+) -> LabelScores:
     """Score label sets; order and repetition within a set do not count.
 
     Args:
-        expected: The right labels of each row.
+        expected: The expected labels of each row.
         predicted: The predicted labels of each row; None where the reply could not be parsed.
         repeated: Whether each reply repeats itself.
         labels: The label list; None for an open set, whose list is every label expected or predicted anywhere.
@@ -173,16 +266,15 @@ def label_set_scores(
         The scores, over at least one row.
 
     >>> scores = label_set_scores([("a",), ("a", "b")], [("a",), None], [False, False], ["a", "b"])
-    >>> scores.exact_match.value, scores.micro_f1.value, scores.labels["b"].support
+    >>> scores["exact_match"].value, scores["micro_f1"].value, scores.labels["b"].support
     (0.5, 0.5, 1)
     """
-    is_open = labels is None
-    figures = label_set_figures(expected, predicted, repeated, labels)
-    exact = figures.rows["exact_match"]
-    sizes = figures.right.sum(1).astype(int)
-    return LabelSetScores(
-        **estimates(figures, seed),
-        labels=_label_scores(figures, None if is_open else recall_intervals(figures, seed)),
+    table = label_set_table(expected, predicted, repeated, labels)
+    exact = table.rows["exact_match"]
+    sizes = table.counts.gold.sum(1).astype(int)
+    return LabelScores(
+        _metrics(table, "labels", seed),
+        _label_scores(table, None if labels is None else recall_intervals(table, seed)),
         by_count={
             str(size): GroupScore(int((sizes == size).sum()), mean_estimate(exact[sizes == size], seed))
             for size in sorted(set(sizes.tolist()))
@@ -200,16 +292,16 @@ def label_scores(
     """Score one label a row; arguments as for `label_set_scores`.
 
     >>> scores = label_scores(["a", "b", "b"], ["a", None, "a"], [False] * 3, ["a", "b"])
-    >>> round(scores.accuracy.value, 3), scores.confusion.counts, scores.confusion.invalid
+    >>> round(scores["accuracy"].value, 3), scores.confusion.counts, scores.confusion.invalid
     (0.333, [[1, 0], [1, 0]], [0, 1])
     """
-    figures = label_figures(expected, predicted, repeated, labels)
-    counts = (figures.right.T @ figures.said).astype(int)
-    invalid = (figures.right.T @ figures.rows["invalid_rate"]).astype(int)
-    support = figures.right.sum(0)
+    table = label_table(expected, predicted, repeated, labels)
+    counts = (table.counts.gold.T @ table.counts.predicted).astype(int)
+    invalid = (table.counts.gold.T @ table.counts.invalid).astype(int)
+    support = table.counts.gold.sum(0)
     return LabelScores(
-        **estimates(figures, seed),
-        labels=_label_scores(figures, recall_intervals(figures, seed)),
+        _metrics(table, "label", seed),
+        _label_scores(table, recall_intervals(table, seed)),
         confusion=Confusion(
             list(labels),
             counts.tolist(),
@@ -220,56 +312,37 @@ def label_scores(
     )
 
 
-def label_set_figures(
+def label_set_table(
     expected: Sequence[Sequence[str]],
     predicted: Sequence[Sequence[str] | None],
     repeated: Sequence[bool],
     labels: Sequence[str] | None,
-) -> Figures:
-    """The headline figures of `label_set_scores` over any draw of the rows; arguments as there."""
+) -> LabelTable:
+    """The metrics of `label_set_scores` for any draw of the rows; arguments as there."""
     if labels is None:
         labels = sorted({label for labels_of_row in (*expected, *predicted) for label in labels_of_row or ()})
-    right = _indicator(expected, labels)  # (rows, labels)
-    said = _indicator(predicted, labels)
-    invalid = _column(row is None for row in predicted)
-    hits = right * said
-    n_hits, n_both = hits.sum(1), right.sum(1) + said.sum(1)
-    exact = np.all(right == said, axis=1) & (invalid == 0)
-    rows: dict[str, NDArray[np.floating]] = {
-        "exact_match": exact.astype(np.float32),
-        "partial_match": (n_hits > 0).astype(np.float32),
-        "sample_f1": ratio(2 * n_hits, n_both),
-        "invalid_rate": invalid,
-        "repeated_rate": _column(repeated),
-    }
-    return Figures(list(labels), right, said, rows, ("micro_f1", "macro_f1"))
+    return _table("labels", expected, predicted, repeated, labels)
 
 
-def label_figures(
+def label_table(
     expected: Sequence[str], predicted: Sequence[str | None], repeated: Sequence[bool], labels: Sequence[str]
-) -> Figures:
-    """The headline figures of `label_scores` over any draw of the rows; arguments as there."""
-    right = _indicator([(label,) for label in expected], labels)
-    said = _indicator([None if label is None else (label,) for label in predicted], labels)
-    rows: dict[str, NDArray[np.floating]] = {
-        "accuracy": (right * said).sum(1),
-        "invalid_rate": _column(label is None for label in predicted),
-        "repeated_rate": _column(repeated),
-    }
-    return Figures(list(labels), right, said, rows, ("macro_f1",))
+) -> LabelTable:
+    """The metrics of `label_scores` for any draw of the rows; arguments as there."""
+    one_each = [None if label is None else (label,) for label in predicted]
+    return _table("label", [(label,) for label in expected], one_each, repeated, labels)
 
 
-def recall_intervals(figures: Figures, seed: int) -> list[list[float] | None]:
+def recall_intervals(table: LabelTable, seed: int) -> list[list[float] | None]:
     """The 95% interval of each label's recall over resamples of the rows, [low, high]; None below two rows that expect it.
 
     Resamples without a row that expects the label say nothing of it and are left out.
     """
-    n_expecting = figures.right.sum(0)
-    if figures.n_rows < 2:
+    n_expecting = table.counts.gold.sum(0)
+    if table.n_rows < 2:
         return [None] * len(n_expecting)
     parts = []
-    for draws in resamples(figures.n_rows, seed):
-        hits, expecting = draw_sums(draws, figures.hits), draw_sums(draws, figures.right)
+    for draws in resamples(table.n_rows, seed):
+        hits, expecting = draw_sums(draws, table.counts.hits), draw_sums(draws, table.counts.gold)
         parts.append(np.where(expecting > 0, ratio(hits, expecting), np.nan))
     drawn = np.concatenate(parts)
     found: list[list[float] | None] = []
@@ -278,7 +351,7 @@ def recall_intervals(figures: Figures, seed: int) -> list[list[float] | None]:
             found.append(None)
             continue
         low, high = np.nanpercentile(drawn[:, label], INTERVAL)
-        value = float(figures.hits[:, label].sum() / n_rows)
+        value = float(table.counts.hits[:, label].sum() / n_rows)
         estimate = widened(Estimate(value, float(low), float(high)), n_rows)
         assert estimate.low is not None and estimate.high is not None
         found.append([estimate.low, estimate.high])
@@ -299,24 +372,37 @@ def _column(flags: Sequence[bool] | Iterator[bool]) -> NDArray[np.float32]:
     return np.fromiter(flags, dtype=np.float32)
 
 
-def _macro(f1: Floats, drawn: NDArray[np.bool_], occurs: NDArray[np.bool_]) -> Floats:
-    """Mean F1 over labels, (resamples,).
+def _table(
+    kind: str,
+    expected: Sequence[Sequence[str]],
+    predicted: Sequence[Sequence[str] | None],
+    repeated: Sequence[bool],
+    labels: Sequence[str],
+) -> LabelTable:
+    counts = LabelCounts(
+        _indicator(expected, labels), _indicator(predicted, labels), _column(row is None for row in predicted)
+    )
+    of_kind = [one for one in LABEL_METRICS if kind in one.kinds]
+    rows = {one.name: one.by_row(counts) for one in of_kind if one.by_row is not None}
+    rows |= {"invalid_rate": counts.invalid, "repeated_rate": _column(repeated)}
+    return LabelTable(list(labels), counts, rows, {one.name: one.pooled for one in of_kind if one.pooled is not None})
 
-    A label that occurs in the data but not in a resample says nothing there and is left out of its mean; counted as 0
-    it would pull the interval below the value. A label that occurs nowhere in the data counts 0, as in the value.
-    """
-    counted = drawn | ~occurs
-    return ratio(f1.sum(1), counted.sum(1))
+
+def _metrics(table: LabelTable, kind: str, seed: int) -> dict[str, Estimate]:
+    """Each metric with its interval, in the order of `LABEL_METRICS`."""
+    found = estimates(table, seed)
+    order = [one.name for one in LABEL_METRICS if kind in one.kinds]
+    return {name: found[name] for name in (*order, "invalid_rate", "repeated_rate")}
 
 
-def _label_scores(figures: Figures, intervals: Sequence[list[float] | None] | None) -> dict[str, LabelScore]:
+def _label_scores(table: LabelTable, intervals: Sequence[list[float] | None] | None) -> dict[str, LabelScore]:
     """Each label's scores; `intervals` are its recall's."""
-    matrices = (figures.hits, figures.right, figures.said)
+    matrices = (table.counts.hits, table.counts.gold, table.counts.predicted)
     tp, expected, predicted = (matrix.sum(0, dtype=np.float64) for matrix in matrices)
     precision, recall, f1 = (ratio(tp, predicted), ratio(tp, expected), ratio(2 * tp, expected + predicted))
     return {
         label: LabelScore(
             float(precision[i]), float(recall[i]), float(f1[i]), int(expected[i]), intervals[i] if intervals else None
         )
-        for i, label in enumerate(figures.labels)
+        for i, label in enumerate(table.labels)
     }

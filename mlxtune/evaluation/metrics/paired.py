@@ -2,41 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 
-from mlxtune.evaluation.metrics.estimates import INTERVAL, Z_95, Draws, Floats, Rated, resamples
-from mlxtune.evaluation.metrics.texts import BUCKET_SHARES
+from mlxtune.evaluation.metrics.estimates import INTERVAL, Z_95, Draws, Floats, MetricTable, resamples
+from mlxtune.evaluation.metrics.registry import metric
 
 LEVEL = 0.05  # a difference is called better or worse where its p-value is below this and its interval leaves out 0
 
 
-_GOOD, _MIDDLING, _POOR = BUCKET_SHARES
-
-
-LOWER_IS_BETTER = ("invalid_rate", "repeated_rate", "loop_rate", "cut_rate", "placeholders_invented", _POOR)
-
-
-# Figures that are right or wrong at each row, which McNemar's test is for.
-RIGHT_OR_WRONG = ("exact_match", "accuracy", "partial_match", "all_fields_correct", _GOOD, _MIDDLING, *LOWER_IS_BETTER)
-
-
-NEITHER = ("length_ratio",)  # more is not better, nor is less: not compared
-
-
-NO_DIRECTION = (_MIDDLING,)  # the same, but compared with its neighbours: a difference that is neither better nor worse
-
-
-# What "better" means where one word must do, by kind of field.
-HEADLINES = ("exact_match", "accuracy", "rougeL", "all_fields_correct")
+Verdict = Literal["better", "worse", "higher", "lower", "no real difference", "too few rows", "too few cases"]
+# What a reader of a comparison is told; a metric without a direction gets none.
+MARKS: tuple[Verdict, ...] = ("better", "worse", "no real difference", "too few rows")
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One figure of ours less the same figure of theirs.
+    """One metric of ours less the same metric of theirs.
 
     Attributes:
         difference: Ours less theirs.
@@ -44,43 +28,98 @@ class Comparison:
         high: Upper end.
         p_value: Two-sided, of no difference: McNemar's exact test where a row is right or wrong, else the bootstrap's.
             None where there are fewer than two rows.
-        sentence: What that means, in words.
+        verdict: What that means; 'higher' and 'lower' of a metric of which neither is better.
+        other: What theirs is called.
+        mark: The verdict as a comparison of runs marks it; None of a metric of which neither is better.
     """
 
     difference: float
     low: float | None
     high: float | None
     p_value: float | None
-    sentence: str
+    verdict: Verdict
+    other: str
+    mark: Verdict | None = None
+
+    @property
+    def sentence(self) -> str:
+        """The verdict in words: 'better than before by 0.12 [0.03, 0.21]'."""
+        if self.low is None or self.high is None:
+            return f"{self.verdict} to tell from {self.other}"
+        if self.verdict in ("better", "worse", "higher", "lower"):
+            ends = sorted((abs(self.low), abs(self.high)))
+            return f"{self.verdict} than {self.other} by {abs(self.difference):.2f} [{ends[0]:.2f}, {ends[1]:.2f}]"
+        start = "no real difference from" if self.verdict == "no real difference" else f"{self.verdict} to tell from"
+        return f"{start} {self.other}: {_signed(self.difference)} [{self.low:.2f}, {self.high:.2f}]"
+
+    def to_json(self) -> dict[str, Any]:
+        """As scores.json has it."""
+        return {
+            "difference": self.difference,
+            "low": self.low,
+            "high": self.high,
+            "p_value": self.p_value,
+            "sentence": self.sentence,
+        }
+
+    def to_marked_json(self) -> dict[str, Any]:
+        """As `compare --json` has it."""
+        return {**self.to_json(), "mark": self.mark}
 
 
-Comparisons = dict[str, dict[str, Comparison]]  # field -> figure -> comparison
+Comparisons = dict[str, dict[str, Comparison]]  # field -> metric -> comparison
 
 
-def compare_figures(ours: Rated, theirs: Rated, name: str, seed: int = 0) -> dict[str, Comparison]:
-    """Compare every figure that both sides have, over rows that both answered in the same order."""
+def compare_tables(ours: MetricTable, theirs: MetricTable, other: str, seed: int = 0) -> dict[str, Comparison]:
+    """Compare every metric that both sides have and that can be compared.
+
+    Args:
+        ours: Of the rows that both answered.
+        theirs: Of the same rows in the same order.
+        other: What theirs is called.
+        seed: Of the resampling.
+    """
     n_rows = ours.n_rows
     if n_rows == 0:
         raise ValueError("no rows to compare")
     differences = _difference(ours, theirs, np.ones((1, n_rows), dtype=np.float32))
     if n_rows < 2:
-        sentence = f"too few rows to tell from {name}"
-        return {
-            figure: Comparison(float(value[0]), None, None, None, sentence) for figure, value in differences.items()
-        }
+        return {name: _too_few(name, float(value[0]), other) for name, value in differences.items()}
     parts = [_difference(ours, theirs, draws) for draws in resamples(n_rows, seed)]
     found = {}
-    for figure, value in differences.items():
-        drawn = np.concatenate([part[figure] for part in parts])
+    for name, value in differences.items():
+        drawn = np.concatenate([part[name] for part in parts])
         low, high = _interval(float(value[0]), drawn, n_rows)
-        if figure in RIGHT_OR_WRONG:
-            mine, other = ours.rows[figure] > 0, theirs.rows[figure] > 0
-            p_value = mcnemar(int((mine & ~other).sum()), int((other & ~mine).sum()))
+        if metric(name).test == "mcnemar":
+            mine, other_side = ours.rows[name] > 0, theirs.rows[name] > 0
+            p_value = mcnemar(int((mine & ~other_side).sum()), int((other_side & ~mine).sum()))
         else:
             p_value = bootstrap_p(drawn, n_rows)
-        sentence = sentence_on(figure, float(value[0]), low, high, p_value, name)
-        found[figure] = Comparison(float(value[0]), low, high, p_value, sentence)
+        found[name] = judged(name, float(value[0]), low, high, p_value, other)
     return found
+
+
+def judged(name: str, difference: float, low: float, high: float, p_value: float, other: str) -> Comparison:
+    """A difference in a metric of that name with its verdict; arguments as `Comparison`'s."""
+    direction = metric(name).direction
+    verdict: Verdict
+    if low <= 0 <= high:
+        verdict = "no real difference"
+    elif p_value >= LEVEL:
+        verdict = "too few rows"
+    elif direction == "neither":
+        verdict = "higher" if difference > 0 else "lower"
+    else:
+        verdict = "better" if (difference > 0) == (direction == "higher") else "worse"
+    return Comparison(difference, low, high, p_value, verdict, other, _mark(verdict, name))
+
+
+def _too_few(name: str, difference: float, other: str) -> Comparison:
+    return Comparison(difference, None, None, None, "too few rows", other, _mark("too few rows", name))
+
+
+def _mark(verdict: Verdict, name: str) -> Verdict | None:
+    return verdict if verdict in MARKS and metric(name).direction != "neither" else None
 
 
 def mcnemar(only_ours: int, only_theirs: int) -> float:
@@ -104,20 +143,12 @@ def mcnemar(only_ours: int, only_theirs: int) -> float:
     return float(min(1.0, 2 * total / 2**n))
 
 
-def plain(comparisons: Comparisons) -> dict[str, Any]:
-    """Comparisons as scores.json holds them."""
-    return {field: {figure: asdict(one) for figure, one in figures.items()} for field, figures in comparisons.items()}
-
-
-def headline(figures: Mapping[str, Any]) -> str:
-    """The figure of a field by which one side is called better: exact_match, accuracy or rougeL."""
-    return next(figure for figure in HEADLINES if figure in figures)
-
-
-def _difference(ours: Rated, theirs: Rated, draws: Draws) -> dict[str, Floats]:
+def _difference(ours: MetricTable, theirs: MetricTable, draws: Draws) -> dict[str, Floats]:
     """Ours less theirs in each of the same draws, (draws,)."""
     mine, other = ours.of(draws), theirs.of(draws)
-    return {figure: mine[figure] - other[figure] for figure in mine if figure in other and figure not in NEITHER}
+    return {
+        figure: mine[figure] - other[figure] for figure in mine if figure in other and metric(figure).test is not None
+    }
 
 
 def _interval(difference: float, drawn: Floats, n_rows: int) -> tuple[float, float]:
@@ -140,21 +171,6 @@ def bootstrap_p(drawn: Floats, n_rows: int) -> float:
     """
     n_worse, n_better = int((drawn <= 0).sum()), int((drawn >= 0).sum())
     return max(min(1.0, 2 * (1 + min(n_worse, n_better)) / (1 + len(drawn))), 2.0 ** (1 - n_rows))
-
-
-def sentence_on(figure: str, difference: float, low: float, high: float, p_value: float, name: str) -> str:
-    """What a difference means, in words; arguments as `Comparison`'s, of the figure of that name."""
-    shown = f"{name}: {_signed(difference)} [{low:.2f}, {high:.2f}]"
-    if low <= 0 <= high:
-        return f"no real difference from {shown}"
-    if p_value >= LEVEL:
-        return f"too few rows to tell from {shown}"
-    if figure in NO_DIRECTION:
-        word = "higher" if difference > 0 else "lower"
-    else:
-        word = "better" if (difference > 0) != (figure in LOWER_IS_BETTER) else "worse"
-    size, ends = abs(difference), sorted((abs(low), abs(high)))
-    return f"{word} than {name} by {size:.2f} [{ends[0]:.2f}, {ends[1]:.2f}]"
 
 
 def _signed(value: float) -> str:

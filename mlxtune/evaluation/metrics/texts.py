@@ -8,15 +8,16 @@ counts of the rows that it drew, as if the corpus had been scored anew.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxtune.evaluation.metrics.estimates import Draws, Estimate, Floats, Means, estimates
+from mlxtune.evaluation.metrics.estimates import Draws, Estimate, Floats, Means, estimates, mean_estimate
+from mlxtune.evaluation.metrics.metric import Direction, Metric
 from mlxtune.evaluation.metrics.text_overlap import (
     N_BLEU_COUNTS,
     N_CHRF_COUNTS,
@@ -34,14 +35,33 @@ from mlxtune.evaluation.metrics.text_overlap import (
 )
 
 OVERLAP = (*ROUGE, "bleu", "chrf")  # how far a text is its reference
-UNBOUNDED = ("length_ratio",)
 _BLEU = slice(0, N_BLEU_COUNTS)
 _CHRF = slice(_BLEU.stop, _BLEU.stop + N_CHRF_COUNTS)
 _SAID, _RIGHT, _WANTED, _KEPT, _INVENTED, N_COUNTS = range(_CHRF.stop, _CHRF.stop + 6)
 BUCKET_SHARES = tuple(f"buckets.{bucket}.share" for bucket in ROUGE_L_BUCKETS)  # as scores.json nests them
+# More rows in the middle bucket is neither better nor worse: they come from above or from below.
+_BUCKET_DIRECTIONS: tuple[Direction, ...] = ("higher", "neither", "lower")
 _REMEMBERED_ROWS = 1 << 15  # the same replies are scored, and compared with several others, in one command
 
 Counts = NDArray[np.int64]
+
+
+TEXT_METRICS = (
+    Metric("rouge1", "ROUGE-1", kinds=("text",), selects=True),
+    Metric("rouge2", "ROUGE-2", kinds=("text",), selects=True),
+    Metric("rougeL", "ROUGE-L", headline=True, beside="bleu", kinds=("text",), selects=True),
+    Metric("bleu", "BLEU", kinds=("text",), selects=True),
+    Metric("chrf", "chrF", kinds=("text",), selects=True),
+    Metric("bertscore", "BERTScore", kinds=("text",)),
+    Metric("length_ratio", "length ratio", "neither", None, kinds=("text",), may_exceed_one=True),
+    Metric("placeholders_kept", "placeholders kept", kinds=("text",)),
+    Metric("placeholders_invented", "placeholders invented", "lower", "mcnemar", kinds=("text",)),
+    *(
+        Metric(name, f"rows with ROUGE-L {bucket}", direction, "mcnemar", kinds=("text",))
+        for name, bucket, direction in zip(BUCKET_SHARES, ROUGE_L_BUCKETS, _BUCKET_DIRECTIONS, strict=True)
+    ),
+)
+_UNBOUNDED = [one.name for one in TEXT_METRICS if one.may_exceed_one]
 
 
 @dataclass(frozen=True)
@@ -54,45 +74,76 @@ class Bucket:
 
 @dataclass(frozen=True)
 class TextScores:
-    """How well texts were written; every figure but the length ratio is 0..1, those of sacrebleu divided by 100.
+    """How well texts were written.
 
     Attributes:
-        rouge1: Mean over rows of ROUGE-1 F1; a text that could not be read from the reply is empty, here and below.
-        rouge2: Of ROUGE-2 F1.
-        rougeL: Of ROUGE-L F1.
-        bleu: Corpus BLEU.
-        chrf: Corpus chrF (chrF2: recall counts twice).
-        length_ratio: Words written / words of the references, each summed over rows; words as ROUGE's.
-        placeholders_kept: Placeholders such as <name> that were written / those of the references, by different name in
-            each row, summed over rows; None where no reference has any.
-        placeholders_invented: Rows with a placeholder, or what looks like one ("[Tel Number]"), that their reference has
-            not / rows.
-        invalid_rate: Rows without a text / rows.
+        metrics: Metric -> its value; all but the length ratio are 0..1, those of sacrebleu divided by 100. A text that could
+            not be read from the reply counts as empty.
+            rouge1, rouge2, rougeL: Means over rows of the F1.
+            bleu, chrf: Of the corpus (chrF2: recall counts twice).
+            length_ratio: Words written / words of the references, each summed over rows; words as ROUGE's.
+            placeholders_kept: Placeholders such as <name> that were written / those of the references, by different name
+            in each row, summed over rows; missing where no reference has any.
+            placeholders_invented: Rows with a placeholder, or what looks like one ("[Tel Number]"), that their reference
+            has not / rows.
+            invalid_rate: Rows without a text / rows.
         buckets: Bucket of ROUGE-L -> its rows.
         signatures: What sacrebleu computes under the same settings: "bleu" and "chrf" -> sacrebleu's signature.
-        when_right: 'rows', and the first five figures over the rows whose labels are all right; None where the recipe has
-            no labels to be right. Only 'rows' where there are none.
-        when_wrong: The same over all other rows.
+        when_right: Of the rows whose labels are all right; None where the recipe has no labels to be right.
+        when_wrong: The same of all other rows.
+        bertscore: Mean over rows of BERTScore's F1; None where it was not asked for.
     """
 
-    rouge1: Estimate
-    rouge2: Estimate
-    rougeL: Estimate
-    bleu: Estimate
-    chrf: Estimate
-    length_ratio: Estimate
-    placeholders_kept: Estimate | None
-    placeholders_invented: Estimate
-    invalid_rate: Estimate
-    buckets: dict[str, Bucket]
-    signatures: dict[str, str]
-    when_right: dict[str, int | Estimate] | None
-    when_wrong: dict[str, int | Estimate] | None
+    metrics: Mapping[str, Estimate]
+    buckets: Mapping[str, Bucket]
+    signatures: Mapping[str, str]
+    when_right: TextPart | None
+    when_wrong: TextPart | None
+    bertscore: Estimate | None = None
+
+    def __getitem__(self, metric: str) -> Estimate:
+        """One of the metrics."""
+        return self.metrics[metric]
+
+    def to_json(self) -> dict[str, Any]:
+        """As scores.json has it; without what does not apply."""
+        content: dict[str, Any] = {name: one.to_json() for name, one in self.metrics.items()}
+        content["buckets"] = {bucket: asdict(rows) for bucket, rows in self.buckets.items()}
+        content["signatures"] = dict(self.signatures)
+        if self.when_right is not None and self.when_wrong is not None:
+            content["when_right"], content["when_wrong"] = self.when_right.to_json(), self.when_wrong.to_json()
+        if self.bertscore is not None:
+            content["bertscore"] = self.bertscore.to_json()
+        return content
 
 
 @dataclass(frozen=True)
-class TextFigures:
-    """The figures of one text field's predictions, for any draw of its rows.
+class TextPart:
+    """The metrics of `OVERLAP` over some of the rows; none where there are no such rows."""
+
+    rows: int
+    metrics: Mapping[str, Estimate]
+
+    def __getitem__(self, metric: str) -> Estimate:
+        """One of the metrics."""
+        return self.metrics[metric]
+
+    def to_json(self) -> dict[str, Any]:
+        """As scores.json has it."""
+        return {"rows": self.rows, **{name: one.to_json() for name, one in self.metrics.items()}}
+
+
+@dataclass(frozen=True)
+class RowScores:
+    """What an encoder or another model makes of each text, (rows,), and what that depends on."""
+
+    values: NDArray[np.float64]
+    signature: str
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """The metrics of one text field's predictions, for any draw of its rows.
 
     Attributes:
         rows: Figure -> its value at each row, (rows,), for those that are means over rows.
@@ -125,9 +176,9 @@ class TextFigures:
             found["placeholders_kept"] = self._pooled(counts, _KEPT, _WANTED)
         return found
 
-    def part(self, chosen: NDArray[np.bool_]) -> TextFigures:
+    def part(self, chosen: NDArray[np.bool_]) -> TextTable:
         """Those of some of the rows."""
-        return TextFigures(
+        return TextTable(
             {name: values[chosen] for name, values in self.rows.items()}, self.counts[chosen], self.tokenizer
         )
 
@@ -140,7 +191,11 @@ class TextFigures:
 
 
 def text_scores(
-    expected: Sequence[str], predicted: Sequence[str | None], labels_right: Sequence[bool] | None = None, seed: int = 0
+    expected: Sequence[str],
+    predicted: Sequence[str | None],
+    labels_right: Sequence[bool] | None = None,
+    seed: int = 0,
+    bertscore: RowScores | None = None,
 ) -> TextScores:
     """Score texts.
 
@@ -149,36 +204,32 @@ def text_scores(
         predicted: What was written; None where it could not be read from the reply.
         labels_right: Whether the labels of each row are right; None where there are no labels.
         seed: Of the resampling.
+        bertscore: BERTScore of each row, where it was asked for.
 
     Returns:
         The scores, over at least one row.
 
     >>> scores = text_scores(["Call <name> today."], ["Call [Name] today."])
-    >>> scores.placeholders_kept.value, scores.placeholders_invented.value, scores.length_ratio.value
+    >>> scores["placeholders_kept"].value, scores["placeholders_invented"].value, scores["length_ratio"].value
     (0.0, 1.0, 1.0)
     """
-    figures = text_figures(expected, predicted)
+    table = text_table(expected, predicted)
     right = None if labels_right is None else np.asarray(labels_right, dtype=bool)
-    found = estimates(figures, seed, UNBOUNDED)
+    found = estimates(table, seed, _UNBOUNDED)
+    order = [one.name for one in TEXT_METRICS if one.name in found]
+    more = {} if bertscore is None else {"bertscore": bertscore.signature}
     return TextScores(
-        rouge1=found["rouge1"],
-        rouge2=found["rouge2"],
-        rougeL=found["rougeL"],
-        bleu=found["bleu"],
-        chrf=found["chrf"],
-        length_ratio=found["length_ratio"],
-        placeholders_kept=found.get("placeholders_kept"),
-        placeholders_invented=found["placeholders_invented"],
-        invalid_rate=found["invalid_rate"],
-        buckets=_buckets(figures.rows["rougeL"], seed),
-        signatures=signatures(figures.tokenizer),
-        when_right=None if right is None else _part(figures, right, seed),
-        when_wrong=None if right is None else _part(figures, ~right, seed),
+        {name: found[name] for name in (*order, "invalid_rate")},
+        _buckets(table.rows["rougeL"], seed),
+        {**signatures(table.tokenizer), **more},
+        when_right=None if right is None else _part(table, right, seed),
+        when_wrong=None if right is None else _part(table, ~right, seed),
+        bertscore=None if bertscore is None else mean_estimate(bertscore.values, seed),
     )
 
 
-def text_figures(expected: Sequence[str], predicted: Sequence[str | None]) -> TextFigures:
-    """The figures of `text_scores` over any draw of the rows; arguments as there."""
+def text_table(expected: Sequence[str], predicted: Sequence[str | None]) -> TextTable:
+    """The metrics of `text_scores` over any draw of the rows; arguments as there."""
     name = bleu_tokenizer(expected)
     tokenize = _bleu_metric(name).tokenizer
     rows = [_counts(right, said or "", tokenize) for right, said in zip(expected, predicted, strict=True)]
@@ -188,10 +239,10 @@ def text_figures(expected: Sequence[str], predicted: Sequence[str | None]) -> Te
         "placeholders_invented": counts[:, _INVENTED].astype(np.float64),
         "invalid_rate": np.array([said is None for said in predicted], dtype=np.float64),
     }
-    return TextFigures(by_row, counts, name)
+    return TextTable(by_row, counts, name)
 
 
-def bucket_figures(rouge_l: Floats) -> Means:
+def bucket_table(rouge_l: Floats) -> Means:
     """`BUCKET_SHARES` over any draw of the rows: which bucket each is in, from its ROUGE-L, (rows,)."""
     of_rows = np.array([bucket_of(value) for value in rouge_l.tolist()])
     inside = [(of_rows == bucket).astype(np.float64) for bucket in ROUGE_L_BUCKETS]
@@ -237,18 +288,18 @@ def _counts(right: str, said: str, tokenize: Callable[[str], str]) -> Counts:
     )
 
 
-def _part(figures: TextFigures, chosen: NDArray[np.bool_], seed: int) -> dict[str, int | Estimate]:
+def _part(table: TextTable, chosen: NDArray[np.bool_], seed: int) -> TextPart:
     n_rows = int(chosen.sum())
     if not n_rows:
-        return {"rows": 0}
-    found = estimates(figures.part(chosen), seed, UNBOUNDED)
-    return {"rows": n_rows, **{name: found[name] for name in OVERLAP}}
+        return TextPart(0, {})
+    found = estimates(table.part(chosen), seed, _UNBOUNDED)
+    return TextPart(n_rows, {name: found[name] for name in OVERLAP})
 
 
 def _buckets(rouge_l: Floats, seed: int) -> dict[str, Bucket]:
-    figures = bucket_figures(rouge_l)
-    shares = estimates(figures, seed)
+    table = bucket_table(rouge_l)
+    shares = estimates(table, seed)
     return {
-        bucket: Bucket(int(figures.rows[name].sum()), shares[name])
+        bucket: Bucket(int(table.rows[name].sum()), shares[name])
         for bucket, name in zip(ROUGE_L_BUCKETS, BUCKET_SHARES, strict=True)
     }

@@ -3,95 +3,91 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from mlxtune.backends.base import Constraint, Model
-from mlxtune.data.examples import prompt_ids
 from mlxtune.data.rows import Row
 from mlxtune.data.template import ReplyTemplate, Value
-from mlxtune.evaluation.metrics.estimates import mean_estimate
-from mlxtune.evaluation.predict.predictions import batches, judge
-from mlxtune.evaluation.predict.thinking import may_think
-from mlxtune.models.tokenizer import Tokenizer
-from mlxtune.recipe.sections import Recipe, TextField
-
-Values = Mapping[str, Value | None]  # of one reply; None where it could not be parsed
+from mlxtune.evaluation.metrics.estimates import Estimate, mean_estimate
+from mlxtune.evaluation.predict.predictor import Values
+from mlxtune.recipe.sections import Recipe
 
 
-def sample(
-    rows: Sequence[Row],
-    recipe: Recipe,
-    model: Model,
-    tokenizer: Tokenizer,
-    constraint: Constraint | None,
-    repeats: int,
-    temperature: float,
-    on_rows: Callable[[int], None] = lambda n_rows: None,
-) -> list[list[Values]]:
-    """What each row's reply says, each of `repeats` times: [row][repeat].
+@dataclass(frozen=True)
+class Agreement:
+    """How far the samples of a row agree in one field, as means over rows.
 
-    The draws are a function of the recipe's seed, the repeat and the batch, so the same evaluation finds the same.
-
-    Raises:
-        DataError: Rows that lack a column of the prompt.
+    Attributes:
+        agreement: Share of a row's samples that say what most of them say.
+        entropy_bits: Entropy of the frequencies of its values.
+        flip_rate: Rows whose samples do not all say the same / rows.
     """
-    prompts = prompt_ids(rows, recipe, tokenizer)
-    template = ReplyTemplate(recipe.output)
-    found: list[list[Values]] = [[] for _ in rows]
-    for repeat in range(repeats):
-        for number, batch in enumerate(batches(prompts, recipe.evaluate.batch_size)):
-            replies = model.generate(
-                [prompts[i] for i in batch],
-                recipe.evaluate.max_new_tokens,
-                tokenizer.stop_tokens,
-                constraint,
-                temperature=temperature,
-                seed=_seed(recipe.train.seed, repeat, number),
-            )
-            for i, reply in zip(batch, replies, strict=True):
-                text, cut = tokenizer.decode(reply.tokens), reply.stop_reason == "length"
-                verdict = judge(template, text, cut, constraint is not None, may_think(recipe))
-                found[i].append(verdict.predicted)
-            on_rows(len(batch))
-    return found
+
+    agreement: Estimate
+    entropy_bits: Estimate
+    flip_rate: Estimate
 
 
-def consistency_scores(
-    samples: Sequence[Sequence[Values]], rows: Sequence[Row], recipe: Recipe, temperature: float
-) -> dict[str, Any]:
-    """What scores.json says under "consistency".
+@dataclass(frozen=True)
+class Flip:
+    """A row whose samples do not all say the same in a field: value, as text, -> times; one that cannot be parsed is ""."""
 
-    Returns:
-        {"repeats", "temperature", "fields": {name: {"agreement", "entropy_bits", "flip_rate"}}, "flips": [...]}. Of
-        each row: agreement is the share of its repeats that say what most of them say, entropy that of its values'
-        frequencies (`entropy_bits`), and it flips if not all say the same. The figures are means over rows with their
-        95% intervals; a reply that could not be parsed is a value of its own. Text fields are left out: no two are alike.
-        A flip is {"row", "file", "line", "input", "field", "values": {value: times}}, values as text, the commonest
-        first; one that could not be parsed is "".
-    """
-    figures: dict[str, Any] = {}
-    flips: list[dict[str, Any]] = []
-    for name, field in ReplyTemplate(recipe.output).fields.items():
-        if isinstance(field, TextField):
-            continue
-        counts = [Counter(_text(values[name]) for values in repeats) for repeats in samples]
-        per_row = {
-            "agreement": [max(count.values()) / count.total() for count in counts],
-            "entropy_bits": [entropy_bits(list(count.values())) for count in counts],
-            "flip_rate": [float(len(count) > 1) for count in counts],
+    row: int
+    file: str
+    line: int
+    input: str
+    field: str
+    values: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Consistency:
+    """Whether a model says the same each time it is asked. Text fields are left out: no two are alike."""
+
+    repeats: int
+    temperature: float
+    fields: Mapping[str, Agreement]
+    flips: Sequence[Flip]
+
+    def to_json(self) -> dict[str, Any]:
+        """As scores.json has it under "consistency"."""
+        return {
+            "repeats": self.repeats,
+            "temperature": self.temperature,
+            "fields": {name: asdict(one) for name, one in self.fields.items()},
+            "flips": [asdict(one) for one in self.flips],
         }
-        figures[name] = {key: asdict(mean_estimate(values, recipe.train.seed)) for key, values in per_row.items()}
+
+
+def consistency(
+    samples: Sequence[Sequence[Values]], rows: Sequence[Row], recipe: Recipe, temperature: float
+) -> Consistency:
+    """How far samples agree.
+
+    Args:
+        samples: What each reply says, [row][repeat]; a reply that could not be parsed is a value of its own.
+        rows: That were asked about.
+        recipe: Says what the fields are; its training seed seeds the resampling.
+        temperature: Of the samples.
+    """
+    found: dict[str, Agreement] = {}
+    flips: list[Flip] = []
+    for name in ReplyTemplate(recipe.output).label_fields:
+        counts = [Counter(_text(values[name]) for values in repeats) for repeats in samples]
+        per_row = (
+            [max(count.values()) / count.total() for count in counts],
+            [entropy_bits(list(count.values())) for count in counts],
+            [float(len(count) > 1) for count in counts],
+        )
+        found[name] = Agreement(*(mean_estimate(values, recipe.train.seed) for values in per_row))
         for index, (row, count) in enumerate(zip(rows, counts, strict=True)):
             if len(count) > 1:
                 shown = next((row.fields[column] for column in recipe.prompt_columns if column in row.fields), "")
-                place = {"row": index, "file": row.file, "line": row.line, "input": str(shown)}
-                flips.append({**place, "field": name, "values": dict(count.most_common())})
-    repeats = len(samples[0]) if samples else 0
-    return {"repeats": repeats, "temperature": temperature, "fields": figures, "flips": flips}
+                flips.append(Flip(index, row.file, row.line, str(shown), name, dict(count.most_common())))
+    return Consistency(len(samples[0]) if samples else 0, temperature, found, flips)
 
 
 def entropy_bits(counts: Sequence[int]) -> float:
@@ -108,7 +104,3 @@ def _text(value: Value | None) -> str:
     if value is None:
         return ""
     return ", ".join(value) if isinstance(value, tuple) else value
-
-
-def _seed(*parts: int) -> int:
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0])

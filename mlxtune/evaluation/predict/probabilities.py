@@ -16,25 +16,20 @@ writes is not always the most probable option.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import combinations, pairwise
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from mlxtune.backends.base import Model
-from mlxtune.data.examples import prompt_ids
-from mlxtune.data.rows import Row
-from mlxtune.data.template import Field, ReplyTemplate, Value
-from mlxtune.evaluation.metrics.calibration import calibration, coverage_at, threshold_for
-from mlxtune.evaluation.predict.predictions import Prediction, batches
+from mlxtune.data.template import ReplyTemplate, Value
+from mlxtune.evaluation.fields.kinds import scorer_of
+from mlxtune.evaluation.metrics.calibration import Calibration, Coverage, calibration, coverage_at, threshold_for
+from mlxtune.evaluation.predict.predictions import Prediction
 from mlxtune.models.tokenizer import Tokenizer
-from mlxtune.recipe.sections import LabelField, LabelsField, Recipe, TextField
-
-MAX_SETS = 64  # five labels and one that stands alone make 32
-# Stand for what a text or an open set may begin with: letter, digit, another script, punctuation.
-_BEGINNINGS = ("a", "The", "1", "中", "(", "-")
+from mlxtune.recipe.sections import Recipe
 
 
 @dataclass(frozen=True)
@@ -70,7 +65,7 @@ def options_of(recipe: Recipe, tokenizer: Tokenizer) -> Options | None:
     """The options of a recipe's first field; None where it has none that can be told apart exactly."""
     template = ReplyTemplate(recipe.output)
     name, *others = template.fields
-    values = list(_values(template.fields[name]))
+    values = scorer_of(template.fields[name]).options()
     if recipe.prompt.thinking or not values:
         return None
     if others:
@@ -92,28 +87,6 @@ def distributions(model: Model, prompts: Sequence[Sequence[int]], options: Optio
     return [Distribution(options.field, dict(zip(options.values, row, strict=True))) for row in shares.tolist()]
 
 
-def of_rows(
-    rows: Sequence[Row],
-    recipe: Recipe,
-    model: Model,
-    tokenizer: Tokenizer,
-    options: Options,
-    on_rows: Callable[[int], None] = lambda n_rows: None,
-) -> list[Distribution]:
-    """The distributions of rows, in their order, asked batch by batch.
-
-    Raises:
-        DataError: Rows that lack a column of the prompt.
-    """
-    prompts = prompt_ids(rows, recipe, tokenizer)
-    found: dict[int, Distribution] = {}
-    for batch in batches(prompts, recipe.evaluate.batch_size):
-        answers = distributions(model, [prompts[i] for i in batch], options)
-        found.update(zip(batch, answers, strict=True))
-        on_rows(len(batch))
-    return [found[i] for i in range(len(rows))]
-
-
 def with_probabilities(predictions: Sequence[Prediction], found: Sequence[Distribution]) -> list[Prediction]:
     """Predictions that carry the probability of what they say, and of each label."""
     return [
@@ -126,38 +99,48 @@ def with_probabilities(predictions: Sequence[Prediction], found: Sequence[Distri
     ]
 
 
-def calibration_scores(
+@dataclass(frozen=True)
+class FieldCalibration:
+    """Whether a field's probabilities hold.
+
+    Attributes:
+        calibration: Of the test rows.
+        coverage: Of them, at the threshold that validation rows chose; None without validation rows.
+        validation_rows: How many those were.
+    """
+
+    calibration: Calibration
+    coverage: Coverage | None
+    validation_rows: int
+
+    def to_json(self) -> dict[str, Any]:
+        """As scores.json has it under a field's "calibration"; coverage is over all rows."""
+        covered = self.coverage
+        return {
+            **asdict(self.calibration),
+            "coverage_at_95_precision": None if covered is None else covered.coverage,
+            "threshold": None if covered is None else covered.threshold,
+            "precision": None if covered is None else covered.precision,
+            "validation_rows": self.validation_rows,
+        }
+
+
+def field_calibration(
     name: str, predictions: Sequence[Prediction], validation: Sequence[Prediction] | None
-) -> dict[str, Any]:
-    """What scores.json says under a field's "calibration".
+) -> FieldCalibration:
+    """Whether a field's probabilities hold.
 
     Args:
         name: The field.
         predictions: Of the test rows, with probabilities.
         validation: Of the validation rows, which choose the threshold; None where there are none.
-
-    Returns:
-        {"rows", "expected_calibration_error", "reliability": [...], "coverage_at_95_precision", "threshold",
-        "precision", "validation_rows"}; coverage is over all rows, and None without validation rows.
     """
     confidences, right = _confidences(name, predictions)
-    scores = asdict(calibration(confidences, right))
+    found = calibration(confidences, right)
     if validation is None:
-        return {
-            **scores,
-            "coverage_at_95_precision": None,
-            "threshold": None,
-            "precision": None,
-            "validation_rows": 0,
-        }
-    found = coverage_at(confidences, right, threshold_for(*_confidences(name, validation)))
-    return {
-        **scores,
-        "coverage_at_95_precision": found.coverage,
-        "threshold": found.threshold,
-        "precision": found.precision,
-        "validation_rows": len(validation),
-    }
+        return FieldCalibration(found, None, 0)
+    threshold = threshold_for(*_confidences(name, validation))
+    return FieldCalibration(found, coverage_at(confidences, right, threshold), len(validation))
 
 
 def _confidences(name: str, predictions: Sequence[Prediction]) -> tuple[list[float | None], list[bool]]:
@@ -165,25 +148,12 @@ def _confidences(name: str, predictions: Sequence[Prediction]) -> tuple[list[flo
     return confidences, [prediction.predicted[name] == prediction.expected[name] for prediction in predictions]
 
 
-def _values(field: Field) -> Iterator[Value]:
-    """Everything a closed field may say, label sets in canonical order; nothing for the others."""
-    if isinstance(field, LabelField):
-        yield from field.labels
-    elif isinstance(field, LabelsField) and field.labels is not None:
-        several = [label for label in field.labels if label != field.exclusive]
-        alone = [] if field.exclusive is None else [(field.exclusive,)]
-        if 2 ** len(several) - 1 + len(alone) <= MAX_SETS:
-            for size in range(1, len(several) + 1):
-                yield from combinations(several, size)
-            yield from alone
-
-
 def _opening(template: ReplyTemplate, name: str, value: Value, tokenizer: Tokenizer) -> tuple[int, ...] | None:
     """The tokens that open every reply whose first field says `value`; None if they do not reach past the field."""
     _, second, *_ = template.fields
-    fillers = {field: _beginnings(template.fields[field])[0] for field in template.fields}
+    fillers = {field: scorer_of(template.fields[field]).beginnings()[0] for field in template.fields}
     texts, end = [], 0
-    for beginning in _beginnings(template.fields[second]):
+    for beginning in scorer_of(template.fields[second]).beginnings():
         text, spans = template.format({**fillers, second: beginning, name: value})
         end = max(span.end for span in spans if span.segment == name)
         texts.append(text)
@@ -199,15 +169,6 @@ def _opening(template: ReplyTemplate, name: str, value: Value, tokenizer: Tokeni
     if not n_same or spelled[0].offsets[n_same - 1][1] <= end:
         return None
     return spelled[0].ids[:n_same]
-
-
-def _beginnings(field: Field) -> list[Value]:
-    """Values that stand for all that a field may begin with; of a closed list, every one."""
-    if isinstance(field, TextField):
-        return list(_BEGINNINGS)
-    if isinstance(field, LabelField):
-        return list(field.labels)
-    return [(label,) for label in field.labels or _BEGINNINGS]
 
 
 def _exclusive(options: Sequence[tuple[int, ...]]) -> bool:

@@ -26,14 +26,12 @@ from mlxtune import __version__
 from mlxtune.data.template import ReplyTemplate, Value
 from mlxtune.errors import DataError, Misuse, RunError, did_you_mean
 from mlxtune.evaluation.metrics.text_overlap import ROUGE_L_BUCKETS, bucket_of, rouge_rows
-from mlxtune.evaluation.paired_predictions import require_same_rows
-from mlxtune.evaluation.predict.predictions import Prediction, read_predictions
+from mlxtune.evaluation.predict.predictions import Prediction, read_predictions, require_same_rows
 from mlxtune.evaluation.review.sheet import MAX_CELL, Line, fingerprint, is_filled, sheet_text
-from mlxtune.evaluation.run import PREDICTIONS_FILE, identity, read_scores
-from mlxtune.evaluation.stored import lies_in_a_run
+from mlxtune.evaluation.stored import PREDICTIONS_FILE, identity, lies_in_a_run, read_scores
 from mlxtune.files import heal, write_json, write_text
 from mlxtune.recipe.load import load_recipe
-from mlxtune.recipe.sections import Recipe, TextField
+from mlxtune.recipe.sections import Recipe
 from mlxtune.runs.folder import TUNED, open_run
 
 SHEET_FILE = "human_eval_template.csv"
@@ -221,7 +219,7 @@ def make_review(paths: Sequence[Path], sample: int = 100, seed: int = 0, field: 
     there, taken = Counter(buckets), Counter(buckets[row] for row in rows)
     counted = {name: {"rows": there[name], "cases": taken[name]} for name in ROUGE_L_BUCKETS}
     runs = tuple(
-        {"run": one.name, "evaluation": str(one.folder), "predictions": identity(one.predictions)}
+        {"run": one.name, "evaluation": str(one.folder), "predictions": identity(one.predictions).to_json()}
         for one in evaluations
     )
     return Review(evaluations, tuple(lines), Key(tag, runs, field, seed, len(buckets), counted, cases))
@@ -357,7 +355,7 @@ def changed_predictions(key: Key, folder: Path) -> list[str]:
     changed = []
     for run in key.runs:
         file = folder / str(run["predictions"]["file"])
-        if file.is_file() and identity(file)["sha256"] != run["predictions"]["sha256"]:
+        if file.is_file() and identity(file).sha256 != run["predictions"]["sha256"]:
             changed.append(str(run["run"]))
     return changed
 
@@ -408,7 +406,7 @@ def _recipe(evaluation: Evaluation) -> Recipe | None:
 def _field(asked: str | None, evaluation: Evaluation, recipe: Recipe | None, first: Prediction) -> str | None:
     """The text field to rate; None is the whole reply."""
     if recipe is not None:
-        texts = [name for name, field in recipe.output.fields.items() if isinstance(field, TextField)]
+        texts = recipe.output.text_fields
     else:  # scores.json says which fields are text, by what they were scored with
         scored = (read_scores(evaluation.folder) or {}).get("fields", {})
         texts = [name for name, figures in scored.items() if "rougeL" in figures]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from mlxtune.errors import DataError, RunError
 from mlxtune.evaluation.metrics.agreement import alpha, correlate, draws_of, exact_agreement, mean_rating
 from mlxtune.evaluation.metrics.estimates import Floats
-from mlxtune.evaluation.metrics.paired import Comparison, bootstrap_p, sentence_on
+from mlxtune.evaluation.metrics.paired import Comparison, bootstrap_p, judged
 from mlxtune.evaluation.metrics.text_overlap import ROUGE_L_BUCKETS
 from mlxtune.evaluation.review.draw import RESULT_FILE, Key
 from mlxtune.evaluation.review.sheet import DIMENSIONS, HIGHEST, LOWEST, Sheet
@@ -104,13 +104,11 @@ def paired_difference(values: Floats, reach: float, name: str, seed: int = 0) ->
     if estimate is None:
         return None
     if estimate.low is None or estimate.high is None:
-        return Comparison(estimate.value, None, None, None, f"too few cases to tell from {name}")
+        return Comparison(estimate.value, None, None, None, "too few cases", name)
     drawn = draws_of(lambda draws: (draws.astype(np.float64) @ values) / draws.sum(1), len(values), seed)
     p_value = bootstrap_p(drawn, len(values))
-    sentence = sentence_on("rating", estimate.value, estimate.low, estimate.high, p_value, name)
-    return Comparison(
-        estimate.value, estimate.low, estimate.high, p_value, sentence.replace("too few rows", "too few cases")
-    )
+    found = judged("rating", estimate.value, estimate.low, estimate.high, p_value, name)
+    return replace(found, verdict="too few cases") if found.verdict == "too few rows" else found
 
 
 def write_result(result: Result, folder: Path, force: bool = False) -> Path:
@@ -224,7 +222,7 @@ def _differences(key: Key, ratings: Floats, run_of: NDArray[np.int_], row_of: ND
         for i, name in enumerate(DIMENSIONS):
             both = apart[i][~np.isnan(apart[i])]
             compared = paired_difference(both, HIGHEST - LOWEST, str(key.runs[0]["run"]), key.seed)
-            dimensions[name] = {"cases": len(both), **(asdict(compared) if compared else {})}
+            dimensions[name] = {"cases": len(both), **(compared.to_json() if compared else {})}
         found.append({"run": run["run"], "against": key.runs[0]["run"], "dimensions": dimensions})
     return found
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlxtune.evaluation.options import Further
 
 from mlxtune.backends import choose
 from mlxtune.data.rows import Row, read_rows
 from mlxtune.data.template import ReplyTemplate
-from mlxtune.evaluation.options import Further
 from mlxtune.evaluation.predict.consistency import consistency_scores, entropy_bits, sample
 from mlxtune.evaluation.predict.constraint import TemplateConstraint
 from mlxtune.evaluation.run import evaluate

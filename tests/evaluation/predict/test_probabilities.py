@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mlxtune.evaluation.options import Further
 
 from mlxtune.backends.mlx.backend import MlxBackend
 from mlxtune.data.examples import build_examples, prompt_ids
 from mlxtune.data.rows import Row, read_rows
 from mlxtune.data.template import ReplyTemplate
 from mlxtune.evaluation.metrics.calibration import N_BINS, calibration, coverage_at, threshold_for
-from mlxtune.evaluation.options import Further
 from mlxtune.evaluation.predict.predictions import read_predictions
 from mlxtune.evaluation.predict.probabilities import MAX_SETS, Distribution, distributions, options_of
 from mlxtune.evaluation.run import evaluate

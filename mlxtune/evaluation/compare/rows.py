@@ -1,0 +1,147 @@
+"""The rows that several evaluations answered, matched: by their text and references, in a decoding that all of them have.
+
+A test file that was copied or put into another order is the same rows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mlxtune.errors import DataError, RunError
+from mlxtune.evaluation.predict.predictions import Prediction
+from mlxtune.evaluation.stored import StoredEvaluation, decodings_of, short_names, stored_predictions
+from mlxtune.recipe.sections import Recipe
+
+
+@dataclass(frozen=True)
+class SameRows:
+    """Predictions of the same rows by several evaluations.
+
+    Attributes:
+        recipe: Says what the fields are.
+        parts: Of each scores.json the part in the decoding that is compared.
+        predictions: By evaluation, numbered alike.
+        whole: Whether these are all rows of all of them, which `parts` are the scores of.
+        notes: What a reader should know of it.
+    """
+
+    recipe: Recipe
+    parts: Sequence[Mapping[str, Any]]
+    predictions: Sequence[Sequence[Prediction]]
+    whole: bool
+    notes: Sequence[str]
+
+
+def same_rows(
+    evaluations: Sequence[StoredEvaluation], intersection: bool = False, recipe: Recipe | None = None
+) -> SameRows:
+    """What evaluations answered to the rows that all of them have; arguments and errors as for `compare.runs.compare_runs`."""
+    known = recipe or next((one.recipe for one in evaluations if one.recipe is not None), None)
+    if known is None:
+        raise RunError(
+            f"{evaluations[0].folder}: lies in no run folder, so nothing says what its fields are; add --recipe RECIPE"
+        )
+    _require_same_fields(evaluations, known)
+    notes: list[str] = []
+    parts = _in_one_decoding([one.scores or {} for one in evaluations], notes)
+    answered = [stored_predictions(one.folder, part) for one, part in zip(evaluations, parts, strict=True)]
+    for one, predictions in zip(evaluations, answered, strict=True):
+        _require_fields(one, predictions, known)
+    taken, whole = _matched(evaluations, short_names(evaluations), answered, intersection, notes)
+    return SameRows(known, parts, taken, whole, notes)
+
+
+def _require_same_fields(evaluations: Sequence[StoredEvaluation], known: Recipe) -> None:
+    """Refuse runs that answer other fields, or choose from other labels; the prompt may differ, that can be compared."""
+
+    def asked(recipe: Recipe) -> dict[str, tuple[str, frozenset[str] | None]]:
+        return {
+            name: (field.kind, frozenset(labels) if (labels := getattr(field, "labels", None)) else None)
+            for name, field in recipe.output.fields.items()
+        }
+
+    wanted = asked(known)
+    for one in evaluations:
+        got = wanted if one.recipe is None else asked(one.recipe)
+        for name in [*wanted, *got]:
+            if wanted.get(name) == got.get(name):
+                continue
+            if name not in got:
+                said = f"has no output field {name!r}"
+            elif name not in wanted:
+                said = f"has an output field {name!r} that the first has not"
+            elif wanted[name][0] != got[name][0]:
+                said = f"output field {name!r} is of kind {got[name][0]}, the first one's of kind {wanted[name][0]}"
+            else:
+                mine, other = got[name][1] or frozenset(), wanted[name][1] or frozenset()
+                unlike = ", ".join(map(repr, sorted(mine ^ other))) or "one list is open"
+                said = f"output field {name!r} has other labels than the first one's ({unlike})"
+            raise DataError(f"{one.title}: {said}; only runs that answer the same question can be compared")
+
+
+def _require_fields(one: StoredEvaluation, predictions: Sequence[Prediction], known: Recipe) -> None:
+    if not predictions:
+        raise DataError(f"{one.folder}: holds no predictions; evaluate it again with --force")
+    if set(predictions[0].expected) != set(known.output.fields):
+        fields, wanted = (", ".join(map(repr, names)) for names in (predictions[0].expected, known.output.fields))
+        raise DataError(f"{one.title}: its predictions are of the fields {fields}, the recipe's are {wanted}")
+
+
+def _in_one_decoding(scores: Sequence[Mapping[str, Any]], notes: list[str]) -> list[Mapping[str, Any]]:
+    """Of each scores.json the part in a decoding that all have, the first one's own if they do; else their tops."""
+    by_decoding = [dict(reversed(decodings_of(top).items())) for top in scores]
+    tops = [top["decoding"] for top in scores]
+    common = [name for name in dict.fromkeys(tops) if all(name in found for found in by_decoding)]
+    common += [name for name in by_decoding[0] if all(name in found for found in by_decoding)]
+    if not common:
+        notes.append(f"the decoding differs: {', '.join(tops)}; what differs may be due to that alone")
+        return list(scores)
+    if len(set(tops)) > 1:
+        notes.append(f"compared in {common[0]} decoding, which all of them have")
+    return [found[common[0]] for found in by_decoding]
+
+
+def _keys(predictions: Sequence[Prediction]) -> list[tuple[str, str, int]]:
+    """What tells rows apart: text, references, and which of equal ones it is."""
+    seen: Counter[tuple[str, str]] = Counter()
+    keys = []
+    for prediction in predictions:
+        key = (prediction.input, json.dumps(prediction.expected, sort_keys=True, ensure_ascii=False))
+        keys.append((*key, seen[key]))
+        seen[key] += 1
+    return keys
+
+
+def _matched(
+    evaluations: Sequence[StoredEvaluation],
+    names: Sequence[str],
+    answered: Sequence[Sequence[Prediction]],
+    intersection: bool,
+    notes: list[str],
+) -> tuple[list[list[Prediction]], bool]:
+    """The predictions of the same rows in the first one's order, numbered alike; and whether these are all rows of all."""
+    by_key = [dict(zip(_keys(predictions), predictions, strict=True)) for predictions in answered]
+    shared = [key for key in by_key[0] if all(key in found for found in by_key)]
+    whole = all(len(found) == len(shared) for found in by_key)
+    if not whole and not intersection:
+        one = next(i for i, found in enumerate(by_key) if set(found) != set(by_key[0]))
+        both = len(by_key[0].keys() & by_key[one].keys())
+        there = f"; --intersection compares them on the {len(shared)} rows that all have" if shared else ""
+        raise DataError(
+            f"{evaluations[one].title}: was evaluated on other rows than {evaluations[0].title}: it answered "
+            f"{len(by_key[one])}, that one {len(by_key[0])}, and {both} are in both{there}"
+        )
+    if not shared:
+        raise DataError("they have no row in common, by text and references; evaluate them on the same rows")
+    if not whole:
+        counted = ", ".join(f"{len(found)} of {name}" for name, found in zip(names, by_key, strict=True))
+        notes.append(f"every figure is over the {len(shared)} rows that all have, of {counted}")
+        notes.append("what needs more than the predictions (probabilities, samples, judges) is left out on such a part")
+    elif intersection:
+        notes.append(f"all were evaluated on the same {len(shared)} rows; --intersection leaves none out")
+    # Comparing checks that rows are the same by number and text too: here they are, under one numbering.
+    return [[replace(found[key], row=i) for i, key in enumerate(shared)] for found in by_key], whole

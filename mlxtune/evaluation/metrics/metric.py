@@ -1,0 +1,46 @@
+"""What is known of a metric besides its formula: its name, its title, which way is better, how a difference is tested."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Direction = Literal["higher", "lower", "neither"]
+Test = Literal["mcnemar", "bootstrap"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric, as scores.json names it.
+
+    Attributes:
+        name: Key in scores.json; of nested ones the dotted path.
+        title: What tables call it.
+        direction: Which way is better.
+        test: How a difference is tested: McNemar's where a row is right or wrong, else the bootstrap; None is not compared.
+        headline: A field is called better or worse by this metric.
+        beside: The second metric that is shown of a baseline, where this one is the headline.
+        kinds: Kinds of output field that have it.
+        selects: Whether a checkpoint may be selected by it.
+        may_exceed_one: Whether it has no upper bound.
+    """
+
+    name: str
+    title: str
+    direction: Direction = "higher"
+    test: Test | None = "bootstrap"
+    headline: bool = False
+    beside: str = ""
+    kinds: tuple[str, ...] = ()
+    selects: bool = False
+    may_exceed_one: bool = False
+
+
+# Of fields of any kind, and of whole replies.
+FAULTS = (
+    Metric("invalid_rate", "invalid", "lower", "mcnemar", kinds=("label", "labels"), selects=True),
+    Metric("repeated_rate", "repeated", "lower", "mcnemar"),
+    Metric("loop_rate", "loop rate", "lower", "mcnemar"),
+    Metric("cut_rate", "cut rate", "lower", "mcnemar"),
+)
+ALL_FIELDS_CORRECT = Metric("all_fields_correct", "all fields right", "higher", "mcnemar", headline=True)

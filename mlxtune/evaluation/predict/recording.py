@@ -1,0 +1,137 @@
+"""A model's replies to rows, recorded in predictions.jsonl as they come, so that an interrupted evaluation goes on.
+
+While it goes, whole lines are added to predictions.jsonl.part; when every row is answered they are put into row order and
+renamed to predictions.jsonl, so that a file of that name is always complete. What an interrupted attempt left is gone on
+from, if it asked the same (`partial.py`).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlxtune.data.examples import expected_values
+from mlxtune.data.rows import Row
+from mlxtune.data.template import Value
+from mlxtune.evaluation.predict import partial
+from mlxtune.evaluation.predict.predictions import Prediction, from_record, prediction_of, whole_lines
+from mlxtune.evaluation.predict.predictor import Predictor, Reply
+from mlxtune.progress import SILENT, Progress
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """Predictions in row order, and the seconds the model spent on them."""
+
+    predictions: list[Prediction]
+    seconds: float
+
+
+def record_predictions(
+    path: Path,
+    rows: Sequence[Row],
+    predictor: Predictor,
+    progress: Progress = SILENT,
+    *,
+    model_hash: str | None = None,
+    shots: Sequence[Row] = (),
+) -> Recorded:
+    """Ask a model about rows and keep its replies.
+
+    Args:
+        path: predictions.jsonl, replaced once all rows are answered.
+        rows: With the columns of the prompt and the references.
+        predictor: Answers.
+        progress: Told how many rows were answered.
+        model_hash: Of the model with its adapter. Replies that it gave to the same questions before it was interrupted are
+            kept, and the rest is asked; with None everything is asked, and nothing kept for later.
+        shots: Rows shown with their replies as earlier turns of every conversation.
+
+    Raises:
+        DataError: Rows that lack a column of the prompt, or hold a value that the recipe does not allow.
+    """
+    recipe = predictor.recipe
+    expected = expected_values(rows, recipe)
+    prompts = predictor.prompts(rows, shots)
+    unfinished = partial.part_file(path)
+    key = None
+    if model_hash is not None:
+        places = [(row.file, row.line) for row in rows]
+        key = partial.identify(
+            model_hash, predictor.decoding, recipe.model_dump(include={"prompt", "output"}),
+            recipe.evaluate.max_new_tokens, recipe.evaluate.batch_size, prompts, expected, places,
+        )  # fmt: skip
+    found, seconds = _kept(path, key, list(predictor.batches(prompts)))
+    if found:
+        progress.advance(len(found))
+    if len(found) == len(rows) and not unfinished.exists():
+        return Recorded([found[i] for i in range(len(rows))], seconds)
+    partial.forget(path)  # until the file holds what the header says
+    with whole_lines(unfinished) as add:
+        add(list(found.values()))
+        if key is not None:
+            partial.note(path, key, seconds)
+        for batch in predictor.batches(prompts):
+            if batch[0] in found:
+                continue
+            start = time.perf_counter()
+            written = predictor.write([prompts[i] for i in batch])
+            seconds += time.perf_counter() - start
+            for i, reply in zip(batch, predictor.read(written), strict=True):
+                found[i] = as_prediction(i, rows[i], predictor, expected[i], reply)
+            add([found[i] for i in batch])
+            if key is not None:
+                partial.note(path, key, seconds)
+            progress.advance(len(batch))
+    in_order = [found[i] for i in range(len(rows))]
+    with whole_lines(unfinished) as add:
+        add(in_order)
+    os.replace(unfinished, path)
+    if key is not None:
+        partial.note(path, key, seconds, finished=True)
+    return Recorded(in_order, seconds)
+
+
+def predictions_of(rows: Sequence[Row], predictor: Predictor, progress: Progress = SILENT) -> list[Prediction]:
+    """A model's replies to rows, kept nowhere; errors as for `record_predictions`."""
+    expected = expected_values(rows, predictor.recipe)
+    replies = predictor.replies(rows, progress)
+    return [as_prediction(i, rows[i], predictor, expected[i], reply) for i, reply in enumerate(replies)]
+
+
+def as_prediction(
+    index: int, row: Row, predictor: Predictor, expected: Mapping[str, Value], reply: Reply
+) -> Prediction:
+    """A row with the reply to it."""
+    return prediction_of(
+        index, row, predictor.recipe, expected, reply.text, reply.parsed, reply.stop, reply.n_tokens, predictor.decoding
+    )
+
+
+def _kept(path: Path, key: str | None, asked: Sequence[Sequence[int]]) -> tuple[dict[int, Prediction], float]:
+    """What an earlier attempt at the same questions answered, by row in the order asked, and its seconds.
+
+    Only whole batches count: what a row is padded to can change the last bit of its logits, and so its reply.
+    """
+    earlier = None if key is None else partial.kept(path, key)
+    answered: dict[int, Prediction] = {}
+    if earlier is not None:
+        with suppress(KeyError, TypeError, AttributeError):  # a line that is no prediction ends what can be kept
+            for record in earlier.records:
+                answered[int(record["row"])] = from_record(record)
+    found = {i: answered[i] for batch in asked if all(i in answered for i in batch) for i in batch}
+    n_rows = sum(map(len, asked))
+    if found:
+        log.info(
+            "%s: going on from an interrupted evaluation, %s of %s rows are answered", path.name, len(found), n_rows
+        )
+    elif partial.part_file(path).exists():
+        log.info("%s: left by another evaluation; discarded", partial.part_file(path))
+    return found, 0.0 if earlier is None or not found else earlier.seconds

@@ -1,0 +1,247 @@
+"""What an evaluation comes to, as values: one decoding scored, the baselines beside it, the whole. `to_json` is scores.json.
+
+Nothing else writes scores.json, and nothing is added to it afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from mlxtune.evaluation.fields.scorer import Scores
+from mlxtune.evaluation.judge.ratings import Ratings
+from mlxtune.evaluation.metrics.estimates import Estimate
+from mlxtune.evaluation.metrics.paired import Comparison
+from mlxtune.evaluation.predict.consistency import Consistency
+from mlxtune.evaluation.predict.probabilities import FieldCalibration
+
+
+@dataclass(frozen=True)
+class FileIdentity:
+    """A file, or rows on the Hub, by name and content."""
+
+    file: str
+    sha256: str
+    rows: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As scores.json has it."""
+        rows = {} if self.rows is None else {"rows": self.rows}
+        return {"file": self.file, "sha256": self.sha256, **rows}
+
+
+@dataclass(frozen=True)
+class EvaluatedModel:
+    """A model that was asked.
+
+    Attributes:
+        path: Of the base model, as the recipe has it.
+        revision: Of it.
+        base: Fingerprint of its weights.
+        task_hash: Of what decides how rows are asked and replies are read.
+        adapter: Its adapter; None of the base model.
+        data: The test rows.
+        backend: That computed.
+        overrides: The command's `--set`s.
+    """
+
+    path: str
+    revision: str | None
+    base: str
+    task_hash: str
+    adapter: FileIdentity | None
+    data: FileIdentity
+    backend: str
+    overrides: Sequence[str] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """As scores.json has it."""
+        return {
+            "model": {"path": self.path, "revision": self.revision},
+            "base": self.base,
+            "asked": self.task_hash,
+            "adapter": self.adapter and self.adapter.to_json(),
+            "data": self.data.to_json(),
+            "backend": self.backend,
+            "overrides": list(self.overrides),
+        }
+
+
+@dataclass(frozen=True)
+class GivenReplies:
+    """Replies that were there already: the test rows, and the file that they stand in."""
+
+    data: FileIdentity
+    replies: FileIdentity
+
+    def to_json(self) -> dict[str, Any]:
+        """As scores.json has it."""
+        return {"data": self.data.to_json(), "replies_of": self.replies.to_json()}
+
+
+Evaluated = EvaluatedModel | GivenReplies
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Over the model's own seconds: reading, parsing and loading are not in it.
+
+    Attributes:
+        seconds_per_row: Seconds / rows.
+        rows_per_second: Rows / seconds.
+        tokens_per_second: Tokens generated / seconds.
+        peak_memory_gb: The most memory that the backend used, weights included; None where it is not known.
+    """
+
+    seconds_per_row: float
+    rows_per_second: float
+    tokens_per_second: float
+    peak_memory_gb: float | None = None
+
+    def to_json(self) -> dict[str, float]:
+        """As scores.json has it."""
+        memory = {} if self.peak_memory_gb is None else {"peak_memory_gb": self.peak_memory_gb}
+        return {
+            "seconds_per_row": self.seconds_per_row,
+            "rows_per_second": self.rows_per_second,
+            "tokens_per_second": self.tokens_per_second,
+            **memory,
+        }
+
+
+@dataclass(frozen=True)
+class DecodingResult:
+    """One decoding's predictions, scored.
+
+    Attributes:
+        rows: How many.
+        decoding: 'free' or 'constrained'.
+        replies: Metrics of whole replies.
+        fields: Field -> its scores.
+        notes: Sentences that a reader should know.
+        calibration: Field -> whether its probabilities hold; of the field that has them.
+        consistency: Whether repeated samples agree; None where they were not asked for.
+        speed: None of replies that were there already.
+        predictions: Name of their file; None where none was written.
+    """
+
+    rows: int
+    decoding: str
+    replies: Mapping[str, Estimate]
+    fields: Mapping[str, Scores]
+    notes: tuple[str, ...] = ()
+    calibration: Mapping[str, FieldCalibration] = field(default_factory=dict)
+    consistency: Consistency | None = None
+    speed: Speed | None = None
+    predictions: str | None = None
+
+    def noting(self, *notes: str) -> DecodingResult:
+        """The same with more notes."""
+        return replace(self, notes=(*self.notes, *notes))
+
+    def to_json(self) -> dict[str, Any]:
+        """As scores.json has it, at its top or under "decodings"."""
+        fields = {name: scores.to_json() for name, scores in self.fields.items()}
+        for name, one in self.calibration.items():
+            fields[name]["calibration"] = one.to_json()
+        optional = {"speed": self.speed and self.speed.to_json(), "predictions": self.predictions,
+                    "consistency": self.consistency and self.consistency.to_json()}  # fmt: skip
+        return {
+            "rows": self.rows,
+            "decoding": self.decoding,
+            "replies": {name: one.to_json() for name, one in self.replies.items()},
+            "fields": fields,
+            "notes": list(self.notes),
+            **{key: value for key, value in optional.items() if value is not None},
+        }
+
+
+@dataclass(frozen=True)
+class Against:
+    """The evaluated replies beside those of another system on the same rows.
+
+    Attributes:
+        fields: Field -> metric -> comparison.
+        replies: Metric of whole replies -> comparison.
+    """
+
+    fields: Mapping[str, Mapping[str, Comparison]] = field(default_factory=dict)
+    replies: Mapping[str, Comparison] = field(default_factory=dict)
+
+    def fields_json(self) -> dict[str, Any]:
+        """As scores.json has it under "comparisons"."""
+        return {name: comparisons_json(of_field) for name, of_field in self.fields.items()}
+
+    def replies_json(self) -> dict[str, Any]:
+        """As scores.json has it under "reply_comparisons"."""
+        return comparisons_json(self.replies)
+
+
+@dataclass(frozen=True)
+class BaselineResult:
+    """One baseline: its scores by field, the model beside it, and how fast it was where a model was asked."""
+
+    fields: Mapping[str, Scores]
+    against: Against
+    speed: Speed | None = None
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """One evaluation, whole.
+
+    Attributes:
+        top: The decoding that counts; its notes are those of the evaluation.
+        evaluated: What was evaluated; None leaves that out.
+        decodings: All of them, where several were asked for.
+        limits: Settings that bound replies; None of replies that were there already.
+        baselines: Baseline -> its result; None where the recipe names none.
+        before: The model before tuning, evaluated on the same rows; None where it was not, or could not be compared.
+        ended: When, in ISO 8601; None of replies that were there already.
+        judge: A model judge's ratings; None where none was asked.
+    """
+
+    top: DecodingResult
+    evaluated: Evaluated | None = None
+    decodings: Mapping[str, DecodingResult] | None = None
+    limits: Mapping[str, int] | None = None
+    baselines: Mapping[str, BaselineResult] | None = None
+    before: Against | None = None
+    ended: str | None = None
+    judge: Ratings | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of scores.json."""
+        content = {**self.top.to_json(), **(self.evaluated.to_json() if self.evaluated else {})}
+        if self.decodings is not None:
+            content["decodings"] = {name: one.to_json() for name, one in self.decodings.items()}
+        if self.limits is not None:
+            content["limits"] = dict(self.limits)
+        baselines = self.baselines or {}
+        if self.baselines is not None:
+            content["baselines"] = {
+                name: {one: scores.to_json() for one, scores in result.fields.items()}
+                for name, result in baselines.items()
+            }
+        beside = {name: result.against for name, result in baselines.items()}
+        if self.before is not None:
+            beside["before"] = self.before
+        compared = {name: one.fields_json() for name, one in beside.items() if one.fields}
+        replies = {name: one.replies_json() for name, one in beside.items() if one.replies}
+        if compared or self.baselines is not None:
+            content["comparisons"] = compared
+        if replies:
+            content["reply_comparisons"] = replies
+        if speeds := {name: one.speed.to_json() for name, one in baselines.items() if one.speed is not None}:
+            content["baseline_speed"] = speeds
+        if self.ended is not None:
+            content["evaluated"] = self.ended
+        if self.judge is not None:
+            content["judge"] = self.judge.to_json()
+        return content
+
+
+def comparisons_json(comparisons: Mapping[str, Comparison]) -> dict[str, Any]:
+    """Metric -> comparison, as scores.json has it."""
+    return {name: one.to_json() for name, one in comparisons.items()}
