@@ -41,8 +41,7 @@ def list_(folder: Path | None, as_json: bool) -> None:
     """
     from datetime import datetime, timezone
 
-    from mlxtune.errors import RunError
-    from mlxtune.recipe.sections import did_you_mean
+    from mlxtune.errors import RunError, did_you_mean
     from mlxtune.runs.folder import RUNS
     from mlxtune.runs.listing import list_runs
 
@@ -102,11 +101,11 @@ def clean_(named: tuple[Path, ...], cache: bool, yes: bool, as_json: bool) -> No
 def _clean_cache(names: list[str], yes: bool, as_json: bool) -> None:
     from datetime import datetime, timezone
 
-    from mlxtune.models.base_model import cache_folder
+    from mlxtune.models.base_model import models_cache
     from mlxtune.models.conversions import list_conversions, named, remove
     from mlxtune.report.run_table import age_text, size_text
 
-    cache, now = cache_folder(), datetime.now(timezone.utc)
+    cache, now = models_cache(), datetime.now(timezone.utc)
     found = named(list_conversions(cache), names)
     for one in found:
         age = age_text((now - one.last_used).total_seconds())

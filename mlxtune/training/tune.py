@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import mlxtune
-from mlxtune.backends import Choice
 from mlxtune.backends.adapter import initial_weights
-from mlxtune.backends.base import LoraSpec
+from mlxtune.backends.base import ChosenBackend, LoraSpec
 from mlxtune.data.cleaning import Account
 from mlxtune.data.examples import within_positions
 from mlxtune.data.prepare import Split, training_split, validation_split
@@ -46,7 +45,7 @@ class Tuned:
 
 def tune(
     recipe: Recipe,
-    choice: Choice,
+    choice: ChosenBackend,
     out: Path | None = None,
     force: bool = False,
     watch: Callable[[Event], None] = lambda event: None,
