@@ -19,7 +19,7 @@ from mlxtune.models import conversions
 from mlxtune.models.base_model import base_folder
 from mlxtune.recipe.load import load_recipe
 from mlxtune.recipe.sections import ModelSection, Quantize
-from mlxtune.runs.folder import BASE, TUNED
+from mlxtune.runs.layout import BASE, TUNED
 from mlxtune.sweep.grid import parse_axis, plan_cells
 from mlxtune.sweep.run import sweep
 from mlxtune.training.tune import tune

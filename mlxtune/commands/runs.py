@@ -42,7 +42,7 @@ def list_(folder: Path | None, as_json: bool) -> None:
     from datetime import datetime, timezone
 
     from mlxtune.errors import RunError, did_you_mean
-    from mlxtune.runs.folder import RUNS
+    from mlxtune.runs.layout import RUNS
     from mlxtune.runs.listing import list_runs
 
     if folder is not None and not folder.exists():
@@ -79,12 +79,13 @@ def clean_(named: tuple[Path, ...], cache: bool, yes: bool, as_json: bool) -> No
         _clean_cache([path.name for path in named], yes, as_json)
         return
     from mlxtune.report.run_table import size_text
+    from mlxtune.runs.layout import CHECKPOINTS, FINISHED
     from mlxtune.runs.listing import clean, plan_cleaning
 
     plan = plan_cleaning(named)
     for run in plan.remove:
-        lost = "" if run.status == "finished" else f"; {run.status}, it cannot go on without them"
-        say(f"{run.path / 'checkpoints'}: {run.checkpoint_bytes:,} bytes{lost}")
+        lost = "" if run.status == FINISHED else f"; {run.status}, it cannot go on without them"
+        say(f"{run.path / CHECKPOINTS}: {run.checkpoint_bytes:,} bytes{lost}")
     for path, why in plan.kept:
         say(f"{path}: kept, {why}")
     counted = f"the checkpoints of {len(plan.remove)} run{'' if len(plan.remove) == 1 else 's'}"
