@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import mlxtune
-from mlxtune.backends import INSTALL, INTEL_MAC, LIBRARIES, Choice, NotInstalled, is_intel_mac
-from mlxtune.backends.base import Backend, Device, Gpus
+from mlxtune.backends import INSTALL, INTEL_MAC, LIBRARIES, NotInstalled, is_intel_mac
+from mlxtune.backends.base import Backend, ChosenBackend, Device, Gpus
 from mlxtune.errors import BackendError
-from mlxtune.models.base_model import cache_folder
+from mlxtune.models.base_model import models_cache
 from mlxtune.models.conversions import count as count_conversions
 from mlxtune.tested import newer_than_tested, versions_tested
 
@@ -105,7 +105,7 @@ class Driver:
 
 
 def examine(
-    choose: Callable[[], Choice], cuda_gpus: Callable[[], Gpus | None] = lambda: None, on_cpu: bool = False
+    choose: Callable[[], ChosenBackend], cuda_gpus: Callable[[], Gpus | None] = lambda: None, on_cpu: bool = False
 ) -> Diagnosis:
     """Look at everything.
 
@@ -117,7 +117,7 @@ def examine(
     hub = _InBackground(check_hub, HUB_SECONDS)
     driver = ask_driver()  # a library that asks a driver that hangs would hang, and us with it
     choice = _choose(choose, driver, on_cpu)
-    backend = choice.backend if isinstance(choice, Choice) else None
+    backend = choice.backend if isinstance(choice, ChosenBackend) else None
     device = backend.device() if backend else None
     checks = {
         "python": check_python(),
@@ -135,8 +135,8 @@ def examine(
     if backend is not None:
         checks["blas"] = check_blas(backend)
     checks["memory"] = check_memory(device.memory_bytes if device else None)
-    checks["disk"] = check_disk(cache_folder())
-    checks["models"] = check_conversions(cache_folder())
+    checks["disk"] = check_disk(models_cache())
+    checks["models"] = check_conversions(models_cache())
     checks["hub cache"] = check_cache(_hub_cache(), "the Hub's cache", "HF_HOME")
     checks["hub"] = hub.result() or Check(
         MISSING, f"{_endpoint()} gave no answer within {HUB_SECONDS:.0f} s", _without_hub(), facts={"url": _endpoint()}
@@ -407,7 +407,7 @@ def ask_driver() -> Driver:
     return Driver(lines[0].strip() if asked.returncode == 0 and lines else None)
 
 
-def _choose(choose: Callable[[], Choice], driver: Driver, on_cpu: bool) -> Choice | Check:
+def _choose(choose: Callable[[], ChosenBackend], driver: Driver, on_cpu: bool) -> ChosenBackend | Check:
     """The choice, or the check that says why there is none."""
     if driver.hangs and not on_cpu:
         return Check(MISSING, _NO_ANSWER, _RESTART_DRIVER, True)

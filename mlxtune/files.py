@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all: written beside their place and renamed."""
+"""Files and folders that appear whole or not at all: written beside their place and renamed. Knows nothing of what is in them."""
 
 from __future__ import annotations
 
@@ -43,6 +43,12 @@ def write_safetensors(file: Path, arrays: Mapping[str, Any], metadata: Mapping[s
     mode = stat.S_IMODE(file.stat().st_mode)
     save_file(dict(arrays), file, metadata=None if metadata is None else dict(metadata))
     file.chmod(mode)
+
+
+def cache_folder() -> Path:
+    """Where everything is kept that may be made again: $MLXTUNE_CACHE, else ~/.cache/mlxtune."""
+    root = os.environ.get("MLXTUNE_CACHE")
+    return Path(root).expanduser() if root else Path.home() / ".cache" / "mlxtune"
 
 
 @contextlib.contextmanager

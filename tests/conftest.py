@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from mlxtune.backends import Choice, choose
+from mlxtune.backends import choose
 from mlxtune.backends import torch as torch_backend
+from mlxtune.backends.base import ChosenBackend
 from mlxtune.cli import main
 from mlxtune.recipe.load import load_recipe
 from mlxtune.recipe.sections import Recipe
@@ -52,7 +53,7 @@ def backend_name() -> str:
     return os.environ["MLXTUNE_BACKEND"]
 
 
-def chosen() -> Choice:
+def chosen() -> ChosenBackend:
     """The backend that command lines compute with, for tests that call what they call."""
     return choose(os.environ["MLXTUNE_BACKEND"])
 

@@ -14,12 +14,12 @@ import pytest
 
 from mlxtune.backends import choose
 from mlxtune.backends.base import ConvertSpec
-from mlxtune.files import whole_folder, write_json
+from mlxtune.files import cache_folder, whole_folder, write_json
 from mlxtune.models import conversions
-from mlxtune.models.base_model import base_folder, cache_folder
+from mlxtune.models.base_model import base_folder
 from mlxtune.recipe.load import load_recipe
 from mlxtune.recipe.sections import ModelSection, Quantize
-from mlxtune.runs.folder import BASE, TUNED
+from mlxtune.runs.layout import BASE, TUNED
 from mlxtune.sweep.grid import parse_axis, plan_cells
 from mlxtune.sweep.run import sweep
 from mlxtune.training.tune import tune
@@ -92,9 +92,7 @@ def test_converted_models_have_the_modes_that_the_umask_says(
     assert_modes(tmp_path / "models", umask, 23, "*/model.safetensors")
     base_folder(ModelSection(path=str(gguf)), computes)
     base_folder(ModelSection(path=str(base), quantize=Quantize(bits=4, group_size=32)), computes)
-    assert_modes(
-        cache_folder().parent, umask, 14, "models/hashes.json", "models/*.lock", "models/base-*/model.safetensors"
-    )
+    assert_modes(cache_folder(), umask, 14, "models/hashes.json", "models/*.lock", "models/base-*/model.safetensors")
 
 
 def test_sheets_and_sweeps_have_the_modes_that_the_umask_says(umask: int, tmp_path: Path, mlxtune: Run) -> None:

@@ -28,7 +28,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 from mlxtune.data.cleaning import Cleaned, clean_rows, is_garbled  # noqa: E402
 from mlxtune.data.near import NearIndex, folded, jaccard, shingles  # noqa: E402
 from mlxtune.data.rows import Row, read_rows  # noqa: E402
-from mlxtune.recipe.sections import Clean
+from mlxtune.recipe.sections import Clean  # noqa: E402
 
 INTENTS = ("user_auth", "order_management", "payment", "inventory", "notification")
 LABELS = (*INTENTS, "none")

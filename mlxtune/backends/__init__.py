@@ -16,7 +16,7 @@ import re
 import sys
 from dataclasses import dataclass
 
-from mlxtune.backends.base import Backend, Gpus
+from mlxtune.backends.base import Backend, ChosenBackend, Gpus
 from mlxtune.errors import BackendError, Misuse
 
 NAMES = ("auto", "mlx", "torch")
@@ -40,14 +40,6 @@ MLX_CUDA = ("mlx-cuda-12", "mlx-cuda-13")  # what the extras cuda, cuda12 and cu
 
 
 @dataclass(frozen=True)
-class Choice:
-    """A backend, and why it was taken."""
-
-    backend: Backend
-    reason: str
-
-
-@dataclass(frozen=True)
 class _MlxGpu:
     """The GPU that MLX has: 'Metal', 'CUDA' or None, and then why it has none."""
 
@@ -63,7 +55,7 @@ class _CannotLoad(BackendError):
     """Installed, and importing it fails."""
 
 
-def choose(name: str = "auto", device: str = "auto") -> Choice:
+def choose(name: str = "auto", device: str = "auto") -> ChosenBackend:
     """The backend to compute with.
 
     Args:
@@ -110,7 +102,7 @@ def cuda_gpus() -> Gpus | None:
     return find_gpus()
 
 
-def _choose_any(device: str) -> Choice:
+def _choose_any(device: str) -> ChosenBackend:
     no_mlx, no_torch = _missing("mlx"), _missing("torch")
     why = "" if device == "auto" else f"{device} asked for; "
     if device == "cpu":
@@ -138,7 +130,7 @@ def _choose_any(device: str) -> Choice:
         raise BackendError(f"{error}; {no_torch}") from error
 
 
-def _open(name: str, device: str, why: str) -> Choice:
+def _open(name: str, device: str, why: str) -> ChosenBackend:
     missing = _missing(name)
     if missing:
         raise NotInstalled(f"{missing}; {INTEL_MAC if is_intel_mac() else INSTALL[name]}")
@@ -156,7 +148,7 @@ def _open(name: str, device: str, why: str) -> Choice:
     except (ImportError, OSError) as error:  # OSError: a shared library of its own that is not there
         hint = "; on Linux it needs `pip install 'mlx[cpu]'` or 'mlx[cuda]'" if name == "mlx" else ""
         raise _CannotLoad(f"{name} is installed but cannot be loaded: {_first_line(error)}{hint}") from error
-    return Choice(backend, f"{name} on {where} ({why})")
+    return ChosenBackend(backend, f"{name} on {where} ({why})")
 
 
 def _missing(name: str) -> str | None:

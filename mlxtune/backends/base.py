@@ -330,3 +330,11 @@ class Backend(Protocol):
     def fuse(self, base: Path, adapter: Path, out: Path, requantize: bool, dtype: str | None = None) -> WrittenModel:
         """Fold an adapter into its base model."""
         ...
+
+
+@dataclass(frozen=True)
+class ChosenBackend:
+    """A backend, and why it was taken."""
+
+    backend: Backend
+    reason: str

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from mlxtune.errors import Misuse, MlxtuneError
-from mlxtune.files import write_json
+from mlxtune.files import cache_folder, write_json
 
 if TYPE_CHECKING:
     import httpx2
@@ -101,9 +101,7 @@ def chat_key() -> str | None:
 
 def answers_folder() -> Path:
     """Where answers are kept between runs, beside the converted models: `answers` in $MLXTUNE_CACHE or ~/.cache/mlxtune."""
-    from mlxtune.models.base_model import cache_folder
-
-    return cache_folder().with_name("answers")
+    return cache_folder() / "answers"
 
 
 class ChatServer:

@@ -46,7 +46,7 @@ def fuse(
     opened = open_run(run)
     choice = choose(backend, device)
     say(f"backend: {choice.reason}")
-    target = out or opened.path / "fused"
+    target = out or opened.fused
     fused = fuse_run(
         opened, choice.backend, target, requantize=requantize, dtype=dtype, tolerance=tolerance, force=force, say=say
     )

@@ -97,6 +97,7 @@ def lora(
 
     from mlxtune.evaluation.validation_metrics import reply_metrics
     from mlxtune.runs.folder import open_run
+    from mlxtune.runs.layout import INTERRUPTED
     from mlxtune.training.tune import tune
 
     resumed = None if resume is None else named or _run_to_resume(loaded.name, resume)
@@ -112,7 +113,7 @@ def lora(
         print_json(result, indent=None)
     elif tuned.info["step"]:
         click.echo(_summary(tuned.info, str(tuned.run)))
-    if tuned.outcome.status == "interrupted":
+    if tuned.outcome.status == INTERRUPTED:
         if not tuned.info["step"]:
             say(f"Interrupted before the first step; {tuned.run} holds nothing to go on from.")
             sys.exit(130)
@@ -152,7 +153,8 @@ def _require_resuming(run: RunFolder, resume: str | None) -> None:
 
 def _run_to_resume(recipe_name: str, path: str) -> RunFolder:
     from mlxtune.errors import RunError
-    from mlxtune.runs.folder import RUNS, latest_checkpointed_run, open_run
+    from mlxtune.runs.folder import latest_checkpointed_run, open_run
+    from mlxtune.runs.layout import RUNS
 
     if path:
         return open_run(Path(path))

@@ -41,9 +41,8 @@ def list_(folder: Path | None, as_json: bool) -> None:
     """
     from datetime import datetime, timezone
 
-    from mlxtune.errors import RunError
-    from mlxtune.recipe.sections import did_you_mean
-    from mlxtune.runs.folder import RUNS
+    from mlxtune.errors import RunError, did_you_mean
+    from mlxtune.runs.layout import RUNS
     from mlxtune.runs.listing import list_runs
 
     if folder is not None and not folder.exists():
@@ -80,12 +79,13 @@ def clean_(named: tuple[Path, ...], cache: bool, yes: bool, as_json: bool) -> No
         _clean_cache([path.name for path in named], yes, as_json)
         return
     from mlxtune.report.run_table import size_text
+    from mlxtune.runs.layout import CHECKPOINTS, FINISHED
     from mlxtune.runs.listing import clean, plan_cleaning
 
     plan = plan_cleaning(named)
     for run in plan.remove:
-        lost = "" if run.status == "finished" else f"; {run.status}, it cannot go on without them"
-        say(f"{run.path / 'checkpoints'}: {run.checkpoint_bytes:,} bytes{lost}")
+        lost = "" if run.status == FINISHED else f"; {run.status}, it cannot go on without them"
+        say(f"{run.path / CHECKPOINTS}: {run.checkpoint_bytes:,} bytes{lost}")
     for path, why in plan.kept:
         say(f"{path}: kept, {why}")
     counted = f"the checkpoints of {len(plan.remove)} run{'' if len(plan.remove) == 1 else 's'}"
@@ -102,11 +102,11 @@ def clean_(named: tuple[Path, ...], cache: bool, yes: bool, as_json: bool) -> No
 def _clean_cache(names: list[str], yes: bool, as_json: bool) -> None:
     from datetime import datetime, timezone
 
-    from mlxtune.models.base_model import cache_folder
+    from mlxtune.models.base_model import models_cache
     from mlxtune.models.conversions import list_conversions, named, remove
     from mlxtune.report.run_table import age_text, size_text
 
-    cache, now = cache_folder(), datetime.now(timezone.utc)
+    cache, now = models_cache(), datetime.now(timezone.utc)
     found = named(list_conversions(cache), names)
     for one in found:
         age = age_text((now - one.last_used).total_seconds())

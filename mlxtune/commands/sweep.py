@@ -62,9 +62,9 @@ def sweep(
     Example: mlxtune sweep recipes/demo-intent.yaml --vary lora.rank,lora.alpha=4:8,8:16 --set train.max_steps=5
     """
     from mlxtune.backends import choose
+    from mlxtune.runs.layout import FAILED
     from mlxtune.sweep.grid import default_folder, parse_axis, plan_cells, scale_note
     from mlxtune.sweep.run import sweep as run_sweep
-    from mlxtune.sweep.trial_state import FAILED
 
     axes = [parse_axis(text) for text in varied]
     cells = plan_cells(recipe, axes, overrides, evaluate=not no_evaluate)
@@ -103,7 +103,7 @@ def _compare(done: list[Done], evaluated: bool) -> RunComparison | None:
     """The finished ones beside one another; None where there are none."""
     from mlxtune.evaluation.compare.runs import compare_runs
     from mlxtune.evaluation.stored import open_evaluation
-    from mlxtune.sweep.trial_state import FAILED
+    from mlxtune.runs.layout import FAILED
 
     found = [open_evaluation(one.folder, evaluated=evaluated) for one in done if one.status != FAILED]
     return compare_runs(found) if found else None

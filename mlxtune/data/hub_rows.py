@@ -25,10 +25,10 @@ from typing import Any
 
 import yaml
 
+from mlxtune.data.formats import SUFFIXES
 from mlxtune.data.globs import Glob
-from mlxtune.data.rows import SUFFIXES
 from mlxtune.errors import DataError, did_you_mean
-from mlxtune.files import write_json
+from mlxtune.files import cache_folder, write_json
 from mlxtune.models.hub import first_line, is_of_http_library, progress_bars, refusal, why_unreachable
 from mlxtune.recipe.sections import HUB_ROWS
 from mlxtune.recipe.yaml_text import YamlError, read_yaml
@@ -306,10 +306,8 @@ def _listing(repository: str, revision: str | None) -> _Listing:
 
 
 def _kept_listing(repository: str, revision: str | None) -> Path:
-    from mlxtune.models.base_model import cache_folder
-
     name = re.sub(r"[^\w.-]+", "--", f"{repository}@{revision}" if revision else repository)
-    return cache_folder().parent / "datasets" / f"{name}.json"
+    return cache_folder() / "datasets" / f"{name}.json"
 
 
 def _download(repository: str, file: str, commit: str) -> Path:

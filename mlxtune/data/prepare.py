@@ -15,6 +15,7 @@ from mlxtune.data.labels import split_labels
 from mlxtune.data.rows import Row, read_rows
 from mlxtune.data.splitting import HeldOut, hold_out
 from mlxtune.errors import DataError
+from mlxtune.files import cache_folder
 from mlxtune.models.tokenizer import Tokenizer
 from mlxtune.recipe.sections import Clean, LabelField, LabelsField, Recipe, TextField
 
@@ -160,8 +161,6 @@ def augment_rows(
     """
     if recipe.data.augment is None:
         return None
-    from mlxtune.models.base_model import cache_folder
-
     named = [name for name, field in recipe.output.fields.items() if not isinstance(field, TextField)]
     return augment(
         rows,
@@ -172,7 +171,7 @@ def augment_rows(
         others={name: [_text(row, recipe) for row in some] for name, some in (("valid", valid), ("test", test))},
         min_chars=recipe.data.clean.min_chars,
         seed=recipe.train.seed,
-        folder=cache_folder().parent / "augment",
+        folder=cache_folder() / "augment",
         ask=ask,
     )
 

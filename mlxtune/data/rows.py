@@ -17,12 +17,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NoReturn
 
+from mlxtune.data.formats import JSON_LINES, PARQUET, SUFFIXES
+from mlxtune.data.hub_rows import hub_files
 from mlxtune.errors import DataError, Problem
 from mlxtune.recipe.sections import is_on_hub
 
-JSON_LINES = (".jsonl", ".ndjson")
-PARQUET = ".parquet"
-SUFFIXES = (*JSON_LINES, ".csv", PARQUET)
 SYNTHETIC = "synthetic"
 REWRITTEN = " (rewritten)"
 _AS_NAMED: Mapping[str, str] = MappingProxyType({})
@@ -61,8 +60,6 @@ def read_rows(path: Path, columns: Mapping[str, str] = _AS_NAMED) -> list[Row]:
     """
     if not is_on_hub(str(path)):
         return _read_file(Path(path), columns)
-    from mlxtune.data.hub_rows import hub_files
-
     return [replace(row, file=one.name) for one in hub_files(str(path)) for row in _read_file(one.path, columns)]
 
 
@@ -74,13 +71,7 @@ def content_hash(path: Path) -> str:
         OSError: The file cannot be read.
     """
     digest = hashlib.sha256()
-    if is_on_hub(str(path)):
-        from mlxtune.data.hub_rows import hub_files
-
-        paths = [one.path for one in hub_files(str(path))]
-    else:
-        paths = [Path(path)]
-    for one in paths:
+    for one in [file.path for file in hub_files(str(path))] if is_on_hub(str(path)) else [Path(path)]:
         digest.update(one.read_bytes())
     return digest.hexdigest()
 

@@ -14,7 +14,8 @@ from functools import cached_property
 from typing import Any
 
 from mlxtune.data.labels import split_labels
-from mlxtune.recipe.sections import PLACEHOLDER, LabelField, LabelsField, OutputSection, TextField, did_you_mean
+from mlxtune.errors import did_you_mean
+from mlxtune.recipe.sections import PLACEHOLDER, LabelField, LabelsField, OutputSection, TextField
 
 TEMPLATE_SEGMENT = "template"
 # Stand for what a text or an open list may begin with: letter, digit, another script, punctuation.

@@ -127,7 +127,7 @@ def fuse_run(
         RunError: The run has no adapter.
         ModelError: Something lies at `out`, or the fused model says something else than base plus adapter.
     """
-    if not run.adapter.is_dir():
+    if not run.has_adapter:
         raise RunError(f"{run}: has no adapter yet; its training did not reach a checkpoint")
     check_free(out, force=force)
     recipe = run.recipe()

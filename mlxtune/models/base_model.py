@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from mlxtune.backends.base import Backend, ConvertSpec
 from mlxtune.errors import AdapterError
+from mlxtune.files import cache_folder
 from mlxtune.models import gguf
 from mlxtune.models.conversions import content_hash, kept
 from mlxtune.models.source import Source, find, read_config, tensor_places, weight_files
@@ -107,14 +107,13 @@ def require_base(folder: Path, trained_on: object, run: str) -> None:
         )
 
 
-def cache_folder() -> Path:
-    """Where converted models are kept: $MLXTUNE_CACHE, else ~/.cache/mlxtune, and `models` in it."""
-    root = os.environ.get("MLXTUNE_CACHE")
-    return (Path(root).expanduser() if root else Path.home() / ".cache" / "mlxtune") / "models"
+def models_cache() -> Path:
+    """Where converted models are kept: `models` in the cache folder."""
+    return cache_folder() / "models"
 
 
 def _cached(source: Source, what: str, make: Callable[[Path], None], say: Callable[[str], None] = logger.info) -> Path:
     """The cache's folder for a source, made by `make` unless it is there."""
-    cache = cache_folder()
+    cache = models_cache()
     identity = source.identity or content_hash(source.path, cache, say)
     return kept(cache, source.name, identity, what, make)

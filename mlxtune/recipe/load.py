@@ -1,4 +1,4 @@
-"""A YAML file becomes a recipe: read, overridden by --set, checked, its file names made absolute."""
+"""A YAML file becomes a Recipe: read, overridden by --set, checked, its file names made absolute. Opens none of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 from pydantic import ValidationError
 
 from mlxtune.errors import Problem, RecipeError
-from mlxtune.errors import did_you_mean as did_you_mean
 from mlxtune.recipe.explain import explain, merge
 from mlxtune.recipe.sections import DATA_FILES, HUB_ROWS, HUB_SPLITS, KINDS, Recipe, is_local_model, is_on_hub
 from mlxtune.recipe.source import Place, read_source
@@ -25,7 +24,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Args:
         path: The YAML file. `extends: other.yaml` in it names one, relative to it, from which it differs only in what
-            it says; `recipe_file` has the rules.
+            it says; `source.py` has the rules.
         overrides: "KEY=VALUE" each, KEY dotted ("train.epochs"), VALUE in YAML. File names in them are
             relative to the current folder, those in a file to that file's folder.
 

@@ -1,4 +1,4 @@
-"""The recipe: its sections, defaults and checks, and how a YAML file becomes one. No data, model or backend is opened.
+"""The sections of a recipe: their keys, defaults and checks. No file is read here.
 
 A recipe says everything a command needs. It is checked whole before anything is loaded: every unknown key, wrong
 type and impossible value is reported at once, with file, line and a suggestion. No key is accepted and ignored.
@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from mlxtune.errors import did_you_mean as did_you_mean
+from mlxtune.errors import did_you_mean
 
 VALID_LOSS = "valid.loss"
 PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
@@ -538,9 +538,3 @@ def is_on_hub(name: str) -> bool:
 def is_local_model(path: str) -> bool:
     """Whether `model.path` is written as a file or folder rather than as a Hub id or a package's file."""
     return not path.startswith("package:") and (path.startswith((".", "/", "~")) or path.endswith(".gguf"))
-
-
-# Overriding --------------------------------------------------------------------------------------------------------
-
-
-# Explaining ------------------------------------------------------------------------------------------------------

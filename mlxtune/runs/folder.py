@@ -14,28 +14,49 @@ from mlxtune.errors import RunError
 from mlxtune.files import heal, write_json, write_text
 from mlxtune.recipe.load import load_recipe
 from mlxtune.recipe.sections import Recipe
-
-RUNS = Path("runs")
-TUNED, BASE = "tuned", "base"  # a run's evaluations with and without its adapter
+from mlxtune.runs.layout import (
+    ADAPTER,
+    CHECKPOINTS,
+    EVALUATIONS,
+    FUSED,
+    LOCK_FILE,
+    METRICS_FILE,
+    RECIPE_FILE,
+    RUN_FILE,
+    checkpoint_folders,
+)
+from mlxtune.runs.layout import BASE as BASE
+from mlxtune.runs.layout import RUNS as RUNS
+from mlxtune.runs.layout import TUNED as TUNED
 
 
 class RunFolder:
-    """Paths of a run folder; see the README's list of what each file holds."""
+    """Paths of a run folder; `layout.py` says what each file holds."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.recipe_file = path / "recipe.yaml"
-        self.run_file = path / "run.json"
-        self.metrics_file = path / "metrics.jsonl"
-        self.checkpoints = path / "checkpoints"
-        self.adapter = path / "adapter"
+        self.recipe_file = path / RECIPE_FILE
+        self.run_file = path / RUN_FILE
+        self.metrics_file = path / METRICS_FILE
+        self.checkpoints = path / CHECKPOINTS
+        self.adapter = path / ADAPTER
 
     def __str__(self) -> str:
         return str(self.path)
 
     def evaluation(self, name: str) -> Path:
         """Folder of one evaluation: TUNED, BASE, or a name of the user's own."""
-        return self.path / "evaluation" / name
+        return self.path / EVALUATIONS / name
+
+    @property
+    def fused(self) -> Path:
+        """Where the base model with the adapter folded in goes, unless the user says another place."""
+        return self.path / FUSED
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether training came to an adapter, which appears whole or not at all."""
+        return self.adapter.is_dir()
 
     def recipe(self) -> Recipe:
         """The recipe as resolved when the run was made."""
@@ -46,7 +67,7 @@ class RunFolder:
         try:
             content = json.loads(self.run_file.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise RunError(f"{self}: not a run folder: run.json is missing") from None
+            raise RunError(f"{self}: not a run folder: {RUN_FILE} is missing") from None
         except (OSError, ValueError) as error:
             raise RunError(f"{self.run_file}: cannot be read: {error}") from error
         return dict(content)
@@ -58,7 +79,7 @@ class RunFolder:
 
     def heal(self) -> None:
         """Put right what a process left that was killed while it replaced a folder of this run."""
-        for folder in (self.path, self.checkpoints, self.path / "evaluation"):
+        for folder in (self.path, self.checkpoints, self.path / EVALUATIONS):
             heal(folder)
 
     def locked(self) -> AbstractContextManager[None]:
@@ -67,7 +88,7 @@ class RunFolder:
 
     def in_use(self) -> bool:
         """Whether another process is writing to it; also where that cannot be found out."""
-        if not (self.path / ".lock").exists():
+        if not (self.path / LOCK_FILE).exists():
             return False
         try:
             with self.locked():
@@ -85,7 +106,7 @@ def locked(folder: Path) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    lock = FileLock(folder / ".lock", timeout=0)
+    lock = FileLock(folder / LOCK_FILE, timeout=0)
     try:
         lock.acquire()
     except Timeout:
@@ -163,14 +184,14 @@ def latest_checkpointed_run(recipe_name: str, root: Path = RUNS) -> RunFolder | 
     written = {
         run: max(step.stat().st_mtime for step in steps)
         for run in _runs_of(recipe_name, root)
-        if (steps := list(run.checkpoints.glob("step-*")))
+        if (steps := checkpoint_folders(run.checkpoints))
     }
     return max(written, key=written.__getitem__) if written else None
 
 
 def latest_run(recipe_name: str, root: Path = RUNS) -> RunFolder | None:
     """The newest run of a recipe that has an adapter, by the time its adapter was written."""
-    found = [run for run in _runs_of(recipe_name, root) if (run.adapter / "adapter_config.json").is_file()]
+    found = [run for run in _runs_of(recipe_name, root) if run.has_adapter]
     return max(found, key=lambda run: run.adapter.stat().st_mtime) if found else None
 
 

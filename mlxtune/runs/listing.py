@@ -1,4 +1,4 @@
-"""The runs that lie under a folder: what each is and takes on disk, and which checkpoints may go. Loads no model.
+"""The runs that lie under a folder: what each is and takes on disk, and which checkpoints may go. Reads no weights.
 
 for run in list_runs(Path("runs")): ...
 plan = plan_cleaning([])            # the finished runs under runs/
@@ -7,7 +7,6 @@ removed = clean(plan)               # their checkpoints/, nothing else
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -20,11 +19,26 @@ from typing import Any
 
 from mlxtune.errors import MlxtuneError, RunError
 from mlxtune.recipe.yaml_text import YamlError, read_yaml
-from mlxtune.runs.folder import RUNS, RunFolder, open_run
+from mlxtune.runs.folder import RunFolder, open_run
+from mlxtune.runs.layout import (
+    ADAPTER,
+    CHECKPOINTS,
+    CORRUPT,
+    CRASHED,
+    FAILED,
+    FINISHED,
+    INTERRUPTED,
+    LOCK_FILE,
+    METRICS_FILE,
+    RECIPE_FILE,
+    RUN_FILE,
+    RUNS,
+    TRAINING,
+)
+from mlxtune.runs.metrics import last_step
 
-TAIL_BYTES = 1 << 16  # of metrics.jsonl: its last events
-PARTS_OF_A_RUN = ("run.json", "metrics.jsonl", "checkpoints", "adapter", ".lock")
-CLEANABLE = "finished"
+PARTS_OF_A_RUN = (RUN_FILE, METRICS_FILE, CHECKPOINTS, ADAPTER, LOCK_FILE)
+CLEANABLE = FINISHED
 
 
 @dataclass(frozen=True)
@@ -35,8 +49,8 @@ class Listed:
         path: Its folder.
         recipe: Name of its recipe.
         backend: What computed.
-        status: finished, interrupted, failed or training; 'died' where run.json says training and nobody holds the
-            folder; 'damaged' where run.json cannot be read.
+        status: A `RunStatus`, as run.json has it; CRASHED where that says training and nobody holds the folder; CORRUPT
+            where run.json cannot be read.
         step: Optimizer steps taken.
         steps: Optimizer steps planned.
         best: Best validation, {"metric", "value"}.
@@ -101,16 +115,16 @@ def look_at(folder: Path) -> Listed:
     except (MlxtuneError, TypeError, ValueError) as error:
         wrong = str(error) if isinstance(error, MlxtuneError) else f"{run.run_file}: holds no keys with values"
         return Listed(
-            folder, recipe, None, "damaged", None, None, None, _changed(folder), n_bytes, checkpoint_bytes, wrong
+            folder, recipe, None, CORRUPT, None, None, None, _changed(folder), n_bytes, checkpoint_bytes, wrong
         )
-    status = _text(info.get("status")) or "damaged"
-    problem = info.get("error") if status == "failed" else None
-    if status == "damaged":
+    status = _text(info.get("status")) or CORRUPT
+    problem = info.get("error") if status == FAILED else None
+    if status == CORRUPT:
         problem = f"{run.run_file}: says no status"
-    if status == "training" and not run.in_use():
-        status = "died"
+    if status == TRAINING and not run.in_use():
+        status = CRASHED
     # run.json has the step of a training that ended in order; of others, and while it goes on, the metrics know.
-    step = _whole(info.get("step")) if status in ("finished", "interrupted") else _last_step(run.metrics_file)
+    step = _whole(info.get("step")) if status in (FINISHED, INTERRUPTED) else last_step(run.metrics_file)
     steps = info.get("steps")
     return Listed(
         path=folder,
@@ -165,7 +179,7 @@ def clean(plan: Cleaning) -> Iterator[tuple[Path, int]]:
         folder = RunFolder(planned.path)
         with folder.locked():
             now = look_at(planned.path)
-            if now.status != planned.status and not (planned.status == "died" and now.status == "training"):
+            if now.status != planned.status and not (planned.status == CRASHED and now.status == TRAINING):
                 raise RunError(f"{planned.path}: is {now.status} now, was {planned.status}; look at it again")
             shutil.rmtree(folder.checkpoints)
         yield planned.path, planned.checkpoint_bytes
@@ -177,7 +191,7 @@ NOTHING = "has no checkpoints"
 def _why_not(run: Listed, named: bool) -> str | None:
     """Why a run's checkpoints stay; None if they may go."""
     folder = RunFolder(run.path)
-    if run.status == "damaged":
+    if run.status == CORRUPT:
         return f"is damaged: {run.problem}"
     if folder.in_use():
         return "another process is writing to it"
@@ -193,7 +207,7 @@ def _why_not(run: Listed, named: bool) -> str | None:
 def _run_folders(root: Path) -> Iterator[Path]:
     """Folders that are runs, or were to be; nothing inside a run, hidden or behind a link is looked at."""
     for place, folders, files in os.walk(root):
-        if "recipe.yaml" in files and any(part in files or part in folders for part in PARTS_OF_A_RUN):
+        if RECIPE_FILE in files and any(part in files or part in folders for part in PARTS_OF_A_RUN):
             folders.clear()
             yield Path(place)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -220,24 +234,6 @@ def _recipe_name(file: Path) -> str | None:
         return _text(read_yaml(found[0])["name"]) if found else None
     except (OSError, ValueError, YamlError):
         return None
-
-
-def _last_step(file: Path) -> int | None:
-    """The last step in metrics.jsonl; None before the first."""
-    try:
-        with file.open("rb") as stream:
-            stream.seek(max(0, file.stat().st_size - TAIL_BYTES))
-            lines = stream.read().splitlines()
-    except OSError:
-        return None
-    for line in reversed(lines):
-        try:
-            event = json.loads(line)
-        except ValueError:  # the first of the tail, or one that is being written
-            continue
-        if isinstance(event, dict) and event.get("event") == "step":
-            return _whole(event.get("step"))
-    return None
 
 
 def _best(info: Mapping[str, Any]) -> dict[str, Any] | None:

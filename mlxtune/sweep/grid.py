@@ -21,7 +21,7 @@ from mlxtune.errors import Misuse, Problem, RecipeError
 from mlxtune.recipe.load import load_recipe
 from mlxtune.recipe.sections import Recipe
 from mlxtune.recipe.yaml_text import YamlError, YamlSyntaxError, read_yaml
-from mlxtune.runs.folder import RUNS
+from mlxtune.runs.layout import RUNS
 
 MAX_VALUE_CHARS = 40  # of a value in a folder's name
 MAX_NAME_BYTES = 200  # of a folder's name; file systems take 255

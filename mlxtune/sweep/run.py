@@ -25,9 +25,10 @@ from typing import Any
 
 from mlxtune.errors import MlxtuneError, Problem, RunError
 from mlxtune.files import write_json, write_text
-from mlxtune.runs.folder import TUNED, RunFolder, locked
+from mlxtune.runs.folder import RunFolder, locked
+from mlxtune.runs.layout import FAILED, FINISHED, INTERRUPTED, SCORES_FILE, TUNED
 from mlxtune.sweep.grid import Cell
-from mlxtune.sweep.trial_state import FAILED, FINISHED, INTERRUPTED, Standing, standing, tuned_scores
+from mlxtune.sweep.trial_state import Standing, standing, tuned_scores
 
 SWEEP_FILE = "sweep.json"
 
@@ -102,7 +103,7 @@ def sweep(
     run = run or run_process
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder}: expected a folder, this is a file; choose another --out")
-    if (folder / "run.json").exists():
+    if RunFolder(folder).run_file.exists():
         raise RunError(f"{folder}: is a run of its own; choose another --out")
     standings = [standing(cell, folder / cell.name) for cell in cells]
     if not force:
@@ -122,7 +123,7 @@ def sweep(
             error = None
             try:
                 if found.training == "whole" and found.changed_evaluation:  # as training does when it goes on
-                    write_text(folder / cell.name / "recipe.yaml", cell.recipe.to_yaml())
+                    write_text(RunFolder(folder / cell.name).recipe_file, cell.recipe.to_yaml())
                 if found.training == "none":
                     _clear_beginnings(folder / cell.name)
                 for what, words in commands:
@@ -197,7 +198,7 @@ def run_process(words: Sequence[str], log: Path) -> int:
 
 
 def _clear_beginnings(folder: Path) -> None:
-    if folder.is_dir() and not (folder / "run.json").exists():
+    if folder.is_dir() and not RunFolder(folder).run_file.exists():
         for path in folder.iterdir():
             path.unlink()
 
@@ -208,7 +209,7 @@ def _commands(
     """What is still to be run: what to call it, and its words."""
     settings = [word for override in cell.overrides for word in ("--set", override)]
     anew = force and (bool(found.changed) or found.failed)
-    replaces = ["--force"] if (folder / "run.json").exists() else []
+    replaces = ["--force"] if RunFolder(folder).run_file.exists() else []
     if found.training == "none" or anew:
         yield "training", ["lora", str(cell.file), "--out", str(folder), *settings, *where, *replaces]
     elif found.training == "resume":
@@ -216,7 +217,7 @@ def _commands(
     trains = found.training != "whole" or anew
     if evaluate and (trains or not found.evaluated or (force and found.changed_evaluation)):
         kept = found.training != "none" and not anew  # training anew removes its evaluation
-        stale = ["--force"] if kept and (RunFolder(folder).evaluation(TUNED) / "scores.json").exists() else []
+        stale = ["--force"] if kept and (RunFolder(folder).evaluation(TUNED) / SCORES_FILE).exists() else []
         yield "evaluating", ["evaluate", str(folder), *where, *stale]
 
 

@@ -11,13 +11,13 @@ from typing import Any
 from mlxtune.data.rows import content_hash
 from mlxtune.errors import RunError
 from mlxtune.recipe.sections import Recipe
-from mlxtune.runs.folder import TUNED, RunFolder
+from mlxtune.runs.folder import RunFolder
+from mlxtune.runs.layout import CORRUPT, FAILED, FINISHED, RECIPE_FILE, SCORES_FILE, TUNED, checkpoint_folders
 from mlxtune.runs.listing import look_at
 from mlxtune.sweep.grid import Cell
 
-FINISHED, FAILED, INTERRUPTED = "finished", "failed", "interrupted"
 MAX_SHOWN = 40  # characters of a setting's value
-BEGINNINGS = ("recipe.yaml",)  # what a run that was killed at its very beginning leaves
+BEGINNINGS = (RECIPE_FILE,)  # what a run that was killed at its very beginning leaves
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def standing(cell: Cell, folder: Path) -> Standing:
     Raises:
         RunError: Something that is no run, a run that cannot be read, or one that another process is writing to.
     """
-    if not folder.exists() or not (folder / "run.json").exists():
+    if not folder.exists() or not RunFolder(folder).run_file.exists():
         if folder.exists() and any(name not in BEGINNINGS for name in _visible(folder)):
             raise RunError(f"{folder}: exists and is no run of mlxtune; choose another --out")
         return Standing("none")
@@ -53,7 +53,7 @@ def standing(cell: Cell, folder: Path) -> Standing:
     if run.in_use():
         raise RunError(f"{folder}: another process is writing to it; wait for it")
     listed = look_at(folder)
-    if listed.status == "damaged":
+    if listed.status == CORRUPT:
         raise RunError(f"{folder}: is damaged: {listed.problem}; delete it, or choose another --out")
     info = run.info()
     scores = tuned_scores(run)
@@ -63,9 +63,9 @@ def standing(cell: Cell, folder: Path) -> Standing:
     if scores is not None and _other_test_rows(scores, cell.recipe):
         of_evaluation.append("data.test: its rows have changed since")
     training = "none"
-    if listed.status == FINISHED and (run.adapter / "adapter_config.json").is_file():
+    if listed.status == FINISHED and run.has_adapter:
         training = "whole"
-    elif any(run.checkpoints.glob("step-*")):
+    elif checkpoint_folders(run.checkpoints):
         training = "resume"
     return Standing(
         training,
@@ -79,7 +79,7 @@ def standing(cell: Cell, folder: Path) -> Standing:
 def tuned_scores(run: RunFolder) -> Mapping[str, Any] | None:
     """scores.json of the tuned model; None where there is none or it cannot be read."""
     try:
-        content = json.loads((run.evaluation(TUNED) / "scores.json").read_text(encoding="utf-8"))
+        content = json.loads((run.evaluation(TUNED) / SCORES_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) and "fields" in content else None

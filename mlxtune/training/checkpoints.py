@@ -19,9 +19,15 @@ from typing import Any
 from mlxtune.backends.base import Model
 from mlxtune.errors import RunError, TrainingError
 from mlxtune.files import whole_folder, write_json
+from mlxtune.runs.layout import (
+    CHECKPOINT_INDEX,
+    CHECKPOINT_STATE,
+    checkpoint_folders,
+    checkpoint_name,
+    checkpoint_step,
+)
 from mlxtune.training.diagnosis import Point
 
-STATE_FILE = "state.json"
 FORMAT = 1  # raise it when a state says something else than before
 
 
@@ -100,11 +106,11 @@ class Checkpoints:
             with whole_folder(self._folder / name, durable=True) as new:
                 model.save_state(new)
                 state = {"format": FORMAT, "files": _checksums(new), "progress": asdict(progress)}
-                write_json(new / STATE_FILE, {**state, "checksum": _checksum_of(state)})
+                write_json(new / CHECKPOINT_STATE, {**state, "checksum": _checksum_of(state)})
         except (OSError, SafetensorError) as error:
             raise TrainingError(self._cannot_write(progress.step, model, error)) from error
         best = progress.best.checkpoint if progress.best else None
-        write_json(self._folder / "index.json", {"last": name, "best": best})
+        write_json(self._folder / CHECKPOINT_INDEX, {"last": name, "best": best})
         kept = {*self._names()[:2], best}
         for other in self._names():
             if other not in kept:
@@ -145,7 +151,7 @@ class Checkpoints:
 
     def _names(self) -> list[str]:
         """Names of all checkpoints, the last first."""
-        return sorted((path.name for path in self._folder.glob("step-*") if path.is_dir()), key=_step_of, reverse=True)
+        return [path.name for path in checkpoint_folders(self._folder)]
 
     def _intact(self, say: Callable[[str], None]) -> Iterator[tuple[Path, Progress]]:
         for name in self._names():
@@ -158,7 +164,7 @@ class Checkpoints:
     def _forget_after(self, step: int) -> None:
         """Remove checkpoints of steps that are taken anew; they are the damaged ones."""
         for name in self._names():
-            if _step_of(name) > step:
+            if checkpoint_step(name) > step:
                 shutil.rmtree(self._folder / name)
 
     def _cannot_write(self, step: int, model: Model, error: Exception) -> str:
@@ -174,20 +180,10 @@ class Checkpoints:
         )
 
 
-def checkpoint_name(step: int) -> str:
-    """Name of the checkpoint after a step."""
-    return f"step-{step:06d}"
-
-
-def _step_of(name: str) -> int:
-    number = name.removeprefix("step-")
-    return int(number) if number.isdigit() else -1
-
-
 def last_good(folder: Path) -> str:
     """The last checkpoint's path, for messages; 'none' before the first."""
     try:
-        return str(folder / json.loads((folder / "index.json").read_text(encoding="utf-8"))["last"])
+        return str(folder / json.loads((folder / CHECKPOINT_INDEX).read_text(encoding="utf-8"))["last"])
     except (OSError, ValueError, KeyError):
         return "none"
 
@@ -195,7 +191,7 @@ def last_good(folder: Path) -> str:
 def _read_intact(folder: Path) -> Progress | None:
     """What a checkpoint says, if every file is as it was written."""
     try:
-        content = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+        content = json.loads((folder / CHECKPOINT_STATE).read_text(encoding="utf-8"))
         checksum = content.pop("checksum")
         if checksum != _checksum_of(content) or content["format"] != FORMAT or content["files"] != _checksums(folder):
             return None
@@ -206,7 +202,7 @@ def _read_intact(folder: Path) -> Progress | None:
 
 def _checksums(folder: Path) -> dict[str, str]:
     """SHA-256 of each file of a checkpoint but its state."""
-    files = sorted(path for path in folder.iterdir() if path.name != STATE_FILE)
+    files = sorted(path for path in folder.iterdir() if path.name != CHECKPOINT_STATE)
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 

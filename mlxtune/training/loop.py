@@ -22,14 +22,15 @@ from mlxtune.errors import TrainingError
 from mlxtune.files import to_disk, write_text
 from mlxtune.recipe.sections import VALID_LOSS, Recipe
 from mlxtune.runs.folder import RunFolder
-from mlxtune.training.checkpoints import Best, Checkpoints, Progress, checkpoint_name, last_good
+from mlxtune.runs.layout import FINISHED, INTERRUPTED, RunStatus, checkpoint_name
+from mlxtune.runs.metrics import Event, read_lines
+from mlxtune.training.checkpoints import Best, Checkpoints, Progress, last_good
 from mlxtune.training.diagnosis import Point, diagnose, fixed_sample
 from mlxtune.training.interrupt import Interrupt
 from mlxtune.training.schedule import Schedule
 from mlxtune.training.selection import Selection
 from mlxtune.training.validation import segment_losses, validate
 
-Event = Mapping[str, Any]
 # Metrics by name ("intents.exact_match") of the replies that a model now gives.
 Measure = Callable[[Model], Mapping[str, float]]
 
@@ -56,14 +57,14 @@ class Outcome:
     """How training ended.
 
     Attributes:
-        status: 'finished' or 'interrupted'.
+        status: FINISHED or INTERRUPTED.
         progress: How far it came.
         adapter_step: Step whose adapter the run has.
         train_segments: Loss and accuracy of a sample of the training rows by segment, where nothing was validated.
         stopped: Why it ended before its last step, as a clause; None if it did not.
     """
 
-    status: str
+    status: RunStatus
     progress: Progress
     adapter_step: int
     train_segments: Mapping[str, Mapping[str, float]] | None
@@ -173,8 +174,9 @@ class _Training:
             self._step(log)
             stopped = self._follow_up(log, interrupt)
         progress = self._progress
-        status = "interrupted" if progress.step < self._steps.total and not stopped else "finished"
-        best = self._settings.load_best and status == "finished"
+        is_interrupted = progress.step < self._steps.total and not stopped
+        status: RunStatus = INTERRUPTED if is_interrupted else FINISHED
+        best = self._settings.load_best and not is_interrupted
         adapter_step = self._write_adapter(best) if progress.step else 0
         log.write(
             event="end", step=progress.step, status=status, seconds=round(progress.seconds, 3), tokens=progress.tokens,
@@ -368,15 +370,7 @@ def _cut_metrics(run: RunFolder, progress: Progress, steps: Steps) -> None:
     """
     step = progress.step
     kept: list[str] = []
-    try:
-        lines = run.metrics_file.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        try:
-            event = json.loads(line)
-        except ValueError:  # the line at which a killed process was
-            break
+    for line, event in read_lines(run.metrics_file):
         kind = event.get("event")
         if kind == "end" or event.get("step", 0) > (progress.validated if kind == "validation" else step):
             continue

@@ -97,7 +97,7 @@ def adapter_to_begin_from(run: RunFolder, spec: LoraSpec, shapes: Mapping[str, t
         AdapterError: It cannot be read, or does not fit the base model.
         RunError: It is of other layers or another rank.
     """
-    if not (run.adapter / "adapter_config.json").is_file():
+    if not run.has_adapter:
         raise RunError(f"{run}: has no adapter to begin from (status: {run.info().get('status')})")
     found = read_adapter(run.adapter)
     differences = []

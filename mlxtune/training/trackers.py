@@ -28,6 +28,7 @@ from urllib.parse import urlsplit
 from mlxtune.errors import MlxtuneError
 from mlxtune.files import write_json
 from mlxtune.recipe.sections import Recipe
+from mlxtune.runs.layout import FAILED, FINISHED, INTERRUPTED, TRACKERS_FILE
 
 PROJECT = "mlxtune"  # where the client's environment names none
 # Of run.json, what tells runs apart; the rest is long or names rows.
@@ -60,10 +61,10 @@ class Trackers:
         require(names)
         self._names, self._folder, self._recipe, self._info, self._say = names, folder, recipe, info, say
         self._open: dict[str, Tracker] = {}
-        self._status = "finished"
+        self._status: str = FINISHED
 
     def __enter__(self) -> Trackers:
-        kept_file = self._folder / "trackers.json"
+        kept_file = self._folder / TRACKERS_FILE
         kept = _read_kept(kept_file) if self._names else {}
         config = {
             **self._recipe.model_dump(mode="json"),
@@ -108,12 +109,12 @@ class Trackers:
                 del self._open[name]
                 self._say(f"{name}: failed at step {event['step']}, training goes on without it: {_short(error)}")
                 with contextlib.suppress(Exception), _stdout_kept_clean():
-                    tracker.close("failed", _short(error))
+                    tracker.close(FAILED, _short(error))
 
     def _close(self, error: BaseException | None) -> None:
         status, reason = self._status, ""
         if error is not None:
-            status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            status = INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED
             reason = _short(error)
         while self._open:
             name, tracker = self._open.popitem()
@@ -283,7 +284,7 @@ class _Wandb:
 
     def close(self, status: str, reason: str) -> None:
         # 255 is what the client itself gives an interrupted run
-        self._run.finish(exit_code={"interrupted": 255, "failed": 1}.get(status, 0))
+        self._run.finish(exit_code={INTERRUPTED: 255, FAILED: 1}.get(status, 0))
 
 
 class _SwanLab:
@@ -315,7 +316,7 @@ class _SwanLab:
         self._run.log(dict(values), step=step)
 
     def close(self, status: str, reason: str) -> None:
-        state = {"interrupted": "aborted", "failed": "crashed"}.get(status, "success")
+        state = {INTERRUPTED: "aborted", FAILED: "crashed"}.get(status, "success")
         self._run.finish(state=state, error=(reason or "failed") if state == "crashed" else None)
 
 
@@ -352,7 +353,7 @@ class _MLflow:
         try:
             self._send()
         finally:
-            ended = {"interrupted": "KILLED", "failed": "FAILED"}.get(status, "FINISHED")
+            ended = {INTERRUPTED: "KILLED", FAILED: "FAILED"}.get(status, "FINISHED")
             self._client.set_terminated(self._run, ended)
 
     def _send(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import platform
 import sys
 from collections.abc import Callable
@@ -13,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import mlxtune
-from mlxtune.backends import Choice
 from mlxtune.backends.adapter import initial_weights
-from mlxtune.backends.base import LoraSpec
+from mlxtune.backends.base import ChosenBackend, LoraSpec
 from mlxtune.data.cleaning import Account
 from mlxtune.data.examples import within_positions
 from mlxtune.data.prepare import Split, training_split, validation_split
@@ -27,9 +25,11 @@ from mlxtune.models.base_model import base_folder, config_and_tokenizer, fingerp
 from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
 from mlxtune.recipe.sections import Recipe
 from mlxtune.runs.folder import RunFolder, new_run
+from mlxtune.runs.layout import FAILED, FINISHED, INTERRUPTED, TRAINING
+from mlxtune.runs.metrics import Event, read_events
 from mlxtune.training.checkpoints import Checkpoints
 from mlxtune.training.diagnosis import diagnose
-from mlxtune.training.loop import Event, Measure, Outcome, Steps, train
+from mlxtune.training.loop import Measure, Outcome, Steps, train
 from mlxtune.training.resume import adapter_to_begin_from, check_data, check_recipe, measured_anew
 from mlxtune.training.selection import Selection
 from mlxtune.training.trackers import Trackers, require
@@ -46,7 +46,7 @@ class Tuned:
 
 def tune(
     recipe: Recipe,
-    choice: Choice,
+    choice: ChosenBackend,
     out: Path | None = None,
     force: bool = False,
     watch: Callable[[Event], None] = lambda event: None,
@@ -118,7 +118,7 @@ def tune(
     run = resume or new_run(recipe, out, force)
     with run.locked():
         facts: dict[str, Any] = {
-            "status": "training",
+            "status": TRAINING,
             "mlxtune": mlxtune.__version__,
             "python": platform.python_version(),
             "platform": platform.platform(),
@@ -173,7 +173,7 @@ def tune(
                 )
         except BaseException as error:
             with contextlib.suppress(OSError):  # as on a disk that is full
-                status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+                status = INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED
                 run.update_info(status=status, finished=_now(), error=str(error) or type(error).__name__)
             raise
         progress = outcome.progress
@@ -199,10 +199,9 @@ def tune(
 def _losses(run: RunFolder, outcome: Outcome) -> dict[str, Any]:
     """Loss and accuracy by segment, of training and validation rows, at the validation that the run's adapter is of."""
     found: dict[str, Any] = {"train": outcome.train_segments, "valid": None, "step": outcome.progress.step}
-    with run.metrics_file.open(encoding="utf-8") as lines:
-        for event in map(json.loads, lines):
-            if event["event"] == "validation" and event["step"] <= outcome.adapter_step:
-                found = {"train": event["train"]["segments"], "valid": event["segments"], "step": event["step"]}
+    for event in read_events(run.metrics_file, "validation"):
+        if event["step"] <= outcome.adapter_step:
+            found = {"train": event["train"]["segments"], "valid": event["segments"], "step": event["step"]}
     return found
 
 
@@ -212,7 +211,7 @@ def _require_something_left(run: RunFolder, recipe: Recipe, steps: Steps) -> Non
     One that was killed after its last checkpoint has its end left: the best adapter, what run.json says of it.
     """
     last = Checkpoints(run.checkpoints).last()
-    if last is None or run.info().get("status") != "finished":
+    if last is None or run.info().get("status") != FINISHED:
         return
     if last.step >= steps.total:
         limit = "train.max_steps" if recipe.train.max_steps == steps.total else "train.epochs"

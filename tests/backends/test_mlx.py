@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlxtune.backends import Choice
 from mlxtune.backends.adapter import Adapter, write_adapter
-from mlxtune.backends.base import UNSUPERVISED, Batch, OptimizerSpec
+from mlxtune.backends.base import UNSUPERVISED, Batch, ChosenBackend, OptimizerSpec
 from mlxtune.backends.mlx.backend import MlxBackend
 from mlxtune.data.batches import batches, shared_prefix
 from mlxtune.errors import OutOfMemory
@@ -157,7 +156,7 @@ def test_a_recipe_that_asks_for_checkpointing_has_blocks_run_again(
             found = count_block_calls()
             in_steps += found if event["event"] == "step" else 0
 
-        tune(recipe, Choice(MlxBackend(), "asked for"), tmp_path / f"run-{checkpointing}", watch=watch)
+        tune(recipe, ChosenBackend(MlxBackend(), "asked for"), tmp_path / f"run-{checkpointing}", watch=watch)
         return in_steps
 
     assert calls(True) == 2 * calls(False) > 0
@@ -200,7 +199,7 @@ def test_the_plans_memory_is_what_training_takes(tmp_path: Path, gradient_checkp
     planned = plan(recipe, backend.device())
     gc.collect()  # what other tests left
     before = int(mx.get_active_memory())
-    tuned = tune(recipe, Choice(backend, "asked for"), tmp_path / "run")
+    tuned = tune(recipe, ChosenBackend(backend, "asked for"), tmp_path / "run")
     taken = tuned.info["peak_memory_gb"] - before / 1e9
     assert planned.total_memory_bytes / 1e9 == pytest.approx(taken, rel=0.25)
 

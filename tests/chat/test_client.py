@@ -532,7 +532,7 @@ def test_an_interruption_is_prompt_and_keeps_what_was_answered(tmp_path: Path) -
         return echo(request, number) if number < 2 else Sent(seconds=30)
 
     code = (
-        "import sys; from pathlib import Path; from mlxtune.chat_server import ChatServer, Question\n"
+        "import sys; from pathlib import Path; from mlxtune.chat.client import ChatServer, Question\n"
         "questions = [Question(({'role': 'user', 'content': f'q{i}'},), max_tokens=16) for i in range(6)]\n"
         "ChatServer(sys.argv[1], 'judge', cache=Path(sys.argv[2]), parallel=2).answers(questions, lambda n: print(n, flush=True))\n"
     )
@@ -566,7 +566,7 @@ def test_what_has_arrived_when_it_ends_is_kept(tmp_path: Path) -> None:
 
 def test_two_writers_of_one_cache_leave_whole_entries(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from mlxtune.chat_server import ChatServer, Question\n"
+        "import sys; from pathlib import Path; from mlxtune.chat.client import ChatServer, Question\n"
         "questions = [Question(({'role': 'user', 'content': f'q{i}'},), max_tokens=16) for i in range(30)]\n"
         "print(ChatServer(sys.argv[1], 'judge', cache=Path(sys.argv[2])).answers(questions)[-1])\n"
     )

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from mlxtune import doctor
-from mlxtune.backends import Choice, choose
-from mlxtune.backends.base import Device, Gpu, Gpus, MatmulSpeed
+from mlxtune.backends import choose
+from mlxtune.backends.base import ChosenBackend, Device, Gpu, Gpus, MatmulSpeed
 from mlxtune.doctor import MISSING, OK, SLOW, Check, Diagnosis, Driver, examine
 from mlxtune.errors import BackendError
 from mlxtune.tested import versions_tested
@@ -42,9 +42,9 @@ class FakeBackend:
         return self._speed
 
 
-def chosen(**facts: Any) -> Choice:
+def chosen(**facts: Any) -> ChosenBackend:
     """A machine, taken."""
-    return Choice(FakeBackend(**facts), "fake on the device (there is no other)")  # type: ignore[arg-type]
+    return ChosenBackend(FakeBackend(**facts), "fake on the device (there is no other)")  # type: ignore[arg-type]
 
 
 @pytest.fixture(autouse=True)
@@ -351,7 +351,7 @@ def test_a_driver_that_hangs_is_said_and_no_library_asks_it(tmp_path: Path, monk
 
 
 def test_a_backend_that_fails_is_a_check_like_any_other() -> None:
-    def fails() -> Choice:
+    def fails() -> ChosenBackend:
         raise BackendError("cuda asked for, and there is none; use --device cpu")
 
     diagnosis = examine(fails)

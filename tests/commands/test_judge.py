@@ -6,8 +6,10 @@ import csv
 import io
 import json
 import socket
+import time
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -137,18 +139,33 @@ def test_replies_of_another_system_are_judged_and_nothing_is_written(file: Path,
     assert snapshot(file.parent) == before
 
 
-def test_the_rate_and_the_timeout_reach_the_server(
-    file: Path,
-    mlxtune: Run,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    made: dict[str, Any] = {}
-    monkeypatch.setattr("mlxtune.chat_server.ChatServer.__init__", lambda self, *words, **keys: made.update(keys))
-    monkeypatch.setattr("mlxtune.commands.evaluate.judge_evaluation", lambda judging, scores, *others: (scores, []))
-    replies = replies_file(file.parent, ["x"] * 7)
-    words = ("--judge", "http://h", "--judge-model", "m", "--judge-rate", "30", "--judge-timeout", "7")
-    assert mlxtune("evaluate", file, "--predictions", replies, *words).code == 0
-    assert (made["requests_per_minute"], made["timeout_s"], made["key"]) == (30, 7, KEY)
+def test_the_rate_spaces_the_questions_to_the_judge(file: Path, mlxtune: Run) -> None:
+    asked_at: list[float] = []
+
+    def script(request: Request, number: int) -> Sent:
+        asked_at.append(time.monotonic())
+        return answer(verdict(4, 5, 3))
+
+    replies = replies_file(file.parent, list("abcdefg"))
+    with serve(script) as server:
+        command = ("evaluate", file, "--predictions", replies, "--judge", server.url, "--judge-model", "m")
+        assert mlxtune(*command, "--judge-sample", "3", "--judge-rate", "200").code == 0
+    gaps = [after - before for before, after in pairwise(asked_at)]
+    assert len(gaps) == 2 and min(gaps) > 0.25  # 60 s / 200, less what a busy machine delays the first by
+
+
+def test_a_judge_that_takes_longer_than_the_timeout_counts_as_failed(file: Path, mlxtune: Run) -> None:
+    def script(request: Request, number: int) -> Sent:
+        slow = replace(answer(verdict(4, 5, 3)), seconds=30)
+        return slow if block(request, "reply") == "slow" else answer(verdict(4, 5, 3))
+
+    replies = replies_file(file.parent, ["slow", *"bcdefg"])
+    with serve(script) as server:
+        command = ("evaluate", file, "--predictions", replies, "--judge", server.url, "--judge-model", "m")
+        found = mlxtune(*command, "--judge-timeout", "1", "--json")
+    assert found.code == 0, found.err
+    judge = json.loads(found.out)["judge"]
+    assert (judge["judged"], judge["failed"]) == (6, 1)
 
 
 # Two runs ------------------------------------------------------------------------------------------------------------

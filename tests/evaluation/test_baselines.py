@@ -20,7 +20,7 @@ from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
 from mlxtune.recipe.load import load_recipe
 from mlxtune.recipe.sections import LabelField, LabelsField, Recipe
 from tests.conftest import LABELS, write_recipe, write_rows
-from tests.evaluation.predict.test_predictions import FakeModel, right_answer
+from tests.fakes import FakeModel, right_answer
 
 WORDS = {"payment": ["pay", "Invoice"], "order_management": ["order"], "user_auth": ["log in", "账号"]}
 SETS = LabelsField(kind="labels", labels=LABELS, exclusive="none")

@@ -31,7 +31,7 @@ from mlxtune.recipe.sections import Recipe
 from mlxtune.report.tables import score_tables, to_text
 from mlxtune.runs.folder import new_run
 from tests.conftest import write_recipe, write_rows
-from tests.evaluation.predict.test_predictions import FakeModel, right_answer
+from tests.fakes import FakeModel, right_answer
 
 HEADLINES = ("exact_match", "partial_match", "micro_f1", "macro_f1", "sample_f1", "invalid_rate", "repeated_rate")
 

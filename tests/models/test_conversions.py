@@ -16,7 +16,7 @@ import pytest
 from mlxtune import doctor
 from mlxtune.backends.base import ConvertSpec, WrittenModel
 from mlxtune.models import conversions
-from mlxtune.models.base_model import base_folder, cache_folder, config_and_tokenizer
+from mlxtune.models.base_model import base_folder, config_and_tokenizer, models_cache
 from mlxtune.models.source import Source
 from mlxtune.models.writing import model_folder
 from mlxtune.recipe.sections import ModelSection, Quantize
@@ -47,7 +47,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A cache of the test's own; files count as settled, though they were written a moment ago."""
     monkeypatch.setenv("MLXTUNE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(conversions, "SETTLED_S", -1.0)
-    yield cache_folder()
+    yield models_cache()
     end_of_the_process()
 
 
@@ -235,7 +235,7 @@ def test_it_asks_first(two: list[Path], monkeypatch: pytest.MonkeyPatch, mlxtune
 
 def test_using_a_conversion_says_when_it_was_used_last(two: list[Path], tmp_path: Path, backend: Any) -> None:
     base_folder(ModelSection(path=str(tmp_path / "base"), quantize=Quantize(bits=4)), backend)
-    found = conversions.list_conversions(cache_folder())
+    found = conversions.list_conversions(models_cache())
     assert [one.path for one in found] == two
     assert (datetime.now(timezone.utc) - found[0].last_used).total_seconds() < 60
     assert [one.in_use for one in found] == [True, False]

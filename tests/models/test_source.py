@@ -391,7 +391,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: py
     file = tiny_gguf(tmp_path / "model.gguf", tiny_model(tmp_path / "base"))
     with pytest.raises(ModelError, match="set MLXTUNE_CACHE"):
         config_and_tokenizer(ModelSection(path=str(file)))
-    assert base_model.cache_folder() == tmp_path / "file" / "models"
+    assert base_model.models_cache() == tmp_path / "file" / "models"
 
 
 # Folders that appear whole ---------------------------------------------------------------------------------------

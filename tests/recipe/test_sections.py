@@ -232,7 +232,7 @@ def test_changing_a_key_changes_something(
     beside = BESIDE.get(key, {})
     if key.startswith("data.augment"):  # each time as on another machine, where nothing was rewritten yet
         monkeypatch.setattr("mlxtune.data.augment._open", Rewriter)
-        monkeypatch.setattr("mlxtune.models.base_model.cache_folder", lambda: Path.cwd() / "cache" / "models")
+        monkeypatch.setattr("mlxtune.data.prepare.cache_folder", lambda: Path.cwd() / "cache")
     (tmp_path / "before").mkdir()
     (tmp_path / "after").mkdir()
     before = footprint(written, beside, tmp_path / "before", monkeypatch)

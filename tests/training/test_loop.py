@@ -151,7 +151,7 @@ def test_an_existing_run_is_not_overwritten(tmp_path: Path, base: Path) -> None:
 
 def test_a_run_has_one_writer(tmp_path: Path, base: Path) -> None:
     run = new_run(load_recipe(write_recipe(tmp_path, base)), tmp_path / "run")
-    code = "import sys; from pathlib import Path; from mlxtune.runs import RunFolder\nwith RunFolder(Path(sys.argv[1])).locked(): pass"
+    code = "import sys; from pathlib import Path; from mlxtune.runs.folder import RunFolder\nwith RunFolder(Path(sys.argv[1])).locked(): pass"
     with run.locked():
         other = subprocess.run([sys.executable, "-c", code, str(run.path)], capture_output=True, text=True, check=False)
     assert other.returncode != 0 and "another process is writing to it" in other.stderr

@@ -391,8 +391,8 @@ FAULTS = """
 import os, random, signal, sys, time
 from pathlib import Path
 from mlxtune.backends import choose
-from mlxtune.recipe import load_recipe
-from mlxtune.runs import open_run
+from mlxtune.recipe.load import load_recipe
+from mlxtune.runs.folder import open_run
 from mlxtune.training.checkpoints import Checkpoints
 from mlxtune.training.tune import tune
 import mlxtune.data.near, mlxtune.training.loop, transformers

@@ -24,7 +24,7 @@ from mlxtune.training.tune import Tuned, tune
 from mlxtune.training.validation import validate
 from tests.adapted import examples_of
 from tests.conftest import ROWS, chosen, write_recipe, write_rows
-from tests.evaluation.predict.test_predictions import FakeModel
+from tests.fakes import FakeModel
 
 
 def trained(folder: Path, base: Path, **train: Any) -> Tuned:

@@ -21,7 +21,7 @@ from mlxtune.models.tokenizer import load_tokenizer
 from mlxtune.recipe.sections import Recipe
 from mlxtune.report.tables import before_after, score_tables, to_text
 from tests.conftest import ROWS, Run, write_recipe
-from tests.evaluation.predict.test_predictions import FakeModel
+from tests.fakes import FakeModel
 
 
 class Wavering(FakeModel):

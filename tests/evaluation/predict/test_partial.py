@@ -16,7 +16,7 @@ from mlxtune.evaluation.run import evaluate, model_identity
 from mlxtune.evaluation.subject import read_test_rows
 from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
 from mlxtune.recipe.sections import Recipe
-from tests.evaluation.predict.test_predictions import FakeModel, right_answer
+from tests.fakes import FakeModel, right_answer
 
 ABOUT = {"base": "weights", "adapter": {"file": "a", "sha256": "1"}, "backend": "mlx"}
 

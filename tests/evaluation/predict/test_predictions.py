@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mlxtune.backends.base import Constraint, Generation
 from mlxtune.data.examples import prompt_ids
 from mlxtune.data.rows import Row, read_rows
 from mlxtune.data.template import ReplyTemplate
@@ -34,41 +33,7 @@ from mlxtune.evaluation.predict.thinking import may_think
 from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
 from mlxtune.recipe.sections import OutputSection, Recipe
 from tests.conftest import write_rows
-
-
-class FakeModel:
-    """Answers each prompt with the text that `answer` gives for it; under a constraint that must allow the text."""
-
-    n_parameters = 0
-
-    def __init__(self, tokenizer: Tokenizer, answer: Callable[[str], str], fail_after: int | None = None) -> None:
-        self.tokenizer, self.answer, self.fail_after = tokenizer, answer, fail_after
-        self.config = {"vocab_size": 448}
-        self.batches: list[list[int]] = []
-
-    def generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        max_new_tokens: int,
-        stop_tokens: Sequence[int],
-        constraint: Constraint | None = None,
-        temperature: float = 0.0,
-        seed: int = 0,
-    ) -> list[Generation]:
-        if len(self.batches) == self.fail_after:
-            raise KeyboardInterrupt
-        self.batches.append([len(prompt) for prompt in prompts])
-        return [self._reply(self.tokenizer.decode(prompt), max_new_tokens, constraint) for prompt in prompts]
-
-    def _reply(self, prompt: str, max_new_tokens: int, constraint: Constraint | None) -> Generation:
-        ids = self.tokenizer.encode([self.answer(prompt)])[0].ids
-        if constraint is not None:
-            matcher = constraint.start()
-            for token in ids:
-                matcher.advance(token)
-        if len(ids) >= max_new_tokens:
-            return Generation(ids[:max_new_tokens], "length")
-        return Generation(ids, "stop")
+from tests.fakes import FakeModel, right_answer
 
 
 @pytest.fixture
@@ -79,12 +44,6 @@ def rows(recipe: Recipe) -> list[Row]:
 @pytest.fixture
 def tokenizer(recipe: Recipe) -> Tokenizer:
     return load_tokenizer(Path(recipe.model.path))
-
-
-def right_answer(rows: list[Row]) -> Callable[[str], str]:
-    """The right reply to a row's prompt, in canonical order."""
-    replies = {row.fields["text"]: ", ".join(row.fields["intents"]) for row in rows}
-    return lambda prompt: next(reply for text, reply in replies.items() if f"\n{text}" in prompt)
 
 
 def test_every_row_is_asked_once_longest_first(rows, recipe, tokenizer, tmp_path):
@@ -160,7 +119,7 @@ def test_a_line_half_written_when_interrupted_is_taken_back(rows, recipe, tokeni
         return text
 
     first_batch = next(batches(prompt_ids(rows, recipe, tokenizer), recipe.evaluate.batch_size))
-    monkeypatch.setattr("mlxtune.evaluation.predictions.json.dumps", dumps_first_batch_only)
+    monkeypatch.setattr("mlxtune.evaluation.predict.predictions.json.dumps", dumps_first_batch_only)
     model = FakeModel(tokenizer, right_answer(rows))
     with pytest.raises(KeyboardInterrupt):
         write_predictions(tmp_path / "predictions.jsonl", rows, recipe, model, tokenizer)

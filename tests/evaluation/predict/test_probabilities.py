@@ -24,7 +24,7 @@ from mlxtune.recipe.load import load_recipe
 from mlxtune.recipe.sections import Recipe
 from tests.adapted import numpy_log_probability
 from tests.conftest import LABELS, Run, write_recipe, write_rows
-from tests.evaluation.predict.test_predictions import FakeModel, right_answer
+from tests.fakes import FakeModel, right_answer
 
 TICKET = {
     "template": "Type: {type}\nPriority: {priority}\n\nResponse:\n{response}",

@@ -1,0 +1,8 @@
+"""The kinds of file that rows are read from, by their suffixes. Reads none."""
+
+from __future__ import annotations
+
+JSON_LINES = (".jsonl", ".ndjson")
+CSV = ".csv"
+PARQUET = ".parquet"
+SUFFIXES = (*JSON_LINES, CSV, PARQUET)

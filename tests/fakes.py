@@ -1,0 +1,50 @@
+"""Stand-ins that several tests share: a model that answers what it is told to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from mlxtune.backends.base import Constraint, Generation
+from mlxtune.data.rows import Row
+from mlxtune.models.tokenizer import Tokenizer
+
+
+class FakeModel:
+    """Answers each prompt with the text that `answer` gives for it; under a constraint that must allow the text."""
+
+    n_parameters = 0
+
+    def __init__(self, tokenizer: Tokenizer, answer: Callable[[str], str], fail_after: int | None = None) -> None:
+        self.tokenizer, self.answer, self.fail_after = tokenizer, answer, fail_after
+        self.config = {"vocab_size": 448}
+        self.batches: list[list[int]] = []
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        stop_tokens: Sequence[int],
+        constraint: Constraint | None = None,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> list[Generation]:
+        if len(self.batches) == self.fail_after:
+            raise KeyboardInterrupt
+        self.batches.append([len(prompt) for prompt in prompts])
+        return [self._reply(self.tokenizer.decode(prompt), max_new_tokens, constraint) for prompt in prompts]
+
+    def _reply(self, prompt: str, max_new_tokens: int, constraint: Constraint | None) -> Generation:
+        ids = self.tokenizer.encode([self.answer(prompt)])[0].ids
+        if constraint is not None:
+            matcher = constraint.start()
+            for token in ids:
+                matcher.advance(token)
+        if len(ids) >= max_new_tokens:
+            return Generation(ids[:max_new_tokens], "length")
+        return Generation(ids, "stop")
+
+
+def right_answer(rows: list[Row]) -> Callable[[str], str]:
+    """The right reply to a row's prompt, in canonical order."""
+    replies = {row.fields["text"]: ", ".join(row.fields["intents"]) for row in rows}
+    return lambda prompt: next(reply for text, reply in replies.items() if f"\n{text}" in prompt)
