@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 from mlxtune.backends.base import Constraint, Generation
 from mlxtune.data.rows import Row
+from mlxtune.evaluation.measure import EvaluationOptions, evaluate
+from mlxtune.evaluation.predict.predictor import Predictor
+from mlxtune.evaluation.predict.recording import Recorded, record_predictions
+from mlxtune.evaluation.results import EvaluatedModel, FileIdentity
 from mlxtune.models.tokenizer import Tokenizer
+from mlxtune.recipe.sections import Recipe
 
 
 class FakeModel:
@@ -48,3 +55,55 @@ def right_answer(rows: list[Row]) -> Callable[[str], str]:
     """The right reply to a row's prompt, in canonical order."""
     replies = {row.fields["text"]: ", ".join(row.fields["intents"]) for row in rows}
     return lambda prompt: next(reply for text, reply in replies.items() if f"\n{text}" in prompt)
+
+
+def record(
+    path: Path,
+    rows: Sequence[Row],
+    recipe: Recipe,
+    model: Any,
+    tokenizer: Tokenizer,
+    decoding: str = "free",
+    **more: Any,
+) -> Recorded:
+    """`record_predictions` of a model under a decoding."""
+    return record_predictions(path, rows, Predictor(recipe, model, tokenizer, decoding), **more)
+
+
+class Told:
+    """A `Progress` that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.begun: list[tuple[str, int]] = []
+        self.advanced: list[int] = []
+
+    def begin(self, what: str, n_items: int) -> None:
+        self.begun.append((what, n_items))
+
+    def advance(self, n_items: int) -> None:
+        self.advanced.append(n_items)
+
+
+EVALUATED = EvaluatedModel(
+    "a model", None, "weights", "task", FileIdentity("a", "1"), FileIdentity("test.jsonl", "1", 7), "mlx"
+)
+
+
+def scores_of(
+    recipe: Recipe,
+    model: Any,
+    tokenizer: Tokenizer,
+    rows: Sequence[Row],
+    out: Path,
+    decoding: str | None = None,
+    evaluated: EvaluatedModel | None = None,
+    *,
+    probabilities: bool = False,
+    validation: Sequence[Row] | None = None,
+    repeats: int | None = None,
+    temperature: float = 0.7,
+    **more: Any,
+) -> dict[str, Any]:
+    """The content of scores.json of a model that `evaluate` asked."""
+    options = EvaluationOptions(decoding, probabilities, validation, repeats, temperature)
+    return evaluate(recipe, model, tokenizer, rows, out, options, evaluated, **more).result.to_json()

@@ -12,18 +12,19 @@ from mlxtune.data.examples import prompt_ids
 from mlxtune.data.prepare import training_rows
 from mlxtune.data.rows import Row
 from mlxtune.errors import RecipeError
-from mlxtune.evaluation.baselines import ask_baselines, few_shot_rows, keywords, label_baselines, majority
+from mlxtune.evaluation.baselines import few_shot_rows, keywords, label_baselines, majority
+from mlxtune.evaluation.fields.kinds import scorer_of
+from mlxtune.evaluation.measure import ask_baselines
 from mlxtune.evaluation.predict.predictions import read_predictions
-from mlxtune.evaluation.run import ask_recipe_baselines, evaluate
 from mlxtune.evaluation.subject import read_test_rows
 from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
 from mlxtune.recipe.load import load_recipe
 from mlxtune.recipe.sections import LabelField, LabelsField, Recipe
 from tests.conftest import LABELS, write_recipe, write_rows
-from tests.fakes import FakeModel, right_answer
+from tests.fakes import FakeModel, right_answer, scores_of
 
 WORDS = {"payment": ["pay", "Invoice"], "order_management": ["order"], "user_auth": ["log in", "账号"]}
-SETS = LabelsField(kind="labels", labels=LABELS, exclusive="none")
+SETS = scorer_of(LabelsField(kind="labels", labels=LABELS, exclusive="none"))
 EVALUATE = {"max_new_tokens": 40, "batch_size": 4}
 
 
@@ -48,7 +49,7 @@ def rows_of(*texts: str) -> list[Row]:
 # What they answer ------------------------------------------------------------------------------------------------
 
 
-def test_majority_is_the_commonest_set_and_not_the_commonest_labels() -> None:
+def test_majority_is_the_most_frequent_set_and_not_the_most_frequent_labels() -> None:
     values = [("payment",), ("user_auth", "payment"), ("none",), ("user_auth", "payment"), ("payment", "none")]
     assert majority(values) == ("user_auth", "payment")
 
@@ -58,8 +59,8 @@ def test_keywords_are_found_in_either_case_and_without_spaces_between_words() ->
     assert keywords("我的账号打不开", WORDS, SETS, ("none",)) == ("user_auth",)
 
 
-def test_a_text_without_keywords_has_the_exclusive_label_or_the_commonest_set() -> None:
-    open_set = LabelsField(kind="labels")
+def test_a_text_without_keywords_has_the_exclusive_label_or_the_most_frequent_set() -> None:
+    open_set = scorer_of(LabelsField(kind="labels"))
     assert keywords("hello", WORDS, SETS, ("payment",)) == ("none",)
     assert keywords("hello", WORDS, open_set, ("payment",)) == ("payment",)
 
@@ -71,7 +72,7 @@ def test_a_word_of_the_exclusive_label_counts_only_where_no_other_word_does() ->
 
 
 def test_of_single_labels_the_one_with_most_words_is_taken() -> None:
-    single = LabelField(kind="label", labels=["low", "high"])
+    single = scorer_of(LabelField(kind="label", labels=["low", "high"]))
     words = {"low": ["maybe"], "high": ["urgent", "now"]}
     assert keywords("maybe urgent now", words, single, "low") == "high"
     assert keywords("maybe urgent", words, single, "high") == "low"
@@ -158,7 +159,7 @@ def test_every_label_field_gets_its_baseline_and_text_fields_get_none(tmp_path: 
 def test_scores_hold_each_baseline_with_its_comparison(all_three: Recipe, tokenizer: Tokenizer, tmp_path: Path) -> None:
     rows = read_test_rows(all_three)
     model = FakeModel(tokenizer, right_answer(rows))
-    scores = evaluate(all_three, model, tokenizer, rows, tmp_path / "out")
+    scores = scores_of(all_three, model, tokenizer, rows, tmp_path / "out")
     assert list(scores["baselines"]) == list(scores["comparisons"]) == ["majority", "keywords", "tfidf"]
     assert scores["baselines"]["majority"]["intents"].keys() == scores["fields"]["intents"].keys()
     for name, fields in scores["baselines"].items():
@@ -194,19 +195,19 @@ def test_the_model_before_tuning_is_asked_and_compared(tmp_path: Path, base: Pat
     recipe = recipe_with(tmp_path / "recipe", base, ["zero_shot", "few_shot"])
     rows, out = read_test_rows(recipe), tmp_path / "out"
     before = FakeModel(tokenizer, lambda prompt: "none")
-    replies = ask_recipe_baselines(recipe, before, tokenizer, rows, out, ["zero_shot", "few_shot"])
-    assert [one.decoding for one in replies.replies["few_shot"]] == ["constrained"] * len(rows)
-    scores = evaluate(recipe, FakeModel(tokenizer, right_answer(rows)), tokenizer, rows, out, asked_baselines=replies)
+    replies = ask_baselines(recipe, before, tokenizer, rows, out, ["zero_shot", "few_shot"])
+    assert [one.decoding for one in replies["few_shot"].predictions] == ["constrained"] * len(rows)
+    scores = scores_of(recipe, FakeModel(tokenizer, right_answer(rows)), tokenizer, rows, out, asked_baselines=replies)
     assert set(scores["baseline_speed"]["zero_shot"]) == {"seconds_per_row", "rows_per_second", "tokens_per_second"}
     assert scores["baselines"]["zero_shot"]["intents"]["exact_match"]["value"] == pytest.approx(2 / 7)
     assert scores["comparisons"]["few_shot"]["intents"]["exact_match"]["difference"] == pytest.approx(5 / 7)
-    assert read_predictions(out / "predictions-few_shot.jsonl") == replies.replies["few_shot"]
+    assert read_predictions(out / "predictions-few_shot.jsonl") == replies["few_shot"].predictions
 
 
 def test_a_baseline_that_was_not_asked_is_noted(tmp_path: Path, base: Path, tokenizer: Tokenizer) -> None:
     recipe = recipe_with(tmp_path / "recipe", base, ["zero_shot"])
     rows = read_test_rows(recipe)
-    scores = evaluate(recipe, FakeModel(tokenizer, right_answer(rows)), tokenizer, rows, tmp_path / "out")
+    scores = scores_of(recipe, FakeModel(tokenizer, right_answer(rows)), tokenizer, rows, tmp_path / "out")
     assert scores["baselines"] == {} and any(note.startswith("zero_shot: ") for note in scores["notes"])
 
 
@@ -214,7 +215,7 @@ def test_an_evaluation_without_a_baseline_leaves_no_replies_of_an_earlier_one(re
     rows = read_test_rows(recipe)
     model = FakeModel(tokenizer, right_answer(rows))
     ask_baselines(recipe, model, tokenizer, rows, tmp_path, ["zero_shot"])
-    evaluate(recipe, model, tokenizer, rows, tmp_path)
+    scores_of(recipe, model, tokenizer, rows, tmp_path)
     assert sorted(path.name for path in tmp_path.glob("*.json*")) == ["errors.json", "predictions.jsonl", "scores.json"]
 
 

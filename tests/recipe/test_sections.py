@@ -16,13 +16,14 @@ from mlxtune.chat.client import Question
 from mlxtune.data.template import ReplyTemplate
 from mlxtune.errors import MlxtuneError
 from mlxtune.evaluation.baselines import ASKED
-from mlxtune.evaluation.run import Watch, ask_recipe_baselines, evaluate
+from mlxtune.evaluation.measure import ask_baselines, evaluate
 from mlxtune.evaluation.subject import Subject, load_subject, read_test_rows
 from mlxtune.evaluation.validation_metrics import reply_metrics
 from mlxtune.recipe.load import load_recipe
 from mlxtune.recipe.sections import Augment, LabelField, LabelsField, Quantize, Recipe, TextField
 from mlxtune.training.tune import tune
 from tests.conftest import ROWS, chosen, write_recipe, write_rows
+from tests.fakes import Told
 from tests.tiny import tiny_model
 
 AUGMENT = {"field": "intents", "value": "payment", "endpoint": "http://127.0.0.1:9/v1", "model": "m"}
@@ -203,11 +204,12 @@ def footprint(file: Path, overrides: dict[str, Any], folder: Path, monkeypatch: 
         tuned = tune(recipe, chosen(), None, watch=lambda event: seen.append(dict(event)), say=seen.append,
                      measures=reply_metrics)  # fmt: skip
         model, tokenizer = load_subject(Subject(recipe, tuned.run, base=False), chosen().backend)
-        watch = Watch(rows=seen.append)
+        told = Told()
         asked = (recipe, model, tokenizer, read_test_rows(recipe), folder / "evaluation")
         names = [name for name in recipe.evaluate.baselines if name in ASKED]
-        replies = ask_recipe_baselines(*asked, names, watch=watch)
-        scores = evaluate(*asked, watch=watch, asked_baselines=replies)
+        replies = ask_baselines(*asked, names, progress=told)
+        scores = evaluate(*asked, asked_baselines=replies, progress=told).result.to_json()
+        seen += told.advanced
     except MlxtuneError as error:
         return f"{type(error).__name__}: {error}".replace(str(folder), "")
     events = [{key: value for key, value in event.items() if key not in ("seconds", "peak_memory_gb")}
@@ -217,7 +219,7 @@ def footprint(file: Path, overrides: dict[str, Any], folder: Path, monkeypatch: 
     where = tuned.run.path.parent.name
     pattern = ReplyTemplate(recipe.output).pattern()
     shown = [scores["fields"], scores["decoding"], scores.get("baselines")]
-    shown.append({name: [one.prediction for one in found] for name, found in replies.replies.items()})
+    shown.append({name: [one.prediction for one in one_of.predictions] for name, one_of in replies.items()})
     return json.dumps([events, said, weights, where, pattern, *shown], sort_keys=True)
 
 

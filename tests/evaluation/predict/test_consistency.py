@@ -9,19 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlxtune.evaluation.options import Further
 
 from mlxtune.backends import choose
 from mlxtune.data.rows import Row, read_rows
-from mlxtune.data.template import ReplyTemplate
-from mlxtune.evaluation.predict.consistency import consistency_scores, entropy_bits, sample
-from mlxtune.evaluation.predict.constraint import TemplateConstraint
-from mlxtune.evaluation.run import evaluate
+from mlxtune.evaluation.predict.consistency import consistency, entropy_bits
+from mlxtune.evaluation.predict.predictor import Predictor
 from mlxtune.models.tokenizer import load_tokenizer
 from mlxtune.recipe.sections import Recipe
 from mlxtune.report.tables import before_after, score_tables, to_text
 from tests.conftest import ROWS, Run, write_recipe
-from tests.fakes import FakeModel
+from tests.fakes import FakeModel, scores_of
 
 
 class Wavering(FakeModel):
@@ -59,7 +56,7 @@ def test_agreement_entropy_and_flips_equal_the_count_by_hand(recipe: Recipe) -> 
         said(["payment"], ["none"], ["payment"], None),
         said(["none"], ["payment"], ["none"], ["payment"]),
     ]
-    got = consistency_scores(samples, [row("a"), row("b"), row("c")], recipe, 0.7)  # type: ignore[arg-type]
+    got = consistency(samples, [row("a"), row("b"), row("c")], recipe, 0.7).to_json()
     field = got["fields"]["intents"]
     assert field["agreement"]["value"] == pytest.approx((1 + 1 / 2 + 1 / 2) / 3)
     assert field["entropy_bits"]["value"] == pytest.approx((0 + 1.5 + 1) / 3)
@@ -80,8 +77,8 @@ def test_every_draw_has_its_own_seed_and_greedy_predictions_stay(
     recipe: Recipe, rows: list[Row], tmp_path: Path
 ) -> None:
     model = Wavering(load_tokenizer(Path(recipe.model.path)), lambda prompt: "none")
-    further = Further(repeats=4, temperature=0.9)
-    scores = evaluate(all_at_once(recipe), model, model.tokenizer, rows, tmp_path, "free", further=further)
+    asked = (all_at_once(recipe), model, model.tokenizer, rows, tmp_path, "free")
+    scores = scores_of(*asked, repeats=4, temperature=0.9)
     assert len(set(model.seeds)) == 4
     flips = scores["consistency"]["flips"]
     assert {flip["input"] for flip in flips} == {one.fields["text"] for one in rows if "order" in one.fields["text"]}
@@ -98,11 +95,10 @@ def test_real_samples_are_the_same_for_the_same_seed_and_vary_with_it(
 ) -> None:
     folder = Path(recipe.model.path)
     model, tokenizer = choose(backend).backend.load(folder), load_tokenizer(folder)
-    constraint = TemplateConstraint(ReplyTemplate(recipe.output), tokenizer, int(model.config["vocab_size"]))
 
     def drawn(seed: int) -> Any:
         other = recipe.model_copy(update={"train": recipe.train.model_copy(update={"seed": seed})})
-        return sample(rows, other, model, tokenizer, constraint, repeats=3, temperature=1.0)
+        return Predictor(other, model, tokenizer, "constrained").samples(rows, 3, temperature=1.0)
 
     first = drawn(0)
     assert drawn(0) == first != drawn(1)

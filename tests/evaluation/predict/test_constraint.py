@@ -12,7 +12,7 @@ import pytest
 from mlxtune.data.template import ReplyTemplate
 from mlxtune.errors import ModelError, RecipeError
 from mlxtune.evaluation.predict.constraint import TemplateConstraint, TemplateMatcher, constraint_of
-from mlxtune.evaluation.predict.predictions import judge
+from mlxtune.evaluation.predict.reply import parse_reply
 from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
 from mlxtune.recipe.load import load_recipe
 from mlxtune.recipe.sections import OutputSection
@@ -202,8 +202,8 @@ def test_whatever_is_written_with_thinking_parses(name: str, opening: str, eithe
     constraint = TemplateConstraint(template, either_tokenizer, 448, thinking=True)
     for seed in range(15):
         text = walk(constraint, either_tokenizer, seed, opening=opening)
-        verdict = judge(template, text, cut=False, constrained=True, thinking=True)
-        assert verdict.valid, (text, verdict.problem)
+        parsed = parse_reply(template, text, truncated=False, constrained=True, thinking=True)
+        assert parsed.valid, (text, parsed.problem)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_a_block_of_thinking_may_come_first_and_must_end(
     constraint = TemplateConstraint(template, either_tokenizer, 448, thinking=True)
     texts = [*allowed, *others]
     assert [text for text in texts if is_allowed(constraint, either_tokenizer, text)] == allowed
-    assert all(judge(template, text, False, True, thinking=True).valid for text in allowed)
+    assert all(parse_reply(template, text, False, True, thinking=True).valid for text in allowed)
     plain = TemplateConstraint(template, either_tokenizer, 448)
     assert name == "a text" or [text for text in texts if is_allowed(plain, either_tokenizer, text)] == allowed[:1]
 
@@ -253,7 +253,7 @@ def test_a_block_that_the_prompt_begins_may_end(either_tokenizer: Tokenizer, mon
     ]
     allowed = [text for text in texts if is_allowed(constraint, either_tokenizer, text)]
     assert allowed[:3] == texts[:3] and not {"A bill.", "A bill.</think>"} & set(allowed)
-    assert all(judge(template, text, False, True, thinking=True).valid for text in allowed)
+    assert all(parse_reply(template, text, False, True, thinking=True).valid for text in allowed)
 
 
 def test_a_recipe_with_thinking_lets_the_model_think(tmp_path: Path, either_tokenizer: Tokenizer) -> None:

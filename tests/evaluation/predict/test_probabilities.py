@@ -9,22 +9,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mlxtune.evaluation.options import Further
 
 from mlxtune.backends.mlx.backend import MlxBackend
 from mlxtune.data.examples import build_examples, prompt_ids
 from mlxtune.data.rows import Row, read_rows
 from mlxtune.data.template import ReplyTemplate
+from mlxtune.evaluation.fields.labels import MAX_SETS
 from mlxtune.evaluation.metrics.calibration import N_BINS, calibration, coverage_at, threshold_for
 from mlxtune.evaluation.predict.predictions import read_predictions
-from mlxtune.evaluation.predict.probabilities import MAX_SETS, Distribution, distributions, options_of
-from mlxtune.evaluation.run import evaluate
+from mlxtune.evaluation.predict.probabilities import Distribution, distributions, options_of
 from mlxtune.models.tokenizer import load_tokenizer
 from mlxtune.recipe.load import load_recipe
 from mlxtune.recipe.sections import Recipe
 from tests.adapted import numpy_log_probability
 from tests.conftest import LABELS, Run, write_recipe, write_rows
-from tests.fakes import FakeModel, right_answer
+from tests.fakes import FakeModel, right_answer, scores_of
 
 TICKET = {
     "template": "Type: {type}\nPriority: {priority}\n\nResponse:\n{response}",
@@ -105,7 +104,7 @@ def test_the_first_of_several_fields_is_scored_up_to_where_every_reply_agrees(tm
                 assert tokenizer.encode([text])[0].ids[: len(tokens)] == tokens
 
 
-def test_the_chances_of_the_first_field_are_those_of_all_replies_that_say_it(tmp_path: Path, base: Path) -> None:
+def test_probabilities_of_the_first_field_are_those_of_all_replies_that_say_it(tmp_path: Path, base: Path) -> None:
     fields: Any = TICKET["fields"]
     output = {"template": "{type}: {priority}", "fields": {name: fields[name] for name in ("type", "priority")}}
     recipe = with_output(tmp_path, base, output=output)
@@ -203,7 +202,7 @@ def test_predictions_and_scores_carry_probabilities_and_what_they_are_worth(
     recipe: Recipe, rows: list[Row], tmp_path: Path
 ) -> None:
     model = make_chooser(recipe, rows, {"你好": "payment"})
-    scores = evaluate(recipe, model, model.tokenizer, rows, tmp_path, "free", further=Further(True, rows[:5]))
+    scores = scores_of(recipe, model, model.tokenizer, rows, tmp_path, "free", probabilities=True, validation=rows[:5])
     found = read_predictions(tmp_path / "predictions.jsonl")
     assert [one.probability["intents"] for one in found if one.probability] == pytest.approx(
         [0.6 if row.fields["text"] == "你好" else 0.9 for row in rows], abs=1e-5
@@ -217,7 +216,7 @@ def test_predictions_and_scores_carry_probabilities_and_what_they_are_worth(
     assert sum(one["rows"] for one in got["reliability"]) == 7
     assert json.loads((tmp_path / "scores.json").read_text(encoding="utf-8")) == scores
     assert len(read_predictions(tmp_path / "predictions-valid.jsonl")) == 5
-    evaluate(recipe, model, model.tokenizer, rows, tmp_path, "free")
+    scores_of(recipe, model, model.tokenizer, rows, tmp_path, "free")
     assert not (tmp_path / "predictions-valid.jsonl").exists()
     assert all(one.probability is None for one in read_predictions(tmp_path / "predictions.jsonl"))
 
@@ -226,7 +225,7 @@ def test_without_validation_rows_coverage_is_null_and_a_note_says_why(
     recipe: Recipe, rows: list[Row], tmp_path: Path
 ) -> None:
     model = make_chooser(recipe, rows, {})
-    scores = evaluate(recipe, model, model.tokenizer, rows, tmp_path, "free", further=Further(True))
+    scores = scores_of(recipe, model, model.tokenizer, rows, tmp_path, "free", probabilities=True)
     assert scores["fields"]["intents"]["calibration"]["coverage_at_95_precision"] is None
     assert any("data.valid" in note for note in scores["notes"])
 
@@ -241,7 +240,7 @@ def test_an_interruption_while_probabilities_are_asked_leaves_the_predictions(
 
     model.choose = interrupted  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
-        evaluate(recipe, model, model.tokenizer, rows, tmp_path, "free", further=Further(True))
+        scores_of(recipe, model, model.tokenizer, rows, tmp_path, "free", probabilities=True)
     assert all(one.probability is None for one in read_predictions(tmp_path / "predictions.jsonl"))
     assert not (tmp_path / "scores.json").exists()
 
@@ -251,7 +250,7 @@ def test_a_recipe_without_options_is_evaluated_with_a_note(tmp_path: Path, base:
     tokenizer = load_tokenizer(base)
     rows = [Row({"text": "pay the bill", "tags": ["bill"]}, "rows", 1)]
     model = FakeModel(tokenizer, lambda prompt: "bill")
-    scores = evaluate(recipe, model, tokenizer, rows, tmp_path / "out", "free", further=Further(True, rows))
+    scores = scores_of(recipe, model, tokenizer, rows, tmp_path / "out", "free", probabilities=True, validation=rows)
     assert "calibration" not in scores["fields"]["tags"]
     assert any(note.startswith("probabilities: none") for note in scores["notes"])
 

@@ -1,0 +1,232 @@
+"""scores.json: the shape that other programs read, what is warned about, and what stands beside the model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlxtune.data.rows import Row
+from mlxtune.evaluation.baselines import AskedBaseline, baseline_results
+from mlxtune.evaluation.limits import limit_warnings
+from mlxtune.evaluation.measure import evaluate_replies
+from mlxtune.evaluation.metrics.texts import OVERLAP
+from mlxtune.evaluation.predict.given import read_replies
+from mlxtune.evaluation.predict.predictions import Prediction, read_predictions
+from mlxtune.evaluation.results import EvaluationResult, FileIdentity, GivenReplies, Speed
+from mlxtune.evaluation.score import score
+from mlxtune.evaluation.stored import read_scores
+from mlxtune.evaluation.subject import read_test_rows
+from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
+from mlxtune.recipe.load import load_recipe
+from mlxtune.recipe.sections import Recipe
+from mlxtune.report.tables import score_tables, to_text
+from tests.conftest import write_recipe, write_rows
+from tests.fakes import EVALUATED, FakeModel, right_answer, scores_of
+
+HEADLINES = ("exact_match", "partial_match", "micro_f1", "macro_f1", "sample_f1", "invalid_rate", "repeated_rate")
+
+
+@pytest.fixture
+def rows(recipe: Recipe) -> list[Row]:
+    return read_test_rows(recipe)
+
+
+@pytest.fixture
+def tokenizer(recipe: Recipe) -> Tokenizer:
+    return load_tokenizer(Path(recipe.model.path))
+
+
+def with_evaluate(recipe: Recipe, **keys: Any) -> Recipe:
+    return recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update=keys)})
+
+
+def test_scores_have_the_shape_that_programs_read(rows, recipe, tokenizer, tmp_path):
+    model = FakeModel(tokenizer, right_answer(rows))
+    scores = scores_of(recipe, model, tokenizer, rows, tmp_path)
+    assert json.loads((tmp_path / "scores.json").read_text(encoding="utf-8")) == scores
+    assert (scores["rows"], scores["decoding"]) == (7, "constrained")
+    field = scores["fields"]["intents"]
+    for name in HEADLINES:
+        wanted = 0.0 if name in ("invalid_rate", "repeated_rate") else 1.0
+        assert field[name]["value"] == wanted and field[name]["low"] <= wanted <= field[name]["high"], name
+    payment = field["labels"]["payment"]
+    assert {key: payment[key] for key in ("precision", "recall", "f1", "support")} == {
+        "precision": 1.0, "recall": 1.0, "f1": 1.0, "support": 3
+    }  # fmt: skip
+    assert payment["recall_interval"] == pytest.approx([1 - 1.96**2 / (3 + 1.96**2), 1.0], abs=1e-3)
+    assert scores["replies"]["all_fields_correct"] == field["exact_match"]
+    assert {count: group["rows"] for count, group in field["by_count"].items()} == {"1": 5, "2": 2}
+    assert set(scores["speed"]) == {"seconds_per_row", "rows_per_second", "tokens_per_second"}
+    written = sorted(path.name for path in tmp_path.glob("*.json*"))
+    assert written == ["errors.json", "predictions.jsonl", "scores.json"]
+
+
+def test_both_decodings_stand_side_by_side_with_the_constrained_one_on_top(rows, recipe, tokenizer, tmp_path):
+    model = FakeModel(tokenizer, right_answer(rows))
+    scores = scores_of(recipe, model, tokenizer, rows, tmp_path, "both")
+    assert scores["decoding"] == "constrained"
+    assert list(scores["decodings"]) == ["free", "constrained"]
+    assert scores["fields"] == scores["decodings"]["constrained"]["fields"]
+    assert all("speed" in one and "fields" in one for one in scores["decodings"].values())
+    for name in ("predictions.jsonl", "predictions-free.jsonl"):
+        assert len((tmp_path / name).read_text(encoding="utf-8").splitlines()) == 7
+
+
+def test_a_second_evaluation_leaves_nothing_of_the_first(rows, recipe, tokenizer, tmp_path):
+    model = FakeModel(tokenizer, right_answer(rows))
+    scores_of(recipe, model, tokenizer, rows, tmp_path, "both")
+    scores_of(recipe, model, tokenizer, rows, tmp_path, "constrained")
+    assert not (tmp_path / "predictions-free.jsonl").exists()
+
+
+def test_replies_cut_by_the_limit_are_counted_and_noted(rows, recipe, tokenizer, tmp_path):
+    model = FakeModel(tokenizer, lambda prompt: "none, none, none, none, none, none")
+    scores = scores_of(with_evaluate(recipe, max_new_tokens=10), model, tokenizer, rows, tmp_path, "free")
+    assert scores["replies"]["cut_rate"]["value"] == scores["replies"]["loop_rate"]["value"] == 1.0
+    assert scores["fields"]["intents"]["repeated_rate"]["value"] == 1.0
+    assert "7 of 7 replies were cut at evaluate.max_new_tokens" in scores["notes"]
+
+
+def test_a_limit_too_short_for_expected_replies_is_told_before_anything_is_asked(
+    rows, recipe, tokenizer, tmp_path, caplog
+):
+    longest = max(len(e.ids) + 1 for e in tokenizer.encode(["user_auth, payment", "order_management, payment"]))
+    assert limit_warnings(rows, with_evaluate(recipe, max_new_tokens=longest), tokenizer) == []
+    short = with_evaluate(recipe, max_new_tokens=longest - 1)
+    model = FakeModel(tokenizer, lambda prompt: "none", fail_after=0)
+    with pytest.raises(KeyboardInterrupt):
+        scores_of(short, model, tokenizer, rows, tmp_path)
+    assert f"--set evaluate.max_new_tokens={longest}" in caplog.text
+
+
+def test_every_kind_of_field_is_scored(tmp_path, base):
+    output = {
+        "template": "Type: {type}\nTags: {tags}\n\nResponse:\n{response}",
+        "fields": {
+            "type": {"kind": "label", "labels": ["Incident", "Request"]},
+            "tags": {"kind": "labels"},
+            "response": {"kind": "text"},
+        },
+    }
+    recipe = load_recipe(write_recipe(tmp_path / "recipe", base, output=output))
+    values = {"type": "Request", "tags": ["bill", "card"], "response": "we will help you"}
+    rows = [Row({"text": text, **values}, "test.jsonl", 1) for text in ("pay the bill", "a lost card")]
+    tokenizer = load_tokenizer(base)
+    model = FakeModel(tokenizer, lambda prompt: "Type: Request\nTags: bill, help\n\nResponse:\nwe will help")
+    scores = scores_of(recipe, model, tokenizer, rows, tmp_path / "out", "free")
+    assert scores["fields"]["type"]["accuracy"]["value"] == 1.0
+    assert scores["fields"]["type"]["confusion"]["counts"] == [[0, 0], [0, 2]]
+    assert scores["fields"]["tags"]["partial_match"]["value"] == 1.0
+    assert scores["fields"]["tags"]["exact_match"]["value"] == 0.0
+    response = scores["fields"]["response"]
+    assert response["rougeL"]["value"] == pytest.approx(6 / 7)  # 3 of 4 words, all 3 right
+    assert response["length_ratio"]["value"] == 3 / 4 and response["buckets"][">0.5"]["rows"] == 2
+    assert (response["when_right"]["rows"], response["when_wrong"]) == (2, {"rows": 0})  # open tags decide nothing
+    assert "placeholders_kept" not in response and "tok:13a" in response["signatures"]["bleu"]
+    assert scores["replies"]["all_fields_correct"]["value"] == 0  # but they have to be right here
+    assert scores == json.loads((tmp_path / "out" / "scores.json").read_text(encoding="utf-8"))
+    cases = json.loads((tmp_path / "out" / "errors.json").read_text(encoding="utf-8"))["cases"]["response"]
+    assert [len(cases[kind]) for kind in ("best", "middle", "worst")] == [1, 0, 1]
+
+
+TICKET = {
+    "template": "Type: {type}\n\nResponse:\n{response}",
+    "fields": {"type": {"kind": "label", "labels": ["Incident", "Request"]}, "response": {"kind": "text"}},
+}
+
+
+def ticket_rows(n_rows: int = 6) -> list[Row]:
+    return [
+        Row(
+            {"id": f"T{i}", "text": f"text {i}", "type": "Request", "response": f"we will help {i}"},
+            "test.jsonl",
+            i + 1,
+        )
+        for i in range(n_rows)
+    ]
+
+
+def replies_to(rows: list[Row], folder: Path, recipe: Recipe, n_right: int) -> list[Prediction]:
+    """Replies as a file of another program has them; the first `n_right` are right."""
+    said = [
+        f"Type: Request\n\nResponse:\n{row.fields['response']}" if i < n_right else "Type: Incident\n\nResponse:\nno"
+        for i, row in enumerate(rows)
+    ]
+    lines = [{"id": row.fields["id"], "prediction": text} for row, text in zip(rows, said, strict=True)]
+    return read_replies(write_rows(folder / "replies.jsonl", lines), rows, recipe)
+
+
+def test_replies_of_another_program_are_kept_as_ours_are(tmp_path, base):
+    recipe = load_recipe(write_recipe(tmp_path / "recipe", base, output=TICKET))
+    rows, out = ticket_rows(), tmp_path / "out"
+    out.mkdir()
+    for stale in ("predictions-free.jsonl", "predictions-zero_shot.jsonl"):
+        (out / stale).write_text("of an evaluation before this one")
+    replies = replies_to(rows, tmp_path, recipe, 4)
+    done = evaluate_replies(recipe, replies, rows, out, GivenReplies(FileIdentity("a", "1", 6), FileIdentity("b", "2")))
+    scores, errors = done.result.to_json(), done.errors.to_json()
+    assert read_scores(out) == scores and scores["replies_of"] == {"file": "b", "sha256": "2"}
+    assert read_predictions(out / scores["predictions"]) == replies
+    assert json.loads((out / "errors.json").read_text(encoding="utf-8")) == errors
+    assert sorted(file.name for file in out.iterdir()) == ["errors.json", "predictions.jsonl", "scores.json"]
+    assert scores["fields"]["response"]["when_right"] == {
+        "rows": 4,
+        **{name: {"value": 1.0, "low": pytest.approx(0.51, abs=0.01), "high": 1.0} for name in OVERLAP},
+    }
+
+
+def test_an_encoder_scores_texts_and_only_texts(tmp_path, base):
+    class HalfOfThem:
+        signature = "model:half|layer:1"
+
+        def rows(self, expected: list[str], predicted: list[str | None]) -> np.ndarray:
+            return np.array([float(right == said) / 2 for right, said in zip(expected, predicted, strict=True)])
+
+    recipe = load_recipe(write_recipe(tmp_path / "recipe", base, output=TICKET))
+    replies = replies_to(ticket_rows(), tmp_path, recipe, 3)
+    scores = evaluate_replies(recipe, replies, ticket_rows(), bertscore=HalfOfThem()).result.to_json()
+    assert scores["fields"]["response"]["bertscore"]["value"] == 0.25 and "bertscore" not in scores["fields"]["type"]
+    assert scores["fields"]["response"]["signatures"]["bertscore"] == "model:half|layer:1"
+    assert "BERTScore" in to_text(score_tables(scores))
+
+
+def test_replies_are_compared_as_a_whole(tmp_path, base):
+    recipe = load_recipe(write_recipe(tmp_path / "recipe", base, output=TICKET))
+    rows = ticket_rows(20)
+    ours, theirs = (replies_to(rows, tmp_path, recipe, n_right) for n_right in (18, 6))
+    asked = AskedBaseline(theirs, Speed(1.0, 1.0, 1.0))
+    results, _ = baseline_results(with_evaluate(recipe, baselines=["zero_shot"]), ours, {}, {"zero_shot": asked})
+    scores = EvaluationResult(score(ours, recipe), baselines=results).to_json()
+    compared = scores["reply_comparisons"]["zero_shot"]["all_fields_correct"]
+    assert compared["difference"] == pytest.approx(0.6) and compared["p_value"] == 2.0**-11  # 12 rows, all one way
+    assert scores["baselines"]["zero_shot"]["response"]["rougeL"]["value"] == pytest.approx(6 / 20)
+    assert scores["comparisons"]["zero_shot"]["response"]["rougeL"]["sentence"].startswith("better than zero_shot")
+    text = to_text(score_tables(scores))
+    assert "response: the model against baselines on the same 20 rows" in text and "all fields right" not in text
+
+
+def test_what_changed_since_before_tuning_is_in_the_scores(rows, recipe, tokenizer, tmp_path):
+    before, after, again = tmp_path / "before", tmp_path / "after", tmp_path / "again"
+    untuned = replace(EVALUATED, adapter=None)
+    scores_of(recipe, FakeModel(tokenizer, lambda prompt: "none"), tokenizer, rows, before, None, untuned)
+    asked = (recipe, FakeModel(tokenizer, right_answer(rows)), tokenizer, rows)
+    folders = [tmp_path / "nowhere", before]
+    scores = scores_of(*asked, after, None, EVALUATED, before=folders)
+    change = scores["comparisons"]["before"]["intents"]["exact_match"]
+    assert change["difference"] == pytest.approx(5 / 7) and change["sentence"].startswith("too few rows to tell from")
+    other = replace(EVALUATED, task_hash="something else")
+    assert "comparisons" not in scores_of(*asked, again, None, other, before=folders)
+    (before / "predictions.jsonl").unlink()
+    scores = scores_of(*asked, again, None, EVALUATED, before=folders)
+    assert any(note.startswith("before: not compared: ") for note in scores["notes"])
+
+
+def test_one_row_is_scored_with_a_note_that_it_is_too_few(rows, recipe, tokenizer, tmp_path):
+    scores = scores_of(recipe, FakeModel(tokenizer, right_answer(rows)), tokenizer, rows[:1], tmp_path)
+    assert scores["fields"]["intents"]["exact_match"] == {"value": 1.0, "low": None, "high": None}
+    assert any("too few for intervals" in note for note in scores["notes"])
