@@ -15,7 +15,7 @@ from mlxtune.backends.adapter import initial_weights
 from mlxtune.backends.base import Backend, Batch, LoraSpec, Model, OptimizerSpec
 from mlxtune.backends.state import read_state
 from mlxtune.data.examples import Example
-from mlxtune.data.prepare import training_split
+from mlxtune.data.prepare import RecipeRows, training_split
 from mlxtune.models.architecture import linear_layers, lora_layers
 from mlxtune.models.tokenizer import load_tokenizer
 from mlxtune.recipe.load import load_recipe
@@ -73,7 +73,7 @@ def loaded(
 def examples_of(folder: Path, tmp_path: Path, **sections: Any) -> tuple[list[Example], Recipe]:
     """The training examples of the small intent recipe for a model folder."""
     recipe = load_recipe(write_recipe(tmp_path, folder, **sections))
-    return training_split(recipe, load_tokenizer(folder)).examples, recipe
+    return training_split(RecipeRows(recipe), load_tokenizer(folder)).examples, recipe
 
 
 def gradient_of(

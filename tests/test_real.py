@@ -84,7 +84,7 @@ def test_the_demo_recipes_first_five_losses_are_the_same_on_both_backends(tmp_pa
     pytest.importorskip("torch")
     from mlxtune.backends.adapter import initial_weights
     from mlxtune.backends.base import OptimizerSpec
-    from mlxtune.data.prepare import training_split
+    from mlxtune.data.prepare import RecipeRows, training_split
     from mlxtune.models.architecture import linear_layers
     from mlxtune.models.base_model import base_folder
     from mlxtune.models.tokenizer import load_tokenizer
@@ -103,7 +103,7 @@ def test_the_demo_recipes_first_five_losses_are_the_same_on_both_backends(tmp_pa
         spec = lora_spec(recipe, dict(model.config))
         model.attach_lora(spec, initial_weights(spec, linear_layers(model.config), settings.seed))
         model.prepare_training(OptimizerSpec(settings.weight_decay, settings.max_grad_norm, settings.seed))
-        examples = training_split(recipe, load_tokenizer(folder)).examples
+        examples = training_split(RecipeRows(recipe), load_tokenizer(folder)).examples
         order = Order(examples, settings.batch_size, settings.gradient_accumulation, settings.seed)
         losses[name] = [
             model.train_step(order.step(step), settings.learning_rate * step / 5, step, N_SEGMENTS).loss

@@ -57,7 +57,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class DataSet:
-    """The rows of one language, and the account of how `train` came out of `raw`."""
+    """The rows of one language, and what cleaning did to make `train` of `raw`."""
 
     raw: tuple[Sample, ...]
     train: tuple[Sample, ...]
@@ -410,11 +410,11 @@ def _write(language: str, out: Path, check: bool) -> bool:
     if stale:
         print(f"not what tools/make_intents.py writes: {', '.join(stale)}", file=sys.stderr)
         return False
-    account = data.cleaned.account
+    report = data.cleaned.report
     print(
-        f"{language}: {account.read} raw rows - {account.duplicates} duplicates - {account.near_duplicates} near-duplicates"
-        f" - {account.low_quality} low-quality = {account.kept} training rows"
-        f" ({account.multi_before['intents']:.1%} -> {account.multi_after['intents']:.1%} with several intents);"
+        f"{language}: {report.read} raw rows - {report.duplicates} duplicates - {report.near_duplicates} near-duplicates"
+        f" - {report.low_quality} low-quality = {report.kept} training rows"
+        f" ({report.multi_before['intents']:.1%} -> {report.multi_after['intents']:.1%} with several intents);"
         f" {len(data.valid)} validation rows"
     )
     return True

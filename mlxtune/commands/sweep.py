@@ -23,7 +23,7 @@ from mlxtune.errors import DataError
 
 if TYPE_CHECKING:
     from mlxtune.evaluation.compare.runs import RunComparison
-    from mlxtune.sweep.run import Done
+    from mlxtune.sweep.run import TrialResult
 
 
 @click.command()
@@ -63,11 +63,11 @@ def sweep(
     """
     from mlxtune.backends import choose
     from mlxtune.runs.layout import FAILED
-    from mlxtune.sweep.grid import default_folder, parse_axis, plan_cells, scale_note
+    from mlxtune.sweep.grid import default_folder, parse_axis, plan_trials, scale_note
     from mlxtune.sweep.run import sweep as run_sweep
 
     axes = [parse_axis(text) for text in varied]
-    cells = plan_cells(recipe, axes, overrides, evaluate=not no_evaluate)
+    cells = plan_trials(recipe, axes, overrides, evaluate=not no_evaluate)
     folder = out or default_folder(cells[0].recipe.name, axes, overrides)
     say(f"backend: {choose(backend, device).reason}")
     if (note := scale_note(cells)) is not None:
@@ -95,11 +95,11 @@ def sweep(
     if failed:
         say(f"{len(failed)} of {len(done)} failed; the same command tries them again:")
         for one in failed:
-            say(f"  {one.cell}: {one.error} (log: {one.log})")
+            say(f"  {one.trial}: {one.error} (log: {one.log})")
         sys.exit(1)
 
 
-def _compare(done: list[Done], evaluated: bool) -> RunComparison | None:
+def _compare(done: list[TrialResult], evaluated: bool) -> RunComparison | None:
     """The finished ones beside one another; None where there are none."""
     from mlxtune.evaluation.compare.runs import compare_runs
     from mlxtune.evaluation.stored import open_evaluation

@@ -2,7 +2,7 @@
 
 Quality is judged first, then duplicates among the rows that are left, so that a row is counted once. A row
 is never changed, and a row that says the same as another under other labels is never dropped: that is a conflict
-in the labels, which the account lists for a person to settle.
+in the labels, which the report lists for a person to settle.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Conflict:
 
 
 @dataclass(frozen=True)
-class Account:
+class CleaningReport:
     """Where every row went: read = duplicates + near_duplicates + low_quality + kept.
 
     Args:
@@ -78,12 +78,15 @@ class Account:
     conflicts: tuple[Conflict, ...]
 
 
+Account = CleaningReport  # as report/data_tables.py calls it
+
+
 @dataclass(frozen=True)
 class Cleaned:
-    """The rows kept, in their order, and the account of the rest."""
+    """The rows kept, in their order, and what became of the rest."""
 
     rows: tuple[Row, ...]
-    account: Account
+    report: CleaningReport
 
 
 def clean_rows(
@@ -126,7 +129,7 @@ def clean_rows(
     reasons = Counter(drop.reason for drop in dropped.values())
     return Cleaned(
         rows=tuple(rows[index] for index in kept),
-        account=Account(
+        report=CleaningReport(
             read=len(rows),
             duplicates=reasons["duplicate"],
             near_duplicates=reasons["near_duplicate"],

@@ -1,19 +1,24 @@
-"""A recipe's data, ready: rows read, cleaned, some held out, the rest augmented, balanced and turned into examples that fit."""
+"""A recipe's data, ready: rows read, cleaned, split, augmented, balanced and turned into examples that fit. Trains nothing.
+
+prepared = prepare(recipe, tokenizer)     # prepared.training.examples, prepared.validation
+rows = RecipeRows(recipe)                 # rows.training, rows.validation: without a tokenizer
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from mlxtune.data.augment import Augmented, augment
 from mlxtune.data.balance import Balanced, balance, balance_labels
 from mlxtune.data.class_weights import ClassWeights, class_weights
-from mlxtune.data.cleaning import Account, Cleaned, clean_rows
+from mlxtune.data.cleaning import Cleaned, CleaningReport, clean_rows
 from mlxtune.data.examples import Example, build_examples, check_lengths, expected_values, weigh_examples
 from mlxtune.data.labels import split_labels
 from mlxtune.data.rows import Row, read_rows
-from mlxtune.data.splitting import HeldOut, hold_out
+from mlxtune.data.splitting import SplitPositions, split_positions
 from mlxtune.errors import DataError
 from mlxtune.files import cache_folder
 from mlxtune.models.tokenizer import Tokenizer
@@ -25,28 +30,36 @@ class Split:
     """Rows of one split and the examples made of them; an example's `row` is an index into `rows`.
 
     Attributes:
-        rows: As read, cleaned, without those held out, and with those rewritten from them at the end.
+        rows: As read, cleaned, without those to validate with, and with those rewritten from them at the end.
         examples: Those that fit into `train.max_tokens`, balanced: a row may have several examples, or none.
-        account: What cleaning did; None where the recipe does not clean.
+        cleaning: What cleaning did; None where the recipe does not clean.
         left_out: "file:line: N tokens" of each row that did not fit.
         balanced: What balancing did; None where the recipe does not balance.
-        held_out: Rows taken out of these to validate with.
+        n_validation: Rows taken out of these to validate with.
         augmented: What was rewritten; None where the recipe does not augment.
         class_weights: Of the fields that have any, counted over `examples`; None of rows that are not trained on.
     """
 
     rows: Sequence[Row]
     examples: list[Example]
-    account: Account | None
+    cleaning: CleaningReport | None
     left_out: list[str]
     balanced: Balanced | None = None
-    held_out: int = 0
+    n_validation: int = 0
     class_weights: Mapping[str, ClassWeights] | None = None
     augmented: Augmented | None = None
 
 
-def training_split(recipe: Recipe, tokenizer: Tokenizer, ask: bool = True) -> Split:
-    """Training rows, cleaned as `data.clean` says, without those held out, augmented and balanced as `data` says.
+@dataclass(frozen=True)
+class Prepared:
+    """What is trained on, and what is validated with, if anything."""
+
+    training: Split
+    validation: Split | None
+
+
+def prepare(recipe: Recipe, tokenizer: Tokenizer, ask: bool = True) -> Prepared:
+    """Training rows, cleaned, without those to validate with, augmented and balanced, and validation rows as they are.
 
     Args:
         recipe: Names the rows, and says what is done with them.
@@ -54,55 +67,138 @@ def training_split(recipe: Recipe, tokenizer: Tokenizer, ask: bool = True) -> Sp
         ask: Have rows rewritten that were not yet; else their sources stand in for them.
 
     Raises:
-        DataError: The file cannot be read, rows are wrong, none is left, or rows cannot be rewritten.
+        DataError: A file cannot be read, rows are wrong, none is left, or rows cannot be rewritten.
     """
-    seen = _rows_to_train_on(recipe, ask)
-    split = _split(seen.rows, recipe, tokenizer, seen.account, recipe.data.train)
-    examples, balanced, weights = balance_and_weigh(split.examples, seen.rows, recipe, tokenizer)
+    rows = RecipeRows(recipe, ask)
+    return Prepared(training_split(rows, tokenizer), validation_split(rows, tokenizer))
+
+
+class RecipeRows:
+    """The rows that a recipe names, each file read once and each step done once, when it is first asked for.
+
+    Args:
+        recipe: Names the rows, and says what is done with them.
+        ask: Have rows rewritten that were not yet; else their sources stand in for them.
+
+    Every property raises DataError: a file cannot be read, a row has no text in the text column, no row can be taken out to
+    validate with, or rows cannot be rewritten.
+    """
+
+    def __init__(self, recipe: Recipe, ask: bool = True) -> None:
+        self.recipe, self._ask = recipe, ask
+        self._read: dict[str, Sequence[Row]] = {}
+
+    @property
+    def training(self) -> Sequence[Row]:
+        """The rows that training may see: cleaned, without those to validate with, augmented; not balanced, however long."""
+        augmented = self.augmented
+        return [*self.not_rewritten, *augmented.rows] if augmented else self.not_rewritten
+
+    @property
+    def validation(self) -> Sequence[Row] | None:
+        """The rows of `data.valid` as they are, or those taken out of the training rows, or None; however long."""
+        if self._positions is not None:
+            rows, _ = self._cleaned
+            return [rows[position] for position in self._positions.validation]
+        return self._rows_of(self.recipe.data.valid)
+
+    @property
+    def not_rewritten(self) -> Sequence[Row]:
+        """The training rows without those that `data.augment` makes, for which no server is asked."""
+        rows, _ = self._cleaned
+        return rows if self._positions is None else [rows[position] for position in self._positions.training]
+
+    @property
+    def n_validation(self) -> int:
+        """Rows taken out of the training rows to validate with."""
+        return 0 if self._positions is None else len(self._positions.validation)
+
+    @property
+    def cleaning(self) -> CleaningReport | None:
+        """What cleaning did; None where the recipe does not clean."""
+        return self._cleaned[1]
+
+    @cached_property
+    def augmented(self) -> Augmented | None:
+        """What was rewritten of the training rows; None where the recipe does not augment."""
+        if self.recipe.data.augment is None:
+            return None
+        rows, valid = self.not_rewritten, self.validation or ()
+        return augment_rows(rows, valid, self._rows_of(self.recipe.data.test) or (), self.recipe, self._ask)
+
+    @cached_property
+    def _cleaned(self) -> tuple[Sequence[Row], CleaningReport | None]:
+        recipe = self.recipe
+        rows = self._rows_of(recipe.data.train) or ()
+        if recipe.data.clean == Clean():
+            require_text_column(rows, recipe, recipe.data.train)
+            return rows, None
+        cleaned = clean(rows, recipe, recipe.data.clean)
+        require_every_label(recipe, cleaned.report)
+        return cleaned.rows, cleaned.report
+
+    @cached_property
+    def _positions(self) -> SplitPositions | None:
+        return None if self.recipe.data.valid_fraction is None else split_rows(self._cleaned[0], self.recipe)
+
+    def _rows_of(self, file: str | None) -> Sequence[Row] | None:
+        if file is None:
+            return None
+        if file not in self._read:
+            self._read[file] = read_rows(Path(file), self.recipe.data.columns)
+        return self._read[file]
+
+
+def training_split(rows: RecipeRows, tokenizer: Tokenizer) -> Split:
+    """What is trained on.
+
+    Raises:
+        DataError: As `RecipeRows`; or rows are wrong, or none is left.
+    """
+    recipe, used = rows.recipe, rows.training
+    split = _split(used, recipe, tokenizer, rows.cleaning, recipe.data.train)
+    examples, balanced, weights = balance_and_weigh(split.examples, used, recipe, tokenizer)
     return replace(
         split,
         examples=examples,
         balanced=balanced,
-        held_out=seen.held_out,
+        n_validation=rows.n_validation,
         class_weights=weights,
-        augmented=seen.augmented,
+        augmented=rows.augmented,
     )
 
 
-def validation_split(recipe: Recipe, tokenizer: Tokenizer) -> Split | None:
-    """Validation rows: those of `data.valid` as they are, or those held out of the training rows, or None.
+def validation_split(rows: RecipeRows, tokenizer: Tokenizer) -> Split | None:
+    """What is validated with; None where the recipe has no validation rows.
 
     Raises:
         DataError: As for the training rows.
     """
-    rows = validation_rows(recipe)
-    return None if rows is None else _split(rows, recipe, tokenizer, None, recipe.data.valid or recipe.data.train)
+    recipe, used = rows.recipe, rows.validation
+    return None if used is None else _split(used, recipe, tokenizer, None, recipe.data.valid or recipe.data.train)
 
 
 def training_rows(recipe: Recipe, rewritten: bool = True) -> Sequence[Row]:
-    """The rows that training may see: cleaned, without those held out, augmented; not balanced, however long.
+    """The rows that training may see: cleaned, without those to validate with, augmented; not balanced, however long.
 
     Args:
+        recipe: Names them.
         rewritten: With those that `data.augment` makes; without them no server is asked.
 
     Raises:
-        DataError: The file cannot be read, a row has no text in the text column, or rows cannot be rewritten.
+        DataError: As `RecipeRows`.
     """
-    if not rewritten:
-        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"augment": None})})
-    return _rows_to_train_on(recipe).rows
+    rows = RecipeRows(recipe)
+    return rows.training if rewritten else rows.not_rewritten
 
 
 def validation_rows(recipe: Recipe) -> Sequence[Row] | None:
-    """The rows of `data.valid` as they are, or those held out of the training rows, or None; however long.
+    """The rows of `data.valid` as they are, or those taken out of the training rows, or None; however long.
 
     Raises:
-        DataError: The file cannot be read, or no row can be held out.
+        DataError: As `RecipeRows`.
     """
-    if recipe.data.valid_fraction is not None:
-        rows, _ = _cleaned_training_rows(recipe)
-        return [rows[index] for index in part_rows(rows, recipe).held_out]
-    return None if recipe.data.valid is None else read_rows(Path(recipe.data.valid), recipe.data.columns)
+    return RecipeRows(recipe).validation
 
 
 def clean(rows: Sequence[Row], recipe: Recipe, settings: Clean) -> Cleaned:
@@ -125,8 +221,8 @@ def clean(rows: Sequence[Row], recipe: Recipe, settings: Clean) -> Cleaned:
     )
 
 
-def part_rows(rows: Sequence[Row], recipe: Recipe) -> HeldOut:
-    """Which rows `data.valid_fraction` holds out, label sets of closed fields in proportion.
+def split_rows(rows: Sequence[Row], recipe: Recipe) -> SplitPositions:
+    """Which rows `data.valid_fraction` takes out to validate with, label sets of closed fields in proportion.
 
     Raises:
         DataError: All rows are near-duplicates of one another, so that none can be held out.
@@ -135,13 +231,13 @@ def part_rows(rows: Sequence[Row], recipe: Recipe) -> HeldOut:
     closed = [name for name, field in recipe.output.fields.items() if not isinstance(field, TextField) and field.labels]
     texts = [_text(row, recipe) for row in rows]
     strata = [tuple(label_class(row, recipe, name) for name in closed) for row in rows]
-    parted = hold_out(texts, strata, recipe.data.valid_fraction, recipe.train.seed)
-    if not parted.held_out:
+    positions = split_positions(texts, strata, recipe.data.valid_fraction, recipe.train.seed)
+    if not positions.validation:
         raise DataError(
             f"{recipe.data.train}: data.valid_fraction can hold out none of {len(rows)} rows: all are near-duplicates of "
             "one another; add rows, or name others in data.valid"
         )
-    return parted
+    return positions
 
 
 def augment_rows(
@@ -150,7 +246,7 @@ def augment_rows(
     """What `data.augment` rewrites of training rows; None where the recipe does not augment.
 
     Args:
-        rows: Cleaned, without those held out.
+        rows: Cleaned, without those to validate with.
         valid: Rows to validate with, which no rewrite may be near to.
         test: Rows to test with, likewise.
         recipe: Says what is rewritten, and where.
@@ -224,16 +320,16 @@ def _labels(row: Row, recipe: Recipe, name: str) -> list[str]:
     return [*order, *sorted(found.difference(order))]
 
 
-def require_every_label(recipe: Recipe, account: Account) -> None:
+def require_every_label(recipe: Recipe, report: CleaningReport) -> None:
     """Refuse data whose rows of some label were all dropped for labels that the recipe does not know: a typo in it.
 
     Raises:
         DataError: Names the label and what was dropped.
     """
-    unknown = [drop for drop in account.dropped if drop.reason == "unknown_label"]
+    unknown = [drop for drop in report.dropped if drop.reason == "unknown_label"]
     for name, field in recipe.output.fields.items():
         for label in (field.labels if isinstance(field, (LabelField, LabelsField)) else None) or []:
-            if unknown and not account.labels.get(name, {}).get(label):
+            if unknown and not report.labels.get(name, {}).get(label):
                 first = unknown[0]
                 raise DataError(
                     f"{recipe.data.train}: no row has the label {label!r} of {name!r}, while {len(unknown)} rows were "
@@ -255,48 +351,13 @@ def require_text_column(rows: Sequence[Row], recipe: Recipe, file: str) -> None:
         )
 
 
-@dataclass(frozen=True)
-class _Trained:
-    """Rows to train on before balancing, and what was done to get them."""
-
-    rows: Sequence[Row]
-    account: Account | None
-    held_out: int
-    augmented: Augmented | None
-
-
-def _rows_to_train_on(recipe: Recipe, ask: bool = True) -> _Trained:
-    rows, account = _cleaned_training_rows(recipe)
-    valid: Sequence[Row] = ()
-    held_out = 0
-    if recipe.data.valid_fraction is not None:
-        parted = part_rows(rows, recipe)
-        valid = [rows[index] for index in parted.held_out]
-        rows, held_out = [rows[index] for index in parted.kept], len(valid)
-    if recipe.data.augment is None:
-        return _Trained(rows, account, held_out, None)
-    if recipe.data.valid is not None:
-        valid = read_rows(Path(recipe.data.valid), recipe.data.columns)
-    test = () if recipe.data.test is None else read_rows(Path(recipe.data.test), recipe.data.columns)
-    augmented = augment_rows(rows, valid, test, recipe, ask)
-    return _Trained([*rows, *(augmented.rows if augmented else ())], account, held_out, augmented)
-
-
 def _text(row: Row, recipe: Recipe) -> str:
     return str(row.fields.get(recipe.data.text, "")).strip()
 
 
-def _cleaned_training_rows(recipe: Recipe) -> tuple[Sequence[Row], Account | None]:
-    rows = read_rows(Path(recipe.data.train), recipe.data.columns)
-    if recipe.data.clean == Clean():
-        require_text_column(rows, recipe, recipe.data.train)
-        return rows, None
-    cleaned = clean(rows, recipe, recipe.data.clean)
-    require_every_label(recipe, cleaned.account)
-    return cleaned.rows, cleaned.account
-
-
-def _split(rows: Sequence[Row], recipe: Recipe, tokenizer: Tokenizer, account: Account | None, file: str) -> Split:
+def _split(
+    rows: Sequence[Row], recipe: Recipe, tokenizer: Tokenizer, cleaning: CleaningReport | None, file: str
+) -> Split:
     require_text_column(rows, recipe, file)
     examples, left_out = check_lengths(build_examples(rows, recipe, tokenizer), rows, recipe)
     if not examples:
@@ -306,4 +367,4 @@ def _split(rows: Sequence[Row], recipe: Recipe, tokenizer: Tokenizer, account: A
             else f"all are longer than train.max_tokens = {recipe.train.max_tokens}"
         )
         raise DataError(f"{file}: no row is left; {why}")
-    return Split(rows, examples, account, left_out)
+    return Split(rows, examples, cleaning, left_out)

@@ -21,7 +21,7 @@ import numpy as np
 from mlxtune.data.augment import Augmented
 from mlxtune.data.balance import Balanced
 from mlxtune.data.class_weights import ClassWeights
-from mlxtune.data.cleaning import Account, Cleaned
+from mlxtune.data.cleaning import Cleaned, CleaningReport
 from mlxtune.data.examples import Example, build_examples, row_problems
 from mlxtune.data.first_tokens import Collision, first_token_collisions
 from mlxtune.data.labels import split_labels
@@ -31,9 +31,9 @@ from mlxtune.data.prepare import (
     balance_and_weigh,
     clean,
     label_class,
-    part_rows,
     require_every_label,
     require_text_column,
+    split_rows,
 )
 from mlxtune.data.rows import Row, read_rows
 from mlxtune.data.template import ReplyTemplate
@@ -140,8 +140,8 @@ class SplitReport:
 
     file: str
     read: int
-    found: Account
-    removed: Account | None
+    found: CleaningReport
+    removed: CleaningReport | None
     unusable: int
     too_long: int
     held_out: int
@@ -335,7 +335,7 @@ class _Draft:
         self.train: tuple[Sequence[Example], Sequence[Row]] = ((), ())
 
     def add(self, name: str, read: Sequence[Row]) -> None:
-        """Read, clean, part, augment, measure and balance one split."""
+        """Clean, split, augment, measure and balance one split's rows."""
         recipe = self.recipe
         text = recipe.data.text
         no_text = [row for row in read if not isinstance(row.fields.get(text), str)]
@@ -353,12 +353,12 @@ class _Draft:
         valid: Sequence[Row] | None = None
         if name == "train" and recipe.data.valid_fraction is not None and usable:
             try:
-                parted = part_rows(usable, recipe)
+                positions = split_rows(usable, recipe)
             except DataError as error:
                 self.refusals.append(str(error))
             else:
-                valid = [usable[index] for index in parted.held_out]
-                usable = [usable[index] for index in parted.kept]
+                valid = [usable[position] for position in positions.validation]
+                usable = [usable[position] for position in positions.training]
         augmented: Augmented | None = None
         if (
             name == "train" and usable and not (self.refusals or no_text or refused)
@@ -378,15 +378,15 @@ class _Draft:
         if not final and name != "test":
             self.refusals.append(f"{getattr(recipe.data, name) or recipe.data.train}: no row is left to use")
         labels = [self._labels(row) for row in final]
-        before = everything.account.multi_before
+        before = everything.report.multi_before
         self.used[name] = used
         if name == "train":
             self.train = (fitting, usable)
         self.splits[name] = SplitReport(
             file=getattr(recipe.data, name) or recipe.data.train,
             read=len(read),
-            found=everything.account,
-            removed=None if removed is None else removed.account,
+            found=everything.report,
+            removed=None if removed is None else removed.report,
             unusable=len(no_text) + len(refused),
             too_long=sum(example.n_tokens > recipe.train.max_tokens for example in examples),
             held_out=len(valid or ()),
@@ -450,14 +450,14 @@ class _Draft:
             return None
         cleaned = everything if settings == _everything(settings) else clean(rows, self.recipe, settings)
         try:
-            require_every_label(self.recipe, cleaned.account)
+            require_every_label(self.recipe, cleaned.report)
         except DataError as error:
             self.refusals.append(str(error))
         return cleaned
 
-    def _augmented(self, rows: Sequence[Row], held_out: Sequence[Row] | None) -> Augmented | None:
+    def _augmented(self, rows: Sequence[Row], validation: Sequence[Row] | None) -> Augmented | None:
         """What is rewritten of training rows; a server that cannot be asked is a refusal."""
-        valid = self._given.get("valid", ()) if held_out is None else held_out
+        valid = self._given.get("valid", ()) if validation is None else validation
         try:
             return augment_rows(rows, valid, self._given.get("test", ()), self.recipe)
         except DataError as error:
@@ -479,8 +479,8 @@ class _Draft:
 
     def _note(self, name: str, everything: Cleaned, removed: Cleaned | None, refused: set[tuple[str, int]]) -> None:
         """Findings of cleaning, removed or left in, and conflicts; what is refused is noted already."""
-        gone = {} if removed is None else {(drop.file, drop.line): drop for drop in removed.account.dropped}
-        both = {(drop.file, drop.line): drop for drop in everything.account.dropped} | gone
+        gone = {} if removed is None else {(drop.file, drop.line): drop for drop in removed.report.dropped}
+        both = {(drop.file, drop.line): drop for drop in everything.report.dropped} | gone
         for place in sorted(both):
             drop = both[place]
             if place not in refused:
@@ -488,7 +488,7 @@ class _Draft:
                     Finding(name, drop.reason, drop.file, drop.line, drop.detail, drop.same_as, place in gone)
                 )
         rows = {f"{row.file}:{row.line}": row for row in everything.rows}
-        for conflict in everything.account.conflicts:
+        for conflict in everything.report.conflicts:
             row, other = rows[f"{conflict.file}:{conflict.line}"], rows[conflict.conflicts_with]
             texts = [str(one.fields[self.recipe.data.text]).strip() for one in (row, other)]
             self.conflicts.append(

@@ -1,6 +1,6 @@
-"""Holding out validation rows: label sets in proportion, near-duplicates never parted. Positions only, no reading.
+"""Splitting rows for training and validation: label sets in proportion, near-duplicates never parted. Reads nothing.
 
-split = hold_out(texts, label_sets, fraction=0.05, seed=0)   # split.kept, split.held_out: positions
+split = split_positions(texts, label_sets, fraction=0.05, seed=0)   # split.training, split.validation: positions
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from mlxtune.data.near import near_duplicate_groups
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """Positions of the rows that stay in training and of those held out, each in order; together they are all rows."""
+class SplitPositions:
+    """Positions of the rows to train on and of those to validate with, each in order; together they are all rows."""
 
-    kept: tuple[int, ...]
-    held_out: tuple[int, ...]
+    training: tuple[int, ...]
+    validation: tuple[int, ...]
 
 
-def hold_out(texts: Sequence[str], strata: Sequence[Hashable], fraction: float, seed: int) -> HeldOut:
+def split_positions(texts: Sequence[str], strata: Sequence[Hashable], fraction: float, seed: int) -> SplitPositions:
     """Draw a share of the rows, a pure function of its arguments.
 
     Rows whose texts are near-duplicates form a group, and a group is drawn whole. Of each stratum about `fraction` of
@@ -31,11 +31,11 @@ def hold_out(texts: Sequence[str], strata: Sequence[Hashable], fraction: float, 
     Args:
         texts: Of each row.
         strata: What shall keep its proportion, of each row: its label sets. A group counts as its first row's.
-        fraction: Share of the rows to hold out, in (0, 1).
+        fraction: Share of the rows to validate with, in (0, 1).
         seed: Of the draw.
 
     Returns:
-        At least one row each, unless all rows are near-duplicates of one another: then none is held out.
+        At least one row each, unless all rows are near-duplicates of one another: then all are trained on.
     """
     groups: dict[int, list[int]] = {}
     for row, group in enumerate(near_duplicate_groups(texts)):
@@ -60,7 +60,7 @@ def hold_out(texts: Sequence[str], strata: Sequence[Hashable], fraction: float, 
     if not drawn and len(groups) > 1:  # every stratum is one group, or every group is too large
         drawn = min(groups.values(), key=len)
     chosen = set(drawn)
-    return HeldOut(tuple(row for row in range(len(texts)) if row not in chosen), tuple(sorted(chosen)))
+    return SplitPositions(tuple(row for row in range(len(texts)) if row not in chosen), tuple(sorted(chosen)))
 
 
 def _take(groups: Sequence[list[int]], quota: int) -> tuple[list[int], list[list[int]]]:

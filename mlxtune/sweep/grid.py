@@ -1,8 +1,8 @@
-"""What a sweep varies: from the words of --vary to the cells of a grid, each with a checked recipe and a folder name.
+"""What a sweep varies: from the words of --vary to the trials of a grid, each with a checked recipe and a folder name.
 Trains nothing, reads no run.
 
     axes = [parse_axis("lora.rank=32,64"), parse_axis("train.learning_rate=1e-4,2e-4")]
-    plan_cells(Path("recipe.yaml"), axes)[0].name  # 'rank-32_learning_rate-1e-4'
+    plan_trials(Path("recipe.yaml"), axes)[0].name  # 'rank-32_learning_rate-1e-4'
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class Cell:
+class Trial:
     """One combination.
 
     Attributes:
@@ -101,7 +101,7 @@ def parse_axis(text: str) -> Axis:
     return Axis(keys, tuple(choices))
 
 
-def plan_cells(file: Path, axes: Sequence[Axis], overrides: Sequence[str] = (), evaluate: bool = True) -> list[Cell]:
+def plan_trials(file: Path, axes: Sequence[Axis], overrides: Sequence[str] = (), evaluate: bool = True) -> list[Trial]:
     """Every combination of the axes' values, the last axis changing fastest, with its recipe.
 
     Args:
@@ -125,7 +125,7 @@ def plan_cells(file: Path, axes: Sequence[Axis], overrides: Sequence[str] = (), 
             raise Misuse(f"--vary {key}: is fixed by --set as well")
         if key == "name":
             raise Misuse("--vary name: a name changes nothing")
-    cells: list[Cell] = []
+    trials: list[Trial] = []
     problems: dict[Problem, None] = {}  # each once, in order
     for combination in itertools.product(*(axis.choices for axis in axes)):
         values = [value for choice in combination for value in choice]
@@ -143,19 +143,19 @@ def plan_cells(file: Path, axes: Sequence[Axis], overrides: Sequence[str] = (), 
             found = (replace(one, place=varied.get(one.place, one.place)) for one in error.problems)
             problems |= dict.fromkeys(found)
         else:
-            cells.append(Cell("", settings, words, file, recipe))
+            trials.append(Trial("", settings, words, file, recipe))
     if problems:
         raise RecipeError(str(file), problems)
-    names = _names(cells)
+    names = _names(trials)
     return [
-        Cell(name, one.settings, one.overrides, one.file, one.recipe) for name, one in zip(names, cells, strict=True)
+        Trial(name, one.settings, one.overrides, one.file, one.recipe) for name, one in zip(names, trials, strict=True)
     ]
 
 
 def default_folder(recipe_name: str, axes: Sequence[Axis], overrides: Sequence[str] = ()) -> Path:
     """Where a sweep lies if nobody says: a function of what varies and what is fixed, so that the same command finds it.
 
-    The values are not in it: a grid that has grown finds the cells that it had.
+    The values are not in it: a grid that has grown finds the trials that it had.
     """
     keys = [key for axis in axes for key in axis.keys]
     name = "sweep-" + "-".join(_short(key, keys) for key in keys)
@@ -164,13 +164,13 @@ def default_folder(recipe_name: str, axes: Sequence[Axis], overrides: Sequence[s
     return RUNS / recipe_name / name
 
 
-def scale_note(cells: Sequence[Cell]) -> str | None:
+def scale_note(trials: Sequence[Trial]) -> str | None:
     """A sentence where the rank varies alone: with it varies how much the adapter counts."""
-    keys = {key for key, _ in cells[0].settings}
+    keys = {key for key, _ in trials[0].settings}
     if "lora.rank" not in keys or "lora.alpha" in keys:
         return None
-    scales = {cell.recipe.lora.rank: cell.recipe.lora.scale for cell in cells}
-    first = cells[0].recipe.lora
+    scales = {trial.recipe.lora.rank: trial.recipe.lora.scale for trial in trials}
+    first = trials[0].recipe.lora
     power = 0.5 if first.rslora else 1.0
     kept = ",".join(f"{rank}:{first.alpha * (rank / first.rank) ** power:.4g}" for rank in scales)
     of_ranks = ", ".join(f"{scale:.3g} at rank {rank}" for rank, scale in scales.items())
@@ -214,13 +214,13 @@ def _short(key: str, keys: Sequence[str]) -> str:
     return last if sum(one.rpartition(".")[2] == last for one in keys) == 1 else key
 
 
-def _names(cells: Sequence[Cell]) -> list[str]:
+def _names(trials: Sequence[Trial]) -> list[str]:
     """A folder name for each, none twice: rank-32_learning_rate-1e-4."""
     names = []
-    for cell in cells:
-        keys = [key for key, _ in cell.settings]
+    for trial in trials:
+        keys = [key for key, _ in trial.settings]
         parts = []
-        for key, value in cell.settings:
+        for key, value in trial.settings:
             plain = re.sub(r"[^\w.+-]+", "-", os.path.basename(value.rstrip("/"))).strip("-.") or "value"
             # What cannot be shown whole is told apart by a hash, which depends on this value alone.
             whole = plain == value and len(plain) <= MAX_VALUE_CHARS

@@ -1,12 +1,12 @@
 """A sweep: one recipe trained and evaluated with every combination of some settings, a process a combination.
 
     axes = [parse_axis("lora.rank=32,64"), parse_axis("train.learning_rate=1e-4,2e-4")]
-    cells = plan_cells(Path("recipe.yaml"), axes)          # four recipes, all checked
-    done = sweep(cells, default_folder("recipe", axes))    # four run folders
+    trials = plan_trials(Path("recipe.yaml"), axes)          # four recipes, all checked
+    done = sweep(trials, default_folder("recipe", axes))    # four run folders
 
-A cell is a run folder like any other, named after its settings, with its log beside it. What lies there says what is left
+A trial is a run folder like any other, named after its settings, with its log beside it. What lies there says what is left
 to do, so that the same command goes on where an interrupted one stopped, and a larger grid takes over what is finished.
-A cell that fails, or that the system kills for its memory, takes no other with it.
+A trial that fails, or that the system kills for its memory, takes no other with it.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from mlxtune.errors import MlxtuneError, Problem, RunError
 from mlxtune.files import write_json, write_text
 from mlxtune.runs.folder import RunFolder, locked
 from mlxtune.runs.layout import FAILED, FINISHED, INTERRUPTED, SCORES_FILE, TUNED
-from mlxtune.sweep.grid import Cell
-from mlxtune.sweep.trial_state import Standing, standing, tuned_scores
+from mlxtune.sweep.grid import Trial
+from mlxtune.sweep.trial_state import TrialState, trial_state, tuned_scores
 
 SWEEP_FILE = "sweep.json"
 
@@ -36,11 +36,11 @@ Runner = Callable[[Sequence[str], Path], int]  # words after `mlxtune`, the log 
 
 
 @dataclass(frozen=True)
-class Done:
-    """How a cell ended.
+class TrialResult:
+    """How a trial ended.
 
     Attributes:
-        cell: Which.
+        trial: Which.
         folder: Its run folder.
         log: What it said.
         status: FINISHED, FAILED or INTERRUPTED.
@@ -49,7 +49,7 @@ class Done:
         seconds: That it took now.
     """
 
-    cell: Cell
+    trial: Trial
     folder: Path
     log: Path
     status: str
@@ -60,8 +60,8 @@ class Done:
     def as_json(self) -> dict[str, Any]:
         """For sweep.json and --json."""
         return {
-            "name": self.cell.name,
-            "settings": dict(self.cell.settings),
+            "name": self.trial.name,
+            "settings": dict(self.trial.settings),
             "run": str(self.folder),
             "log": str(self.log),
             "status": self.status,
@@ -72,7 +72,7 @@ class Done:
 
 
 def sweep(
-    cells: Sequence[Cell],
+    trials: Sequence[Trial],
     folder: Path,
     run: Runner | None = None,
     say: Callable[[str], None] = lambda text: None,
@@ -80,11 +80,11 @@ def sweep(
     evaluate: bool = True,
     force: bool = False,
     where: Sequence[str] = (),
-) -> list[Done]:
-    """Train and evaluate what is not finished yet, one cell after the other.
+) -> list[TrialResult]:
+    """Train and evaluate what is not finished yet, one trial after the other.
 
     Args:
-        cells: Of `plan_cells`.
+        trials: Of `plan_trials`.
         folder: Holds their run folders, their logs, and sweep.json.
         run: Runs one command and waits for it; None is `run_process`.
         say: Told how it goes.
@@ -93,10 +93,10 @@ def sweep(
         where: Options that say what computes: ("--backend", "mlx").
 
     Returns:
-        How each cell ended, in their order.
+        How each trial ended, in their order.
 
     Raises:
-        RunError: The folder is in use, or cells in it were made under another recipe, and `force` is not set: nothing
+        RunError: The folder is in use, or trials in it were made under another recipe, and `force` is not set: nothing
             was started then.
         KeyboardInterrupt: Interrupted; what was done is on disk, and the same call goes on.
     """
@@ -105,27 +105,27 @@ def sweep(
         raise RunError(f"{folder}: expected a folder, this is a file; choose another --out")
     if RunFolder(folder).run_file.exists():
         raise RunError(f"{folder}: is a run of its own; choose another --out")
-    standings = [standing(cell, folder / cell.name) for cell in cells]
+    states = [trial_state(trial, folder / trial.name) for trial in trials]
     if not force:
-        _refuse_changed(cells, standings, folder, evaluate)
+        _refuse_changed(trials, states, folder, evaluate)
     folder.mkdir(parents=True, exist_ok=True)
-    done: list[Done] = []
+    done: list[TrialResult] = []
     with locked(folder):
-        for number, (cell, found) in enumerate(zip(cells, standings, strict=True), start=1):
-            place = f"[{number}/{len(cells)}] {cell}"
-            log = folder / f"{cell.name}.log"
-            commands = list(_commands(cell, folder / cell.name, found, evaluate, force, where))
+        for number, (trial, found) in enumerate(zip(trials, states, strict=True), start=1):
+            place = f"[{number}/{len(trials)}] {trial}"
+            log = folder / f"{trial.name}.log"
+            commands = list(_commands(trial, folder / trial.name, found, evaluate, force, where))
             if not commands:
-                say(f"{place}: finished before{_headline(folder / cell.name)}")
-                done.append(Done(cell, folder / cell.name, log, FINISHED, True, None, 0.0))
+                say(f"{place}: finished before{_headline(folder / trial.name)}")
+                done.append(TrialResult(trial, folder / trial.name, log, FINISHED, True, None, 0.0))
                 continue
             started = time.monotonic()
             error = None
             try:
                 if found.training == "whole" and found.changed_evaluation:  # as training does when it goes on
-                    write_text(RunFolder(folder / cell.name).recipe_file, cell.recipe.to_yaml())
+                    write_text(RunFolder(folder / trial.name).recipe_file, trial.recipe.to_yaml())
                 if found.training == "none":
-                    _clear_beginnings(folder / cell.name)
+                    _clear_beginnings(folder / trial.name)
                 for what, words in commands:
                     say(f"{place}: {what}; log: {log}")
                     begins = log.stat().st_size if log.exists() else 0
@@ -135,18 +135,18 @@ def sweep(
                         break
             except KeyboardInterrupt:
                 seconds = time.monotonic() - started
-                done.append(Done(cell, folder / cell.name, log, INTERRUPTED, False, "interrupted", seconds))
-                _note(folder, cells, done)
+                done.append(TrialResult(trial, folder / trial.name, log, INTERRUPTED, False, "interrupted", seconds))
+                _note(folder, trials, done)
                 raise
             seconds = time.monotonic() - started
             status = FAILED if error else FINISHED
-            done.append(Done(cell, folder / cell.name, log, status, False, error, seconds))
-            _note(folder, cells, done)
+            done.append(TrialResult(trial, folder / trial.name, log, status, False, error, seconds))
+            _note(folder, trials, done)
             say(
                 f"{place}: "
-                + (f"failed: {error}" if error else f"done in {seconds:.0f} s{_headline(folder / cell.name)}")
+                + (f"failed: {error}" if error else f"done in {seconds:.0f} s{_headline(folder / trial.name)}")
             )
-        _note(folder, cells, done)
+        _note(folder, trials, done)
     return done
 
 
@@ -204,16 +204,16 @@ def _clear_beginnings(folder: Path) -> None:
 
 
 def _commands(
-    cell: Cell, folder: Path, found: Standing, evaluate: bool, force: bool, where: Sequence[str]
+    trial: Trial, folder: Path, found: TrialState, evaluate: bool, force: bool, where: Sequence[str]
 ) -> Iterator[tuple[str, list[str]]]:
     """What is still to be run: what to call it, and its words."""
-    settings = [word for override in cell.overrides for word in ("--set", override)]
+    settings = [word for override in trial.overrides for word in ("--set", override)]
     anew = force and (bool(found.changed) or found.failed)
     replaces = ["--force"] if RunFolder(folder).run_file.exists() else []
     if found.training == "none" or anew:
-        yield "training", ["lora", str(cell.file), "--out", str(folder), *settings, *where, *replaces]
+        yield "training", ["lora", str(trial.file), "--out", str(folder), *settings, *where, *replaces]
     elif found.training == "resume":
-        yield "going on with training", ["lora", str(cell.file), "--resume", str(folder), *settings, *where]
+        yield "going on with training", ["lora", str(trial.file), "--resume", str(folder), *settings, *where]
     trains = found.training != "whole" or anew
     if evaluate and (trains or not found.evaluated or (force and found.changed_evaluation)):
         kept = found.training != "none" and not anew  # training anew removes its evaluation
@@ -221,13 +221,13 @@ def _commands(
         yield "evaluating", ["evaluate", str(folder), *where, *stale]
 
 
-def _refuse_changed(cells: Sequence[Cell], standings: Sequence[Standing], folder: Path, evaluate: bool) -> None:
-    """Raise RunError where cells were made with something that has changed since; all are listed."""
+def _refuse_changed(trials: Sequence[Trial], states: Sequence[TrialState], folder: Path, evaluate: bool) -> None:
+    """Raise RunError where trials were made with something that has changed since; all are listed."""
     problems = []
-    for cell, found in zip(cells, standings, strict=True):
+    for trial, found in zip(trials, states, strict=True):
         what = [*found.changed, *(found.changed_evaluation if evaluate and found.evaluated else ())]
         if what:
-            problems.append(Problem(cell.name, "; ".join(what)))
+            problems.append(Problem(trial.name, "; ".join(what)))
     if problems:
         raise RunError(
             f"{folder}: some cells were made with something else",
@@ -257,7 +257,7 @@ def _why(code: int, log: Path, begins: int) -> str:
 
 
 def _headline(folder: Path) -> str:
-    """The figures that a cell is known by, as a clause; nothing where there are none."""
+    """The figures that a trial is known by, as a clause; nothing where there are none."""
     run = RunFolder(folder)
     said = []
     try:
@@ -273,12 +273,12 @@ def _headline(folder: Path) -> str:
     return "; " + ", ".join(said) if said else ""
 
 
-def _note(folder: Path, cells: Sequence[Cell], done: Sequence[Done]) -> None:
+def _note(folder: Path, trials: Sequence[Trial], done: Sequence[TrialResult]) -> None:
     """Write what is known so far into sweep.json."""
-    ended = {one.cell.name: one.as_json() for one in done}
+    ended = {one.trial.name: one.as_json() for one in done}
     waiting = [
-        {"name": cell.name, "settings": dict(cell.settings), "run": str(folder / cell.name), "status": "waiting"}
-        for cell in cells
-        if cell.name not in ended
+        {"name": trial.name, "settings": dict(trial.settings), "run": str(folder / trial.name), "status": "waiting"}
+        for trial in trials
+        if trial.name not in ended
     ]
-    write_json(folder / SWEEP_FILE, {"recipe": str(cells[0].file), "cells": [*ended.values(), *waiting]})
+    write_json(folder / SWEEP_FILE, {"recipe": str(trials[0].file), "cells": [*ended.values(), *waiting]})

@@ -1,4 +1,4 @@
-"""What lies in the folder of a sweep's cell, and so what is left to do for it. Changes nothing."""
+"""What lies in the folder of a sweep's trial, and so what is left to do for it. Changes nothing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mlxtune.data.rows import content_hash
 from mlxtune.errors import RunError
@@ -14,15 +14,16 @@ from mlxtune.recipe.sections import Recipe
 from mlxtune.runs.folder import RunFolder
 from mlxtune.runs.layout import CORRUPT, FAILED, FINISHED, RECIPE_FILE, SCORES_FILE, TUNED, checkpoint_folders
 from mlxtune.runs.listing import look_at
-from mlxtune.sweep.grid import Cell
+from mlxtune.sweep.grid import Trial
 
+Training = Literal["none", "resume", "whole"]
 MAX_SHOWN = 40  # characters of a setting's value
 BEGINNINGS = (RECIPE_FILE,)  # what a run that was killed at its very beginning leaves
 
 
 @dataclass(frozen=True)
-class Standing:
-    """What lies in a cell's folder, and so what is left to do.
+class TrialState:
+    """What lies in a trial's folder, and so what is left to do.
 
     Attributes:
         training: 'none', 'whole', or 'resume' where it has a checkpoint to go on from.
@@ -32,15 +33,15 @@ class Standing:
         failed: It ended with an error.
     """
 
-    training: str
+    training: Training
     evaluated: bool = False
     changed: tuple[str, ...] = ()
     changed_evaluation: tuple[str, ...] = ()
     failed: bool = False
 
 
-def standing(cell: Cell, folder: Path) -> Standing:
-    """What lies in a cell's folder.
+def trial_state(trial: Trial, folder: Path) -> TrialState:
+    """What lies in a trial's folder.
 
     Raises:
         RunError: Something that is no run, a run that cannot be read, or one that another process is writing to.
@@ -48,7 +49,7 @@ def standing(cell: Cell, folder: Path) -> Standing:
     if not folder.exists() or not RunFolder(folder).run_file.exists():
         if folder.exists() and any(name not in BEGINNINGS for name in _visible(folder)):
             raise RunError(f"{folder}: exists and is no run of mlxtune; choose another --out")
-        return Standing("none")
+        return TrialState("none")
     run = RunFolder(folder)
     if run.in_use():
         raise RunError(f"{folder}: another process is writing to it; wait for it")
@@ -57,17 +58,17 @@ def standing(cell: Cell, folder: Path) -> Standing:
         raise RunError(f"{folder}: is damaged: {listed.problem}; delete it, or choose another --out")
     info = run.info()
     scores = tuned_scores(run)
-    changed = list(_changed_keys(run, cell.recipe))
-    data = list(_changed_data(info, cell.recipe))
+    changed = list(_changed_keys(run, trial.recipe))
+    data = list(_changed_data(info, trial.recipe))
     of_evaluation = [text for key, text in changed if _of_evaluation(key)]
-    if scores is not None and _other_test_rows(scores, cell.recipe):
+    if scores is not None and _other_test_rows(scores, trial.recipe):
         of_evaluation.append("data.test: its rows have changed since")
-    training = "none"
+    training: Training = "none"
     if listed.status == FINISHED and run.has_adapter:
         training = "whole"
     elif checkpoint_folders(run.checkpoints):
         training = "resume"
-    return Standing(
+    return TrialState(
         training,
         scores is not None,
         tuple([text for key, text in changed if not _of_evaluation(key)] + data),

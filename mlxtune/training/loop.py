@@ -77,7 +77,7 @@ def train(
     recipe: Recipe,
     spec: LoraSpec,
     examples: Sequence[Example],
-    held_out: Sequence[Example],
+    validation: Sequence[Example],
     run: RunFolder,
     watch: Callable[[Event], None],
     measure: Measure | None = None,
@@ -93,7 +93,7 @@ def train(
         recipe: Training settings.
         spec: The adapter's spec, written beside its values.
         examples: Training examples.
-        held_out: Validation examples; may be empty.
+        validation: Validation examples; may be empty.
         run: Where metrics.jsonl, checkpoints/ and adapter/ go.
         watch: Called with each event that metrics.jsonl gets.
         measure: Metrics of the replies that the model now gives; needed where the recipe selects by one.
@@ -105,7 +105,7 @@ def train(
         TrainingError: A loss or gradient is not finite, or a checkpoint cannot be written; the last good one stays.
         RunError: There is no checkpoint to go on from.
     """
-    training = _Training(model, backend, recipe, spec, examples, held_out, run, measure)
+    training = _Training(model, backend, recipe, spec, examples, validation, run, measure)
     model.prepare_training(
         OptimizerSpec(recipe.train.weight_decay, recipe.train.max_grad_norm, recipe.train.seed),
         recipe.train.gradient_checkpointing,
@@ -128,7 +128,7 @@ class _Training:
         recipe: Recipe,
         spec: LoraSpec,
         examples: Sequence[Example],
-        held_out: Sequence[Example],
+        validation: Sequence[Example],
         run: RunFolder,
         measure: Measure | None,
     ) -> None:
@@ -141,7 +141,7 @@ class _Training:
         template = ReplyTemplate(recipe.output)
         self._segments, self._label_fields = template.segments, template.label_fields
         self._order = Order(examples, settings.batch_size, settings.gradient_accumulation, settings.seed)
-        self._validation = fixed_batches(held_out, settings.batch_size)
+        self._validation = fixed_batches(validation, settings.batch_size)
         sample = [examples[index] for index in fixed_sample(len(examples), settings.seed)]
         self._sample = fixed_batches(sample, settings.batch_size)
         self._selection = Selection.of(recipe)

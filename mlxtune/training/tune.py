@@ -14,9 +14,9 @@ from typing import Any
 import mlxtune
 from mlxtune.backends.adapter import initial_weights
 from mlxtune.backends.base import ChosenBackend, LoraSpec
-from mlxtune.data.cleaning import Account
+from mlxtune.data.cleaning import CleaningReport
 from mlxtune.data.examples import within_positions
-from mlxtune.data.prepare import Split, training_split, validation_split
+from mlxtune.data.prepare import Split, prepare
 from mlxtune.data.rows import content_hash
 from mlxtune.errors import RunError
 from mlxtune.files import write_text
@@ -84,8 +84,8 @@ def tune(
     spec = lora_spec(recipe, config)
     changed = check_recipe(recipe, resume) if resume else []
     tokenizer = load_tokenizer(tokenizer_folder)
-    training = training_split(recipe, tokenizer)
-    validation = validation_split(recipe, tokenizer)
+    prepared = prepare(recipe, tokenizer)
+    training, validation = prepared.training, prepared.validation
     say(describe_data(training, validation))
     if training.augmented is not None:
         say(training.augmented.summary())
@@ -150,7 +150,6 @@ def tune(
                 command=_command(),
             )
         try:
-            held_out = validation.examples if validation else []
             with Trackers(recipe.track, run.path, recipe, run.info(), say) as trackers:
 
                 def observe(event: Event) -> None:
@@ -163,7 +162,7 @@ def tune(
                     recipe,
                     spec,
                     training.examples,
-                    held_out,
+                    validation.examples if validation else [],
                     run,
                     observe,
                     measure,
@@ -238,24 +237,24 @@ def lora_spec(recipe: Recipe, config: dict[str, Any]) -> LoraSpec:
 
 def describe_data(training: Split, validation: Split | None) -> str:
     """One line on the rows: how many, what cleaning did, how many to validate with."""
-    account = training.account
+    report = training.cleaning
     cleaned = (
-        f" of {account.read:,} read; dropped {account.duplicates} duplicates, {account.near_duplicates} near-duplicates, "
-        f"{account.low_quality} low-quality rows ({_reasons(account)})"
-        if account and account.read != account.kept
+        f" of {report.read:,} read; dropped {report.duplicates} duplicates, {report.near_duplicates} near-duplicates, "
+        f"{report.low_quality} low-quality rows ({_reasons(report)})"
+        if report and report.read != report.kept
         else ""
     )
     rewritten = ""
     if (augmented := training.augmented) is not None:
         which = "still to be rewritten, which may become fewer" if augmented.is_estimate else "rewritten"
         rewritten = f"; with {len(augmented.rows):,} {which}"
-    held_out = f", {len(validation.examples):,} to validate" if validation else ", none to validate"
+    to_validate = f", {len(validation.examples):,} to validate" if validation else ", none to validate"
     balanced = f"; balanced from {training.balanced.n_before:,}" if training.balanced else ""
-    return f"{len(training.examples):,} rows to train{cleaned}{rewritten}{balanced}{held_out}"
+    return f"{len(training.examples):,} rows to train{cleaned}{rewritten}{balanced}{to_validate}"
 
 
-def _reasons(account: Account) -> str:
-    counted = [f"{count} {reason.replace('_', ' ')}" for reason, count in account.low_quality_reasons.items() if count]
+def _reasons(report: CleaningReport) -> str:
+    counted = [f"{count} {reason.replace('_', ' ')}" for reason, count in report.low_quality_reasons.items() if count]
     return ", ".join(counted) or "none"
 
 
@@ -264,17 +263,17 @@ def _data_facts(recipe: Recipe, training: Split, validation: Split | None) -> di
     facts: dict[str, Any] = {
         "train": {"file": recipe.data.train, "sha256": content_hash(Path(recipe.data.train)), "rows": rows}
     }
-    if account := training.account:
+    if report := training.cleaning:
         facts["train"]["cleaning"] = {
-            "read": account.read,
-            "duplicates": account.duplicates,
-            "near_duplicates": account.near_duplicates,
-            "low_quality": account.low_quality,
-            "low_quality_reasons": dict(account.low_quality_reasons),
-            "kept": account.kept,
-            "labels": {name: dict(counts) for name, counts in account.labels.items()},
-            "dropped": [f"{drop.file}:{drop.line}: {drop.reason} {drop.detail}".rstrip() for drop in account.dropped],
-            "conflicts": [f"{one.file}:{one.line}: as {one.conflicts_with}" for one in account.conflicts],
+            "read": report.read,
+            "duplicates": report.duplicates,
+            "near_duplicates": report.near_duplicates,
+            "low_quality": report.low_quality,
+            "low_quality_reasons": dict(report.low_quality_reasons),
+            "kept": report.kept,
+            "labels": {name: dict(counts) for name, counts in report.labels.items()},
+            "dropped": [f"{drop.file}:{drop.line}: {drop.reason} {drop.detail}".rstrip() for drop in report.dropped],
+            "conflicts": [f"{one.file}:{one.line}: as {one.conflicts_with}" for one in report.conflicts],
         }
     if augmented := training.augmented:
         facts["train"]["augment"] = augmented.as_json()

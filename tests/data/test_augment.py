@@ -19,7 +19,7 @@ from mlxtune.backends import choose
 from mlxtune.chat.client import Answer, ChatFailure, ChatServerError, Question
 from mlxtune.data import augment as augmenting
 from mlxtune.data.augment import TAG, Augmented, read_answer
-from mlxtune.data.prepare import training_rows, training_split, validation_rows
+from mlxtune.data.prepare import RecipeRows, training_rows, training_split, validation_rows
 from mlxtune.data.report import read_splits, report_data
 from mlxtune.data.rows import Row, read_rows
 from mlxtune.errors import DataError, RecipeError
@@ -130,7 +130,7 @@ def synthetic(rows: Sequence[Row]) -> list[Row]:
 
 
 def made(recipe: Recipe, tokenizer: Tokenizer) -> Augmented:
-    augmented = training_split(recipe, tokenizer).augmented
+    augmented = training_split(RecipeRows(recipe), tokenizer).augmented
     assert augmented is not None
     assert augmented.asked == len(augmented.rows) + sum(augmented.refused.values())
     return augmented
@@ -143,7 +143,7 @@ def test_the_class_has_factor_times_its_rows_and_only_the_text_is_other(
     recipe: Recipe, tokenizer: Tokenizer, serve: Serve
 ) -> None:
     fake = serve()
-    split = training_split(recipe, tokenizer)
+    split = training_split(RecipeRows(recipe), tokenizer)
     own, new = split.rows[:30], split.rows[30:]
     assert Counter(row.fields["priority"] for row in split.rows) == {"low": 30, "high": 20}
     assert own == read_rows(Path(recipe.data.train)) and not synthetic(own) and synthetic(split.rows) == list(new)
@@ -160,7 +160,7 @@ def test_a_question_shows_text_labels_and_what_to_keep_and_not_the_reply(
     recipe: Recipe, tokenizer: Tokenizer, serve: Serve
 ) -> None:
     fake = serve()
-    training_split(recipe, tokenizer)
+    training_split(RecipeRows(recipe), tokenizer)
     assert {message_of(question) for question in fake.asked} == set(SOURCES)
     asked = fake.asked[0].messages[-1]["content"]
     assert "priority: low; tags: a, b" in asked and "Keep <name> exactly" in asked and "About" not in asked
@@ -197,7 +197,7 @@ def test_rows_held_out_are_never_rewritten_nor_neared(file: Path, tokenizer: Tok
 def test_balancing_counts_the_rewritten_rows(file: Path, tokenizer: Tokenizer, serve: Serve) -> None:
     serve()
     balance = "data.balance={field: priority, method: oversample}"
-    split = training_split(load_recipe(file, ["data.augment.factor=1.5", balance]), tokenizer)
+    split = training_split(RecipeRows(load_recipe(file, ["data.augment.factor=1.5", balance])), tokenizer)
     assert split.balanced is not None
     assert split.balanced.before == {"high": 20, "low": 15} and split.balanced.after == {"high": 20, "low": 20}
 
@@ -315,9 +315,9 @@ def test_every_command_sees_the_same_rows_and_the_server_is_asked_once(
     recipe: Recipe, file: Path, tokenizer: Tokenizer, serve: Serve
 ) -> None:
     serve()
-    first = training_split(recipe, tokenizer)
+    first = training_split(RecipeRows(recipe), tokenizer)
     again = serve(lambda question: pytest.fail("asked again"))
-    assert training_split(recipe, tokenizer).rows == first.rows == training_rows(recipe)
+    assert training_split(RecipeRows(recipe), tokenizer).rows == first.rows == training_rows(recipe)
     report = report_data(recipe, read_splits(recipe), tokenizer)
     assert report.train_rows == first.rows and report.splits["train"].augmented == first.augmented
     moved = load_recipe(file, ["data.augment.endpoint=https://elsewhere/v1"])

@@ -16,7 +16,7 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from mlxtune.data.balance import Balanced, balance, balance_labels
 from mlxtune.data.class_weights import class_weights
-from mlxtune.data.prepare import training_split, validation_split
+from mlxtune.data.prepare import RecipeRows, training_split, validation_split
 from mlxtune.data.report import DataReport, read_splits, report_data
 from mlxtune.errors import RecipeError
 from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
@@ -289,19 +289,19 @@ def test_balanced_weights_come_from_the_rows_that_are_trained_on_and_lie_on_thei
     settings: dict[str, Any] = {"clean": {"dedupe": "near"}, "valid_fraction": 0.25, "balance": balancing}
     weighted = {"class_weights": "balanced", "loss_weight": 0.5}
     file = recipe_file(tmp_path / "balanced", weighted, **settings)
-    training = training_split(load_recipe(file), tokenizer)
+    training = training_split(RecipeRows(load_recipe(file)), tokenizer)
     assert training.class_weights is not None and training.balanced is not None
     found = training.class_weights["intents"]
     trained = [training.rows[example.row].fields["intents"] for example in training.examples]
     assert found.counts == {label: sum(label in labels for labels in trained) for label in LABELS}
-    assert training.balanced.most_repeats > 1 and training.held_out == 10
+    assert training.balanced.most_repeats > 1 and training.n_validation == 10
     occurrences = [label for labels in trained for label in labels]
     names = sorted(set(occurrences))
     wanted = compute_class_weight("balanced", classes=np.array(names), y=np.array(occurrences))
     assert [found.weights[name] for name in names] == pytest.approx(wanted.tolist())
 
     given = {"class_weights": dict(found.weights), "loss_weight": 0.5}
-    same = training_split(load_recipe(recipe_file(tmp_path / "given", given, **settings)), tokenizer)
+    same = training_split(RecipeRows(load_recipe(recipe_file(tmp_path / "given", given, **settings))), tokenizer)
     assert len(same.examples) == len(training.examples) > 0
     for one, other in zip(training.examples, same.examples, strict=True):
         assert one.row == other.row and one.reply.tolist() == other.reply.tolist()
@@ -327,7 +327,7 @@ def test_only_training_rows_are_balanced(tmp_path: Path, tokenizer: Tokenizer, m
         rows == plain_rows if method == "oversample" else rows < plain_rows
     )
     assert rows.isdisjoint(row.line for row in balanced.splits["valid"].rows)
-    held_out = validation_split(load_recipe(tmp_path / "balanced" / "recipe.yaml"), tokenizer)
+    held_out = validation_split(RecipeRows(load_recipe(tmp_path / "balanced" / "recipe.yaml")), tokenizer)
     assert held_out is not None and [row.line for row in held_out.rows] == [
         row.line for row in balanced.splits["valid"].rows
     ]
@@ -375,7 +375,7 @@ def test_the_data_report_shows_weights_with_counts_and_what_stayed_uneven(tmp_pa
     assert "rarest set / commonest set: 0.143 -> 0.286; data.balance.ratio is 1" in text
     assert "2 sets short of that; data.balance.max_repeats is 2" in text
     assert "user_auth, payment 8 -> 16; order_management 4 -> 8" in " ".join(text.split())
-    training = training_split(load_recipe(tmp_path / "recipe.yaml"), tokenizer)
+    training = training_split(RecipeRows(load_recipe(tmp_path / "recipe.yaml")), tokenizer)
     assert [example.weights.tolist() for example in report.train_examples] == [
         example.weights.tolist() for example in training.examples
     ]

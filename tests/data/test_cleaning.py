@@ -1,4 +1,4 @@
-"""Cleaning against brute force: what is dropped, what is kept, and that the account adds up."""
+"""Cleaning against brute force: what is dropped, what is kept, and that the report adds up."""
 
 from __future__ import annotations
 
@@ -110,35 +110,35 @@ def test_no_texts_make_no_groups_and_empty_ones_share_one() -> None:
 
 
 def test_exact_duplicates_differ_only_in_spaces_around_them() -> None:
-    account = cleaned(labelled("refund me", " refund me\n", "Refund me"), "exact").account
-    assert (account.duplicates, account.near_duplicates, account.kept) == (1, 0, 2)
+    report = cleaned(labelled("refund me", " refund me\n", "Refund me"), "exact").report
+    assert (report.duplicates, report.near_duplicates, report.kept) == (1, 0, 2)
 
 
 def test_near_duplicates_ignore_case_punctuation_width_and_one_filler_word() -> None:
     base = "could you please refund the second charge on my credit card before friday"
     same = [base.upper(), base + "!!!", base.replace(" ", "，"), base.replace("please", "kindly")]
-    account = cleaned(labelled(base, *same)).account
-    assert (account.near_duplicates, account.kept) == (4, 1)
-    assert {drop.same_as for drop in account.dropped} == {"a.jsonl:1"}
+    report = cleaned(labelled(base, *same)).report
+    assert (report.near_duplicates, report.kept) == (4, 1)
+    assert {drop.same_as for drop in report.dropped} == {"a.jsonl:1"}
 
 
 def test_chinese_near_duplicates_are_found() -> None:
-    account = cleaned(
+    report = cleaned(
         labelled("请帮我查一下订单为什么被重复扣款", "帮我查一下订单为什么被重复扣款吧", "仓库还剩多少件白色外套")
-    ).account
-    assert (account.near_duplicates, account.kept) == (1, 2)
+    ).report
+    assert (report.near_duplicates, report.kept) == (1, 2)
 
 
 def test_nothing_is_deduplicated_unless_asked() -> None:
-    assert cleaned(labelled("refund me", "refund me"), "none").account.kept == 2
+    assert cleaned(labelled("refund me", "refund me"), "none").report.kept == 2
 
 
 @pytest.mark.parametrize("dedupe", ["exact", "near"])
 def test_the_same_text_under_other_labels_is_kept_and_listed(dedupe: Literal["exact", "near"]) -> None:
     rows = [*labelled("refund me"), *labelled("refund me", label="none"), *labelled("refund me")]
-    account = cleaned(rows, dedupe).account
-    assert (account.kept, account.duplicates) == (2, 1)
-    assert [(conflict.line, conflict.conflicts_with) for conflict in account.conflicts] == [(2, "a.jsonl:1")]
+    report = cleaned(rows, dedupe).report
+    assert (report.kept, report.duplicates) == (2, 1)
+    assert [(conflict.line, conflict.conflicts_with) for conflict in report.conflicts] == [(2, "a.jsonl:1")]
 
 
 def test_labels_agree_whatever_their_order_and_spelling() -> None:
@@ -146,7 +146,7 @@ def test_labels_agree_whatever_their_order_and_spelling() -> None:
         *labelled("refund me", label=["payment", "notification"]),
         *labelled("refund me", label="notification；payment"),
     ]
-    assert cleaned(rows).account.duplicates == 1
+    assert cleaned(rows).report.duplicates == 1
 
 
 def test_free_text_need_not_agree() -> None:
@@ -155,7 +155,7 @@ def test_free_text_need_not_agree() -> None:
     columns: dict[str, None] = {"reply": None}
     strict = clean_rows(rows, text_column="text", label_columns=columns, settings=settings)
     prose = clean_rows(rows, text_column="text", label_columns=columns, settings=settings, free_text=["reply"])
-    assert (strict.account.kept, prose.account.kept) == (2, 1)
+    assert (strict.report.kept, prose.report.kept) == (2, 1)
 
 
 def test_each_low_quality_row_has_its_reason_and_the_account_adds_up() -> None:
@@ -166,24 +166,24 @@ def test_each_low_quality_row_has_its_reason_and_the_account_adds_up() -> None:
         *labelled("text me when it is paid", label="payment, notification"),
     ]
     result = cleaned(rows)
-    account = result.account
-    assert account.low_quality_reasons == {
+    report = result.report
+    assert report.low_quality_reasons == {
         "empty": 1, "too_short": 1, "garbled": 1, "missing_label": 1, "unknown_label": 1,
     }  # fmt: skip
-    assert account.read == account.duplicates + account.near_duplicates + account.low_quality + account.kept == 9
-    assert (account.duplicates, account.near_duplicates, account.low_quality) == (1, 1, 5)
+    assert report.read == report.duplicates + report.near_duplicates + report.low_quality + report.kept == 9
+    assert (report.duplicates, report.near_duplicates, report.low_quality) == (1, 1, 5)
     assert [row.line for row in result.rows] == [4, 9]
-    assert [drop.line for drop in account.dropped] == [1, 2, 3, 5, 6, 7, 8]
-    assert next(drop.detail for drop in account.dropped if drop.reason == "unknown_label") == "intents: 'paymnt'"
+    assert [drop.line for drop in report.dropped] == [1, 2, 3, 5, 6, 7, 8]
+    assert next(drop.detail for drop in report.dropped if drop.reason == "unknown_label") == "intents: 'paymnt'"
 
 
 def test_multi_label_shares_and_label_counts_are_of_the_rows_they_name() -> None:
     rows = [*labelled("text me when it is paid", "text me when it is paid", label="payment|notification")]
     rows += labelled("refund the second charge", "where is my invoice")
-    account = cleaned(rows).account
-    assert account.multi_before == {"intents": 0.5}
-    assert account.multi_after == {"intents": 1 / 3}
-    assert account.labels == {"intents": {"payment": 3, "notification": 1}}
+    report = cleaned(rows).report
+    assert report.multi_before == {"intents": 0.5}
+    assert report.multi_after == {"intents": 1 / 3}
+    assert report.labels == {"intents": {"payment": 3, "notification": 1}}
 
 
 def test_an_allowed_label_may_contain_a_separator() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from mlxtune.data.first_tokens import first_token_collisions
 from mlxtune.data.leaks import find_leaks
-from mlxtune.data.prepare import training_split, validation_split
+from mlxtune.data.prepare import RecipeRows, prepare, training_split
 from mlxtune.data.preview import MORE_TO_COME, pieces, preview
 from mlxtune.data.report import DataReport, read_splits, report_data
 from mlxtune.data.rows import Row
@@ -113,15 +113,16 @@ def test_the_report_trains_on_what_training_trains_on(tmp_path: Path, tokenizer:
     ]
     recipe = recipe_of(tmp_path, [*DIRTY, *many], data=settings)
     report = report_of(recipe, tokenizer)
-    training, validation = training_split(recipe, tokenizer), validation_split(recipe, tokenizer)
+    prepared = prepare(recipe, tokenizer)
+    training, validation = prepared.training, prepared.validation
     assert validation is not None
     assert [one.line for one in report.splits["train"].rows] == [training.rows[e.row].line for e in training.examples]
     assert [one.line for one in report.splits["valid"].rows] == [
         validation.rows[e.row].line for e in validation.examples
     ]
-    assert report.splits["train"].held_out == training.held_out == len(validation.rows) > 0
+    assert report.splits["train"].held_out == training.n_validation == len(validation.rows) > 0
     train = report.splits["train"]
-    assert train.kept == training.held_out + len(training.rows)
+    assert train.kept == training.n_validation + len(training.rows)
 
 
 def test_rows_held_out_are_told_of_once(tmp_path: Path, tokenizer: Tokenizer) -> None:
@@ -138,7 +139,7 @@ def test_rows_held_out_are_told_of_once(tmp_path: Path, tokenizer: Tokenizer) ->
 def test_lengths_are_those_of_the_examples(tmp_path: Path, tokenizer: Tokenizer) -> None:
     recipe = recipe_of(tmp_path, ROWS)
     report = report_of(recipe, tokenizer)
-    lengths = sorted(example.n_tokens for example in training_split(recipe, tokenizer).examples)
+    lengths = sorted(example.n_tokens for example in training_split(RecipeRows(recipe), tokenizer).examples)
     assert report.splits["train"].lengths.max == lengths[-1]
     assert report.splits["train"].lengths.median == lengths[len(lengths) // 2]
 
@@ -266,7 +267,7 @@ def test_a_preview_marks_exactly_what_is_trained_on(tmp_path: Path, tokenizer: T
         }
     }
     recipe = recipe_of(tmp_path, ROWS, output={"template": "{intents}", "fields": fields})
-    split = training_split(recipe, tokenizer)
+    split = training_split(RecipeRows(recipe), tokenizer)
     shown = preview(split.examples[0], split.rows[0], ReplyTemplate(recipe.output).segments, tokenizer)
     assert [token.id for token in shown.tokens] == [*split.examples[0].prompt, *split.examples[0].reply]
     trained = [token for token in shown.tokens if token.segment]

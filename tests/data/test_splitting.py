@@ -11,8 +11,8 @@ import pytest
 
 from mlxtune.data.balance import balance
 from mlxtune.data.near import near_duplicate_groups
-from mlxtune.data.prepare import training_split, validation_split
-from mlxtune.data.splitting import hold_out
+from mlxtune.data.prepare import RecipeRows, prepare, training_split, validation_split
+from mlxtune.data.splitting import split_positions
 from mlxtune.errors import DataError, RecipeError
 from mlxtune.models.tokenizer import load_tokenizer
 from mlxtune.recipe.load import load_recipe
@@ -31,27 +31,27 @@ def test_the_texts_that_stand_apart_do() -> None:
 
 
 def test_every_row_goes_to_one_side() -> None:
-    parted = hold_out(APART, ["a"] * 100, 0.2, seed=0)
-    assert sorted([*parted.kept, *parted.held_out]) == list(range(100))
-    assert len(parted.held_out) == 20
+    split = split_positions(APART, ["a"] * 100, 0.2, seed=0)
+    assert sorted([*split.training, *split.validation]) == list(range(100))
+    assert len(split.validation) == 20
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.25, 0.5])
 def test_each_label_set_gives_its_share(fraction: float) -> None:
     strata = ["a"] * 60 + ["b"] * 30 + ["c"] * 10
-    parted = hold_out(APART, strata, fraction, seed=3)
-    counts = Counter(strata[row] for row in parted.held_out)
-    assert len(parted.held_out) == round(100 * fraction)
+    split = split_positions(APART, strata, fraction, seed=3)
+    counts = Counter(strata[row] for row in split.validation)
+    assert len(split.validation) == round(100 * fraction)
     for name, rows in {"a": 60, "b": 30, "c": 10}.items():
         assert abs(counts[name] - rows * fraction) < 1
 
 
 def test_near_duplicates_are_never_parted() -> None:
     texts = varied_texts(240)
-    parted = hold_out(texts, [str(row % 4) for row in range(240)], 0.2, seed=1)
-    held_out = set(parted.held_out)
+    split = split_positions(texts, [str(row % 4) for row in range(240)], 0.2, seed=1)
+    held_out = set(split.validation)
     groups = near_duplicate_groups(texts)
-    assert {groups[row] for row in held_out}.isdisjoint(groups[row] for row in parted.kept)
+    assert {groups[row] for row in held_out}.isdisjoint(groups[row] for row in split.training)
     near = [(a, b) for a, b in combinations(range(240), 2) if oracle_near(texts[a], texts[b])]
     parts = sum((a in held_out) != (b in held_out) for a, b in near)
     assert len(near) > 60 and parts <= 0.03 * len(near)
@@ -59,21 +59,21 @@ def test_near_duplicates_are_never_parted() -> None:
 
 
 def test_the_seed_decides_the_draw() -> None:
-    draws = [hold_out(APART, ["a"] * 100, 0.2, seed).held_out for seed in (0, 0, 1)]
+    draws = [split_positions(APART, ["a"] * 100, 0.2, seed).validation for seed in (0, 0, 1)]
     assert draws[0] == draws[1] != draws[2]
 
 
 def test_a_label_set_of_one_row_stays_in_training() -> None:
-    parted = hold_out(APART[:11], ["a"] * 10 + ["b"], 0.5, seed=0)
-    assert 10 in parted.kept and len(parted.held_out) == 6
+    split = split_positions(APART[:11], ["a"] * 10 + ["b"], 0.5, seed=0)
+    assert 10 in split.training and len(split.validation) == 6
 
 
 def test_label_sets_that_all_differ_still_give_a_row() -> None:
-    assert len(hold_out(APART[:5], list("abcde"), 0.2, seed=0).held_out) == 1
+    assert len(split_positions(APART[:5], list("abcde"), 0.2, seed=0).validation) == 1
 
 
 def test_rows_that_are_all_alike_are_not_parted() -> None:
-    assert hold_out(["the same text"] * 5, ["a"] * 5, 0.4, seed=0).held_out == ()
+    assert split_positions(["the same text"] * 5, ["a"] * 5, 0.4, seed=0).validation == ()
 
 
 def test_oversampling_repeats_each_row_of_a_label_equally_often_but_for_one() -> None:
@@ -114,13 +114,14 @@ def recipe_with(folder: Path, **data: Any) -> Path:
 def test_training_and_validation_share_no_row_and_miss_none(tmp_path: Path) -> None:
     recipe = load_recipe(recipe_with(tmp_path, valid_fraction=0.2))
     tokenizer = load_tokenizer(tmp_path / "base")
-    training, validation = training_split(recipe, tokenizer), validation_split(recipe, tokenizer)
-    assert validation is not None and len(validation.examples) == 8 == training.held_out
+    prepared = prepare(recipe, tokenizer)
+    training, validation = prepared.training, prepared.validation
+    assert validation is not None and len(validation.examples) == 8 == training.n_validation
     lines = [row.line for row in [*training.rows, *validation.rows]]
     assert sorted(lines) == list(range(1, 41))
     assert sum(len(row.fields["intents"]) == 2 for row in validation.rows) == 2
     other = load_recipe(tmp_path / "recipe.yaml", ["train.seed=1"])
-    moved = validation_split(other, tokenizer)
+    moved = validation_split(RecipeRows(other), tokenizer)
     assert moved is not None and [row.line for row in moved.rows] != [row.line for row in validation.rows]
 
 
@@ -133,7 +134,8 @@ def test_only_training_rows_are_balanced_and_sets_are_one_class_in_any_order(tmp
         [{**row, "intents": row["intents"][::-1]} if n % 8 else row for n, row in enumerate(rows(40))],
     )
     tokenizer = load_tokenizer(tmp_path / "base")
-    training, validation = training_split(recipe, tokenizer), validation_split(recipe, tokenizer)
+    prepared = prepare(recipe, tokenizer)
+    training, validation = prepared.training, prepared.validation
     assert training.balanced is not None and validation is not None
     assert training.balanced.before == {"none": 24, "user_auth, payment": 8}
     assert training.balanced.after == {"none": 24, "user_auth, payment": 24}
@@ -145,7 +147,7 @@ def test_rows_that_cannot_be_parted_are_refused(tmp_path: Path) -> None:
     recipe = load_recipe(recipe_with(tmp_path, valid_fraction=0.2))
     write_rows(tmp_path / "train.jsonl", [ROWS[0]] * 3)
     with pytest.raises(DataError, match="can hold out none of 3 rows"):
-        training_split(recipe, load_tokenizer(tmp_path / "base"))
+        training_split(RecipeRows(recipe), load_tokenizer(tmp_path / "base"))
 
 
 @pytest.mark.parametrize(
@@ -177,5 +179,6 @@ def test_training_says_what_was_held_out_and_balanced(tmp_path: Path) -> None:
         recipe_with(tmp_path, valid_fraction=0.2, balance={"field": "intents", "method": "undersample"})
     )
     tokenizer = load_tokenizer(tmp_path / "base")
-    said = describe_data(training_split(recipe, tokenizer), validation_split(recipe, tokenizer))
+    prepared = prepare(recipe, tokenizer)
+    said = describe_data(prepared.training, prepared.validation)
     assert said == "16 rows to train; balanced from 32, 8 to validate"

@@ -117,15 +117,15 @@ def test_cleaning_the_raw_rows_gives_the_training_rows_and_accounts_for_the_rest
     samples = [generator().Sample(row["text"], tuple(row["intents"])) for row in rows_of(language, "raw")]
     cleaned = generator().clean(samples, language)
     assert [dict(row.fields) for row in cleaned.rows] == rows_of(language, "train")
-    account = cleaned.account
-    assert (account.read, account.kept, account.low_quality) == (1864, 1300, 137)
-    assert account.duplicates == 171
-    assert account.duplicates + account.near_duplicates == 427
-    assert account.low_quality_reasons == {
+    report = cleaned.report
+    assert (report.read, report.kept, report.low_quality) == (1864, 1300, 137)
+    assert report.duplicates == 171
+    assert report.duplicates + report.near_duplicates == 427
+    assert report.low_quality_reasons == {
         "empty": 24, "too_short": 35, "garbled": 40, "missing_label": 0, "unknown_label": 38,
     }  # fmt: skip
-    assert not account.conflicts
-    assert account.multi_before["intents"] < account.multi_after["intents"] == 386 / 1300
+    assert not report.conflicts
+    assert report.multi_before["intents"] < report.multi_after["intents"] == 386 / 1300
 
 
 @in_both_languages

@@ -16,8 +16,8 @@ from mlxtune.errors import ModelError
 from mlxtune.files import heal, whole_folder
 from mlxtune.models.writing import check_free
 from mlxtune.runs.folder import RunFolder, latest_checkpointed_run, latest_run
-from mlxtune.sweep.grid import parse_axis, plan_cells
-from mlxtune.sweep.trial_state import standing
+from mlxtune.sweep.grid import parse_axis, plan_trials
+from mlxtune.sweep.trial_state import trial_state
 from tests.conftest import Run, snapshot, write_recipe
 from tests.made_runs import made_run, replies_of, ticket_recipe, tickets
 
@@ -289,11 +289,11 @@ def test_an_evaluation_is_seen_again(tmp_path: Path, mlxtune: Run) -> None:
 def test_a_sweep_sees_a_run_of_its_own_again(tmp_path: Path) -> None:
     rows = tickets(4)
     recipe = ticket_recipe(tmp_path / "recipe", rows)
-    cell = plan_cells(recipe, [parse_axis("lora.rank=4,8")])[0]
-    folder = made_run(tmp_path / cell.name, recipe, replies_of(rows, 0.5), ["lora.rank=4"])
+    trial = plan_trials(recipe, [parse_axis("lora.rank=4,8")])[0]
+    folder = made_run(tmp_path / trial.name, recipe, replies_of(rows, 0.5), ["lora.rank=4"])
     cut_short(RunFolder(folder).adapter)
     cut_short(RunFolder(folder).evaluation("tuned"))
-    found = standing(cell, folder)
+    found = trial_state(trial, folder)
     assert found.training == "whole" and found.evaluated
 
 

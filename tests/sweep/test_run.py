@@ -1,4 +1,4 @@
-"""A sweep: the grid is what was asked for, what is finished is skipped, and a cell that fails takes no other with it."""
+"""A sweep: the grid is what was asked for, what is finished is skipped, and a trial that fails takes no other with it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mlxtune.files import write_json
 from mlxtune.recipe.load import load_recipe
 from mlxtune.runs.folder import RunFolder, locked
 from mlxtune.sweep import run as sweeping_run
-from mlxtune.sweep.grid import Cell, default_folder, parse_axis, plan_cells, scale_note
+from mlxtune.sweep.grid import Trial, default_folder, parse_axis, plan_trials, scale_note
 from mlxtune.sweep.run import run_process, sweep
 from tests.conftest import Run, write_recipe, write_rows
 from tests.made_runs import made_evaluation, made_run, replies_of, ticket_recipe, tickets
@@ -38,8 +38,8 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return ticket_recipe(tmp_path / "recipe", ROWS)
 
 
-def cells_of(file: Path, *varied: str, overrides: Sequence[str] = ()) -> list[Cell]:
-    return plan_cells(file, [parse_axis(text) for text in varied], overrides)
+def trials_of(file: Path, *varied: str, overrides: Sequence[str] = ()) -> list[Trial]:
+    return plan_trials(file, [parse_axis(text) for text in varied], overrides)
 
 
 # The grid ----------------------------------------------------------------------------------------------------------
@@ -89,16 +89,16 @@ def test_what_cannot_vary_is_refused(text: str, message: str) -> None:
 
 
 def test_the_grid_is_every_combination_with_its_recipe(file: Path) -> None:
-    cells = cells_of(file, "lora.rank=4,8", "train.learning_rate=1e-4,2e-4", overrides=["train.epochs=2"])
-    assert [cell.name for cell in cells] == [
+    trials = trials_of(file, "lora.rank=4,8", "train.learning_rate=1e-4,2e-4", overrides=["train.epochs=2"])
+    assert [trial.name for trial in trials] == [
         "rank-4_learning_rate-1e-4", "rank-4_learning_rate-2e-4", "rank-8_learning_rate-1e-4", "rank-8_learning_rate-2e-4",
     ]  # fmt: skip
-    assert [(cell.recipe.lora.rank, cell.recipe.train.learning_rate) for cell in cells] == [
+    assert [(trial.recipe.lora.rank, trial.recipe.train.learning_rate) for trial in trials] == [
         (4, 1e-4), (4, 2e-4), (8, 1e-4), (8, 2e-4),
     ]  # fmt: skip
-    assert all(cell.recipe.train.epochs == 2 and cell.overrides[0] == "train.epochs=2" for cell in cells)
-    paired = cells_of(file, "lora.rank,lora.alpha=4:8,8:16")
-    assert [(cell.recipe.lora.rank, cell.recipe.lora.alpha) for cell in paired] == [(4, 8.0), (8, 16.0)]
+    assert all(trial.recipe.train.epochs == 2 and trial.overrides[0] == "train.epochs=2" for trial in trials)
+    paired = trials_of(file, "lora.rank,lora.alpha=4:8,8:16")
+    assert [(trial.recipe.lora.rank, trial.recipe.lora.alpha) for trial in paired] == [(4, 8.0), (8, 16.0)]
 
 
 def test_names_of_folders_are_plain_and_none_is_twice(file: Path, tmp_path: Path) -> None:
@@ -106,27 +106,27 @@ def test_names_of_folders_are_plain_and_none_is_twice(file: Path, tmp_path: Path
         (tmp_path / name).mkdir()
         write_rows(tmp_path / name / "rows.jsonl", [])
     long = ",".join(f"'{'word ' * 20}{i}'" for i in range(3))
-    cells = cells_of(
+    trials = trials_of(
         file, "data.train=x/rows.jsonl,y/rows.jsonl", f"prompt.system={long},../..", "lora.targets=all,[q_proj, v_proj]"
     )
-    names = [cell.name for cell in cells]
+    names = [trial.name for trial in trials]
     assert len(set(names)) == len(names) == 16
     assert all("/" not in name and " " not in name and not name.startswith(".") and len(name) <= 210 for name in names)
-    assert [cell.recipe.data.train for cell in cells][::8] == [str(tmp_path / x / "rows.jsonl") for x in "xy"]
+    assert [trial.recipe.data.train for trial in trials][::8] == [str(tmp_path / x / "rows.jsonl") for x in "xy"]
 
 
-def test_the_same_command_finds_its_folder_and_a_larger_grid_its_cells(file: Path) -> None:
+def test_the_same_command_finds_its_folder_and_a_larger_grid_its_trials(file: Path) -> None:
     small, large = (parse_axis(f"lora.rank={ranks}") for ranks in ("4,8", "2,4,8"))
     assert default_folder("tickets", [small]) == default_folder("tickets", [large]) == FOLDER
-    names = [{cell.name for cell in plan_cells(file, [axis])} for axis in (small, large)]
+    names = [{trial.name for trial in plan_trials(file, [axis])} for axis in (small, large)]
     assert names[0] < names[1]
     fixed = default_folder("tickets", [small], ["train.max_steps=5"])
     assert fixed != FOLDER and fixed == default_folder("tickets", [small], ["train.max_steps=5"])
 
 
-def test_all_mistakes_of_all_cells_are_told_at_once_and_once(file: Path) -> None:
+def test_all_mistakes_of_all_trials_are_told_at_once_and_once(file: Path) -> None:
     with pytest.raises(RecipeError) as caught:
-        cells_of(file, "lora.rank=4,many,0", "lora.dropout=0.1,2", "lora.rnak=1,2", overrides=["train.epochs=0"])
+        trials_of(file, "lora.rank=4,many,0", "lora.dropout=0.1,2", "lora.rnak=1,2", overrides=["train.epochs=0"])
     lines = str(caught.value).splitlines()
     assert lines[0].endswith("recipe.yaml: 6 problems") and len(lines) == 7
     for said in (
@@ -139,7 +139,7 @@ def test_all_mistakes_of_all_cells_are_told_at_once_and_once(file: Path) -> None
 
 def test_a_grid_of_many_mistakes_lists_the_first_and_counts_the_rest(file: Path) -> None:
     with pytest.raises(RecipeError) as caught:
-        cells_of(file, "lora.rank=" + ",".join(f"bad{n}" for n in range(30)), "train.epochs=0,-1")
+        trials_of(file, "lora.rank=" + ",".join(f"bad{n}" for n in range(30)), "train.epochs=0,-1")
     head, *listed, rest = str(caught.value).splitlines()
     assert head.endswith("recipe.yaml: 32 problems") and len(listed) == 20 and rest == "  ... and 12 more"
     assert len({problem.place for problem in caught.value.problems}) == 32, "each mistake is named by its own option"
@@ -148,7 +148,7 @@ def test_a_grid_of_many_mistakes_lists_the_first_and_counts_the_rest(file: Path)
 def test_many_mistakes_in_the_recipe_itself_are_told_once_for_the_whole_grid(file: Path) -> None:
     file.write_text(file.read_text() + "".join(f"wrong{n}: 1\n" for n in range(25)))
     with pytest.raises(RecipeError) as caught:
-        cells_of(file, "lora.rank=4,8")
+        trials_of(file, "lora.rank=4,8")
     assert [problem.message.split(":")[0] for problem in caught.value.problems] == [f"wrong{n}" for n in range(25)]
 
 
@@ -163,23 +163,23 @@ def test_many_mistakes_in_the_recipe_itself_are_told_once_for_the_whole_grid(fil
 )
 def test_a_key_varies_once(varied: list[str], overrides: list[str], message: str, file: Path) -> None:
     with pytest.raises(Misuse, match=message):
-        cells_of(file, *varied, overrides=overrides)
+        trials_of(file, *varied, overrides=overrides)
 
 
 def test_a_recipe_without_test_rows_can_only_be_trained(file: Path) -> None:
     with pytest.raises(RecipeError, match=r"data.test: missing; .*--no-evaluate"):
-        cells_of(file, "lora.rank=4,8", overrides=["data.test=null"])
-    assert len(plan_cells(file, [parse_axis("lora.rank=4,8")], ["data.test=null"], evaluate=False)) == 2
+        trials_of(file, "lora.rank=4,8", overrides=["data.test=null"])
+    assert len(plan_trials(file, [parse_axis("lora.rank=4,8")], ["data.test=null"], evaluate=False)) == 2
 
 
 def test_a_rank_that_varies_alone_is_said_to_vary_the_scale(file: Path) -> None:
-    note = scale_note(cells_of(file, "lora.rank=4,16", overrides=["lora.alpha=8"]))
+    note = scale_note(trials_of(file, "lora.rank=4,16", overrides=["lora.alpha=8"]))
     assert note and "2 at rank 4, 0.5 at rank 16" in note and "--vary lora.rank,lora.alpha=4:8,16:32" in note
-    kept = cells_of(file, "lora.rank,lora.alpha=4:8,16:32")
+    kept = trials_of(file, "lora.rank,lora.alpha=4:8,16:32")
     assert kept[0].recipe.lora.scale == kept[1].recipe.lora.scale and scale_note(kept) is None
-    stable = scale_note(cells_of(file, "lora.rank=4,16", overrides=["lora.alpha=8", "lora.rslora=true"]))
+    stable = scale_note(trials_of(file, "lora.rank=4,16", overrides=["lora.alpha=8", "lora.rslora=true"]))
     assert stable and "lora.alpha=4:8,16:16" in stable
-    assert scale_note(cells_of(file, "train.epochs=1,2")) is None
+    assert scale_note(trials_of(file, "train.epochs=1,2")) is None
 
 
 # Running -----------------------------------------------------------------------------------------------------------
@@ -230,9 +230,9 @@ def interrupted(folder: Path, log: Path) -> int:
     raise KeyboardInterrupt
 
 
-def test_each_cell_is_trained_and_evaluated_and_finished_ones_are_skipped(file: Path) -> None:
-    cells, fake, said = cells_of(file, "lora.rank=4,8", overrides=["train.epochs=2"]), Fake(), list[str]()
-    done = sweep(cells, FOLDER, fake, said.append, where=["--backend", "mlx"])
+def test_each_trial_is_trained_and_evaluated_and_finished_ones_are_skipped(file: Path) -> None:
+    trials, fake, said = trials_of(file, "lora.rank=4,8", overrides=["train.epochs=2"]), Fake(), list[str]()
+    done = sweep(trials, FOLDER, fake, said.append, where=["--backend", "mlx"])
     assert [one.status for one in done] == ["finished"] * 2 and not any(one.skipped for one in done)
     assert fake.words[0] == [
         "lora", str(file), "--out", str(FOLDER / "rank-4"), "--set", "train.epochs=2", "--set", "lora.rank=4", "--backend", "mlx",
@@ -240,22 +240,22 @@ def test_each_cell_is_trained_and_evaluated_and_finished_ones_are_skipped(file: 
     assert fake.words[1] == ["evaluate", str(FOLDER / "rank-4"), "--backend", "mlx"]
     assert "[1/2] lora.rank=4: done in 0 s; priority accuracy 0." in "\n".join(said)
     again = Fake()
-    done = sweep([*cells_of(file, "lora.rank=2,4,8", overrides=["train.epochs=2"])], FOLDER, again, said.append)
-    assert [(one.cell.name, one.skipped) for one in done] == [("rank-2", False), ("rank-4", True), ("rank-8", True)]
+    done = sweep([*trials_of(file, "lora.rank=2,4,8", overrides=["train.epochs=2"])], FOLDER, again, said.append)
+    assert [(one.trial.name, one.skipped) for one in done] == [("rank-2", False), ("rank-4", True), ("rank-8", True)]
     assert again.commands == ["lora recipe.yaml", "evaluate rank-2"]
     noted = json.loads((FOLDER / "sweep.json").read_text())
     assert [(one["name"], one["status"]) for one in noted["cells"]] == [(f"rank-{n}", "finished") for n in (2, 4, 8)]
 
 
-def test_a_cell_that_fails_stops_no_other_and_is_tried_again(file: Path) -> None:
+def test_a_trial_that_fails_stops_no_other_and_is_tried_again(file: Path) -> None:
     happens = {
         "lora rank-4": fails("Error: out of memory: the GPU has not enough\n  for step 1"),
         "evaluate rank-8": fails("Traceback (most recent call last):\nValueError: oh", 1),
         "lora rank-16": fails("", -signal.SIGKILL),
         "lora rank-32": fails("", 130),
     }
-    cells, fake = cells_of(file, "lora.rank=4,8,16,32,64"), Fake(happens)
-    done = sweep(cells, FOLDER, fake)
+    trials, fake = trials_of(file, "lora.rank=4,8,16,32,64"), Fake(happens)
+    done = sweep(trials, FOLDER, fake)
     assert [one.status for one in done] == ["failed"] * 4 + ["finished"]
     assert [one.error for one in done] == [
         "out of memory: the GPU has not enough for step 1", "ValueError: oh",
@@ -264,7 +264,7 @@ def test_a_cell_that_fails_stops_no_other_and_is_tried_again(file: Path) -> None
     noted = json.loads((FOLDER / "sweep.json").read_text())["cells"]
     assert [one["status"] for one in noted] == ["failed"] * 4 + ["finished"] and noted[0]["error"] == done[0].error
     again = Fake()
-    assert all(one.status == "finished" for one in sweep(cells, FOLDER, again))
+    assert all(one.status == "finished" for one in sweep(trials, FOLDER, again))
     evaluated = ["lora recipe.yaml", "evaluate rank-4", "evaluate rank-8", "lora recipe.yaml", "evaluate rank-16"]
     assert again.commands == [*evaluated, "lora recipe.yaml", "evaluate rank-32"]
 
@@ -272,61 +272,61 @@ def test_a_cell_that_fails_stops_no_other_and_is_tried_again(file: Path) -> None
 def test_an_error_of_an_earlier_attempt_is_not_taken_for_this_ones(file: Path) -> None:
     FOLDER.mkdir(parents=True)
     (FOLDER / "rank-4.log").write_text("Error: old\n")
-    cells = cells_of(file, "lora.rank=4,8")
-    assert sweep(cells, FOLDER, Fake({"lora rank-4": fails("what happened now")}))[0].error == "what happened now"
+    trials = trials_of(file, "lora.rank=4,8")
+    assert sweep(trials, FOLDER, Fake({"lora rank-4": fails("what happened now")}))[0].error == "what happened now"
 
 
 def test_an_interruption_ends_the_sweep_and_the_same_call_goes_on(file: Path) -> None:
-    cells, fake = cells_of(file, "lora.rank=4,8,16"), Fake({"lora rank-8": interrupted})
+    trials, fake = trials_of(file, "lora.rank=4,8,16"), Fake({"lora rank-8": interrupted})
     with pytest.raises(KeyboardInterrupt):
-        sweep(cells, FOLDER, fake)
+        sweep(trials, FOLDER, fake)
     noted = json.loads((FOLDER / "sweep.json").read_text())["cells"]
     assert [one["status"] for one in noted] == ["finished", "interrupted", "waiting"]
     again = Fake()
-    assert all(one.status == "finished" for one in sweep(cells, FOLDER, again))
+    assert all(one.status == "finished" for one in sweep(trials, FOLDER, again))
     assert again.commands == ["lora --resume recipe.yaml", "evaluate rank-8", "lora recipe.yaml", "evaluate rank-16"]
     assert again.words[0][2:4] == ["--resume", str(FOLDER / "rank-8")]
 
 
 def test_a_run_that_was_killed_before_a_checkpoint_is_trained_anew(file: Path) -> None:
-    cells = cells_of(file, "lora.rank=4,8")
+    trials = trials_of(file, "lora.rank=4,8")
     made_run(FOLDER / "rank-4", file, None, ["lora.rank=4"], status="training")  # nobody does: it died
     (FOLDER / "rank-8").mkdir()
-    (FOLDER / "rank-8/recipe.yaml").write_text(cells[1].recipe.to_yaml())  # killed at its very beginning
+    (FOLDER / "rank-8/recipe.yaml").write_text(trials[1].recipe.to_yaml())  # killed at its very beginning
     fake = Fake()
-    assert all(one.status == "finished" for one in sweep(cells, FOLDER, fake))
+    assert all(one.status == "finished" for one in sweep(trials, FOLDER, fake))
     assert [words[-1] == "--force" for words in fake.words if words[0] == "lora"] == [True, False]
 
 
-def test_cells_made_under_another_recipe_are_refused_and_forced_anew_alone(file: Path) -> None:
-    sweep(cells_of(file, "lora.rank=4,8"), FOLDER, Fake())
+def test_trials_made_under_another_recipe_are_refused_and_forced_anew_alone(file: Path) -> None:
+    sweep(trials_of(file, "lora.rank=4,8"), FOLDER, Fake())
     file.write_text(file.read_text().replace("name: tickets", "name: tickets\nlora: {dropout: 0.1}"))
-    cells = cells_of(file, "lora.rank=4,8,16")
+    trials = trials_of(file, "lora.rank=4,8,16")
     fake = Fake()
     with pytest.raises(RunError) as caught:
-        sweep(cells, FOLDER, fake)
+        sweep(trials, FOLDER, fake)
     assert "rank-4: lora.dropout was 0.0, is 0.1" in str(caught.value) and "--force makes these anew" in str(
         caught.value
     )
     assert "2 problems" in str(caught.value) and fake.words == [] and not (FOLDER / "rank-16").exists()
-    done = sweep(cells, FOLDER, fake, force=True)
+    done = sweep(trials, FOLDER, fake, force=True)
     assert [one.skipped for one in done] == [False] * 3 and len(fake.words) == 6
     assert [words[-1] == "--force" for words in fake.words if words[0] == "lora"] == [True, True, False]
-    assert all(one.skipped for one in sweep(cells, FOLDER, Fake(), force=True))
+    assert all(one.skipped for one in sweep(trials, FOLDER, Fake(), force=True))
 
 
 def test_training_rows_that_changed_are_refused(file: Path) -> None:
-    cells = cells_of(file, "lora.rank=4,8")
-    sweep(cells, FOLDER, Fake())
+    trials = trials_of(file, "lora.rank=4,8")
+    sweep(trials, FOLDER, Fake())
     write_rows(file.parent / "train.jsonl", tickets(6, seed=3))
     with pytest.raises(RunError, match=r"data.train: .*train.jsonl has changed since"):
-        sweep(cells, FOLDER, Fake())
+        sweep(trials, FOLDER, Fake())
 
 
 def test_what_only_evaluation_depends_on_is_evaluated_anew_and_not_trained(file: Path) -> None:
-    cells = cells_of(file, "lora.rank=4,8")
-    sweep(cells, FOLDER, Fake({"evaluate rank-8": fails("Error: no")}))
-    longer = cells_of(file, "lora.rank=4,8", overrides=["evaluate.max_new_tokens=9"])
+    trials = trials_of(file, "lora.rank=4,8")
+    sweep(trials, FOLDER, Fake({"evaluate rank-8": fails("Error: no")}))
+    longer = trials_of(file, "lora.rank=4,8", overrides=["evaluate.max_new_tokens=9"])
     fake = Fake()
     with pytest.raises(RunError, match=r"(?s)1 problem\n  rank-4: evaluate.max_new_tokens was 64, is 9"):
         sweep(longer, FOLDER, fake)  # rank-8 has no evaluation that it would replace
@@ -340,36 +340,36 @@ def test_what_only_evaluation_depends_on_is_evaluated_anew_and_not_trained(file:
     assert all(one.skipped for one in sweep(longer, FOLDER, Fake(), evaluate=False))
 
 
-def test_force_trains_failed_cells_from_their_beginning(file: Path) -> None:
-    cells = cells_of(file, "lora.rank=4,8")
+def test_force_trains_failed_trials_from_their_beginning(file: Path) -> None:
+    trials = trials_of(file, "lora.rank=4,8")
     made_run(FOLDER / "rank-4", file, None, ["lora.rank=4"], status="failed", error="not finite")
     (FOLDER / "rank-4/checkpoints/step-000010").mkdir(parents=True)
     with contextlib.suppress(KeyboardInterrupt):
-        sweep(cells, FOLDER, gone_on := Fake({"lora rank-4": fails("Error: not finite"), "lora rank-8": interrupted}))
+        sweep(trials, FOLDER, gone_on := Fake({"lora rank-4": fails("Error: not finite"), "lora rank-8": interrupted}))
     assert gone_on.commands[0] == "lora --resume recipe.yaml"
-    sweep(cells, FOLDER, anew := Fake(), force=True)
+    sweep(trials, FOLDER, anew := Fake(), force=True)
     assert anew.commands[:2] == ["lora recipe.yaml", "evaluate rank-4"] and anew.words[0][-1] == "--force"
 
 
-def test_nothing_of_the_users_is_taken_for_a_cell(file: Path) -> None:
-    cells = cells_of(file, "lora.rank=4,8")
+def test_nothing_of_the_users_is_taken_for_a_trial(file: Path) -> None:
+    trials = trials_of(file, "lora.rank=4,8")
     (FOLDER / "rank-8").mkdir(parents=True)
     (FOLDER / "rank-8/notes.txt").write_text("mine")
     fake = Fake()
     with pytest.raises(RunError, match="rank-8: exists and is no run of mlxtune"):
-        sweep(cells, FOLDER, fake, force=True)
+        sweep(trials, FOLDER, fake, force=True)
     made_run(Path("run"), file)
     with pytest.raises(RunError, match="run: is a run of its own"):
-        sweep(cells, Path("run"), fake)
+        sweep(trials, Path("run"), fake)
     with pytest.raises(RunError, match="expected a folder, this is a file"):
-        sweep(cells, file, fake)
+        sweep(trials, file, fake)
     assert fake.words == [] and (FOLDER / "rank-8/notes.txt").read_text() == "mine"
 
 
 def test_two_sweeps_do_not_share_a_folder(file: Path) -> None:
     FOLDER.mkdir(parents=True)
     with locked(FOLDER), pytest.raises(RunError, match="another process is writing"):
-        sweep(cells_of(file, "lora.rank=4,8"), FOLDER, Fake())
+        sweep(trials_of(file, "lora.rank=4,8"), FOLDER, Fake())
 
 
 # Processes ---------------------------------------------------------------------------------------------------------
@@ -463,7 +463,7 @@ def test_a_tiny_model_is_swept_from_recipe_to_table(
 
 
 def test_a_sweep_of_which_nothing_finished_is_not_compared(file: Path, mlxtune: Run) -> None:
-    sweep(cells_of(file, "lora.rank=4,8"), FOLDER, Fake({f"lora rank-{n}": fails("Error: no") for n in (4, 8)}))
+    sweep(trials_of(file, "lora.rank=4,8"), FOLDER, Fake({f"lora rank-{n}": fails("Error: no") for n in (4, 8)}))
     result = mlxtune("compare", FOLDER)
     assert result.code == 1 and "no run of this sweep has finished" in result.err
     (FOLDER / "sweep.json").write_text("[]")
@@ -479,7 +479,7 @@ def test_an_interrupted_sweep_exits_130_and_prints_no_result(
     assert "the same command goes on from there" in result.err and "Traceback" not in result.err
 
 
-def test_cells_with_other_test_rows_are_told_though_they_cannot_be_compared(
+def test_trials_with_other_test_rows_are_told_though_they_cannot_be_compared(
     file: Path, mlxtune: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuses(*of_runs: object) -> None:
@@ -535,9 +535,9 @@ def test_a_recipe_that_is_not_there_is_said_once(file: Path, mlxtune: Run) -> No
 
 
 def test_scores_that_cannot_be_read_are_made_again(file: Path) -> None:
-    cells = cells_of(file, "lora.rank=4,8")
-    sweep(cells, FOLDER, Fake())
+    trials = trials_of(file, "lora.rank=4,8")
+    sweep(trials, FOLDER, Fake())
     write_json(FOLDER / "rank-4/evaluation/tuned/scores.json", {"nothing": 1})
     fake = Fake()
-    sweep(cells, FOLDER, fake)
+    sweep(trials, FOLDER, fake)
     assert fake.commands == ["evaluate rank-4"] and fake.words[0][-1] == "--force"

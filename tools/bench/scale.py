@@ -88,7 +88,7 @@ def run(words: argparse.Namespace, part: str, n_rows: int, folder: str) -> dict[
 
 def prepared(recipe_file: Path, rows_file: Path, tokenizer_folder: Path | None) -> dict[str, Any]:
     """Seconds and memory from the file of rows to the batches of an epoch."""
-    from mlxtune.data.prepare import training_split
+    from mlxtune.data.prepare import RecipeRows, training_split
     from mlxtune.models.base_model import config_and_tokenizer
     from mlxtune.models.tokenizer import load_tokenizer
     from mlxtune.recipe.load import load_recipe
@@ -99,7 +99,7 @@ def prepared(recipe_file: Path, rows_file: Path, tokenizer_folder: Path | None) 
     settings = recipe.train
     figures: dict[str, Any] = {}
     with measured(figures):
-        split = training_split(recipe, tokenizer)
+        split = training_split(RecipeRows(recipe), tokenizer)
         figures["examples"] = len(split.examples)
         order = Order(split.examples, settings.batch_size, settings.gradient_accumulation, settings.seed)
         n_steps = math.ceil(len(split.examples) / (settings.batch_size * settings.gradient_accumulation))

@@ -27,7 +27,7 @@ from safetensors.numpy import save_file
 from mlxtune.backends import choose
 from mlxtune.backends.adapter import initial_weights
 from mlxtune.backends.base import Batch, LoraSpec, OptimizerSpec
-from mlxtune.data.prepare import training_split
+from mlxtune.data.prepare import RecipeRows, training_split
 from mlxtune.models.architecture import linear_layers, weight_shapes
 from mlxtune.models.base_model import base_folder
 from mlxtune.models.source import read_config
@@ -90,7 +90,7 @@ def measured(recipe_file: str, sets: list[str], way: str, n_steps: int) -> dict[
     model.prepare_training(
         OptimizerSpec(settings.weight_decay, settings.max_grad_norm, settings.seed), settings.gradient_checkpointing
     )
-    examples = training_split(recipe, load_tokenizer(folder)).examples
+    examples = training_split(RecipeRows(recipe), load_tokenizer(folder)).examples
     order = Order(examples, settings.batch_size, settings.gradient_accumulation, settings.seed)
     seconds, tokens, flops = [], [], []
     for step in range(1, WARM_UP + n_steps + 1):
