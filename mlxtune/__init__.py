@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlxtune.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from mlxtune.evaluation.predict.predictor import Predictor
-
-__version__ = "0.1.0"
 
 
 def load(

@@ -9,8 +9,8 @@ import traceback
 
 import click
 
-import mlxtune
 from mlxtune.errors import MlxtuneError
+from mlxtune.version import __version__
 
 # Command -> its one-line help, so that `mlxtune --help` imports no command and no library behind one.
 COMMANDS = {
@@ -59,7 +59,7 @@ class LazyGroup(click.Group):
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(mlxtune.__version__, prog_name="mlxtune")
+@click.version_option(__version__, prog_name="mlxtune")
 def cli() -> None:
     """One recipe and some labelled text in, a fine-tuned Qwen adapter with its evidence out.
 

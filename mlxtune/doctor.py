@@ -21,13 +21,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import mlxtune
 from mlxtune.backends import INSTALL, INTEL_MAC, LIBRARIES, NotInstalled, is_intel_mac
 from mlxtune.backends.base import Backend, ChosenBackend, Device, Gpus
 from mlxtune.errors import BackendError
 from mlxtune.models.base_model import models_cache
 from mlxtune.models.conversions import count as count_conversions
 from mlxtune.tested import newer_than_tested, versions_tested
+from mlxtune.version import __version__
 
 OK, SLOW, MISSING = "ok", "slow", "missing"
 PYTHON = (3, 10)
@@ -121,7 +121,7 @@ def examine(
     device = backend.device() if backend else None
     checks = {
         "python": check_python(),
-        "mlxtune": Check(OK, mlxtune.__version__, facts={"version": mlxtune.__version__}),
+        "mlxtune": Check(OK, __version__, facts={"version": __version__}),
         **check_libraries(backend.name if backend else None, on_gpu=device is not None and device.kind == "gpu"),
     }
     if isinstance(choice, Check):

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-import mlxtune
+from mlxtune.version import __version__
 
 VERSIONS = Path(__file__).with_name("tested.txt")
 # Errors that show at the place of a call or an import: the library has changed what it offers there.
@@ -75,7 +75,7 @@ def hint(error: BaseException) -> str | None:
                 if newer := newer_than_tested(name.lower().replace("_", "-")):
                     return (
                         f"{newer.name} {newer.installed} is newer than {newer.tested}, with which mlxtune "
-                        f"{mlxtune.__version__} was tested. If this is the cause: {newer.remedy}"
+                        f"{__version__} was tested. If this is the cause: {newer.remedy}"
                     )
     return None
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
-from mlxtune import __version__
 from mlxtune.backends.base import Backend, Model
 from mlxtune.data.rows import Row
 from mlxtune.errors import DataError
@@ -49,6 +48,7 @@ from mlxtune.files import write_json
 from mlxtune.models.tokenizer import Tokenizer
 from mlxtune.progress import SILENT, Progress
 from mlxtune.recipe.sections import Recipe
+from mlxtune.version import __version__
 
 BOTH = "both"
 NO_OPTIONS = (

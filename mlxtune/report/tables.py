@@ -96,7 +96,7 @@ def baseline_tables(scores: Scores) -> list[RenderableType]:
         compared = [baseline for baseline in answering if name in comparisons.get(baseline, {})]
         if not compared:
             continue
-        shown = METRICS[headline(comparisons[compared[0]][name])]
+        shown = METRICS[str(headline(comparisons[compared[0]][name]))]
         figure, beside = shown.name, shown.beside
         table = new_table("")
         table.padding = (0, 1, 0, 0)  # closer than elsewhere: the sentences are long

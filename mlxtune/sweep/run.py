@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxtune.errors import MlxtuneError, Problem, RunError
+from mlxtune.evaluation.metrics.registry import headline
 from mlxtune.files import write_json, write_text
 from mlxtune.runs.folder import RunFolder, locked
 from mlxtune.runs.layout import FAILED, FINISHED, INTERRUPTED, SCORES_FILE, TUNED
@@ -266,10 +267,10 @@ def _headline(folder: Path) -> str:
         return ""
     if isinstance(loss := info.get("valid_loss"), float):
         said.append(f"validation loss {loss:.4f}")
-    for name, figures in ((tuned_scores(run) or {}).get("fields") or {}).items():
-        figure = next((one for one in ("exact_match", "accuracy", "rougeL") if one in figures), None)
-        if figure is not None:
-            said.append(f"{name} {figure} {figures[figure]['value']:.3f}")
+    for name, metrics in ((tuned_scores(run) or {}).get("fields") or {}).items():
+        metric = headline(metrics)
+        if metric is not None:
+            said.append(f"{name} {metric} {metrics[metric]['value']:.3f}")
     return "; " + ", ".join(said) if said else ""
 
 

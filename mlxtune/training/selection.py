@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from mlxtune.evaluation.metrics.registry import metric
 from mlxtune.recipe.sections import VALID_LOSS, Recipe
-
-LOWER_IS_BETTER = ("loss", "invalid_rate")
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Selection:
     @property
     def lower_is_better(self) -> bool:
         """Direction of the metric."""
-        return self.metric.rpartition(".")[2] in LOWER_IS_BETTER
+        return self.metric == VALID_LOSS or metric(self.metric.rpartition(".")[2]).direction == "lower"
 
     def improves(self, value: float, best: float | None) -> bool:
         """Whether a value is better than the best so far by more than `min_delta`; any number is better than none."""

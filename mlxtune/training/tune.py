@@ -11,7 +11,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import mlxtune
 from mlxtune.backends.adapter import initial_weights
 from mlxtune.backends.base import ChosenBackend, LoraSpec
 from mlxtune.data.cleaning import CleaningReport
@@ -33,6 +32,7 @@ from mlxtune.training.loop import Measure, Outcome, Steps, train
 from mlxtune.training.resume import adapter_to_begin_from, check_data, check_recipe, measured_anew
 from mlxtune.training.selection import Selection
 from mlxtune.training.trackers import Trackers, require
+from mlxtune.version import __version__
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def tune(
     with run.locked():
         facts: dict[str, Any] = {
             "status": TRAINING,
-            "mlxtune": mlxtune.__version__,
+            "mlxtune": __version__,
             "python": platform.python_version(),
             "platform": platform.platform(),
             "backend": backend.name,

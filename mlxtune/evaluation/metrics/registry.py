@@ -27,14 +27,14 @@ def title(name: str) -> str:
     return metric(name).title
 
 
-def headline(names: Iterable[str]) -> str:
-    """The one of a field's metrics by which it is called better or worse.
+def headline(names: Iterable[str]) -> str | None:
+    """The one of a field's metrics by which it is called better or worse; None where it has none of these.
 
     >>> headline(["macro_f1", "accuracy", "invalid_rate"])
     'accuracy'
     """
     known = set(names)
-    return next(one.name for one in METRICS.values() if one.headline and one.name in known)
+    return next((one.name for one in METRICS.values() if one.headline and one.name in known), None)
 
 
 def selectable(kind: str) -> tuple[str, ...]:

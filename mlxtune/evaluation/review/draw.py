@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 
-from mlxtune import __version__
 from mlxtune.data.template import ReplyTemplate, Value
 from mlxtune.errors import DataError, Misuse, RunError, did_you_mean
 from mlxtune.evaluation.metrics.text_overlap import ROUGE_L_BUCKETS, bucket_of, rouge_rows
@@ -33,6 +32,7 @@ from mlxtune.files import heal, write_json, write_text
 from mlxtune.recipe.load import load_recipe
 from mlxtune.recipe.sections import Recipe
 from mlxtune.runs.folder import TUNED, open_run
+from mlxtune.version import __version__
 
 SHEET_FILE = "human_eval_template.csv"
 KEY_FILE = "human_eval_template.key.json"
