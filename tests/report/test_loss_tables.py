@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import doctest
-
 import pytest
 
-import mlxtune.report.loss_tables
 from mlxtune.report.loss_tables import loss_table, segment_line
 from mlxtune.report.tables import WIDTH, to_text
 
@@ -85,8 +82,3 @@ def test_a_line_of_progress_names_labels_where_there_are_some_and_tokens_elsewhe
         "template 0.010 (99.5% of tokens), priority 0.900 (57.1% of labels), response 1.200 (62.0% of tokens)"
     )
     assert segment_line({"template": {"loss": 0.01, "tokens": 3}}) == "template 0.010"
-
-
-def test_the_examples_hold() -> None:
-    failed, tried = doctest.testmod(mlxtune.report.loss_tables)
-    assert (failed, tried) == (0, 1)
