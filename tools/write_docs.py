@@ -164,7 +164,7 @@ def command_reference() -> str:
         # An argument's name stands in the usage, and --help is everywhere.
         options = [record for record in records if record and record[1] and "--help" not in record[0]]
         if options:
-            lines += [*HEADER_OF_OPTIONS, *(f"| {_code(name)} | {_option(help_)} |" for name, help_ in options)]
+            lines += [*HEADER_OF_OPTIONS, *(_option(name, help_) for name, help_ in options)]
     return "\n".join(lines) + "\n"
 
 
@@ -184,10 +184,11 @@ def _paragraphs(command: click.Command) -> list[str]:
     return EXAMPLE.sub("", inspect.cleandoc(command.help or "")).strip().split("\n\n")
 
 
-def _option(help_: str) -> str:
-    """An option's help, with what click adds in brackets in parentheses: they would need a backslash each."""
+def _option(name: str, help_: str) -> str:
+    """An option's row. What click adds to its help stands in parentheses, as brackets would need backslashes."""
     text, bracket, added = help_.partition("  [")
-    return _text(text) + (f" ({_text(added.removesuffix(']'))})" if bracket else "")
+    limits = added.removesuffix("]").replace("x>=", "at least ").replace("x>", "more than ")
+    return f"| {_code(name.removesuffix(' RANGE'))} | {_text(text)}{f' ({_text(limits)})' if bracket else ''} |"
 
 
 # Markdown --------------------------------------------------------------------------------------------------------
