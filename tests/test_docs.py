@@ -12,6 +12,8 @@ import json
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -140,6 +142,11 @@ def test_generated_pages_are_fresh() -> None:
     assert [page.name for page in fresh] == ["recipe.md", "commands.md"]
     for page, content in fresh.items():
         assert page.read_text(encoding="utf-8") == content, f"{page.name} is stale: python tools/write_docs.py"
+
+
+def test_generating_pages_imports_nothing_that_computes() -> None:
+    code = "import sys, tools.write_docs as docs; docs.pages(); print({'mlx', 'torch', 'transformers'} & sys.modules.keys())"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout == "set()\n"
 
 
 def test_every_key_and_every_command_has_a_meaning() -> None:
