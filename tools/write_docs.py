@@ -22,7 +22,7 @@ from typing import Any
 import click
 
 from mlxtune.cli import cli
-from mlxtune.recipe import Recipe
+from mlxtune.recipe.sections import Recipe
 
 DOCS = Path(__file__).parent.parent / "docs"
 HEADER_OF_KEYS = ("| key | value | default | meaning |", "|---|---|---|---|")

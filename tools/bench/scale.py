@@ -110,8 +110,8 @@ def prepared(recipe_file: Path, rows_file: Path, tokenizer_folder: Path | None) 
 def scored(recipe_file: Path, rows_file: Path, replies: Path, train: Path | None) -> dict[str, Any]:
     """Seconds and memory from two files, of rows and of replies, to the scores in a third."""
     from mlxtune.data.rows import read_rows
-    from mlxtune.evaluation.predict.predictions import read_replies
-    from mlxtune.evaluation.run import evaluate_replies
+    from mlxtune.evaluation.measure import evaluate_replies
+    from mlxtune.evaluation.predict.given import read_replies
     from mlxtune.recipe.load import load_recipe
 
     train_set = [] if train is None else [f"data.train={train.resolve()}"]
@@ -119,8 +119,8 @@ def scored(recipe_file: Path, rows_file: Path, replies: Path, train: Path | None
     figures: dict[str, Any] = {}
     with measured(figures):
         rows = read_rows(rows_file)
-        scores, _ = evaluate_replies(recipe, read_replies(replies, rows, recipe), rows, rows_file.parent / "evaluation")
-    figures["scored"] = scores["rows"]
+        done = evaluate_replies(recipe, read_replies(replies, rows, recipe), rows, rows_file.parent / "evaluation")
+    figures["scored"] = done.result.top.rows
     return figures
 
 
