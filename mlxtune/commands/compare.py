@@ -23,15 +23,19 @@ FILE_WIDTH = 400  # where no terminal folds it, a line stays one line
 
 @click.command()
 @click.argument("runs", metavar="RUN...", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--name", default="tuned", show_default=True, metavar="NAME", help="Which evaluation of each run.")
-@click.option("--intersection", is_flag=True, help="Compare on the rows that all have, where they differ.")
+@click.option(
+    "--name", default="tuned", show_default=True, metavar="NAME", help="Which evaluation of each run to compare."
+)
+@click.option(
+    "--intersection", is_flag=True, help="Compare on the rows that all runs answered, if they answered different ones."
+)
 @click.option(
     "--recipe",
     type=click.Path(path_type=Path),
-    help="Says what the fields are, for evaluations that lie outside of a run.",
+    help="Recipe that defines the fields, for evaluations outside of a run folder.",
 )
 @click.option("--markdown", is_flag=True, help="Print one Markdown table.")
-@click.option("--csv", "as_csv", is_flag=True, help="Print CSV, a line a figure and run.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV, one line per metric and run.")
 @judge_options
 @json_option
 def compare(

@@ -12,18 +12,18 @@ from mlxtune.commands.options import compute_options, force_option, json_option,
 @click.command()
 @click.argument("model")
 @click.option(
-    "--out", type=click.Path(path_type=Path), help="Folder to write; without it models/<name>, -4bit or -8bit added."
+    "--out", type=click.Path(path_type=Path), help="Folder to write. Default: models/<name>, with -4bit or -8bit added."
 )
-@click.option("--quantize", "bits", type=click.Choice(["4", "8"]), help="Quantize to that many bits a weight.")
+@click.option("--quantize", "bits", type=click.Choice(["4", "8"]), help="Quantize to this many bits per weight.")
 @click.option(
     "--group-size",
     type=click.Choice(["32", "64", "128"]),
     default="64",
     show_default=True,
-    help="Weights that share one scale, with --quantize.",
+    help="With --quantize: how many weights share one scale.",
 )
 @click.option(
-    "--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="Type of the weights; without it, their own."
+    "--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="Type of the weights. Default: as they are."
 )
 @click.option("--revision", help="Branch, tag or commit of a Hub id.")
 @compute_options

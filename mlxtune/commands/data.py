@@ -32,14 +32,14 @@ MIN_WIDTH = 60
 @set_option
 @click.option("--preview", type=click.IntRange(min=1), metavar="N", help="Show N training examples token by token.")
 @click.option(
-    "--write", type=click.Path(path_type=Path), metavar="DIR", help="Write the rows of each split there, as .jsonl."
+    "--write", type=click.Path(path_type=Path), metavar="DIR", help="Write the rows of each split into DIR, as .jsonl."
 )
 @force_option
 @json_option
 def data(
     recipe: Path, overrides: tuple[str, ...], preview: int | None, write: Path | None, force: bool, as_json: bool
 ) -> None:
-    """Check, clean and balance the data of RECIPE, and show what is trained on.
+    """Check, clean and balance the data of RECIPE, and show which tokens are trained.
 
     Example: mlxtune data recipes/demo-intent.yaml --preview 2
     """

@@ -13,7 +13,7 @@ from mlxtune.commands.options import compute_options, json_option, print_json
 @compute_options
 @json_option
 def doctor(backend: str, device: str, as_json: bool) -> None:
-    """Say what this machine can run, and what slows it; exit 1 if something is missing that training needs.
+    """Report what this machine can run and what slows it down; exit 1 if something that training needs is missing.
 
     Example: mlxtune doctor
     """

@@ -35,44 +35,55 @@ if TYPE_CHECKING:
 
 @click.command()
 @recipe_or_run_argument
-@click.option("--base", is_flag=True, help="The model before tuning.")
+@click.option("--base", is_flag=True, help="Evaluate the model before tuning.")
 @set_option
 @click.option(
     "--decoding",
     type=click.Choice(["free", "constrained", "both"]),
-    help="Let the model write anything, or only what the template allows; without it, as the recipe says.",
+    help="free lets the model write anything, constrained only what the template allows. Default: as the recipe says.",
 )
 @click.option(
-    "--out", type=click.Path(path_type=Path), help="Folder to write; without it RUN/evaluation/tuned or /base."
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder to write. Default: RUN/evaluation/tuned or RUN/evaluation/base.",
 )
 @click.option(
     "--predictions",
     type=click.Path(path_type=Path),
-    help='Score the replies in this file, one {"prediction": "..."} a line, told apart by "id", "row" or their order; '
+    help='Score the replies in this file, one {"prediction": "..."} per line, matched to rows by "id", "row" or their order; '
     "no model is needed, and only --out writes anything.",
 )
-@click.option("--probabilities", is_flag=True, help="Exact probabilities of every option, and whether they hold.")
-@click.option("--repeats", type=click.IntRange(min=2), metavar="N", help="Sample each row N times more: does it agree?")
+@click.option(
+    "--probabilities",
+    is_flag=True,
+    help="Compute the exact probability of every option of the first field, and how well it is calibrated.",
+)
+@click.option(
+    "--repeats",
+    type=click.IntRange(min=2),
+    metavar="N",
+    help="Also sample each row N times, and report how often the samples agree.",
+)
 @click.option(
     "--temperature",
     type=click.FloatRange(min=0, min_open=True),
     default=0.7,
     show_default=True,
-    help="Of the samples, with --repeats.",
+    help="With --repeats: temperature of the samples.",
 )
 @click.option(
     "--bertscore",
     metavar="MODEL",
-    help="Score texts by this encoder, too: a folder or a name on the Hub; the extra bertscore.",
+    help="Also score texts with this encoder: a folder or a name on the Hub. Needs the extra bertscore.",
 )
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N rows, for a trial.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Evaluate only the first N rows, for a trial.")
 @click.option(
     "--errors",
     "n_errors",
     type=click.IntRange(min=0),
     default=5,
     metavar="N",
-    help="Show the N worst rows, and of texts the N best, middle and worst; 5, of texts 1, without it.",
+    help="Show the N worst rows, and the N best, middle and worst texts. Default: 5 rows and 1 text of each.",
 )
 @judge_options
 @compute_options

@@ -11,8 +11,8 @@ from mlxtune.commands.options import compute_options, force_option, json_option,
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="Model folder to write; without it RUN/fused.")
-@click.option("--requantize", is_flag=True, help="Quantize the result as the base is; without it, it is 16-bit.")
+@click.option("--out", type=click.Path(path_type=Path), help="Model folder to write. Default: RUN/fused.")
+@click.option("--requantize", is_flag=True, help="Quantize the result as the base is. Default: 16-bit weights.")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), help="Type of the fused weights.")
 @click.option(
     "--tolerance",

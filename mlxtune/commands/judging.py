@@ -34,22 +34,24 @@ def judge_options(command: Command) -> Command:
         click.option(
             "--judge",
             metavar="URL",
-            help="Have written replies judged by a model on this OpenAI-compatible server; its key, if it wants one, is "
+            help="Have written replies judged by a model on this OpenAI-compatible server. Its key, if it needs one, is "
             "taken from $MLXTUNE_API_KEY or $OPENAI_API_KEY.",
         ),
-        click.option("--judge-model", metavar="NAME", help="Its name there."),
-        click.option("--judge-sample", type=click.IntRange(min=1), metavar="N", help="Judge N rows; all without it."),
+        click.option("--judge-model", metavar="NAME", help="Name of the judge on that server."),
+        click.option(
+            "--judge-sample", type=click.IntRange(min=1), metavar="N", help="Judge only N rows. Default: all."
+        ),
         click.option(
             "--judge-rate",
             type=click.FloatRange(min=0, min_open=True),
             metavar="N",
-            help="At most N requests a minute; as fast as it answers without it.",
+            help="Send at most N requests a minute. Default: no limit.",
         ),
         click.option(
             "--judge-timeout",
             type=click.FloatRange(min=0, min_open=True),
             metavar="SECONDS",
-            help="For one answer; 120 without it.",
+            help="Seconds to wait for one answer. Default: 120.",
         ),
     )
     return functools.reduce(lambda decorated, option: option(decorated), reversed(options), with_judge)  # type: ignore[return-value]

@@ -29,7 +29,7 @@ LINES_PER_RUN = 20  # progress lines of a whole run where stderr is no terminal
 
 @click.command()
 @recipe_or_run_argument
-@click.option("--out", type=click.Path(path_type=Path), help="Run folder; without it runs/<recipe>/<UTC time>.")
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder. Default: runs/<recipe>/<UTC time>.")
 @set_option
 @click.option(
     "--resume",
@@ -44,10 +44,12 @@ LINES_PER_RUN = 20  # progress lines of a whole run where stderr is no terminal
     "begin_from",
     type=click.Path(path_type=Path),
     metavar="RUN",
-    help="Begin a new run from another one's adapter.",
+    help="Start a new run from another run's adapter.",
 )
 @click.option("--segments", is_flag=True, help="Show the loss of each part of the reply in the progress lines.")
-@click.option("--plan", "plan_only", is_flag=True, help="Print what training would take, without loading weights.")
+@click.option(
+    "--plan", "plan_only", is_flag=True, help="Estimate parameters, tokens, steps and memory, without loading weights."
+)
 @compute_options
 @force_option
 @json_option
@@ -64,7 +66,7 @@ def lora(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Train the adapter of RECIPE; on a quantized base this is QLoRA. With --resume, continue a RUN.
+    """Train an adapter with RECIPE (QLoRA if the base is quantized). With --resume, continue a RUN.
 
     Example: mlxtune lora recipes/demo-intent.yaml --set train.max_steps=5
     """

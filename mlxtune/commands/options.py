@@ -18,10 +18,14 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 recipe_argument = click.argument("recipe", type=click.Path(path_type=Path))
 recipe_or_run_argument = click.argument("subject", metavar="RECIPE|RUN", type=click.Path(path_type=Path))
 set_option = click.option(
-    "--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Override a key of the recipe, as train.epochs=1."
+    "--set",
+    "overrides",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Override a key of the recipe, for example train.epochs=1.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
-force_option = click.option("--force", is_flag=True, help="Replace what lies there.")
+force_option = click.option("--force", is_flag=True, help="Replace existing output.")
 
 
 def compute_options(command: Command) -> Command:
@@ -34,7 +38,7 @@ def compute_options(command: Command) -> Command:
         metavar="DEVICE",
         default="auto",
         show_default=True,
-        help=f"Where it computes: {DEVICES}; gpu is the backend's own.",
+        help=f"Device to compute on: {DEVICES}; gpu is the GPU that the backend uses.",
     )
     backend = click.option(
         "--backend",
@@ -43,7 +47,7 @@ def compute_options(command: Command) -> Command:
         show_envvar=True,
         default="auto",
         show_default=True,
-        help="What computes; auto is MLX where it has a GPU, else torch where installed.",
+        help="Backend to compute with; auto is MLX if it has a GPU, else torch if installed, else MLX.",
     )
     return backend(device(command))
 

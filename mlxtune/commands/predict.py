@@ -25,12 +25,12 @@ MAX_TEXT_CELLS = 60  # longer texts are shown cut
 @click.command()
 @click.argument("subject", metavar="RUN", type=click.Path(path_type=Path))
 @click.argument("texts", metavar="[TEXT]...", nargs=-1)
-@click.option("--base", is_flag=True, help="The model before tuning.")
+@click.option("--base", is_flag=True, help="Ask the model before tuning.")
 @set_option
 @click.option(
     "--decoding",
     type=click.Choice(["free", "constrained"]),
-    help="Let the model write anything, or only what the template allows; without it, as the recipe says.",
+    help="free lets the model write anything, constrained only what the template allows. Default: as the recipe says.",
 )
 @compute_options
 @json_option
@@ -44,7 +44,7 @@ def predict(
     device: str,
     as_json: bool,
 ) -> None:
-    """Ask a RUN, or the newest run of a recipe, about each TEXT; without one, or with -, about each line of stdin.
+    """Ask a RUN, or the newest run of a recipe, about each TEXT; without a TEXT, or with -, about each line of stdin.
 
     Example: mlxtune predict recipes/demo-intent.yaml --base "log in and pay"
     """

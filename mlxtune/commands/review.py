@@ -16,23 +16,27 @@ from mlxtune.commands.options import force_option, json_option, print_json, say,
 @click.command()
 @click.argument("runs", metavar="[RUN]...", nargs=-1, type=click.Path(path_type=Path))
 @click.option(
-    "--sample", type=click.IntRange(min=1), default=100, show_default=True, metavar="N", help="Cases to rate."
+    "--sample", type=click.IntRange(min=1), default=100, show_default=True, metavar="N", help="How many cases to rate."
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the draw and the order.")
 @click.option(
-    "--field", metavar="NAME", help="The text field to rate, where there are several; without one, the whole reply."
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the draw and of the order."
+)
+@click.option(
+    "--field",
+    metavar="NAME",
+    help="The text field to rate, if there are several. Without a text field the whole reply is rated.",
 )
 @click.option(
     "--scores",
     multiple=True,
     metavar="FILE...",
     type=click.Path(path_type=Path),
-    help="Read filled sheets back, one a rater.",
+    help="Read filled sheets back, one per rater.",
 )
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Folder of the sheet and its key; without it RUN/evaluation/tuned, or /with-OTHERS of several runs.",
+    help="Folder of the sheet and its key. Default: RUN/evaluation/tuned, or RUN/evaluation/with-OTHERS for several runs.",
 )
 @force_option
 @json_option
@@ -50,8 +54,8 @@ def review(
 ) -> None:
     """Write a sheet on which people rate a RUN's replies from 1 to 5, or read filled ones back with --scores.
 
-    Of several runs, each line is a reply of one of them, in an order that does not tell which. Give each rater a copy of the
-    sheet; keep the key that lies beside it. A filled sheet may be partly empty, and come back as any CSV that a spreadsheet
+    With several runs, the lines are shuffled and do not tell which run wrote a reply. Give each rater a copy of the sheet,
+    and keep the key file that is written beside it. A filled sheet may be partly empty, and come back as any CSV that a spreadsheet
     saves. RUN may be an evaluation folder, as RUN/evaluation/base.
 
     Example: mlxtune review runs/demo-ticket/demo --sample 20

@@ -70,7 +70,7 @@ def list_(folder: Path | None, as_json: bool) -> None:
 def clean_(named: tuple[Path, ...], cache: bool, yes: bool, as_json: bool) -> None:
     """Remove the checkpoints of finished runs under runs/, or of each RUN; adapters, metrics and evaluations stay.
 
-    A run that was interrupted or failed is cleaned only if it is named: without checkpoints it cannot go on. A run that is
+    A run that was interrupted or failed is cleaned only if you name it, because without checkpoints it cannot be continued. A run that is
     being trained is never touched. Converted models are made again when they are needed.
 
     Example: mlxtune runs clean --yes

@@ -36,9 +36,11 @@ if TYPE_CHECKING:
     required=True,
     help="Values to try; several of these make a grid. KEY,KEY=V:W,V:W varies keys together.",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Folder; without it runs/<recipe>/sweep-<what varies>.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder to write. Default: runs/<recipe>/sweep-<what varies>."
+)
 @set_option
-@click.option("--no-evaluate", is_flag=True, help="Train only; the table then has losses and no metrics.")
+@click.option("--no-evaluate", is_flag=True, help="Train only; the table then shows losses and no metrics.")
 @compute_options
 @force_option
 @json_option
@@ -53,11 +55,11 @@ def sweep(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Train and evaluate RECIPE with every combination of settings, and compare them; the same command goes on.
+    """Train and evaluate RECIPE with every combination of settings, and compare them. The same command continues an interrupted sweep.
 
-    Each combination is a run of its own, in a process of its own: one that fails stops no other. What is finished is
-    skipped, what was interrupted goes on. With --force, combinations that were made under another recipe or of other
-    data, and those that failed, are made anew.
+    Each combination is a run in a process of its own, so that one that fails does not stop the others. Finished runs are
+    skipped, interrupted ones continue. With --force, runs of an earlier recipe or of other data, and failed ones, are
+    made again.
 
     Example: mlxtune sweep recipes/demo-intent.yaml --vary lora.rank,lora.alpha=4:8,8:16 --set train.max_steps=5
     """
