@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from mlxtune.backends.base import Constraint, Generation
 from mlxtune.data.rows import Row
 from mlxtune.models.tokenizer import Tokenizer
 
+# To the type checker a fake is any model: it has the methods that its tests call, not all.
+AnyModel: Any = object
 
-class FakeModel:
+
+class FakeModel(AnyModel):
     """Answers each prompt with the text that `answer` gives for it; under a constraint that must allow the text."""
 
     n_parameters = 0
