@@ -15,8 +15,11 @@ from mlxtune.evaluation.results import EvaluatedModel, FileIdentity
 from mlxtune.models.tokenizer import Tokenizer
 from mlxtune.recipe.sections import Recipe
 
+# To the type checker a fake is any model: it has the methods that its tests call, not all.
+AnyModel: Any = object
 
-class FakeModel:
+
+class FakeModel(AnyModel):
     """Answers each prompt with the text that `answer` gives for it; under a constraint that must allow the text."""
 
     n_parameters = 0

@@ -20,7 +20,7 @@ from mlxtune.models.base_model import base_folder
 from mlxtune.recipe.load import load_recipe
 from mlxtune.recipe.sections import ModelSection, Quantize
 from mlxtune.runs.layout import BASE, TUNED
-from mlxtune.sweep.grid import parse_axis, plan_cells
+from mlxtune.sweep.grid import parse_axis, plan_trials
 from mlxtune.sweep.run import sweep
 from mlxtune.training.tune import tune
 from tests.adapted import BACKENDS
@@ -104,8 +104,8 @@ def test_sheets_and_sweeps_have_the_modes_that_the_umask_says(umask: int, tmp_pa
         log.touch()
         return 0
 
-    cells = plan_cells(recipe, [parse_axis("lora.rank=4,8")])
-    sweep(cells, tmp_path / "sweep", made)
+    trials = plan_trials(recipe, [parse_axis("lora.rank=4,8")])
+    sweep(trials, tmp_path / "sweep", made)
     done = mlxtune("review", tmp_path / "sweep" / "rank-4", "--out", tmp_path / "sweep" / "sheets")
     assert done.code == 0, done.err
     assert_modes(tmp_path / "sweep", umask, 20, "sweep.json", "rank-4/run.json", "sheets/*.csv")

@@ -107,7 +107,7 @@ def test_auto_takes_mlx_with_a_gpu_then_torch_then_mlx(
     choice = choose("auto", device)
     assert choice.reason == reason
     assert choice.backend.name == reason.split()[0]
-    assert choice.backend.asked == device  # type: ignore[attr-defined] - what was asked for reaches the backend
+    assert choice.backend.asked == device  # type: ignore[attr-defined]  # what was asked for reaches the backend
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu"])

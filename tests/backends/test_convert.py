@@ -30,7 +30,7 @@ IDS = [5, 17, 256, 300, 41, 42, 43, 7, 380]
 def convert_on(backend: str) -> Convert:
     """A backend's own convert; skips the test where its library is not installed."""
     pytest.importorskip(backend)
-    return importlib.import_module(f"mlxtune.backends.{backend}.convert").convert  # type: ignore[no-any-return]
+    return importlib.import_module(f"mlxtune.backends.{backend}.convert").convert
 
 
 @pytest.fixture(params=BACKENDS)

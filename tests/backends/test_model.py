@@ -65,7 +65,7 @@ def test_scores_equal_numpy_over_whole_logits(backend: Backend, any_base: Path, 
     scores = model.score(batch)
     assert not scores.nats[~batch.supervised].any()
     for b, example in enumerate(examples):
-        wanted = numpy_nats(model, example.prompt, example.reply)
+        wanted = numpy_nats(model, example.prompt.tolist(), example.reply.tolist())
         np.testing.assert_allclose(scores.nats[b][batch.supervised[b]], wanted, atol=1e-4)
 
 
@@ -81,7 +81,7 @@ def test_a_token_is_correct_where_no_logit_of_its_position_is_larger(
         (batch,) = batches(examples, [list(range(len(examples)))], prefix)
         correct = model.score(batch).correct
         assert correct.dtype == np.bool_ and not correct[~batch.supervised].any()
-        wanted = [numpy_correct(model, example.prompt, example.reply) for example in examples]
+        wanted = [numpy_correct(model, example.prompt.tolist(), example.reply.tolist()) for example in examples]
         assert 3 < sum(one.sum() for one in wanted) < sum(map(len, wanted)) - 3
         for b, own in enumerate(wanted):
             assert np.array_equal(correct[b][batch.supervised[b]], own)
@@ -111,7 +111,7 @@ def test_the_loss_is_weighted_by_token_over_the_whole_step(backend: Backend, bas
                           "exclusive": "none", "class_weights": {"payment": 3.0}, "loss_weight": 0.5}}  # fmt: skip
     examples, _ = examples_of(base, tmp_path, output={"template": "{intents}", "fields": fields})
     assert {0.5, 1.0, 1.5} == {round(float(weight), 3) for example in examples for weight in example.weights}
-    nats = [numpy_nats(model, example.prompt, example.reply) for example in examples]
+    nats = [numpy_nats(model, example.prompt.tolist(), example.reply.tolist()) for example in examples]
     wanted = sum(float(own @ example.weights) for own, example in zip(nats, examples, strict=True))
     weight = sum(float(example.weights.sum()) for example in examples)
     model.prepare_training(OptimizerSpec(0.0, None, 0))
@@ -427,7 +427,8 @@ def test_greedy_decoding_takes_the_likeliest_token_by_the_logits_that_score_it(
     save_file(weights | {"lm_head.weight": bits.view(np.float32)}, base / "model.safetensors")
     model = backend.load(base, dtype="bfloat16")
     prompts = [[3, 4, 5, token] for token in range(20, 40)]
-    tokens, correct = [], []
+    tokens: list[int] = []
+    correct: list[bool] = []
     for prompt, reply in zip(prompts, model.generate(prompts, 8, []), strict=True):
         tokens += reply.tokens
         row = np.array([[*prompt, *reply.tokens]], np.int32)
@@ -571,7 +572,7 @@ def test_no_prompt_or_padding_is_supervised(base: Path, tmp_path: Path) -> None:
     (batch,) = batches(examples, [list(range(len(examples)))], shared_prefix(examples))
     for b, example in enumerate(examples):
         supervised = batch.tokens[b][batch.supervised[b]]
-        text, _ = template.format({"intents": template.parse(tokenizer.decode(supervised)).values["intents"]})
+        text, _ = template.format({"intents": template.parse(tokenizer.decode(supervised)).values["intents"] or ()})
         assert tokenizer.decode(supervised) == text
         assert supervised[-1] == tokenizer.end_of_turn
         assert int(batch.supervised[b].sum()) == len(example.reply)

@@ -130,13 +130,12 @@ def test_mlx_caches_take_what_mlx_lms_own_take() -> None:
 
 
 def test_mlx_caches_have_what_the_models_ask_for() -> None:
-    import numpy as np
 
     from mlxtune.backends.mlx.prefix_cache import PrefixCache
     from mlxtune.backends.mlx.tree_cache import TreeCache
     from mlxtune.backends.option_tree import option_trees
 
-    tree = next(iter(option_trees([np.array([1, 2])])))
+    tree = next(iter(option_trees([[1, 2]])))
     base = importlib.import_module("mlx_lm.models.base")
     codes = [base.create_attention_mask, base.scaled_dot_product_attention, *mlx_blocks()]
     codes += [importlib.import_module(f"mlx_lm.models.{model_type}").Attention for model_type in MODEL_TYPES]
@@ -163,7 +162,7 @@ def test_a_checkpointed_block_of_mlx_passes_on_what_it_does_not_know() -> None:
     from mlxtune.backends.mlx.dropout import DropoutKeys
     from mlxtune.backends.mlx.recompute import checkpoint_blocks
 
-    class Block(nn.Module):  # type: ignore[misc]
+    class Block(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.weight = mx.array(2.0)

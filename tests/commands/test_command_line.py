@@ -423,9 +423,17 @@ def test_an_evaluation_is_not_overwritten(place: Place, mlxtune: Run) -> None:
 
 
 def test_a_reader_that_leaves_early_is_no_error(place: Place) -> None:
-    command = f"{shlex.quote(sys.executable)} -m mlxtune evaluate {shlex.quote(str(place.run))} --limit 2 | head -1"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
-    assert "Traceback" not in done.stderr
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlxtune", "evaluate", str(place.run), "--limit", "2"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    said = process.stderr.read()
+    process.stderr.close()
+    assert process.wait() == 1
+    assert [place.run / "evaluation"] == [file.parents[1] for file in place.run.rglob("scores.json")], said
+    assert "Traceback" not in said and "Error" not in said
 
 
 def test_output_is_utf_8_whatever_the_locale(place: Place) -> None:

@@ -247,7 +247,7 @@ def test_without_pyarrow_parquet_says_how_to_get_it(
 
 def test_the_shipped_data_holds_no_leak_and_the_seeds_account(config_only: Path) -> None:
     root = ROOT
-    command = [sys.executable, "-m", "mlxtune", "data", root / "recipes" / "demo-intent.yaml", "--json",
+    command = [sys.executable, "-m", "mlxtune", "data", str(root / "recipes" / "demo-intent.yaml"), "--json",
                "--set", f"model.path={config_only}", "--set", f"data.train={root}/data/intent/en/raw.jsonl",
                "--set", "train.max_tokens=2048"]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import platform
+import shutil
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -173,7 +176,7 @@ def test_the_other_backend_may_be_absent_and_torch_is_missed_on_a_cpu_alone(monk
         return "1.0"
 
     monkeypatch.setattr(importlib.metadata, "version", version)
-    monkeypatch.setattr(doctor.sys, "platform", "linux")
+    monkeypatch.setattr(sys, "platform", "linux")
     assert doctor.check_libraries("torch", on_gpu=False)["mlx"].status == OK
     assert doctor.check_libraries("mlx", on_gpu=True)["torch"].status == OK
     torch = doctor.check_libraries("mlx", on_gpu=False)["torch"]
@@ -196,7 +199,7 @@ def test_the_reference_blas_is_slow_and_its_fix_is_named(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(mlx_backend, "prepare", lambda: None)
     monkeypatch.setattr(mlx_backend, "MATMUL_SIZES", {"cpu": 64, "gpu": 64})
-    monkeypatch.setattr(mlx_backend.platform, "system", lambda: "Linux")
+    monkeypatch.setattr(platform, "system", lambda: "Linux")
     machine = mlx_backend.MlxBackend()
     monkeypatch.setattr(type(machine), "device", lambda self: Device("cpu", "the CPU", 1))
     check = doctor.check_blas(machine)
@@ -247,7 +250,7 @@ OLD_DRIVER = "torch 2.13.0: The NVIDIA driver on your system is too old (found v
 def test_cuda_is_there_or_it_is_said_why_not(
     gpus: Gpus | None, driver: Driver, status: str, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor.sys, "platform", "linux")
+    monkeypatch.setattr(sys, "platform", "linux")
     check = doctor.check_cuda(lambda: gpus, driver)
     assert check.status == status and not check.needed
     assert all(words in f"{check.found} {check.next}" for words in said), check
@@ -262,7 +265,7 @@ def test_torch_is_not_imported_on_a_mac_to_say_that_it_has_no_cuda(monkeypatch: 
     def asked() -> Gpus:
         raise AssertionError("torch was imported")
 
-    monkeypatch.setattr(doctor.sys, "platform", "darwin")
+    monkeypatch.setattr(sys, "platform", "darwin")
     assert doctor.check_cuda(asked, Driver()).status == OK
 
 
@@ -285,12 +288,12 @@ class FakeCuda:
 
 
 def gpus_of(monkeypatch: pytest.MonkeyPatch, built_with: str | None, cuda: FakeCuda) -> Gpus:
-    pytest.importorskip("torch")
+    torch = pytest.importorskip("torch")
     from mlxtune.backends.torch import gpus
 
-    monkeypatch.setattr(gpus.torch.version, "cuda", built_with)
-    monkeypatch.setattr(gpus.torch.version, "hip", None)
-    monkeypatch.setattr(gpus.torch, "cuda", cuda)
+    monkeypatch.setattr(torch.version, "cuda", built_with)
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch, "cuda", cuda)
     return gpus.find_gpus()
 
 
@@ -371,9 +374,9 @@ def test_memory_is_judged_by_what_training_takes(
 
 
 def test_disk_is_judged_where_models_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = doctor.shutil.disk_usage(tmp_path)
+    usage = shutil.disk_usage(tmp_path)
     for free, status in ((10e9, OK), (2e9, SLOW), (1e8, MISSING)):
-        monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _, free=free: usage._replace(free=int(free)))
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: usage._replace(free=int(free)))
         assert doctor.check_disk(tmp_path / "not" / "there" / "yet").status == status
     (tmp_path / "file").write_text("")
     check = doctor.check_disk(tmp_path / "file" / "models")

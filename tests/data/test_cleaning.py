@@ -84,7 +84,7 @@ def varied_texts(rows: int) -> list[str]:
 def test_near_pairs_are_those_that_brute_force_finds() -> None:
     texts = varied_texts(240)
     index = NearIndex(texts)
-    found = set()
+    found: set[tuple[int, int]] = set()
     for position in range(len(texts)):
         found.update((other, position) for other in index.near(position))
         index.add(position)

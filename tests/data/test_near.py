@@ -49,7 +49,7 @@ def test_the_texts_of_a_template_are_found_and_grouped_as_brute_force_does(rows:
     expected = near_pairs(texts)
     assert 0.01 < len(expected) / (rows * (rows - 1) / 2) < 0.5
     index = NearIndex(texts)
-    found = set()
+    found: set[tuple[int, int]] = set()
     for position in range(rows):
         others = list(index.near(position))
         assert others == sorted(others)

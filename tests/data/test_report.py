@@ -305,7 +305,7 @@ def test_several_fields_are_counted_each(tmp_path: Path, tokenizer: Tokenizer) -
             "response": {"kind": "text"},
         },
     }
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"text": "the invoice is wrong", "queue": "Billing, Payments", "tags": "a, b", "response": "We look, soon."},
         {"text": "hello to all of you", "queue": "Other", "tags": ["b"], "response": "Hello."},
     ]

@@ -61,7 +61,11 @@ def test_a_label_set_is_read_without_regard_to_order_case_and_repetition(
 
 def test_what_is_formatted_parses_back_and_matches_the_pattern() -> None:
     ticket = template(TICKET)
-    values = {"type": "Service Request", "tags": ("VPN", "remote work"), "response": "Dear <name>,\n\nwe look into it."}
+    values: dict[str, str | tuple[str, ...]] = {
+        "type": "Service Request",
+        "tags": ("VPN", "remote work"),
+        "response": "Dear <name>,\n\nwe look into it.",
+    }
     text, spans = ticket.format(values)
     assert ticket.parse(text).values == values
     assert re.fullmatch(ticket.pattern(), text)

@@ -310,6 +310,6 @@ def test_the_cards_recipe_reads_a_csv_with_other_column_names(tmp_path: Path) ->
     found = training_rows(recipe)
     by_text = {row["text"]: row for row in rows}
     assert 0 < len(found) < 40
-    for row, value in zip(found, expected_values(found, recipe), strict=True):
-        assert list(value["tags"]) == by_text[row.fields["text"]]["tags"]
-        assert value["response"] == by_text[row.fields["text"]]["response"]
+    for one, value in zip(found, expected_values(found, recipe), strict=True):
+        assert list(value["tags"]) == by_text[one.fields["text"]]["tags"]
+        assert value["response"] == by_text[one.fields["text"]]["response"]

@@ -29,7 +29,7 @@ FOUR_BIT = {"bits": 4, "group_size": 32}
 def fuse_on(backend: str) -> Fuse:
     """A backend's own fuse; skips the test where its library is not installed."""
     pytest.importorskip(backend)
-    return importlib.import_module(f"mlxtune.backends.{backend}.fuse").fuse  # type: ignore[no-any-return]
+    return importlib.import_module(f"mlxtune.backends.{backend}.fuse").fuse
 
 
 @pytest.fixture(params=BACKENDS)

@@ -19,7 +19,7 @@ from mlxtune.models import base_model, hub
 from mlxtune.models.base_model import base_folder, config_and_tokenizer
 from mlxtune.models.source import find
 from mlxtune.models.writing import model_folder
-from mlxtune.recipe.sections import ModelSection
+from mlxtune.recipe.sections import ModelSection, Quantize
 from tests.tiny import tiny_gguf, tiny_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -359,7 +359,7 @@ def test_each_quantization_has_its_own_place(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("MLXTUNE_CACHE", str(tmp_path / "cache"))
     folder = str(tiny_model(tmp_path / "base"))
     backend: Any = _Converter()
-    quantizations: list[dict[str, Any]] = [{"bits": 4}, {"bits": 8}, {"bits": 4, "group_size": 32}]
+    quantizations = [Quantize(bits=4), Quantize(bits=8), Quantize(bits=4, group_size=32)]
     places = {base_folder(ModelSection(path=folder, quantize=quantize), backend) for quantize in quantizations}
     assert len(places) == 3
 

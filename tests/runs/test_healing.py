@@ -278,8 +278,7 @@ def test_an_evaluation_is_seen_again(tmp_path: Path, mlxtune: Run) -> None:
         ("review", one, "--out", "s"),
     ):
         before = cut_short(one / "evaluation" / "tuned")
-        words = tuple(tmp_path / "sheets" if word == "s" else word for word in words)
-        done = mlxtune(*words)
+        done = mlxtune(*(tmp_path / "sheets" if word == "s" else word for word in words))
         assert done.code == 0, done.err
         assert snapshot(one / "evaluation" / "tuned") == before and not left_over(tmp_path)
     cut_short(one / "evaluation" / "tuned")

@@ -510,7 +510,7 @@ def test_a_recipe_without_its_settings_names_the_command_that_goes_on(tmp_path: 
         assert (refused.code, refused.out) == (1, "") and "lora.rank: 2 when it began, 4 now" in refused.err
         command = re.search(r"`(.*)`\n$", refused.err)
         assert command and shlex.split(command[1]) == ["mlxtune", "lora", str(tmp_path / "my run"), "--resume"]
-    assert mlxtune(*shlex.split(command[1])[1:]).code == 0
+    assert command is not None and mlxtune(*shlex.split(command[1])[1:]).code == 0
 
 
 def test_a_run_in_place_of_a_recipe_is_planned_or_answered_with_the_ways_on(
