@@ -14,8 +14,8 @@ import click
 from mlxtune.commands.options import compute_options, json_option, print_json, say, set_option
 
 if TYPE_CHECKING:
+    from mlxtune.data.field_forms import Value
     from mlxtune.data.rows import Row
-    from mlxtune.data.template import Value
     from mlxtune.evaluation.predict.predictor import Reply
 
 STDIN = "-"

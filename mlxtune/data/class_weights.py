@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mlxtune.data.template import Value
+from mlxtune.data.field_forms import Value
 from mlxtune.recipe.sections import OutputSection, TextField
 
 

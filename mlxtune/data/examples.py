@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxtune.data.field_forms import Value
 from mlxtune.data.rows import Row
-from mlxtune.data.template import TEMPLATE_SEGMENT, ReplyTemplate, Span, Value
+from mlxtune.data.template import TEMPLATE_SEGMENT, ReplyTemplate, Span
 from mlxtune.errors import DataError, ModelError, Problem
 from mlxtune.models.architecture import max_positions
 from mlxtune.models.tokenizer import Encoded, Tokenizer

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from mlxtune.data.template import ReplyTemplate, Value
+from mlxtune.data.field_forms import Value
+from mlxtune.data.template import ReplyTemplate
 from mlxtune.models.tokenizer import Tokenizer
 from mlxtune.recipe.sections import LabelsField, OutputSection, TextField
 

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxtune.data.examples import expected_values
+from mlxtune.data.field_forms import Value
 from mlxtune.data.prepare import training_rows
 from mlxtune.data.rows import Row
-from mlxtune.data.template import Value
 from mlxtune.errors import DataError
 from mlxtune.evaluation.differences import compare
 from mlxtune.evaluation.fields.kinds import scorers

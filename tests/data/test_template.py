@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mlxtune.data import template as template_module
+from mlxtune.data import field_forms
 from mlxtune.data.template import ReplyTemplate
 from mlxtune.recipe.sections import OutputSection
 
@@ -253,4 +253,4 @@ def test_a_label_is_read_in_whatever_width_and_with_whatever_full_stops() -> Non
 def test_the_full_stops_forgiven_are_all_that_nfkc_makes_full_stops() -> None:
     everything = (chr(code) for code in range(0x110000))
     stops = {one for one in everything if set(unicodedata.normalize("NFKC", one)) <= set(".。")}
-    assert set(template_module._FULL_STOPS) == stops
+    assert set(field_forms._FULL_STOPS) == stops

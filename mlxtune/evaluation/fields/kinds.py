@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mlxtune.data.template import Field
+from mlxtune.data.field_forms import Field
 from mlxtune.evaluation.fields.label import LabelScorer
 from mlxtune.evaluation.fields.labels import LabelSetScorer
 from mlxtune.evaluation.fields.scorer import Scorer

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxtune.data.template import Value
+from mlxtune.data.field_forms import Value
 from mlxtune.evaluation.fields.scorer import Closeness, Column, Scores
 from mlxtune.evaluation.metrics.bertscore import BertScore
 from mlxtune.evaluation.metrics.labels import LabelScores, LabelTable, label_scores, label_table

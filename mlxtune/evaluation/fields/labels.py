@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxtune.data.template import OPEN_BEGINNINGS, Value
+from mlxtune.data.field_forms import Value
+from mlxtune.data.template import OPEN_BEGINNINGS
 from mlxtune.evaluation.fields.label import label_selection_values, set_distance
 from mlxtune.evaluation.fields.scorer import Closeness, Column, Scores
 from mlxtune.evaluation.metrics.bertscore import BertScore

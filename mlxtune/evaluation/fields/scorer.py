@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxtune.data.template import Value
+from mlxtune.data.field_forms import Value
 from mlxtune.evaluation.metrics.bertscore import BertScore
 from mlxtune.evaluation.metrics.estimates import MetricTable
 from mlxtune.evaluation.metrics.labels import LabelScores

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from mlxtune.data.field_forms import Value
 from mlxtune.data.rows import Row
-from mlxtune.data.template import ReplyTemplate, Value
+from mlxtune.data.template import ReplyTemplate
 from mlxtune.evaluation.metrics.estimates import Estimate, mean_estimate
 from mlxtune.evaluation.predict.predictor import Values
 from mlxtune.recipe.sections import Recipe

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from mlxtune.data.field_forms import Value
 from mlxtune.data.rows import Row
-from mlxtune.data.template import Value
 from mlxtune.errors import DataError, Problem
 from mlxtune.evaluation.predict.reply import ParsedReply
 from mlxtune.recipe.sections import Recipe

@@ -14,8 +14,9 @@ import numpy as np
 
 from mlxtune.backends.base import Constraint, Generation, Model
 from mlxtune.data.examples import prompt_ids
+from mlxtune.data.field_forms import Value
 from mlxtune.data.rows import Row
-from mlxtune.data.template import ReplyTemplate, Value
+from mlxtune.data.template import ReplyTemplate
 from mlxtune.errors import Misuse
 from mlxtune.evaluation.predict.constraint import constraint_of
 from mlxtune.evaluation.predict.predictions import CONSTRAINED, FREE

@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 
 from mlxtune.backends.base import Model
-from mlxtune.data.template import ReplyTemplate, Value
+from mlxtune.data.field_forms import Value
+from mlxtune.data.template import ReplyTemplate
 from mlxtune.evaluation.fields.kinds import scorer_of
 from mlxtune.evaluation.metrics.calibration import Calibration, Coverage, calibration, coverage_at, threshold_for
 from mlxtune.evaluation.predict.predictions import Prediction

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlxtune.data.examples import expected_values
+from mlxtune.data.field_forms import Value
 from mlxtune.data.rows import Row
-from mlxtune.data.template import Value
 from mlxtune.evaluation.predict import partial
 from mlxtune.evaluation.predict.predictions import Prediction, from_record, prediction_of, whole_lines
 from mlxtune.evaluation.predict.predictor import Predictor, Reply

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mlxtune.data.template import Reply, ReplyTemplate, Value
+from mlxtune.data.field_forms import Value
+from mlxtune.data.template import Reply, ReplyTemplate
 from mlxtune.evaluation.predict.thinking import without_thinking
 
 MIN_LOOP_CHARS = 12  # shorter repetition at a reply's end is "..." or "haha", not a loop

@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from mlxtune.data.template import ReplyTemplate, Value
+from mlxtune.data.field_forms import Value
+from mlxtune.data.template import ReplyTemplate
 from mlxtune.errors import DataError, Misuse, RunError, did_you_mean
 from mlxtune.evaluation.metrics.text_overlap import ROUGE_L_BUCKETS, bucket_of, rouge_rows
 from mlxtune.evaluation.predict.predictions import Prediction, read_predictions, require_same_rows
