@@ -94,9 +94,10 @@ def baseline_tables(scores: Scores) -> list[RenderableType]:
     for name, field in scores["fields"].items():
         answering = {baseline: fields[name] for baseline, fields in baselines.items() if name in fields}
         compared = [baseline for baseline in answering if name in comparisons.get(baseline, {})]
-        if not compared:
+        best_known = headline(comparisons[compared[0]][name]) if compared else None
+        if best_known is None:
             continue
-        shown = METRICS[str(headline(comparisons[compared[0]][name]))]
+        shown = METRICS[best_known]
         figure, beside = shown.name, shown.beside
         table = new_table("")
         table.padding = (0, 1, 0, 0)  # closer than elsewhere: the sentences are long

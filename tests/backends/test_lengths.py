@@ -16,7 +16,7 @@ from mlxtune.backends.supervision import reply_limits
 from mlxtune.data.examples import within_positions
 from mlxtune.data.rows import Row, read_rows
 from mlxtune.errors import DataError, ModelError
-from mlxtune.evaluation.run import position_warnings
+from mlxtune.evaluation.limits import position_warnings
 from mlxtune.models import architecture, hub
 from mlxtune.models.source import find, weight_files
 from mlxtune.models.tokenizer import load_tokenizer

@@ -118,25 +118,25 @@ LABEL_METRICS: tuple[LabelMetric, ...] = (
     # Rows whose predicted set is the expected one / rows.
     LabelMetric(
         "exact_match", "exact match", "higher", "mcnemar", headline=True, beside="macro_f1", kinds=("labels",),
-        selects=True, by_row=_exact_match,
+        selects=("labels",), by_row=_exact_match,
     ),
     # Rows whose predicted label is the expected one / rows.
     LabelMetric(
-        "accuracy", "accuracy", "higher", "mcnemar", headline=True, beside="macro_f1", kinds=("label",), selects=True,
+        "accuracy", "accuracy", "higher", "mcnemar", headline=True, beside="macro_f1", kinds=("label",), selects=("label",),
         by_row=_accuracy,
     ),
     # Rows with at least one expected label among the predicted ones / rows. Where one label stands for "none of them",
     # that is a label like any other: it must be predicted.
     LabelMetric(
-        "partial_match", "partial match", "higher", "mcnemar", kinds=("labels",), selects=True, by_row=_partial_match
+        "partial_match", "partial match", "higher", "mcnemar", kinds=("labels",), selects=("labels",), by_row=_partial_match
     ),
     # 2 hits / (expected + predicted), each summed over rows and labels.
-    LabelMetric("micro_f1", "micro F1", kinds=("labels",), selects=True, pooled=_micro_f1),
+    LabelMetric("micro_f1", "micro F1", kinds=("labels",), selects=("labels",), pooled=_micro_f1),
     # Mean of the labels' F1 over the whole label list, as scikit-learn with `labels=` that list and `zero_division=0`:
     # a label that is neither expected nor predicted anywhere counts 0.
-    LabelMetric("macro_f1", "macro F1", kinds=("label", "labels"), selects=True, pooled=_macro_f1),
+    LabelMetric("macro_f1", "macro F1", kinds=("label", "labels"), selects=("label", "labels"), pooled=_macro_f1),
     # Mean over rows of 2 hits / (expected + predicted) of that row.
-    LabelMetric("sample_f1", "sample F1", kinds=("labels",), selects=True, by_row=_sample_f1),
+    LabelMetric("sample_f1", "sample F1", kinds=("labels",), selects=("labels",), by_row=_sample_f1),
 )  # fmt: skip
 
 

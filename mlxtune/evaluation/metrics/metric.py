@@ -21,7 +21,7 @@ class Metric:
         headline: A field is called better or worse by this metric.
         beside: The second metric that is shown of a baseline, where this one is the headline.
         kinds: Kinds of output field that have it.
-        selects: Whether a checkpoint may be selected by it.
+        selects: Kinds of output field in which a checkpoint may be selected by it.
         may_exceed_one: Whether it has no upper bound.
     """
 
@@ -32,14 +32,16 @@ class Metric:
     headline: bool = False
     beside: str = ""
     kinds: tuple[str, ...] = ()
-    selects: bool = False
+    selects: tuple[str, ...] = ()
     may_exceed_one: bool = False
 
 
 # Of fields of any kind, and of whole replies.
 FAULTS = (
-    Metric("invalid_rate", "invalid", "lower", "mcnemar", kinds=("label", "labels"), selects=True),
-    Metric("repeated_rate", "repeated", "lower", "mcnemar"),
+    Metric(
+        "invalid_rate", "invalid", "lower", "mcnemar", kinds=("label", "labels", "text"), selects=("label", "labels")
+    ),
+    Metric("repeated_rate", "repeated", "lower", "mcnemar", kinds=("label", "labels")),
     Metric("loop_rate", "loop rate", "lower", "mcnemar"),
     Metric("cut_rate", "cut rate", "lower", "mcnemar"),
 )

@@ -43,4 +43,4 @@ def selectable(kind: str) -> tuple[str, ...]:
     >>> selectable("label")
     ('accuracy', 'macro_f1', 'invalid_rate')
     """
-    return tuple(one.name for one in METRICS.values() if one.selects and kind in one.kinds)
+    return tuple(one.name for one in METRICS.values() if kind in one.selects)

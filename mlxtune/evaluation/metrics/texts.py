@@ -47,11 +47,11 @@ Counts = NDArray[np.int64]
 
 
 TEXT_METRICS = (
-    Metric("rouge1", "ROUGE-1", kinds=("text",), selects=True),
-    Metric("rouge2", "ROUGE-2", kinds=("text",), selects=True),
-    Metric("rougeL", "ROUGE-L", headline=True, beside="bleu", kinds=("text",), selects=True),
-    Metric("bleu", "BLEU", kinds=("text",), selects=True),
-    Metric("chrf", "chrF", kinds=("text",), selects=True),
+    Metric("rouge1", "ROUGE-1", kinds=("text",), selects=("text",)),
+    Metric("rouge2", "ROUGE-2", kinds=("text",), selects=("text",)),
+    Metric("rougeL", "ROUGE-L", headline=True, beside="bleu", kinds=("text",), selects=("text",)),
+    Metric("bleu", "BLEU", kinds=("text",), selects=("text",)),
+    Metric("chrf", "chrF", kinds=("text",), selects=("text",)),
     Metric("bertscore", "BERTScore", kinds=("text",)),
     Metric("length_ratio", "length ratio", "neither", None, kinds=("text",), may_exceed_one=True),
     Metric("placeholders_kept", "placeholders kept", kinds=("text",)),

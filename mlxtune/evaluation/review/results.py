@@ -108,7 +108,7 @@ def paired_difference(values: Floats, reach: float, name: str, seed: int = 0) ->
     drawn = draws_of(lambda draws: (draws.astype(np.float64) @ values) / draws.sum(1), len(values), seed)
     p_value = bootstrap_p(drawn, len(values))
     found = judged("rating", estimate.value, estimate.low, estimate.high, p_value, name)
-    return replace(found, verdict="too few cases") if found.verdict == "too few rows" else found
+    return replace(found, verdict="too few cases", mark=None) if found.verdict == "too few rows" else found
 
 
 def write_result(result: Result, folder: Path, force: bool = False) -> Path:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,17 @@ from scipy.stats import binomtest, spearmanr
 
 from mlxtune.chat.client import ChatServer, ChatServerError
 from mlxtune.errors import DataError, RecipeError
-from mlxtune.evaluation.judge.pairs import judge_pairs, pair_verdicts, read_choice
+from mlxtune.evaluation.judge.pairs import judge_pairs, judge_runs, pair_verdicts, read_choice
 from mlxtune.evaluation.judge.ratings import (
     CRITERIA,
+    RUBRIC_VERSION,
     Judgement,
+    JudgeRequest,
     between_marks,
     judge_replies,
-    judge_scores,
     read_verdict,
     sampled,
+    summarise_ratings,
     write_judgements,
 )
 from mlxtune.evaluation.metrics.text_overlap import rouge_rows
@@ -34,6 +37,7 @@ from mlxtune.recipe.load import load_recipe
 from mlxtune.recipe.sections import Recipe
 from tests.chatting import Request, Scripted, Sent, Time, answer, error, serve
 from tests.conftest import write_recipe
+from tests.fakes import Told
 from tests.tiny import tiny_model
 
 REFERENCE = "Please restart the router and call us at <tel_num>."
@@ -220,11 +224,17 @@ def test_every_row_gets_a_status_and_only_marks_count(tickets: Recipe) -> None:
         "judged", "missing", "refused", "failed", "unparseable", "unparseable", "missing"
     ]  # fmt: skip
     assert sum(counted) == 7
-    scores = judge_scores(found, replies)
-    counts = {"judged": 1, "missing": 2, "unparseable": 2, "refused": 1, "failed": 1}
-    assert {**scores, **counts, "rows": 7} == scores
+    scores = summarise_ratings(found, replies, ChatServer("http://h", "big", cache=None))
+    assert scores.counts == {"judged": 1, "missing": 2, "unparseable": 2, "refused": 1, "failed": 1}
+    assert (scores.rows, scores.model, scores.url) == (7, "big", "http://h/v1")
     # A reply without the text gets the lowest marks: a system is not better for leaving it out.
-    assert scores["fields"]["response"]["accuracy"]["value"] == pytest.approx((4 + 1 + 1) / 3)
+    accuracy = scores.fields["response"]["accuracy"]
+    assert accuracy is not None and accuracy.value == pytest.approx((4 + 1 + 1) / 3)
+    assert scores.to_json() == {
+        "model": "big", "url": "http://h/v1", "rubric": RUBRIC_VERSION, "rows": 7, **scores.counts,
+        "fields": {"response": {name: one and asdict(one) for name, one in scores.fields["response"].items()}},
+        "agreement": {"response": {"rougeL": None}},  # of one row that was judged
+    }  # fmt: skip
     assert found[4].reason == "cut at 2048 tokens" and found[3].reason == "status 400: too long"
 
 
@@ -246,7 +256,7 @@ def test_means_intervals_and_correlation_are_those_of_the_marks(tickets: Recipe)
 
     with serve(script) as server:
         found = judge_replies(replies, tickets, judge(server))
-    scores = judge_scores(found, replies, seed=3)
+    scores = summarise_ratings(found, replies, judge(server), seed=3).to_json()
     accuracy = scores["fields"]["response"]["accuracy"]
     assert accuracy["value"] == pytest.approx(sum(marks) / 24)
     assert 1 < accuracy["low"] < accuracy["value"] < accuracy["high"] < 5
@@ -264,10 +274,10 @@ def test_means_intervals_and_correlation_are_those_of_the_marks(tickets: Recipe)
 def test_nothing_judged_has_no_means(tickets: Recipe) -> None:
     replies = [reply(0, "x"), reply(1, "y")]
     with serve(lambda request, number: answer("no idea")) as server:
-        scores = judge_scores(judge_replies(replies, tickets, judge(server)), replies)
-    assert scores["unparseable"] == 2
-    assert scores["fields"]["response"] == dict.fromkeys((*CRITERIA, "overall"))
-    assert scores["agreement"]["response"] == {"rougeL": None}
+        scores = summarise_ratings(judge_replies(replies, tickets, judge(server)), replies, judge(server))
+    assert scores.counts == {"judged": 0, "missing": 0, "unparseable": 2, "refused": 0, "failed": 0}
+    assert scores.fields == {"response": dict.fromkeys((*CRITERIA, "overall"))} == scores.to_json()["fields"]
+    assert scores.agreement == {"response": {"rougeL": None}} == scores.to_json()["agreement"]
 
 
 def test_a_sample_is_the_same_for_every_run_and_grows(tickets: Recipe) -> None:
@@ -375,6 +385,38 @@ def test_what_needs_no_judge_is_not_asked_and_what_fails_is_apart(tickets: Recip
 def test_replies_to_other_rows_are_not_compared(tickets: Recipe) -> None:
     with pytest.raises(DataError):
         judge_pairs([reply(0, "a")], [reply(1, "b")], tickets, ChatServer("http://x", "m", cache=None), "theirs")
+
+
+def test_each_run_is_chosen_from_beside_the_first_one(tickets: Recipe) -> None:
+    runs = [[reply(i, f"{word} {i}") for i in range(10)] for word in ("poor", "good", "bad")]
+    told = Told()
+    with serve(prefers("good")) as server:
+        request = JudgeRequest(judge(server), sample=4)
+        found = judge_runs(request, ["a", "b", "c"], runs, tickets, told)
+        assert len(server.requests) == 2 * 2 * 4
+        alone = {
+            name: judge_pairs(run, runs[0], tickets, judge(server), "a", sample=4)
+            for name, run in (("b", runs[1]), ("c", runs[2]))
+        }
+    assert found == {"model": "judge", "url": f"{server.url}/v1", "first": "a", "runs": alone}
+    outcomes = {
+        name: (one["fields"]["response"]["win"], one["fields"]["response"]["tie"]) for name, one in alone.items()
+    }
+    assert outcomes == {"b": (4, 0), "c": (0, 4)}
+    assert told.begun == [("judging", sum(told.advanced))] == [("judging", 16)]
+
+
+def test_an_interrupted_comparison_says_that_what_was_judged_is_kept(
+    tickets: Recipe, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Stopping(Told):
+        def advance(self, n_items: int) -> None:
+            raise KeyboardInterrupt
+
+    runs = [[reply(0, "poor")], [reply(0, "good")]]
+    with serve(prefers("good")) as server, pytest.raises(KeyboardInterrupt), caplog.at_level("INFO", "mlxtune"):
+        judge_runs(JudgeRequest(judge(server)), ["a", "b"], runs, tickets, Stopping())
+    assert caplog.messages == ["What was judged so far is kept; the same command goes on from there."]
 
 
 # A real server ------------------------------------------------------------------------------------------------------

@@ -35,9 +35,13 @@ def test_label_set_metrics_equal_scikit_learn(seed):
     expected, predicted = random_sets(60, seed)
     scores = label_set_scores(expected, predicted, [False] * 60, LABELS)
     true, said = indicator(expected), indicator(predicted)
-    for average, got in (("micro", scores.micro_f1), ("macro", scores.macro_f1), ("samples", scores.sample_f1)):
+    for average, got in (
+        ("micro", scores["micro_f1"]),
+        ("macro", scores["macro_f1"]),
+        ("samples", scores["sample_f1"]),
+    ):
         assert got.value == pytest.approx(f1_score(true, said, average=average, zero_division=0), abs=1e-12)
-    assert scores.exact_match.value == pytest.approx(accuracy_score(true, said), abs=1e-12)
+    assert scores["exact_match"].value == pytest.approx(accuracy_score(true, said), abs=1e-12)
     by_label = precision_recall_fscore_support(true, said, zero_division=0)
     for position, label in enumerate(LABELS):
         got = scores.labels[label]
@@ -54,8 +58,8 @@ def test_single_label_metrics_equal_scikit_learn(seed):
     said = [label or "(invalid)" for label in predicted]
     scores = label_scores(expected, predicted, [False] * 80, LABELS)
     options = {"labels": LABELS, "zero_division": 0}
-    assert scores.accuracy.value == pytest.approx(accuracy_score(expected, said), abs=1e-12)
-    assert scores.macro_f1.value == pytest.approx(f1_score(expected, said, average="macro", **options), abs=1e-12)
+    assert scores["accuracy"].value == pytest.approx(accuracy_score(expected, said), abs=1e-12)
+    assert scores["macro_f1"].value == pytest.approx(f1_score(expected, said, average="macro", **options), abs=1e-12)
     by_label = precision_recall_fscore_support(expected, said, **options)
     for position, label in enumerate(LABELS):
         got = scores.labels[label]
@@ -106,27 +110,32 @@ def test_labels_of_an_open_set_have_no_interval_of_their_own():
 def test_an_open_set_is_scored_over_every_label_that_occurs():
     scores = label_set_scores([("b",), ("a",)], [("b", "zzz"), ("a",)], [False] * 2, None)
     assert list(scores.labels) == ["a", "b", "zzz"]
-    assert scores.macro_f1.value == pytest.approx(2 / 3)
+    assert scores["macro_f1"].value == pytest.approx(2 / 3)
 
 
 def test_an_invalid_reply_is_wrong_and_predicts_nothing():
     scores = label_set_scores([("payment",), ("payment",)], [None, ("payment",)], [False] * 2, LABELS)
-    assert scores.exact_match.value == scores.partial_match.value == scores.invalid_rate.value == 0.5
+    assert scores["exact_match"].value == scores["partial_match"].value == scores["invalid_rate"].value == 0.5
     assert scores.labels["payment"].precision == 1.0
     assert scores.labels["payment"].recall == 0.5
+
+
+def test_an_invalid_reply_does_not_match_an_empty_set():
+    scores = label_set_scores([(), ()], [None, ()], [False] * 2, LABELS)
+    assert scores["exact_match"].value == 0.5
 
 
 def test_a_partial_match_is_one_expected_label_among_the_predicted():
     expected = [("payment", "order"), ("none",), ("payment",), ("payment",)]
     predicted = [("order", "inventory"), ("payment",), ("payment", "order"), None]
     scores = label_set_scores(expected, predicted, [False] * 4, LABELS)
-    assert scores.partial_match.value == 0.5
-    assert scores.exact_match.value == 0.0
+    assert scores["partial_match"].value == 0.5
+    assert scores["exact_match"].value == 0.0
 
 
 def test_order_and_repetition_within_a_set_do_not_count():
     scores = label_set_scores([("payment", "order")], [("order", "payment", "order")], [True], LABELS)
-    assert scores.exact_match.value == scores.micro_f1.value == scores.repeated_rate.value == 1.0
+    assert scores["exact_match"].value == scores["micro_f1"].value == scores["repeated_rate"].value == 1.0
 
 
 def test_rows_are_grouped_by_the_number_of_expected_labels():
@@ -140,7 +149,7 @@ def test_rows_are_grouped_by_the_number_of_expected_labels():
 
 def test_one_row_has_no_interval():
     scores = label_set_scores([("payment",)], [("payment",)], [False], LABELS)
-    assert scores.exact_match == Estimate(1.0, None, None)
+    assert scores["exact_match"] == Estimate(1.0, None, None)
 
 
 def test_intervals_are_those_of_resampling_row_by_row():
@@ -151,7 +160,9 @@ def test_intervals_are_those_of_resampling_row_by_row():
     scores = label_set_scores(expected, predicted, [False] * 40, labels, seed=3)
     drawn = np.random.default_rng(3).integers(40, size=(N_RESAMPLES, 40))
     micro = [f1_score(true[rows], said[rows], average="micro", zero_division=0) for rows in drawn[:]]
-    assert [scores.micro_f1.low, scores.micro_f1.high] == pytest.approx(np.percentile(micro, [2.5, 97.5]), abs=1e-12)
+    assert [scores["micro_f1"].low, scores["micro_f1"].high] == pytest.approx(
+        np.percentile(micro, [2.5, 97.5]), abs=1e-12
+    )
 
 
 def test_an_interval_does_not_depend_on_how_many_resamples_are_held_at_once(monkeypatch):
@@ -164,7 +175,7 @@ def test_an_interval_does_not_depend_on_how_many_resamples_are_held_at_once(monk
 def test_a_perfect_macro_f1_is_1_in_every_resample_even_where_a_label_is_rare():
     expected = [("payment",)] * 30 + [("order",)]
     scores = label_set_scores(expected, expected, [False] * 31, ["payment", "order"])
-    assert scores.macro_f1 == scores.exact_match and scores.macro_f1.low == pytest.approx(0.89, abs=0.01)
+    assert scores["macro_f1"] == scores["exact_match"] and scores["macro_f1"].low == pytest.approx(0.89, abs=0.01)
 
 
 def test_the_interval_narrows_with_more_rows():

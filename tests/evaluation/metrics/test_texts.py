@@ -8,7 +8,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF
 
 from mlxtune.evaluation.metrics.estimates import N_RESAMPLES, resamples
-from mlxtune.evaluation.metrics.texts import text_figures, text_scores
+from mlxtune.evaluation.metrics.texts import TextPart, text_scores, text_table
 from tests.evaluation.metrics.test_text_overlap import CHINESE, ENGLISH, Ours, texts
 
 
@@ -30,19 +30,21 @@ def test_figures_equal_those_of_rouge_score_and_sacrebleu() -> None:
     oracle = RougeScorer(["rouge1", "rouge2", "rougeL"], tokenizer=Ours())
     wanted = [oracle.score(*pair) for pair in zip(expected, said, strict=True)]
     for name in ("rouge1", "rouge2", "rougeL"):
-        assert getattr(scores, name).value == pytest.approx(np.mean([one[name].fmeasure for one in wanted]), abs=1e-12)
-    assert scores.bleu.value == pytest.approx(BLEU(tokenize="zh").corpus_score(said, [expected]).score / 100, abs=1e-12)
-    assert scores.chrf.value == pytest.approx(CHRF().corpus_score(said, [expected]).score / 100, abs=1e-12)
-    assert scores.invalid_rate.value == written.count(None) / len(written)
+        assert scores[name].value == pytest.approx(np.mean([one[name].fmeasure for one in wanted]), abs=1e-12)
+    assert scores["bleu"].value == pytest.approx(
+        BLEU(tokenize="zh").corpus_score(said, [expected]).score / 100, abs=1e-12
+    )
+    assert scores["chrf"].value == pytest.approx(CHRF().corpus_score(said, [expected]).score / 100, abs=1e-12)
+    assert scores["invalid_rate"].value == written.count(None) / len(written)
     words = [sum(len(Ours().tokenize(text)) for text in side) for side in (said, expected)]
-    assert scores.length_ratio.value == pytest.approx(words[0] / words[1], abs=1e-12)
+    assert scores["length_ratio"].value == pytest.approx(words[0] / words[1], abs=1e-12)
 
 
 def test_each_resample_is_the_corpus_that_it_drew() -> None:
     expected, written = rows(60)
     said = [text or "" for text in written]
     draws = next(resamples(60, seed=1))[:8]
-    got = text_figures(expected, written).of(draws)
+    got = text_table(expected, written).of(draws)
     bleu, chrf, rouge = BLEU(tokenize="zh"), CHRF(), RougeScorer(["rougeL"], tokenizer=Ours())
     for i, times in enumerate(draws.astype(int)):
         drawn = np.repeat(np.arange(60), times)
@@ -58,7 +60,7 @@ def test_the_interval_of_bleu_is_that_of_scoring_each_resample_with_sacrebleu() 
     said, oracle = [text or "" for text in written], BLEU(tokenize="13a")
     drawn = np.random.default_rng(9).integers(8, size=(N_RESAMPLES, 8))
     wanted = [oracle.corpus_score([said[i] for i in one], [[expected[i] for i in one]]).score / 100 for one in drawn]
-    got = text_scores(expected, written, seed=9).bleu
+    got = text_scores(expected, written, seed=9)["bleu"]
     assert (got.low, got.high) == pytest.approx(np.percentile(wanted, [2.5, 97.5]).tolist(), abs=1e-12)
 
 
@@ -75,16 +77,17 @@ def test_texts_are_scored_apart_where_the_labels_are_right() -> None:
     for got, wanted in ((scores.when_right, True), (scores.when_wrong, False)):
         chosen = [i for i in range(80) if right[i] is wanted]
         alone = text_scores([expected[i] for i in chosen], [written[i] for i in chosen])
-        assert got is not None and got["rows"] == len(chosen)
-        assert {name: got[name] for name in ("rouge1", "rouge2", "rougeL", "bleu", "chrf")} == {
-            name: getattr(alone, name) for name in ("rouge1", "rouge2", "rougeL", "bleu", "chrf")
-        }
+        names = ("rouge1", "rouge2", "rougeL", "bleu", "chrf")
+        assert got == TextPart(len(chosen), {name: alone[name] for name in names})
+        assert got["bleu"] == alone["bleu"]
 
 
 def test_where_all_labels_are_right_there_is_nothing_to_say_of_the_others() -> None:
     scores = text_scores(["a", "b"], ["a", "b"], [True, True])
-    assert scores.when_wrong == {"rows": 0} and scores.when_right["rows"] == 2
-    assert text_scores(["a", "b"], ["a", "b"]).when_right is None
+    assert scores.when_wrong == TextPart(0, {}) and scores.when_right.rows == 2
+    assert scores.to_json()["when_wrong"] == {"rows": 0}
+    unlabelled = text_scores(["a", "b"], ["a", "b"])
+    assert unlabelled.when_right is None and unlabelled.when_wrong is None and "when_right" not in unlabelled.to_json()
 
 
 def test_buckets_hold_every_row_once() -> None:
@@ -99,24 +102,25 @@ def test_buckets_hold_every_row_once() -> None:
 def test_placeholders_are_counted_over_all_rows() -> None:
     expected = ["Dear <name>, call <tel_num>.", "Hello <name>.", "Hello.", "Hello <name>."]
     scores = text_scores(expected, ["Dear <name>, call [Tel Number].", "Hi.", "Hi <name>.", None])
-    assert scores.placeholders_kept.value == 1 / 4 and scores.placeholders_invented.value == 2 / 4
-    assert text_scores(["Hello.", "Hi."], ["Hello.", "Hi."]).placeholders_kept is None
+    assert scores["placeholders_kept"].value == 1 / 4 and scores["placeholders_invented"].value == 2 / 4
+    without = text_scores(["Hello.", "Hi."], ["Hello.", "Hi."])
+    assert "placeholders_kept" not in without.metrics and "placeholders_kept" not in without.to_json()
 
 
 def test_a_resample_without_placeholders_says_nothing_of_them() -> None:
     expected = ["Dear <name>.", "a", "b"]
     draws = np.array([[0, 3, 0], [3, 0, 0]], dtype=np.float32)
-    assert text_figures(expected, expected).of(draws)["placeholders_kept"].tolist() == [1, 1]
+    assert text_table(expected, expected).of(draws)["placeholders_kept"].tolist() == [1, 1]
 
 
 def test_a_perfect_text_leaves_room_for_rows_not_seen_but_a_length_does_not() -> None:
     expected, _ = rows(50)
     scores = text_scores(expected, expected)
-    assert scores.rougeL.value == 1 and scores.rougeL.low < 1
-    assert (scores.length_ratio.low, scores.length_ratio.high) == (1, 1)
+    assert scores["rougeL"].value == 1 and scores["rougeL"].low < 1
+    assert (scores["length_ratio"].low, scores["length_ratio"].high) == (1, 1)
 
 
 def test_one_row_has_no_interval_and_no_row_cannot_be_scored() -> None:
-    assert text_scores(["a b"], ["a c"], [True]).rouge1.low is None
+    assert text_scores(["a b"], ["a c"], [True])["rouge1"].low is None
     with pytest.raises(ValueError, match="no rows"):
         text_scores([], [])

@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from mlxtune.errors import DataError, Misuse, RunError
+from mlxtune.evaluation.metrics.paired import Verdict
 from mlxtune.evaluation.metrics.text_overlap import bucket_of, rouge_rows
 from mlxtune.evaluation.predict.predictions import Prediction
 from mlxtune.evaluation.review.draw import (
@@ -30,7 +31,7 @@ from mlxtune.evaluation.review.draw import (
     read_key,
     write_review,
 )
-from mlxtune.evaluation.review.results import summarise
+from mlxtune.evaluation.review.results import paired_difference, summarise
 from mlxtune.evaluation.review.sheet import COLUMNS, DIMENSIONS, Line, fingerprint, read_sheets, sheet_text
 from tests.conftest import Run
 
@@ -503,7 +504,7 @@ def rated(sheet: Path, key: Key) -> tuple[list[Path], np.ndarray]:
     return [filled(sheet, Path(f"{name}.csv"), score(i)) for i, name in enumerate(("anna", "ben"))], given
 
 
-def test_figures_are_those_of_the_ratings(sheet: Path, key: Key) -> None:
+def test_results_are_those_of_the_ratings(sheet: Path, key: Key) -> None:
     paths, given = rated(sheet, key)
     sheets, _ = read_sheets(paths, key.fingerprints())
     result = summarise(key, sheets)
@@ -561,6 +562,28 @@ def test_the_better_run_is_found(sheet: Path, key: Key) -> None:
         )
         per_case.append(np.mean([one for one in apart if not np.isnan(one)]))
     assert overall["difference"] == pytest.approx(np.mean(per_case))
+
+
+@pytest.mark.parametrize(
+    ("differences", "verdict", "sentence"),
+    [
+        ([1.0] * 30 + [2.0] * 10, "better", "better than a by 1.25 [1.12, 1.38]"),
+        ([-1.0] * 30 + [-2.0] * 10, "worse", "worse than a by 1.25 [1.12, 1.38]"),
+        ([1.0, -1.0] * 20, "no real difference", "no real difference from a: 0.00 [-0.30, 0.30]"),
+        ([1.0, 2.0], "too few cases", "too few cases to tell from a: +1.50 [1.00, 2.00]"),
+        ([1.0], "too few cases", "too few cases to tell from a"),
+    ],
+)
+def test_a_difference_over_cases_has_its_verdict_in_words(
+    differences: list[float], verdict: Verdict, sentence: str
+) -> None:
+    one = paired_difference(np.array(differences), 4.0, "a")
+    assert one is not None and (one.verdict, one.sentence) == (verdict, sentence)
+    assert one.difference == pytest.approx(np.mean(differences)) and one.to_json()["sentence"] == sentence
+
+
+def test_no_case_in_common_has_no_difference() -> None:
+    assert paired_difference(np.array([]), 4.0, "a") is None
 
 
 def test_filled_sheets_become_tables_json_and_a_file(two: list[Path], sheet: Path, key: Key, mlxtune: Run) -> None:
