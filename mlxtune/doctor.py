@@ -71,7 +71,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Diagnosis:
+class Examination:
     """All checks, by name."""
 
     checks: Mapping[str, Check]
@@ -106,7 +106,7 @@ class Driver:
 
 def examine(
     choose: Callable[[], ChosenBackend], cuda_gpus: Callable[[], Gpus | None] = lambda: None, on_cpu: bool = False
-) -> Diagnosis:
+) -> Examination:
     """Look at everything.
 
     Args:
@@ -141,7 +141,7 @@ def examine(
     checks["hub"] = hub.result() or Check(
         MISSING, f"{_endpoint()} gave no answer within {HUB_SECONDS:.0f} s", _without_hub(), facts={"url": _endpoint()}
     )
-    return Diagnosis(checks)
+    return Examination(checks)
 
 
 def check_python(version: tuple[int, int] = sys.version_info[:2]) -> Check:

@@ -89,7 +89,7 @@ def test_the_demo_recipes_first_five_losses_are_the_same_on_both_backends(tmp_pa
     from mlxtune.models.base_model import base_folder
     from mlxtune.models.tokenizer import load_tokenizer
     from mlxtune.recipe.load import load_recipe
-    from mlxtune.training.loop import Order
+    from mlxtune.training.loop import BatchSampler
     from mlxtune.training.tune import lora_spec
     from tests.adapted import BACKENDS, N_SEGMENTS, backend_named
 
@@ -104,7 +104,7 @@ def test_the_demo_recipes_first_five_losses_are_the_same_on_both_backends(tmp_pa
         model.attach_lora(spec, initial_weights(spec, linear_layers(model.config), settings.seed))
         model.prepare_training(OptimizerSpec(settings.weight_decay, settings.max_grad_norm, settings.seed))
         examples = training_split(RecipeRows(recipe), load_tokenizer(folder)).examples
-        order = Order(examples, settings.batch_size, settings.gradient_accumulation, settings.seed)
+        order = BatchSampler(examples, settings.batch_size, settings.gradient_accumulation, settings.seed)
         losses[name] = [
             model.train_step(order.step(step), settings.learning_rate * step / 5, step, N_SEGMENTS).loss
             for step in range(1, 6)

@@ -80,7 +80,7 @@ def read_adapter(folder: Path) -> Adapter:
     """Read an adapter folder.
 
     Raises:
-        AdapterError: A file is missing or damaged, or the adapter is of a kind other than LoRA.
+        AdapterError: A file is missing or corrupt, or the adapter is of a kind other than LoRA.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file

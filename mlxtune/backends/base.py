@@ -97,12 +97,12 @@ class StepResult:
 
 
 @dataclass(frozen=True)
-class Scores:
+class TokenScores:
     """What a model makes of each token of a batch, given the right ones before it (teacher-forced).
 
     Attributes:
         nats: -log p of each token, (B, T), float32; 0 where unsupervised.
-        correct: Whether it is the likeliest token of its position, (B, T); False where unsupervised.
+        correct: Whether it is the most probable token of its position, (B, T); False where unsupervised.
     """
 
     nats: NDArray[np.float32]
@@ -163,7 +163,7 @@ class Model(Protocol):
         """One optimizer step over all rows of all micro-batches; dropout is a function of (seed, step)."""
         ...
 
-    def score(self, batch: Batch) -> Scores:
+    def score(self, batch: Batch) -> TokenScores:
         """-log p of each supervised token, and whether none is likelier; dropout off, one forward pass for both."""
         ...
 

@@ -45,7 +45,7 @@ def read_state(folder: Path, layers: tuple[str, ...]) -> TrainingState:
     """Read a state of an adapter on `layers`.
 
     Raises:
-        AdapterError: A file is missing or damaged, or the state is of other layers.
+        AdapterError: A file is missing or corrupt, or the state is of other layers.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file

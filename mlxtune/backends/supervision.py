@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxtune.backends.base import Batch, Scores, StepResult
+from mlxtune.backends.base import Batch, StepResult, TokenScores
 from mlxtune.errors import DataError
 from mlxtune.models.architecture import max_positions
 
@@ -83,20 +83,20 @@ def step_result(
     )
 
 
-def scores(batch: Batch, nats: NDArray[np.float32], likeliest: NDArray[np.integer]) -> Scores:
+def token_scores(batch: Batch, nats: NDArray[np.float32], argmax: NDArray[np.integer]) -> TokenScores:
     """Scores of a batch from those of its supervised tokens.
 
     Args:
         batch: The N supervised tokens and where they stand.
         nats: -log p of each one, in row order, (N,).
-        likeliest: The token of the largest logit where each one is predicted, (N,).
+        argmax: The token of the largest logit where each one is predicted, (N,).
     """
     supervised = batch.supervised
     placed = np.zeros(batch.tokens.shape, np.float32)
     placed[supervised] = nats
     correct = np.zeros(batch.tokens.shape, np.bool_)
-    correct[supervised] = likeliest == batch.tokens[supervised]
-    return Scores(placed, correct)
+    correct[supervised] = argmax == batch.tokens[supervised]
+    return TokenScores(placed, correct)
 
 
 def dropout_seed(seed: int, step: int) -> int:

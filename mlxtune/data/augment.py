@@ -84,7 +84,7 @@ class Server(Protocol):
 
 @dataclass(frozen=True)
 class Augmented:
-    """The rows made, and the account of it: asked = rows made + answers refused.
+    """The rows made, and what became of the answers: asked = rows made + answers refused.
 
     Attributes:
         rows: Marked as synthetic, with their source's place and REWRITTEN in it.
@@ -92,7 +92,7 @@ class Augmented:
         value: The label.
         before: Its rows there were.
         wanted: Rows to make.
-        asked: Answers that were judged.
+        asked: Answers that were checked.
         refused: Reason -> answers, those of REASONS that any answer was refused for.
         model: Which answered.
         sha256: Of what was rewritten into what.
@@ -113,7 +113,7 @@ class Augmented:
     is_estimate: bool = False
 
     def as_json(self) -> dict[str, Any]:
-        """Its account, without the rows."""
+        """For run.json and --json, without the rows."""
         return {
             "field": self.field,
             "value": self.value,
@@ -167,7 +167,7 @@ def augment(
     server: Server | None = None,
     ask: bool = True,
 ) -> Augmented:
-    """Rewrite rows of a label until it has `factor` times its rows, or until each missing row was tried for `tries` times.
+    """Rewrite rows of a label until it has `factor` times its rows, or until each missing row was asked for `tries` times.
 
     Which rows are rewritten, and the seeds that the server samples with, are a pure function of the arguments.
 
@@ -307,7 +307,7 @@ class _Rewriting:
             for number, answer in zip(missing, answers, strict=True):
                 if isinstance(answer, ChatFailure) and _may_pass(answer):
                     failed[number] = answer.reason
-            self._judge(missing, [self._sources[place] for place in chosen], answers)
+            self._check(missing, [self._sources[place] for place in chosen], answers)
             if len(self._taken) == wanted:
                 break
         lost = [failed[number] for number in failed if number not in self._taken]
@@ -339,7 +339,7 @@ class _Rewriting:
             seed=(self._seed * 1_000_003 + nth) % 2**31,
         )
 
-    def _judge(self, missing: Sequence[int], sources: Sequence[int], answers: Sequence[Answer]) -> None:
+    def _check(self, missing: Sequence[int], sources: Sequence[int], answers: Sequence[Answer]) -> None:
         """Take the answers that become rows, in order, and count the others by their reason."""
         candidates: list[tuple[int, _Rewrite]] = []
         for number, source, answer in zip(missing, sources, answers, strict=True):

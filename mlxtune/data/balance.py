@@ -24,16 +24,16 @@ NEVER = 2**60  # more than any row is worth
 
 @dataclass(frozen=True)
 class Balanced:
-    """What balancing chose, and its account.
+    """What balancing chose, and its figures.
 
     Attributes:
         positions: Rows in order; a repeated row stands there repeatedly.
         n_before: Rows there were.
-        before: Class -> rows, commonest first; classes are sets of labels, or single labels.
+        before: Class -> rows, most frequent first; classes are sets of labels, or single labels.
         after: The same once balanced.
         most_repeats: How often the row stands there that does so most.
         uneven: Class -> rows, of `after`, those that are still further from the others than was asked: rarer than
-            `ratio` times the commonest where rows were repeated, commoner than 1 / `ratio` times the rarest where left out.
+            `ratio` times the most frequent where rows were repeated, more frequent than 1 / `ratio` times the rarest where left out.
     """
 
     positions: tuple[int, ...]
@@ -45,7 +45,7 @@ class Balanced:
 
     @property
     def ratio_before(self) -> float:
-        """Rows of the rarest class, over rows of the commonest."""
+        """Rows of the rarest class, over rows of the most frequent."""
         return _ratio(self.before)
 
     @property
@@ -59,7 +59,7 @@ class Balanced:
         return self.n_before - len(set(self.positions))
 
     def as_json(self) -> dict[str, Any]:
-        """Its account."""
+        """For run.json and --json."""
         return {
             "before": dict(self.before),
             "after": dict(self.after),
@@ -80,7 +80,7 @@ def balance(
 
     Args:
         classes: Of each row: its label, or its set of labels as one text.
-        method: "oversample" repeats rows of a class rarer than `ratio` times the commonest one up to that count, each
+        method: "oversample" repeats rows of a class rarer than `ratio` times the most frequent one up to that count, each
             equally often but for a remainder drawn at random; "undersample" draws the rows of a class commoner than
             1 / `ratio` times the rarest one down to that count.
         seed: Of the draw.
@@ -100,7 +100,7 @@ def balance(
         whole, rest = divmod(wanted, size)
         chosen += rows * whole
         chosen += [rows[index] for index in random.choice(size, rest, replace=False)]
-    return _account(chosen, [(name,) for name in classes], method, ratio)
+    return _balanced(chosen, [(name,) for name in classes], method, ratio)
 
 
 def balance_labels(
@@ -114,7 +114,7 @@ def balance_labels(
 
     One row after the other is repeated, or left out, always one of the set of labels that it is most worth for, until
     it is worth its cost for none. To repeat a row is worth 1 / count for each of its labels that is rarer than `ratio` times
-    the commonest, once repeated; where it makes the commonest commoner still, it costs 1 / count of that for each label
+    the most frequent, once repeated; where it makes the most frequent more frequent still, it costs 1 / count of that for each label
     that is too rare, and once more. To leave a row out is worth, for each of its labels that is commoner than
     1 / `ratio` times the rarest, as many rows as that are too many; no row of the rarest label goes. A pure function
     of its arguments.
@@ -139,7 +139,7 @@ def balance_labels(
         whole, rest = divmod(copies, len(rows))
         chosen += rows * whole
         chosen += [rows[index] for index in random.choice(len(rows), rest, replace=False)]
-    return _account(chosen, distinct, method, ratio)
+    return _balanced(chosen, distinct, method, ratio)
 
 
 def _copies_of_sets(
@@ -198,11 +198,15 @@ def _bounds(counts: Sequence[int] | NDArray[np.int64], method: Method, ratio: fl
     if not len(counts):
         return 0, 0
     exact = Fraction(str(ratio))  # as it is written: 0.07 of 100 is 7, not 8
-    rarest, commonest = int(np.min(counts)), int(np.max(counts))
-    return (math.ceil(commonest * exact), commonest) if method == "oversample" else (rarest, math.floor(rarest / exact))
+    rarest, most_frequent = int(np.min(counts)), int(np.max(counts))
+    return (
+        (math.ceil(most_frequent * exact), most_frequent)
+        if method == "oversample"
+        else (rarest, math.floor(rarest / exact))
+    )
 
 
-def _account(chosen: Sequence[int], classes: Sequence[Iterable[str]], method: Method, ratio: float) -> Balanced:
+def _balanced(chosen: Sequence[int], classes: Sequence[Iterable[str]], method: Method, ratio: float) -> Balanced:
     before = Counter(name for names in classes for name in names)
     after = Counter(name for position in chosen for name in classes[position])
     order = [name for name, _ in before.most_common()]

@@ -77,6 +77,8 @@ def collate(examples: Sequence[Example], prefix: NDArray[np.int32]) -> Batch:
     return Batch(prefix, tokens, np.asarray(lengths, np.int32), weights, segments, rows)
 
 
-def batches(examples: Sequence[Example], order: Sequence[Sequence[int]], prefix: NDArray[np.int32]) -> list[Batch]:
+def build_batches(
+    examples: Sequence[Example], order: Sequence[Sequence[int]], prefix: NDArray[np.int32]
+) -> list[Batch]:
     """Batches in the given order."""
     return [collate([examples[index] for index in indices], prefix) for indices in order]

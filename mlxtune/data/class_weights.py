@@ -21,7 +21,7 @@ class ClassWeights:
     Attributes:
         balanced: They come from the counts; else the recipe gives them.
         loss_weight: Of the field; a label's tokens weigh this times its weight.
-        counts: Label -> training rows with it, repeated rows counted; the recipe's order, else the commonest first.
+        counts: Label -> training rows with it, repeated rows counted; the recipe's order, else the most frequent first.
         weights: Label -> weight, 1 where the recipe gives none.
     """
 

@@ -225,7 +225,7 @@ def split_rows(rows: Sequence[Row], recipe: Recipe) -> SplitPositions:
     """Which rows `data.valid_fraction` takes out to validate with, label sets of closed fields in proportion.
 
     Raises:
-        DataError: All rows are near-duplicates of one another, so that none can be held out.
+        DataError: All rows are near-duplicates of one another, so that none can be taken.
     """
     assert recipe.data.valid_fraction is not None
     closed = [name for name, field in recipe.output.fields.items() if not isinstance(field, TextField) and field.labels]

@@ -1,6 +1,6 @@
 """What a recipe's data is, found before anything is trained: rows, labels, lengths, duplicates, leaks, conflicts.
 
-Nothing is judged by hand here: cleaning, holding out, augmenting and balancing are what training itself does
+Nothing is judged by hand here: cleaning, splitting, augmenting and balancing are what training itself does
 (`prepare.py`), and a row that training or evaluation would refuse is a finding instead of an error, so that one run names all of them.
 
     report = report_data(recipe, read_splits(recipe), tokenizer)
@@ -65,7 +65,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Conflict:
+class ConflictingRows:
     """Two rows of one split with the same text, or nearly the same, under different labels."""
 
     split: str
@@ -119,12 +119,12 @@ class SplitReport:
 
     Attributes:
         file: Where its rows were read.
-        read: Rows in that file; of a split held out by `data.valid_fraction`, the rows held out.
+        read: Rows in that file; of validation rows that `data.valid_fraction` takes, these.
         found: What cleaning finds with everything switched on, removed or not.
         removed: What the recipe's cleaning removes; None where it does not clean this split.
         unusable: Rows kept that training or evaluation would refuse.
         too_long: Rows longer than `train.max_tokens`.
-        held_out: Rows held out of it to validate with.
+        held_out: Rows taken out of it to validate with.
         augmented: What was rewritten; None where the recipe does not augment this split.
         balanced: What balancing did; None where the recipe does not balance this split.
         class_weights: Of the fields that have any, counted over `rows`; of the training rows only.
@@ -133,9 +133,9 @@ class SplitReport:
         reply_lengths: Reply with its end of turn.
         several_before: Field -> share of the rows read with several labels, for fields where any row has several.
         several_after: The same over `rows`.
-        labels: Field -> label -> rows, the recipe's order, else the commonest first.
-        label_sets: Field of label sets -> set, as text -> rows, commonest first.
-        cooccurrence: Field of label sets -> pair of labels -> rows with both, commonest first.
+        labels: Field -> label -> rows, the recipe's order, else the most frequent first.
+        label_sets: Field of label sets -> set, as text -> rows, most frequent first.
+        cooccurrence: Field of label sets -> pair of labels -> rows with both, most frequent first.
     """
 
     file: str
@@ -226,7 +226,7 @@ class DataReport:
     recipe: Recipe
     splits: Mapping[str, SplitReport]
     leaks: Sequence[Leak]
-    conflicts: Sequence[Conflict]
+    conflicts: Sequence[ConflictingRows]
     findings: Sequence[Finding]
     unseen: Sequence[Unseen]
     collisions: Sequence[Collision]
@@ -309,7 +309,7 @@ def report_data(recipe: Recipe, read: Mapping[str, Sequence[Row]], tokenizer: To
     """What the data is, and what of it is trained on.
 
     Args:
-        recipe: Says how rows are cleaned, held out, balanced and written.
+        recipe: Says how rows are cleaned, split, balanced and written.
         read: Split -> rows as read; "train" is there.
         tokenizer: The model's.
     """
@@ -329,7 +329,7 @@ class _Draft:
         self.label_fields = [n for n, field in self.template.fields.items() if not isinstance(field, TextField)]
         self.splits: dict[str, SplitReport] = {}
         self.findings: list[Finding] = []
-        self.conflicts: list[Conflict] = []
+        self.conflicts: list[ConflictingRows] = []
         self.refusals: list[str] = []
         self.used: dict[str, Sequence[Row]] = {}  # each row once, before balancing
         self.train: tuple[Sequence[Example], Sequence[Row]] = ((), ())
@@ -347,7 +347,7 @@ class _Draft:
         removed = self._removed(name, rows, everything)
         rows = rows if removed is None else removed.rows
         usable, refused = self._usable(name, rows)
-        if name in self._given:  # of rows held out, the training rows' findings tell already
+        if name in self._given:  # of rows taken out of the training rows, their findings tell already
             self._note(name, everything, removed, refused)
 
         valid: Sequence[Row] | None = None
@@ -492,7 +492,7 @@ class _Draft:
             row, other = rows[f"{conflict.file}:{conflict.line}"], rows[conflict.conflicts_with]
             texts = [str(one.fields[self.recipe.data.text]).strip() for one in (row, other)]
             self.conflicts.append(
-                Conflict(name, row, other, texts[0] == texts[1], self._shown(row), self._shown(other))
+                ConflictingRows(name, row, other, texts[0] == texts[1], self._shown(row), self._shown(other))
             )
 
     def _fitting(self, name: str, rows: Sequence[Row], examples: Sequence[Example]) -> list[Example]:

@@ -109,7 +109,7 @@ def fuse_run(
     dtype: str | None = None,
     tolerance: float = 0.1,
     force: bool = False,
-    say: Callable[[str], None] = lambda text: None,
+    notify: Callable[[str], None] = lambda text: None,
 ) -> Fused:
     """Fold a run's adapter into its base model.
 
@@ -121,7 +121,7 @@ def fuse_run(
         dtype: Type of the fused weights; None keeps the base's.
         tolerance: Largest logit difference to accept, as a share of the adapter's own effect.
         force: Replace what lies at `out`.
-        say: Called with sentences about what is going on.
+        notify: Called with sentences about what is going on.
 
     Raises:
         RunError: The run has no adapter.
@@ -133,7 +133,7 @@ def fuse_run(
     recipe = run.recipe()
     base = base_folder(recipe.model, backend)
     require_base(base, run.info().get("base", {}).get("fingerprint"), str(run))
-    prompts = _prompts(recipe, base, say)
+    prompts = _prompts(recipe, base, notify)
     with model_folder(out, force=force) as new:
         written = backend.fuse(base, run.adapter, new, requantize, dtype)
         proof = prove(backend, base, run.adapter, new, prompts)
@@ -205,7 +205,7 @@ def _rounded_to(types: Mapping[str, str], adapted: Sequence[str], config: Mappin
     return " and ".join(sorted(TYPE_NAMES[kind] for kind in kinds))
 
 
-def _prompts(recipe: Recipe, base: Path, say: Callable[[str], None]) -> list[list[int]]:
+def _prompts(recipe: Recipe, base: Path, notify: Callable[[str], None]) -> list[list[int]]:
     """Prompts of the first rows of the recipe's data, test rows first."""
     tokenizer = load_tokenizer(base)
     for file in (recipe.data.test, recipe.data.valid, recipe.data.train):
@@ -214,6 +214,6 @@ def _prompts(recipe: Recipe, base: Path, say: Callable[[str], None]) -> list[lis
                 return prompt_ids(read_rows(Path(file), recipe.data.columns)[:CHECKED_PROMPTS], recipe, tokenizer)
             except DataError:
                 continue
-    say("the recipe's data is not here; checking the fused model on a made-up prompt")
+    notify("the recipe's data is not here; checking the fused model on a made-up prompt")
     columns = dict.fromkeys(PLACEHOLDER.findall(recipe.prompt.user), "Hello, what can you do?")
     return prompt_ids([Row(columns, "made up", 1)], recipe, tokenizer)

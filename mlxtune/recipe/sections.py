@@ -80,10 +80,10 @@ class Balance(Section):
     field: str = Field(min_length=1)
     """Output field whose labels, or whose sets of labels, shall have equally many rows."""
     method: Literal["oversample", "undersample"]
-    """Repeat rows up to the commonest label's count, or leave rows out down to the rarest's."""
+    """Repeat rows up to the most frequent label's count, or leave rows out down to the rarest's."""
     ratio: float = Field(1.0, gt=0, le=1)
-    """How even: repeat rows until the rarest label has this share of the commonest one's count, or leave rows out until
-    the commonest has at most 1 / ratio times the rarest's."""
+    """How even: repeat rows until the rarest label has this share of the most frequent one's count, or leave rows out until
+    the most frequent has at most 1 / ratio times the rarest's."""
     by: Literal["sets", "labels"] = "sets"
     """What is counted of a field of label sets: whole sets, or single labels, as near as rows with several labels allow."""
     max_repeats: int = Field(10, ge=2)
@@ -133,7 +133,7 @@ class DataSection(Section):
     valid: str | None = None
     """Validation rows."""
     valid_fraction: float | None = Field(None, gt=0, lt=1)
-    """Instead of `valid`: hold out this share of the training rows, label sets in proportion, near-duplicates together."""
+    """Instead of `valid`: take this share of the training rows to validate with, label sets in proportion, near-duplicates together."""
     test: str | None = None
     """Test rows, read by `evaluate`, and by `augment` to keep what it makes away from them."""
     text: str = "text"
@@ -143,7 +143,7 @@ class DataSection(Section):
     clean: Clean = Clean()
     """Cleaning of the training rows; validation and test rows are never touched."""
     balance: Balance | None = None
-    """Balancing of the training rows, once they are cleaned and validation rows are held out; null leaves them be."""
+    """Balancing of the training rows, once they are cleaned and split; null leaves them as they are."""
     augment: Augment | None = None
     """Rewritten rows of a rare class, added before balancing; null adds none."""
 
@@ -390,7 +390,7 @@ class EvaluateSection(Section):
     batch_size: int = Field(16, ge=1)
     """Prompts answered together."""
     baselines: list[Literal["majority", "keywords", "tfidf", "zero_shot", "few_shot"]] = Field(default_factory=list)
-    """What the model is compared with: the commonest answer of the training rows, keywords, TF-IDF with logistic
+    """What the model is compared with: the most frequent answer of the training rows, keywords, TF-IDF with logistic
     regression on the training rows, and the model before tuning, asked as it is or shown rows with their answers."""
     keywords: dict[str, Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]] = Field(
         default_factory=dict

@@ -42,7 +42,7 @@ class Where:
 
 
 @dataclass(frozen=True)
-class Source:
+class RecipeSource:
     """What a recipe's files say together.
 
     Attributes:
@@ -64,7 +64,7 @@ class Source:
         return sorted(problems, key=lambda problem: order.get(problem.place, (10**9, 0)))
 
 
-def read_source(path: Path, kinds: Kinds) -> Source:
+def read_source(path: Path, kinds: Kinds) -> RecipeSource:
     """Read a recipe's file and those it extends.
 
     Args:
@@ -101,7 +101,7 @@ def read_source(path: Path, kinds: Kinds) -> Source:
     places: dict[Place, Where] = {}
     for document in reversed(documents):
         content = _merged(content, document.content, (), document, places, kinds)
-    return Source(content, places, problems, complete)
+    return RecipeSource(content, places, problems, complete)
 
 
 # Reading ---------------------------------------------------------------------------------------------------------

@@ -105,7 +105,7 @@ def list_runs(root: Path) -> list[Listed]:
 
 
 def look_at(folder: Path) -> Listed:
-    """What a run folder says of itself; what is damaged in it is said and not raised."""
+    """What a run folder says of itself; what is corrupt in it is said and not raised."""
     run = RunFolder(folder)
     run.heal()
     n_bytes, checkpoint_bytes = _size(folder), _size(run.checkpoints)
@@ -149,7 +149,7 @@ def plan_cleaning(named: Sequence[Path], root: Path = RUNS) -> Cleaning:
         root: Where runs lie.
 
     Raises:
-        RunError: What was named is no run, is damaged, or is being written to.
+        RunError: What was named is no run, is corrupt, or is being written to.
     """
     if named:
         runs = [look_at(open_run(path).path) for path in {os.path.realpath(path): path for path in named}.values()]

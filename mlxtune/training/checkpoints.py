@@ -1,9 +1,9 @@
 """Checkpoints of a run: adapter, optimizer and how far training had come. Each is whole, checksummed and on the disk.
 
     checkpoints.save(model, progress)                    # written beside its place, flushed, renamed
-    progress = checkpoints.restore(model, say)           # the last one that is intact
+    progress = checkpoints.restore(model, notify)           # the last one that is intact
 
-Kept are the last, the one before it, in case the last is damaged, and the best.
+Kept are the last, the one before it, in case the last is corrupt, and the best.
 """
 
 from __future__ import annotations
@@ -117,32 +117,32 @@ class Checkpoints:
                 shutil.rmtree(self._folder / other)
         return self._folder / name
 
-    def restore(self, model: Model, say: Callable[[str], None]) -> Progress:
+    def restore(self, model: Model, notify: Callable[[str], None]) -> Progress:
         """Load the last intact state into a model that is prepared for training.
 
         Args:
             model: With the same adapter.
-            say: Told of each checkpoint that is damaged.
+            notify: Told of each checkpoint that is corrupt.
 
         Raises:
             RunError: There is none.
             AdapterError: It is of another adapter.
         """
-        for folder, progress in self._intact(say):
+        for folder, progress in self._intact(notify):
             model.load_state(folder)
             self._forget_after(progress.step)
             return progress
         raise RunError(f"{self._folder}: holds no intact checkpoint to go on from; train anew with --force")
 
-    def last(self, say: Callable[[str], None] = lambda text: None) -> Progress | None:
+    def last(self, notify: Callable[[str], None] = lambda text: None) -> Progress | None:
         """How far the last intact checkpoint had come; None if there is none."""
-        return next((progress for _, progress in self._intact(say)), None)
+        return next((progress for _, progress in self._intact(notify)), None)
 
     def path_of(self, best: Best) -> Path:
         """The folder of the best checkpoint.
 
         Raises:
-            RunError: It is gone or damaged.
+            RunError: It is gone or corrupt.
         """
         folder = self._folder / best.checkpoint
         if _read_intact(folder) is None:
@@ -153,16 +153,16 @@ class Checkpoints:
         """Names of all checkpoints, the last first."""
         return [path.name for path in checkpoint_folders(self._folder)]
 
-    def _intact(self, say: Callable[[str], None]) -> Iterator[tuple[Path, Progress]]:
+    def _intact(self, notify: Callable[[str], None]) -> Iterator[tuple[Path, Progress]]:
         for name in self._names():
             progress = _read_intact(self._folder / name)
             if progress is None:
-                say(f"{self._folder / name}: is damaged; going back to the checkpoint before it")
+                notify(f"{self._folder / name}: is damaged; going back to the checkpoint before it")
             else:
                 yield self._folder / name, progress
 
     def _forget_after(self, step: int) -> None:
-        """Remove checkpoints of steps that are taken anew; they are the damaged ones."""
+        """Remove checkpoints of steps that are taken anew; they are the corrupt ones."""
         for name in self._names():
             if checkpoint_step(name) > step:
                 shutil.rmtree(self._folder / name)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mlxtune.backends.adapter import Adapter, write_adapter
 from mlxtune.backends.base import Backend, Batch, LoraSpec, Model, OptimizerSpec, StepResult
 from mlxtune.backends.state import read_state
-from mlxtune.data.batches import batches, epoch_order, sequential_order, shared_prefix
+from mlxtune.data.batches import build_batches, epoch_order, sequential_order, shared_prefix
 from mlxtune.data.examples import Example
 from mlxtune.data.template import ReplyTemplate
 from mlxtune.errors import TrainingError
@@ -79,11 +79,11 @@ def train(
     examples: Sequence[Example],
     validation: Sequence[Example],
     run: RunFolder,
-    watch: Callable[[Event], None],
+    on_event: Callable[[Event], None],
     measure: Measure | None = None,
     resume: bool = False,
     forget_best: bool = False,
-    say: Callable[[str], None] = lambda text: None,
+    notify: Callable[[str], None] = lambda text: None,
 ) -> Outcome:
     """Train the adapter that is attached to `model`, and write it with its metrics into the run folder.
 
@@ -95,11 +95,11 @@ def train(
         examples: Training examples.
         validation: Validation examples; may be empty.
         run: Where metrics.jsonl, checkpoints/ and adapter/ go.
-        watch: Called with each event that metrics.jsonl gets.
+        on_event: Called with each event that metrics.jsonl gets.
         measure: Metrics of the replies that the model now gives; needed where the recipe selects by one.
         resume: Go on from the run's last intact checkpoint.
-        forget_best: What was best so far was measured in another way; the next validation is the first that counts.
-        say: Told of what went wrong and was dealt with.
+        forget_best: The metric changed, or what it is measured on: the previous best is discarded.
+        notify: Told of what went wrong and was dealt with.
 
     Raises:
         TrainingError: A loss or gradient is not finite, or a checkpoint cannot be written; the last good one stays.
@@ -111,11 +111,11 @@ def train(
         recipe.train.gradient_checkpointing,
     )
     if resume:
-        training.restore(forget_best, say)
+        training.restore(forget_best, notify)
     backend.peak_memory_bytes(reset=True)
     mode = "a" if resume else "w"
     with run.metrics_file.open(mode, encoding="utf-8") as stream, Interrupt() as interrupt:
-        return training.go(_Log(stream, watch), interrupt)
+        return training.run(_Log(stream, on_event), interrupt)
 
 
 class _Training:
@@ -140,7 +140,7 @@ class _Training:
         self._schedule = Schedule(settings.schedule, settings.learning_rate, steps.planned, warmup)
         template = ReplyTemplate(recipe.output)
         self._segments, self._label_fields = template.segments, template.label_fields
-        self._order = Order(examples, settings.batch_size, settings.gradient_accumulation, settings.seed)
+        self._sampler = BatchSampler(examples, settings.batch_size, settings.gradient_accumulation, settings.seed)
         self._validation = fixed_batches(validation, settings.batch_size)
         sample = [examples[index] for index in fixed_sample(len(examples), settings.seed)]
         self._sample = fixed_batches(sample, settings.batch_size)
@@ -149,23 +149,23 @@ class _Training:
         self._progress = Progress()
         self._saved = 0  # step of the last checkpoint
 
-    def restore(self, forget_best: bool, say: Callable[[str], None]) -> None:
+    def restore(self, forget_best: bool, notify: Callable[[str], None]) -> None:
         """Go back to the last intact checkpoint, in the model, in metrics.jsonl and here."""
-        self._progress = self._checkpoints.restore(self._model, say)
+        self._progress = self._checkpoints.restore(self._model, notify)
         self._saved = self._progress.step
-        _cut_metrics(self._run, self._progress, self._steps)
+        _truncate_metrics(self._run, self._progress, self._steps)
         best = self._progress.best
         if best is not None and (forget_best or best.metric != self._selection.metric):
-            say(
-                f"the best so far, {best.metric} {best.value:.4g} at step {best.step}, was measured in another way: it no longer counts"
+            notify(
+                f"the metric changed, so the previous best is discarded: {best.metric} {best.value:.4g} at step {best.step}"
             )
             self._progress = replace(self._progress, best=None, since_best=0)
 
-    def go(self, log: _Log, interrupt: Interrupt) -> Outcome:
+    def run(self, log: _Log, interrupt: Interrupt) -> Outcome:
         """Train to the end, or until told to stop."""
         begin = {"event": "begin", "steps": self._steps.total, "steps_per_epoch": self._steps.per_epoch}
         if self._progress.step:
-            log.tell({**begin, "step": self._progress.step})  # the file has it
+            log.notify({**begin, "step": self._progress.step})  # the file has it
         else:
             log.write(**begin)
         # An interruption may have left the validation undone that was due after its step.
@@ -189,7 +189,7 @@ class _Training:
         """One optimizer step."""
         step = self._progress.step + 1
         started = time.perf_counter()
-        step_batches = self._order.step(step)
+        step_batches = self._sampler.step(step)
         result = self._model.train_step(step_batches, self._schedule.rate(step), step, len(self._segments))
         _require_finite(result, step, step_batches, self._run)
         seconds = time.perf_counter() - started
@@ -306,7 +306,7 @@ class _Training:
         return round(self._progress.step / self._steps.per_epoch, 4)
 
 
-class Order:
+class BatchSampler:
     """Which batches each optimizer step takes: a pure function of the seed and the step.
 
     Args:
@@ -331,13 +331,13 @@ class Order:
         if epoch != self._epoch:
             self._epoch = epoch
             self._steps = epoch_order(self._lengths, self._batch_size, self._accumulation, self._seed, epoch)
-        return batches(self._examples, self._steps[place], self._prefix)
+        return build_batches(self._examples, self._steps[place], self._prefix)
 
 
 def fixed_batches(examples: Sequence[Example], batch_size: int) -> list[Batch]:
     """All examples in batches of similar length, in a fixed order."""
     order = sequential_order([example.n_tokens for example in examples], batch_size)
-    return batches(examples, order, shared_prefix(examples))
+    return build_batches(examples, order, shared_prefix(examples))
 
 
 def count_tokens(batch: Batch) -> int:
@@ -346,24 +346,24 @@ def count_tokens(batch: Batch) -> int:
 
 
 class _Log:
-    """metrics.jsonl, a line an event, and whoever watches."""
+    """metrics.jsonl, a line an event, and whoever is called with each."""
 
-    def __init__(self, stream: IO[str], watch: Callable[[Event], None]) -> None:
-        self._stream, self._watch = stream, watch
+    def __init__(self, stream: IO[str], on_event: Callable[[Event], None]) -> None:
+        self._stream, self._on_event = stream, on_event
 
     def write(self, **event: Any) -> None:
         self._stream.write(json.dumps(event) + "\n")
         self._stream.flush()
-        self._watch(event)
+        self._on_event(event)
 
-    def tell(self, event: Event) -> None:
-        self._watch(event)
+    def notify(self, event: Event) -> None:
+        self._on_event(event)
 
     def sync(self) -> None:
         to_disk(self._stream.fileno())
 
 
-def _cut_metrics(run: RunFolder, progress: Progress, steps: Steps) -> None:
+def _truncate_metrics(run: RunFolder, progress: Progress, steps: Steps) -> None:
     """Leave in metrics.jsonl what led to a checkpoint, that checkpoint included, and nothing after.
 
     A validation of the checkpoint's own step stays only if the checkpoint knows of it; one made up for later does not.

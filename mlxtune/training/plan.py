@@ -13,7 +13,7 @@ from mlxtune.models.architecture import linear_layers, n_parameters
 from mlxtune.models.base_model import config_and_tokenizer
 from mlxtune.models.tokenizer import load_tokenizer
 from mlxtune.recipe.sections import Recipe
-from mlxtune.training.loop import Order, Steps, count_tokens
+from mlxtune.training.loop import BatchSampler, Steps, count_tokens
 from mlxtune.training.tune import describe_data, lora_spec
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -142,8 +142,8 @@ def plan(recipe: Recipe, device: Device, copies_head: bool = True) -> Plan:
     training, validation = prepared.training, prepared.validation
     steps = Steps.of(len(training.examples), recipe)
     settings = recipe.train
-    order = Order(training.examples, settings.batch_size, settings.gradient_accumulation, settings.seed)
-    epoch = [batch for step in range(1, steps.per_epoch + 1) for batch in order.step(step)]
+    sampler = BatchSampler(training.examples, settings.batch_size, settings.gradient_accumulation, settings.seed)
+    epoch = [batch for step in range(1, steps.per_epoch + 1) for batch in sampler.step(step)]
     tokens = sum(map(count_tokens, epoch))
     own_positions = sum(batch.tokens.size for batch in epoch)
     own_tokens = sum(int(batch.lengths.sum()) for batch in epoch)

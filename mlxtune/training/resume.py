@@ -25,7 +25,7 @@ MEASURED_BY = ("train.metric_rows", "evaluate.decoding", "evaluate.max_new_token
 
 
 def measured_anew(changed: Sequence[str]) -> bool:
-    """Whether the best value so far was measured in another way than those to come."""
+    """Whether the previous best no longer compares with what is measured from now on."""
     return any(key in MEASURED_BY for key in changed)
 
 

@@ -49,8 +49,8 @@ def tune(
     choice: ChosenBackend,
     out: Path | None = None,
     force: bool = False,
-    watch: Callable[[Event], None] = lambda event: None,
-    say: Callable[[str], None] = lambda text: None,
+    on_event: Callable[[Event], None] = lambda event: None,
+    notify: Callable[[str], None] = lambda text: None,
     *,
     resume: RunFolder | None = None,
     begin_from: RunFolder | None = None,
@@ -63,8 +63,8 @@ def tune(
         choice: The backend.
         out: Run folder; None makes one under runs/.
         force: Replace a run that lies at `out`.
-        watch: Called with each event of metrics.jsonl.
-        say: Called with each sentence about what is going on.
+        on_event: Called with each event of metrics.jsonl.
+        notify: Called with each sentence about what is going on.
         resume: A run to go on with, from its last intact checkpoint; `out` and `force` do not count then.
         begin_from: A run whose adapter is the beginning of this one.
         measures: Makes what measures replies, for recipes that select by a metric of them.
@@ -80,17 +80,17 @@ def tune(
     config, tokenizer_folder = config_and_tokenizer(recipe.model)
     given, recipe = recipe, within_positions(recipe, config)
     if recipe != given:
-        say(f"train.max_tokens is {recipe.train.max_tokens:,}, the positions that the model has")
+        notify(f"train.max_tokens is {recipe.train.max_tokens:,}, the positions that the model has")
     spec = lora_spec(recipe, config)
     changed = check_recipe(recipe, resume) if resume else []
     tokenizer = load_tokenizer(tokenizer_folder)
     prepared = prepare(recipe, tokenizer)
     training, validation = prepared.training, prepared.validation
-    say(describe_data(training, validation))
+    notify(describe_data(training, validation))
     if training.augmented is not None:
-        say(training.augmented.summary())
+        notify(training.augmented.summary())
     for line in [*training.left_out, *(validation.left_out if validation else [])]:
-        say(f"left out, longer than train.max_tokens: {line}")
+        notify(f"left out, longer than train.max_tokens: {line}")
     data = _data_facts(recipe, training, validation)
     steps = Steps.of(len(training.examples), recipe)
     if resume:
@@ -111,7 +111,7 @@ def tune(
     model.attach_lora(spec, weights)
     trainable = sum(value.size for value in weights.values())
     again = ", activations computed again in the backward pass" if recipe.train.gradient_checkpointing else ""
-    say(
+    notify(
         f"training {trainable:,} of {model.n_parameters:,} parameters for {steps.total:,} steps, {steps.per_epoch:,} an epoch{again}"
     )
 
@@ -131,9 +131,9 @@ def tune(
         if resume:
             before = run.info()
             if before["backend"] != backend.name:
-                say(f"{run} was begun on {before['backend']}: on {backend.name} the numbers differ by rounding")
+                notify(f"{run} was begun on {before['backend']}: on {backend.name} the numbers differ by rounding")
             if changed:
-                say(f"going on under a changed recipe: {', '.join(changed)}")
+                notify(f"going on under a changed recipe: {', '.join(changed)}")
                 write_text(run.recipe_file, recipe.to_yaml())
             times = [*before.get("resumed", []), {"at": _now(), "command": _command(), "changed": changed}]
             run.update_info(**facts, resumed=times, error=None)
@@ -150,10 +150,10 @@ def tune(
                 command=_command(),
             )
         try:
-            with Trackers(recipe.track, run.path, recipe, run.info(), say) as trackers:
+            with Trackers(recipe.track, run.path, recipe, run.info(), notify) as trackers:
 
                 def observe(event: Event) -> None:
-                    watch(event)
+                    on_event(event)
                     trackers.event(event)
 
                 outcome = train(
@@ -168,7 +168,7 @@ def tune(
                     measure,
                     resume is not None,
                     measured_anew(changed),
-                    say,
+                    notify,
                 )
         except BaseException as error:
             with contextlib.suppress(OSError):  # as on a disk that is full

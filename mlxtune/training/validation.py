@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxtune.backends.base import Batch, Model, Scores
+from mlxtune.backends.base import Batch, Model, TokenScores
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def validate(
     return Validation(float(nats.sum() / tokens.sum()), int(tokens.sum()), found)
 
 
-def _right_labels(batch: Batch, scores: Scores, segment: int) -> NDArray[np.bool_]:
+def _right_labels(batch: Batch, scores: TokenScores, segment: int) -> NDArray[np.bool_]:
     """Of each row that has the segment, whether all its tokens and the one after it are correct.
 
     The one after ends the label: a model that would write "payment, refund" has not got "payment" right.

@@ -14,7 +14,7 @@ import pytest
 from mlxtune.backends.adapter import Adapter, write_adapter
 from mlxtune.backends.base import UNSUPERVISED, Batch, ChosenBackend, OptimizerSpec
 from mlxtune.backends.mlx.backend import MlxBackend
-from mlxtune.data.batches import batches, shared_prefix
+from mlxtune.data.batches import build_batches, shared_prefix
 from mlxtune.errors import OutOfMemory
 from mlxtune.recipe.load import load_recipe
 from mlxtune.training.plan import plan
@@ -49,7 +49,7 @@ def test_a_compiled_step_equals_the_plain_one(
     from mlxtune.backends.mlx.model import MlxModel
 
     examples, _ = examples_of(base, tmp_path)
-    batch_list = batches(examples, [[0, 1], [2, 3]], shared_prefix(examples))
+    batch_list = build_batches(examples, [[0, 1], [2, 3]], shared_prefix(examples))
 
     def final(compiled: bool) -> Values:
         plain, spec = loaded(MlxBackend(), base, dropout)
@@ -71,7 +71,7 @@ def test_the_head_multiplies_in_float32_whatever_the_weights_are(base: Path, tmp
     from mlxtune.backends.mlx.model import _Inputs
 
     examples, _ = examples_of(base, tmp_path)
-    (batch,) = batches(examples, [[0, 1, 2]], shared_prefix(examples))
+    (batch,) = build_batches(examples, [[0, 1, 2]], shared_prefix(examples))
     model: Any = MlxBackend().load(base, dtype="bfloat16")
     scores = model.score(batch).nats[batch.supervised]
     prefix, tokens, positions, targets, _ = _Inputs(batch).arrays
@@ -87,7 +87,7 @@ def test_neither_training_nor_sampling_draws_from_mlxs_global_state(base: Path, 
     import mlx.core as mx
 
     examples, _ = examples_of(base, tmp_path)
-    batch_list = batches(examples, [[0, 1], [2, 3]], shared_prefix(examples))
+    batch_list = build_batches(examples, [[0, 1], [2, 3]], shared_prefix(examples))
 
     def drawn(seed: int) -> tuple[float, Any, float]:
         model, _ = loaded(MlxBackend(), base, 0.3)
@@ -125,7 +125,7 @@ def test_checkpointed_blocks_are_run_again_until_it_is_undone(
     base: Path, tmp_path: Path, count_block_calls: Callable[[], int]
 ) -> None:
     examples, _ = examples_of(base, tmp_path)
-    batch_list = batches(examples, [[0, 1]], shared_prefix(examples))
+    batch_list = build_batches(examples, [[0, 1]], shared_prefix(examples))
     model: Any = loaded(MlxBackend(), base)[0]
     other: Any = loaded(MlxBackend(), base)[0]
     names = [name for name, _ in model._network.named_modules()]
@@ -156,7 +156,7 @@ def test_a_recipe_that_asks_for_checkpointing_has_blocks_run_again(
             found = count_block_calls()
             in_steps += found if event["event"] == "step" else 0
 
-        tune(recipe, ChosenBackend(MlxBackend(), "asked for"), tmp_path / f"run-{checkpointing}", watch=watch)
+        tune(recipe, ChosenBackend(MlxBackend(), "asked for"), tmp_path / f"run-{checkpointing}", on_event=watch)
         return in_steps
 
     assert calls(True) == 2 * calls(False) > 0
@@ -244,7 +244,7 @@ def test_too_little_memory_says_what_to_lower_and_changes_nothing(
 ) -> None:
     model, _ = loaded(MlxBackend(), base)
     examples, _ = examples_of(base, tmp_path)
-    batch_list = batches(examples, [[0, 1], [2, 3]], shared_prefix(examples))
+    batch_list = build_batches(examples, [[0, 1], [2, 3]], shared_prefix(examples))
     model.prepare_training(OptimizerSpec(0.0, None, 0))
     before = model.adapter_weights()
 

@@ -14,7 +14,7 @@ from mlxtune.backends.adapter import Adapter, initial_weights, read_adapter, wri
 from mlxtune.backends.base import UNSUPERVISED, Backend, Batch, Generation, LoraSpec, OptimizerSpec
 from mlxtune.backends.option_tree import NODES_AT_ONCE, option_trees
 from mlxtune.backends.state import ADAPTER_FILE, OPTIMIZER_FILE
-from mlxtune.data.batches import batches, shared_prefix
+from mlxtune.data.batches import build_batches, shared_prefix
 from mlxtune.data.template import ReplyTemplate
 from mlxtune.errors import AdapterError
 from mlxtune.models.architecture import linear_layers, lora_layers
@@ -61,7 +61,7 @@ def test_scores_equal_numpy_over_whole_logits(backend: Backend, any_base: Path, 
     examples, _ = examples_of(any_base, tmp_path)
     prefix = shared_prefix(examples)
     assert len(prefix) > 5
-    (batch,) = batches(examples, [list(range(len(examples)))], prefix)
+    (batch,) = build_batches(examples, [list(range(len(examples)))], prefix)
     scores = model.score(batch)
     assert not scores.nats[~batch.supervised].any()
     for b, example in enumerate(examples):
@@ -76,9 +76,9 @@ def test_a_token_is_correct_where_no_logit_of_its_position_is_larger(
     examples, _ = examples_of(any_base, tmp_path)
     model.prepare_training(OptimizerSpec(0.0, 1.0, 0))
     for step in range(1, 9):  # so far that it is right about some tokens and wrong about others
-        model.train_step(batches(examples, [[0, 1, 2]], NO_PREFIX), 1e-2, step, N_SEGMENTS)
+        model.train_step(build_batches(examples, [[0, 1, 2]], NO_PREFIX), 1e-2, step, N_SEGMENTS)
     for prefix in (shared_prefix(examples), NO_PREFIX):
-        (batch,) = batches(examples, [list(range(len(examples)))], prefix)
+        (batch,) = build_batches(examples, [list(range(len(examples)))], prefix)
         correct = model.score(batch).correct
         assert correct.dtype == np.bool_ and not correct[~batch.supervised].any()
         wanted = [numpy_correct(model, example.prompt.tolist(), example.reply.tolist()) for example in examples]
@@ -91,8 +91,8 @@ def test_the_shared_prefix_leaves_the_gradient_as_it_is(backend: Backend, any_ba
     model, _ = loaded(backend, any_base)
     examples, _ = examples_of(any_base, tmp_path)
     order = [[0, 1, 2], [3, 4, 5, 6]]
-    shared = gradient_of(model, batches(examples, order, shared_prefix(examples)))
-    plain = gradient_of(model, batches(examples, order, NO_PREFIX))
+    shared = gradient_of(model, build_batches(examples, order, shared_prefix(examples)))
+    plain = gradient_of(model, build_batches(examples, order, NO_PREFIX))
     assert_close(shared, plain, 1e-5)
 
 
@@ -100,8 +100,8 @@ def test_accumulation_equals_the_whole_batch(backend: Backend, base: Path, tmp_p
     model, _ = loaded(backend, base)
     examples, _ = examples_of(base, tmp_path)
     prefix = shared_prefix(examples)
-    whole = gradient_of(model, batches(examples, [list(range(7))], prefix))
-    parts = gradient_of(model, batches(examples, [[3], [0, 1, 2, 4], [5, 6]], prefix))
+    whole = gradient_of(model, build_batches(examples, [list(range(7))], prefix))
+    parts = gradient_of(model, build_batches(examples, [[3], [0, 1, 2, 4], [5, 6]], prefix))
     assert_close(parts, whole, 1e-5)
 
 
@@ -115,7 +115,9 @@ def test_the_loss_is_weighted_by_token_over_the_whole_step(backend: Backend, bas
     wanted = sum(float(own @ example.weights) for own, example in zip(nats, examples, strict=True))
     weight = sum(float(example.weights.sum()) for example in examples)
     model.prepare_training(OptimizerSpec(0.0, None, 0))
-    result = model.train_step(batches(examples, [[0, 1, 2], [3, 4, 5, 6]], shared_prefix(examples)), 0.0, 1, N_SEGMENTS)
+    result = model.train_step(
+        build_batches(examples, [[0, 1, 2], [3, 4, 5, 6]], shared_prefix(examples)), 0.0, 1, N_SEGMENTS
+    )
     assert result.total_weight == pytest.approx(weight)
     assert result.loss == pytest.approx(wanted / weight, abs=1e-5)
     assert result.segment_tokens.sum() == sum(len(example.reply) for example in examples)
@@ -129,7 +131,7 @@ def test_the_gradient_is_that_of_the_loss(
 ) -> None:
     """Along its own direction the loss of the same step, with the same dropout, rises by its norm."""
     examples, _ = examples_of(base, tmp_path)
-    batch_list = batches(examples, [[0, 1, 2], [3, 4]], shared_prefix(examples))
+    batch_list = build_batches(examples, [[0, 1, 2], [3, 4]], shared_prefix(examples))
     model, spec = loaded(backend, base, dropout)
     at = model.adapter_weights()
     gradient = gradient_of(model, batch_list, step=3, gradient_checkpointing=gradient_checkpointing)
@@ -148,7 +150,7 @@ def test_the_gradient_is_that_of_the_loss(
 def test_steps_equal_adamw_and_clipping_written_out_in_numpy(backend: Backend, base: Path, tmp_path: Path) -> None:
     model, lora = loaded(backend, base)
     examples, _ = examples_of(base, tmp_path)
-    batch_list = batches(examples, [list(range(7))], shared_prefix(examples))
+    batch_list = build_batches(examples, [list(range(7))], shared_prefix(examples))
     before = model.adapter_weights()
     spec = OptimizerSpec(weight_decay=0.1, max_grad_norm=0.05, seed=0)
     assert spec.max_grad_norm is not None
@@ -195,7 +197,7 @@ def test_the_head_computes_in_float32_whatever_the_weights_are(backend: Backend,
 
 def test_dropout_is_a_function_of_seed_and_step(backend: Backend, base: Path, tmp_path: Path) -> None:
     examples, _ = examples_of(base, tmp_path)
-    batch_list = batches(examples, [[0, 1], [2, 3]], shared_prefix(examples))
+    batch_list = build_batches(examples, [[0, 1], [2, 3]], shared_prefix(examples))
 
     def losses(seed: int, steps: list[int]) -> list[float]:
         model, _ = loaded(backend, base, dropout=0.3)
@@ -213,14 +215,14 @@ def test_each_micro_batch_has_dropout_of_its_own(backend: Backend, base: Path, t
     examples, _ = examples_of(base, tmp_path)
     prefix = shared_prefix(examples)
     model, _ = loaded(backend, base, dropout=0.3)
-    twice = gradient_of(model, batches(examples, [[0, 1], [0, 1]], prefix))
-    once = gradient_of(model, batches(examples, [[0, 1]], prefix))
+    twice = gradient_of(model, build_batches(examples, [[0, 1], [0, 1]], prefix))
+    once = gradient_of(model, build_batches(examples, [[0, 1]], prefix))
     assert norm_of(moved(twice, once)) > 0.05 * norm_of(once)
 
 
 def test_scoring_leaves_training_randomness_alone(backend: Backend, base: Path, tmp_path: Path) -> None:
     examples, _ = examples_of(base, tmp_path)
-    batch_list = batches(examples, [[0, 1], [2, 3]], shared_prefix(examples))
+    batch_list = build_batches(examples, [[0, 1], [2, 3]], shared_prefix(examples))
 
     def final(score_between: bool) -> Values:
         model, _ = loaded(backend, base, dropout=0.3)
@@ -237,7 +239,7 @@ def test_scoring_leaves_training_randomness_alone(backend: Backend, base: Path, 
 
 def test_dropout_is_off_but_in_training(backend: Backend, base: Path, tmp_path: Path) -> None:
     examples, _ = examples_of(base, tmp_path)
-    batch_list = batches(examples, [[0, 1], [2, 3]], shared_prefix(examples))
+    batch_list = build_batches(examples, [[0, 1], [2, 3]], shared_prefix(examples))
     plain, _ = loaded(backend, base)
     model, _ = loaded(backend, base, dropout=0.5)
     model.prepare_training(OptimizerSpec(0.0, 1.0, 0))
@@ -259,7 +261,7 @@ def test_checkpointing_leaves_the_gradient_as_it_is(
     backend: Backend, any_base: Path, tmp_path: Path, shares_prefix: bool, dropout: float
 ) -> None:
     examples, _ = examples_of(any_base, tmp_path)
-    batch_list = batches(examples, [[0, 1, 2], [3, 4]], shared_prefix(examples) if shares_prefix else NO_PREFIX)
+    batch_list = build_batches(examples, [[0, 1, 2], [3, 4]], shared_prefix(examples) if shares_prefix else NO_PREFIX)
     model, _ = loaded(backend, any_base, dropout)
     plain = gradient_of(model, batch_list)
     assert_close(gradient_of(model, batch_list, gradient_checkpointing=True), plain, 1e-6)
@@ -270,7 +272,7 @@ def test_checkpointing_leaves_the_gradient_of_a_quantized_base_as_it_is(
     backend: Backend, quantized_base: Path, tmp_path: Path
 ) -> None:
     examples, _ = examples_of(quantized_base, tmp_path)
-    batch_list = batches(examples, [[0, 1, 2], [3, 4]], shared_prefix(examples))
+    batch_list = build_batches(examples, [[0, 1, 2], [3, 4]], shared_prefix(examples))
     model, _ = loaded(backend, quantized_base, 0.3)
     plain = gradient_of(model, batch_list)
     assert_close(gradient_of(model, batch_list, gradient_checkpointing=True), plain, 1e-6)
@@ -278,7 +280,7 @@ def test_checkpointing_leaves_the_gradient_of_a_quantized_base_as_it_is(
 
 def test_checkpointing_changes_no_name_and_nothing_but_training(backend: Backend, base: Path, tmp_path: Path) -> None:
     examples, _ = examples_of(base, tmp_path)
-    batch_list = batches(examples, [[0, 1], [2, 3]], shared_prefix(examples))
+    batch_list = build_batches(examples, [[0, 1], [2, 3]], shared_prefix(examples))
     plain, _ = loaded(backend, base)
     model, _ = loaded(backend, base)
     for one, checkpointing in ((plain, False), (model, True)):
@@ -302,7 +304,7 @@ def test_checkpointing_changes_no_name_and_nothing_but_training(backend: Backend
 
 def test_a_saved_state_continues_bit_for_bit(backend: Backend, base: Path, tmp_path: Path) -> None:
     examples, _ = examples_of(base, tmp_path)
-    batch_list = batches(examples, [[0, 1], [2, 3]], shared_prefix(examples))
+    batch_list = build_batches(examples, [[0, 1], [2, 3]], shared_prefix(examples))
     spec = OptimizerSpec(0.01, 1.0, 0)
     through, _ = loaded(backend, base, dropout=0.2)
     through.prepare_training(spec)
@@ -322,7 +324,7 @@ def test_a_training_begun_on_one_backend_continues_on_the_other(
     base: Path, tmp_path: Path, first: str, second: str
 ) -> None:
     examples, _ = examples_of(base, tmp_path)
-    batch_list = batches(examples, [[0, 1], [2, 3]], shared_prefix(examples))
+    batch_list = build_batches(examples, [[0, 1], [2, 3]], shared_prefix(examples))
     spec = OptimizerSpec(0.01, 1.0, 0)
     through, _ = loaded(backend_named(first), base)
     before = through.adapter_weights()
@@ -379,7 +381,7 @@ def test_a_step_that_is_not_finite_changes_nothing(backend: Backend, base: Path,
     weights[name] = np.full_like(weights[name], np.nan)
     broken = adapted(backend, base, spec, weights)
     broken.prepare_training(OptimizerSpec(0.0, 1.0, 0))
-    result = broken.train_step(batches(examples, [[0, 1]], shared_prefix(examples)), 1e-2, 1, N_SEGMENTS)
+    result = broken.train_step(build_batches(examples, [[0, 1]], shared_prefix(examples)), 1e-2, 1, N_SEGMENTS)
     assert not np.isfinite(result.grad_norm)
     assert_equal(broken.adapter_weights(), weights)
 
@@ -462,7 +464,7 @@ def test_sampling_is_a_function_of_the_seed_and_of_no_other_draw(backend: Backen
 
     first = sampled(1)
     model.prepare_training(OptimizerSpec(0.0, 1.0, 5))
-    model.train_step(batches(examples, [[0, 1]], shared_prefix(examples)), 0.0, 1, N_SEGMENTS)
+    model.train_step(build_batches(examples, [[0, 1]], shared_prefix(examples)), 0.0, 1, N_SEGMENTS)
     assert sampled(1) == first
     assert sampled(2) != first
     assert sampled(1) == first
@@ -569,7 +571,7 @@ def test_no_prompt_or_padding_is_supervised(base: Path, tmp_path: Path) -> None:
     examples, recipe = examples_of(base, tmp_path)
     tokenizer = load_tokenizer(base)
     template = ReplyTemplate(recipe.output)
-    (batch,) = batches(examples, [list(range(len(examples)))], shared_prefix(examples))
+    (batch,) = build_batches(examples, [list(range(len(examples)))], shared_prefix(examples))
     for b, example in enumerate(examples):
         supervised = batch.tokens[b][batch.supervised[b]]
         text, _ = template.format({"intents": template.parse(tokenizer.decode(supervised)).values["intents"] or ()})

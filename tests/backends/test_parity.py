@@ -10,12 +10,12 @@ import pytest
 
 from mlxtune.backends.adapter import Adapter, initial_weights, write_adapter
 from mlxtune.backends.base import Backend, Model, OptimizerSpec
-from mlxtune.data.batches import batches, shared_prefix
+from mlxtune.data.batches import build_batches, shared_prefix
 from mlxtune.data.template import ReplyTemplate
 from mlxtune.evaluation.predict.constraint import TemplateConstraint
 from mlxtune.models.architecture import linear_layers
 from mlxtune.models.tokenizer import load_tokenizer
-from mlxtune.training.loop import Order
+from mlxtune.training.loop import BatchSampler
 from tests.adapted import BACKENDS, adapted, adapter_of, assert_close, backend_named, examples_of, loaded, moved
 from tests.tiny import tiny_model
 
@@ -66,7 +66,7 @@ def test_logits_agree_with_and_without_an_adapter(pair: Pair) -> None:
 def test_scores_agree(pair: Pair, tmp_path: Path) -> None:
     examples, _ = examples_of(pair.folder, tmp_path)
     for prefix in (shared_prefix(examples), np.zeros(0, np.int32)):
-        (batch,) = batches(examples, [list(range(len(examples)))], prefix)
+        (batch,) = build_batches(examples, [list(range(len(examples)))], prefix)
         mlx, torch = (model.score(batch) for model in pair.models)
         assert (mlx.nats > 0).sum() == batch.supervised.sum()
         np.testing.assert_allclose(torch.nats, mlx.nats, atol=1e-4)
@@ -105,7 +105,7 @@ def test_twenty_steps_end_at_the_same_adapter(pair: Pair, tmp_path: Path) -> Non
     fields = {"intents": {"kind": "labels", "labels": ["user_auth", "order_management", "payment", "none"],
                           "class_weights": {"payment": 3.0}}}  # fmt: skip
     examples, recipe = examples_of(pair.folder, tmp_path, output={"template": "{intents}", "fields": fields})
-    order = Order(examples, batch_size=2, accumulation=2, seed=0)
+    order = BatchSampler(examples, batch_size=2, accumulation=2, seed=0)
     steps = [order.step(step) for step in range(1, 21)]
     assert max(map(len, steps)) == 2 and {1.0, 3.0} <= {
         float(w) for one in steps for batch in one for w in batch.weights.flat

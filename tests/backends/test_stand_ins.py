@@ -270,7 +270,7 @@ def test_packed_layers_take_what_torchs_own_take() -> None:
     pytest.importorskip("torch")
     from torch import nn
 
-    from mlxtune.backends.torch.packed import PackedEmbedding, PackedLinear
+    from mlxtune.backends.torch.quantized_linear import QuantizedEmbedding, QuantizedLinear
 
-    check(PackedLinear.forward, nn.Linear.forward, "torch", names_too=False)
-    check(PackedEmbedding.forward, nn.Embedding.forward, "torch", names_too=False)
+    check(QuantizedLinear.forward, nn.Linear.forward, "torch", names_too=False)
+    check(QuantizedEmbedding.forward, nn.Embedding.forward, "torch", names_too=False)

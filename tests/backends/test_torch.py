@@ -1,4 +1,4 @@
-"""The PyTorch backend against PEFT and transformers themselves, and what only it does: lines of rows, packed weights, GPUs."""
+"""The PyTorch backend against PEFT and transformers themselves, and what only it does: packed rows, quantized weights, GPUs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mlxtune.backends.base import Batch, LoraSpec, OptimizerSpec
-from mlxtune.data.batches import batches, shared_prefix
+from mlxtune.data.batches import build_batches, shared_prefix
 from mlxtune.data.examples import Example
 from mlxtune.errors import BackendError, ModelError, OutOfMemory
 from mlxtune.models.architecture import linear_layers
@@ -23,11 +23,11 @@ from tests.tiny import tiny_model
 
 torch = pytest.importorskip("torch")
 
-from mlxtune.backends.torch import packed as packed_module  # noqa: E402 - after the check that torch is there
+from mlxtune.backends.torch import quantized_linear as quantized_module  # noqa: E402 - after the check that torch is there
 from mlxtune.backends.torch.affine import Packed, quantize  # noqa: E402
 from mlxtune.backends.torch.backend import TorchBackend  # noqa: E402
-from mlxtune.backends.torch.lines import lines  # noqa: E402
-from mlxtune.backends.torch.packed import PackedEmbedding, PackedLinear, PackedWeight  # noqa: E402
+from mlxtune.backends.torch.packing import pack  # noqa: E402
+from mlxtune.backends.torch.quantized_linear import QuantizedEmbedding, QuantizedLinear, QuantizedWeight  # noqa: E402
 from mlxtune.backends.torch.runtime import memory_for, pick_device  # noqa: E402
 
 CLASS_WEIGHTS: dict[str, Any] = {
@@ -87,7 +87,7 @@ def test_loss_and_gradient_equal_a_step_written_with_peft(any_base: Path, tmp_pa
         if parameter.grad is not None
     }
     assert 3.0 in loss_weights
-    order = batches(examples, [[0, 1, 2], [3, 4, 5, 6]], shared_prefix(examples))
+    order = build_batches(examples, [[0, 1, 2], [3, 4, 5, 6]], shared_prefix(examples))
     assert_close(gradient_of(ours, order), gradient, 1e-5)
     ours.prepare_training(OptimizerSpec(0.0, None, 0))
     assert ours.train_step(order, 0.0, 1, N_SEGMENTS).loss == pytest.approx(loss.item(), abs=1e-5)
@@ -102,7 +102,7 @@ def test_the_first_batchs_loss_is_that_of_labels_of_minus_100(any_base: Path, tm
     with torch.no_grad():
         wanted = float(theirs(input_ids=ids, attention_mask=mask, labels=labels).loss)
     ours.prepare_training(OptimizerSpec(0.0, None, 0))
-    (batch,) = batches(examples, [list(range(len(first)))], shared_prefix(examples))
+    (batch,) = build_batches(examples, [list(range(len(first)))], shared_prefix(examples))
     assert ours.train_step([batch], 0.0, 1, N_SEGMENTS).loss == pytest.approx(wanted, abs=1e-5)
 
 
@@ -115,7 +115,7 @@ def test_steps_equal_those_of_pefts_model_under_torchs_own_adamw_and_clipping(ba
     parameters = [parameter for parameter in theirs.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-2, weight_decay=0.1, foreach=False)
     ours.prepare_training(OptimizerSpec(0.1, 0.5, 0))
-    (batch,) = batches(examples, [list(range(len(examples)))], shared_prefix(examples))
+    (batch,) = build_batches(examples, [list(range(len(examples)))], shared_prefix(examples))
     for step in range(1, 6):
         optimizer.zero_grad()
         loss = theirs(input_ids=ids, attention_mask=mask, labels=labels).loss
@@ -127,7 +127,7 @@ def test_steps_equal_those_of_pefts_model_under_torchs_own_adamw_and_clipping(ba
         assert result.grad_norm == pytest.approx(float(norm), rel=1e-3) and float(norm) > 0.5
 
 
-# Rows in lines
+# Packed rows
 
 
 def batch_of(lengths: Sequence[int], prefix: int = 3) -> Batch:
@@ -158,17 +158,21 @@ def test_lines_hold_each_token_once_beside_its_own_row_only(
     lengths: list[int], length: int, shape: tuple[int, int]
 ) -> None:
     batch = batch_of(lengths)
-    laid = lines(batch, length)
-    assert laid.tokens.shape == shape
-    seen = np.broadcast_to(np.tri(shape[1], dtype=np.bool_), (*shape, shape[1])) if laid.sees is None else laid.sees
-    flat = laid.tokens.reshape(-1)
+    packed = pack(batch, length)
+    assert packed.tokens.shape == shape
+    seen = (
+        np.broadcast_to(np.tri(shape[1], dtype=np.bool_), (*shape, shape[1]))
+        if packed.visible is None
+        else packed.visible
+    )
+    flat = packed.tokens.reshape(-1)
     for position, target, (row, column) in zip(
-        laid.supervised.positions, laid.supervised.targets, np.argwhere(batch.supervised), strict=True
+        packed.supervised.positions, packed.supervised.targets, np.argwhere(batch.supervised), strict=True
     ):
         line, place = divmod(int(position), shape[1])
         assert target == batch.tokens[row, column]
-        assert laid.offsets[line, place] == column - 1
-        attended = laid.tokens[line][seen[line, place]]
+        assert packed.offsets[line, place] == column - 1
+        attended = packed.tokens[line][seen[line, place]]
         np.testing.assert_array_equal(attended, batch.tokens[row, :column])
         assert flat[position] == batch.tokens[row, column - 1]
 
@@ -176,13 +180,13 @@ def test_lines_hold_each_token_once_beside_its_own_row_only(
 @pytest.mark.parametrize(("lengths", "inside"), [([5, 9, 4, 3], 3), ([7], 3), ([30, 600], 0)])
 def test_a_prefix_is_in_the_line_where_one_is_enough(lengths: list[int], inside: int) -> None:
     batch = batch_of(lengths)
-    apart, laid = lines(batch), lines(batch, with_prefix=True)
-    assert len(laid.prefix) == 3 - inside and len(apart.prefix) == 3
-    np.testing.assert_array_equal(laid.tokens[0, :inside], batch.prefix[:inside])
-    np.testing.assert_array_equal(laid.tokens[:, inside:], apart.tokens)
-    np.testing.assert_array_equal(laid.offsets[:, inside:], apart.offsets + inside)
-    if inside and laid.sees is not None:
-        assert laid.sees[0, inside:, :inside].all() and not np.triu(laid.sees[0], 1).any()
+    apart, packed = pack(batch), pack(batch, with_prefix=True)
+    assert len(packed.prefix) == 3 - inside and len(apart.prefix) == 3
+    np.testing.assert_array_equal(packed.tokens[0, :inside], batch.prefix[:inside])
+    np.testing.assert_array_equal(packed.tokens[:, inside:], apart.tokens)
+    np.testing.assert_array_equal(packed.offsets[:, inside:], apart.offsets + inside)
+    if inside and packed.visible is not None:
+        assert packed.visible[0, inside:, :inside].all() and not np.triu(packed.visible[0], 1).any()
 
 
 @pytest.mark.parametrize("prefix", [0, 3])
@@ -193,14 +197,14 @@ def test_how_rows_are_laid_changes_no_gradient(base: Path, monkeypatch: pytest.M
     batch = batch_of([5, 30, 4, 3, 17, 8], prefix)
     gradients = []
     for length, inside in ((512, True), (512, False), (30, True), (1, False)):
-        monkeypatch.setattr(module, "lines", functools.partial(_laid, length=length, inside=inside))
+        monkeypatch.setattr(module, "pack", functools.partial(_pack, length=length, inside=inside))
         gradients.append(gradient_of(model, [batch]))
     for other in gradients[1:]:
         assert_close(other, gradients[0], 1e-5)
 
 
-def _laid(batch: Batch, with_prefix: bool, length: int, inside: bool) -> Any:
-    return lines(batch, length, with_prefix and inside)
+def _pack(batch: Batch, with_prefix: bool, length: int, inside: bool) -> Any:
+    return pack(batch, length, with_prefix and inside)
 
 
 def test_logits_of_many_positions_are_computed_in_parts_with_the_same_gradient_and_scores(
@@ -221,42 +225,44 @@ def test_logits_of_many_positions_are_computed_in_parts_with_the_same_gradient_a
 
 
 @pytest.fixture
-def packed_weight() -> tuple[PackedWeight, Any]:
+def packed_weight() -> tuple[QuantizedWeight, Any]:
     """A packed weight (96, 64), and its values."""
     weight = torch.randn(96, 64, generator=torch.Generator().manual_seed(0))
     found: Packed = quantize(weight, 32, 4)
-    holder = PackedWeight(found)
+    holder = QuantizedWeight(found)
     return holder, holder.rows(0, 96, torch.float32)
 
 
 @pytest.mark.parametrize("block_elements", [1 << 22, 64 * 7, 1])
 def test_a_packed_layer_computes_and_differentiates_as_a_plain_one(
-    packed_weight: tuple[PackedWeight, Any], block_elements: int, monkeypatch: pytest.MonkeyPatch
+    packed_weight: tuple[QuantizedWeight, Any], block_elements: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packed_module, "BLOCK_ELEMENTS", block_elements)
+    monkeypatch.setattr(quantized_module, "BLOCK_ELEMENTS", block_elements)
     holder, weight = packed_weight
     bias = torch.randn(96)
     inputs = torch.randn(2, 5, 64, requires_grad=True)
     wanted = torch.nn.functional.linear(inputs, weight, bias)
     (wanted_gradient,) = torch.autograd.grad(wanted.square().sum(), inputs)
-    got = PackedLinear(holder, bias)(inputs)
+    got = QuantizedLinear(holder, bias)(inputs)
     (gradient,) = torch.autograd.grad(got.square().sum(), inputs)
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(gradient, wanted_gradient, rtol=1e-3, atol=1e-3)
     tokens = torch.tensor([[3, 95], [0, 3]])
-    torch.testing.assert_close(PackedEmbedding(holder)(tokens), weight[tokens], rtol=0, atol=0)
+    torch.testing.assert_close(QuantizedEmbedding(holder)(tokens), weight[tokens], rtol=0, atol=0)
 
 
-def test_a_packed_layer_keeps_nothing_unpacked_for_the_backward_pass(packed_weight: tuple[PackedWeight, Any]) -> None:
+def test_a_packed_layer_keeps_nothing_unpacked_for_the_backward_pass(
+    packed_weight: tuple[QuantizedWeight, Any],
+) -> None:
     holder, _ = packed_weight
     kept: list[Any] = []
     inputs = torch.randn(5, 64, requires_grad=True)
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
-        PackedLinear(holder)(inputs)
+        QuantizedLinear(holder)(inputs)
     assert kept == []
 
 
-def test_a_quantized_model_stays_packed(tmp_path: Path) -> None:
+def test_a_quantized_model_stays_pack(tmp_path: Path) -> None:
     """Bytes of all tensors of the loaded network are about those of its files."""
     folder = tiny_model(tmp_path / "base", "qwen2", hidden=256, quantization={"bits": 4, "group_size": 64})
     network = TorchBackend().load(folder)._network  # type: ignore[attr-defined]
@@ -297,7 +303,7 @@ def test_a_model_type_that_transformers_lacks_is_named(base: Path, monkeypatch: 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_a_16_bit_model_scores_with_a_float32_head(base: Path, tmp_path: Path, dtype: str) -> None:
     examples, _ = examples_of(base, tmp_path)
-    (batch,) = batches(examples, [list(range(7))], shared_prefix(examples))
+    (batch,) = build_batches(examples, [list(range(7))], shared_prefix(examples))
     model = TorchBackend().load(base, dtype=dtype)
     exact = TorchBackend().load(base).score(batch).nats[batch.supervised]
     scores = model.score(batch).nats[batch.supervised]
@@ -361,7 +367,7 @@ except OutOfMemory as error:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 def test_a_gpu_trains_and_generates_as_the_cpu(any_base: Path, tmp_path: Path) -> None:
     examples, _ = examples_of(any_base, tmp_path)
-    order = batches(examples, [[0, 1, 2], [3, 4, 5, 6]], shared_prefix(examples))
+    order = build_batches(examples, [[0, 1, 2], [3, 4, 5, 6]], shared_prefix(examples))
     prompts = [example.prompt.tolist() for example in examples]
     found: list[tuple[Any, NDArray[np.float32], Any]] = []
     for device in ("cpu", "cuda"):

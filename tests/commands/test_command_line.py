@@ -53,39 +53,65 @@ def place(made: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place
 # The whole job -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("backend", ["mlx", "torch"])
-def test_train_evaluate_predict_fuse(backend: str, place: Place, mlxtune: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each on a run that MLX trained: a run folder belongs to no backend."""
-    pytest.importorskip(backend)
-    monkeypatch.setenv("MLXTUNE_BACKEND", backend)
+@pytest.fixture(params=["mlx", "torch"])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each command runs on either backend, on a run that MLX trained: a run folder belongs to no backend."""
+    name = str(request.param)
+    pytest.importorskip(name)
+    monkeypatch.setenv("MLXTUNE_BACKEND", name)
+    return name
+
+
+def test_training_says_what_computes_how_far_it_is_and_what_is_next(backend: str, place: Place, mlxtune: Run) -> None:
     trained = mlxtune("lora", place.recipe, "--out", "new", "--set", "train.max_steps=2")
-    assert trained.code == 0 and "next: mlxtune evaluate new" in trained.out
+    assert trained.code == 0, trained.err
     assert f"backend: {backend} on" in trained.err and "step 1/2" in trained.err
+    assert trained.out.endswith("run: new\nnext: mlxtune evaluate new\n")
+
+
+def test_the_base_model_is_evaluated_in_both_decodings(backend: str, place: Place, mlxtune: Run) -> None:
     base = mlxtune("evaluate", place.run, "--base", "--decoding", "both")
-    assert base.code == 0 and "exact match" in base.out and f"backend: {backend} on" in base.err
+    assert base.code == 0 and f"backend: {backend} on" in base.err, base.err
+    assert "exact match" in base.out
+
+
+def test_an_evaluation_prints_and_keeps_what_a_run_has_learned(backend: str, place: Place, mlxtune: Run) -> None:
     tuned = mlxtune("evaluate", place.run, "--json")
-    assert tuned.code == 0
+    assert tuned.code == 0, tuned.err
     scores = json.loads(tuned.out)
-    assert scores["run"] == str(place.run) and scores["rows"] == len(ROWS)
-    assert {"value", "low", "high"} == set(scores["fields"]["intents"]["exact_match"])
+    assert (scores["run"], scores["rows"]) == (str(place.run), len(ROWS))
+    assert scores["fields"]["intents"]["exact_match"].keys() == {"value", "low", "high"}
     assert scores["fields"]["intents"]["exact_match"]["value"] > 0.8  # it trained on these very rows
     on_disk = json.loads((place.run / "evaluation" / "tuned" / "scores.json").read_text())
     assert on_disk["fields"] == scores["fields"]
+
+
+def test_texts_of_the_command_line_are_answered_a_line_each(backend: str, place: Place, mlxtune: Run) -> None:
     asked = mlxtune("predict", place.run, "hi", "cancel the payment")
-    assert asked.code == 0 and f"backend: {backend} on" in asked.err
+    assert asked.code == 0 and f"backend: {backend} on" in asked.err, asked.err
     assert len(asked.out.splitlines()) == 2 and "payment" in asked.out
+
+
+def test_texts_of_a_pipe_are_answered_an_object_each(backend: str, place: Place, mlxtune: Run) -> None:
     piped = mlxtune("predict", place.run, "--json", stdin="hi\ncancel the payment\n")
     answers = [json.loads(line) for line in piped.out.splitlines()]
-    assert [answer["text"] for answer in answers] == ["hi", "cancel the payment"]
-    assert all(answer["valid"] for answer in answers)
+    assert [(answer["text"], answer["valid"]) for answer in answers] == [("hi", True), ("cancel the payment", True)]
+
+
+def test_a_fused_model_scores_as_base_and_adapter_do(backend: str, place: Place, mlxtune: Run) -> None:
     fused = mlxtune("fuse", place.run, "--out", "fused", "--json")
+    assert fused.code == 0 and f"backend: {backend} on" in fused.err, fused.err
     facts = json.loads(fused.out)
-    assert fused.code == 0 and f"backend: {backend} on" in fused.err
     assert facts["largest_logit_difference"] < 0.1 * facts["adapter_effect"]
-    converted = mlxtune("convert", "./fused", "--out", "converted")
-    assert converted.code == 0 and f"backend: {backend} on" in converted.err
-    again = mlxtune("evaluate", place.recipe, "--base", "--set", "model.path=./fused", "--out", "of-fused", "--json")
-    assert json.loads(again.out)["fields"]["intents"]["exact_match"] == scores["fields"]["intents"]["exact_match"]
+    of_fused = ("evaluate", place.recipe, "--base", "--set", "model.path=./fused", "--out", "of-fused", "--json")
+    scores = [json.loads(mlxtune(*command).out)["fields"] for command in (("evaluate", place.run, "--json"), of_fused)]
+    assert scores[0]["intents"]["exact_match"] == scores[1]["intents"]["exact_match"]
+
+
+def test_a_model_folder_is_converted(backend: str, place: Place, mlxtune: Run) -> None:
+    converted = mlxtune("convert", place.base, "--out", "converted")
+    assert converted.code == 0 and f"backend: {backend} on" in converted.err, converted.err
+    assert Path("converted/model.safetensors").exists()
 
 
 def test_an_evaluation_is_weighed_against_baselines_and_the_model_before_tuning(place: Place, mlxtune: Run) -> None:

@@ -18,7 +18,7 @@ import pytest
 from mlxtune import doctor
 from mlxtune.backends import choose
 from mlxtune.backends.base import ChosenBackend, Device, Gpu, Gpus, MatmulSpeed
-from mlxtune.doctor import MISSING, OK, SLOW, Check, Diagnosis, Driver, examine
+from mlxtune.doctor import MISSING, OK, SLOW, Check, Driver, Examination, examine
 from mlxtune.errors import BackendError
 from mlxtune.tested import versions_tested
 from tests.conftest import Run
@@ -187,11 +187,11 @@ def test_the_other_backend_may_be_absent_and_torch_is_missed_on_a_cpu_alone(monk
 def test_a_missing_library_is_named_with_its_install_line() -> None:
     check = doctor.check_library("no-such-library")
     assert (check.status, check.needed) == (MISSING, True) and check.next == "pip install no-such-library"
-    assert not Diagnosis({"x": check}).can_train
+    assert not Examination({"x": check}).can_train
 
 
 def test_what_is_missing_but_not_needed_does_not_stop_training() -> None:
-    assert Diagnosis({"hub": Check(MISSING, "offline"), "blas": Check(SLOW, "slow", needed=True)}).can_train
+    assert Examination({"hub": Check(MISSING, "offline"), "blas": Check(SLOW, "slow", needed=True)}).can_train
 
 
 def test_the_reference_blas_is_slow_and_its_fix_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

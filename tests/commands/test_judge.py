@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,38 +54,67 @@ def marks(request: Request, number: int) -> Sent:
     return answer(verdict(4, 5, 3))
 
 
-def test_a_finished_evaluation_is_only_judged(file: Path, mlxtune: Run) -> None:
+@pytest.fixture
+def evaluated(file: Path, mlxtune: Run) -> dict[str, Any]:
+    """The scores of the base model, evaluated into ev/."""
     assert mlxtune("evaluate", file, "--base", "--out", "ev").code == 0
-    before = json.loads(Path("ev/scores.json").read_text())
+    return read("ev/scores.json")
+
+
+def read(name: str) -> dict[str, Any]:
+    return dict(json.loads(Path(name).read_text()))
+
+
+def judging(file: Path, url: str) -> tuple[object, ...]:
+    return ("evaluate", file, "--base", "--out", "ev", "--judge", url, "--judge-model", "big")
+
+
+def test_a_finished_evaluation_is_only_judged(file: Path, evaluated: dict[str, Any], mlxtune: Run) -> None:
     with serve(marks) as server:
-        judge = ("--judge", server.url, "--judge-model", "big")
-        judged = mlxtune("evaluate", file, "--base", "--out", "ev", *judge)
-        assert judged.code == 0, judged.err
-        assert "it is only judged" in judged.err and "backend:" not in judged.err
-        assert "Judged by big: 7 rows" in judged.out and "4.000 [" in judged.out
+        judged = mlxtune(*judging(file, server.url))
+    assert judged.code == 0, judged.err
+    assert "it is only judged" in judged.err and "backend:" not in judged.err
+    assert "Judged by big: 7 rows" in judged.out and "4.000 [" in judged.out
+
+
+def test_a_judges_ratings_are_added_to_the_scores(file: Path, evaluated: dict[str, Any], mlxtune: Run) -> None:
+    with serve(marks) as server:
+        mlxtune(*judging(file, server.url))
+    after = read("ev/scores.json")
+    judge = after.pop("judge")
+    assert after == evaluated
+    assert (judge["model"], judge["url"]) == ("big", f"{server.url}/v1")
+    assert judge["judged"] + judge["missing"] == judge["rows"] == 7
+    assert [json.loads(line)["row"] for line in Path("ev/judge.jsonl").read_text().splitlines()] == list(range(7))
+
+
+def test_what_was_judged_is_not_asked_again(file: Path, evaluated: dict[str, Any], mlxtune: Run) -> None:
+    with serve(marks) as server:
+        mlxtune(*judging(file, server.url))
         n_asked = len(server.requests)
         Path("ev/errors.json").unlink()  # all that it says is in the predictions
-        found = mlxtune("evaluate", file, "--base", "--out", "ev", *judge, "--json")
-        assert len(server.requests) == n_asked  # the cache
-        assert all(request.headers["authorization"] == f"Bearer {KEY}" for request in server.requests)
-    after = json.loads(Path("ev/scores.json").read_text())
-    assert {key: value for key, value in after.items() if key != "judge"} == before
-    assert (after["judge"]["model"], after["judge"]["url"]) == ("big", f"{server.url}/v1")
-    assert after["judge"]["judged"] + after["judge"]["missing"] == after["judge"]["rows"] == 7
-    lines = [json.loads(line) for line in Path("ev/judge.jsonl").read_text().splitlines()]
-    assert [line["row"] for line in lines] == list(range(7))
-    printed = json.loads(found.out)
-    assert printed["judge"] == after["judge"] and printed["files"]["judge"] == "ev/judge.jsonl"
-    for text in (
-        judged.out,
-        judged.err,
-        found.out,
-        *(content.decode("latin-1") for content in snapshot(Path()).values()),
-    ):
+        again = mlxtune(*judging(file, server.url), "--json")
+    assert len(server.requests) == n_asked > 0
+    printed = json.loads(again.out)
+    assert printed["judge"] == read("ev/scores.json")["judge"] and printed["files"]["judge"] == "ev/judge.jsonl"
+
+
+def test_the_key_goes_to_the_judge_and_nowhere_else(file: Path, evaluated: dict[str, Any], mlxtune: Run) -> None:
+    with serve(marks) as server:
+        judged = mlxtune(*judging(file, server.url))
+    assert {request.headers["authorization"] for request in server.requests} == {f"Bearer {KEY}"}
+    for text in (judged.out, judged.err, *(content.decode("latin-1") for content in snapshot(Path()).values())):
         assert KEY not in text
-    # A new evaluation has no marks of the old one's replies.
+
+
+def test_a_new_evaluation_has_no_ratings_of_the_old_ones_replies(
+    file: Path, evaluated: dict[str, Any], mlxtune: Run
+) -> None:
+    with serve(marks) as server:
+        mlxtune(*judging(file, server.url))
+    assert "judge" in read("ev/scores.json")
     assert mlxtune("evaluate", file, "--base", "--out", "ev", "--force").code == 0
-    assert "judge" not in json.loads(Path("ev/scores.json").read_text()) and not Path("ev/judge.jsonl").exists()
+    assert "judge" not in read("ev/scores.json") and not Path("ev/judge.jsonl").exists()
 
 
 def test_a_judge_that_is_not_there_loses_nothing(file: Path, mlxtune: Run) -> None:

@@ -14,7 +14,7 @@ from mlxtune.data.template import Span
 from mlxtune.errors import DataError
 from mlxtune.models.tokenizer import Encoded, load_tokenizer
 from mlxtune.recipe.sections import Recipe
-from mlxtune.training.loop import Order, Steps
+from mlxtune.training.loop import BatchSampler, Steps
 
 
 def example(row: int, prompt: list[int], reply: list[int]) -> Example:
@@ -67,12 +67,12 @@ def test_steps_mix_lengths_and_batches_inside_a_step_do_not() -> None:
 
 def test_steps_take_every_batch_of_every_epoch(recipe: Recipe) -> None:
     examples = [example(index, [1, 2, index], [3]) for index in range(11)]
-    order = Order(examples, batch_size=2, accumulation=4, seed=0)
+    order = BatchSampler(examples, batch_size=2, accumulation=4, seed=0)
     seen: list[list[int]] = []
     for step in (1, 2, 3, 4):
         seen.append(sorted(row for batch in order.step(step) for row in batch.rows))
     assert sorted(seen[0] + seen[1]) == list(range(11)) == sorted(seen[2] + seen[3])
-    assert Order(examples, 2, 4, 0).step(3)[0].rows == order.step(3)[0].rows
+    assert BatchSampler(examples, 2, 4, 0).step(3)[0].rows == order.step(3)[0].rows
     steps = Steps.of(
         11, recipe.model_copy(update={"train": recipe.train.model_copy(update={"epochs": 3, "max_steps": 4})})
     )

@@ -17,7 +17,7 @@ from mlxtune import doctor
 from mlxtune.backends.base import ConvertSpec, WrittenModel
 from mlxtune.models import conversions
 from mlxtune.models.base_model import base_folder, config_and_tokenizer, models_cache
-from mlxtune.models.source import Source
+from mlxtune.models.source import ModelSource
 from mlxtune.models.writing import model_folder
 from mlxtune.recipe.sections import ModelSection, Quantize
 from tests.conftest import Result, Run
@@ -130,7 +130,7 @@ def test_the_last_weight_of_a_gguf_tells_models_apart(tmp_path: Path, backend: A
 def test_a_hub_model_is_known_by_its_commit_and_not_read(cache: Path, reads: list[str], tmp_path: Path) -> None:
     from mlxtune.models import base_model
 
-    hub = Source("folder", tmp_path, "Qwen/Qwen3-0.6B@c0ffee", "Qwen/Qwen3-0.6B")
+    hub = ModelSource("folder", tmp_path, "Qwen/Qwen3-0.6B@c0ffee", "Qwen/Qwen3-0.6B")
     folder = base_model._cached(hub, "4bit-g64", lambda out: out.mkdir())
     # As 0.1.0 named it: what users have stays valid.
     assert folder == cache / "Qwen-Qwen3-0.6B-4bit-g64-90c960ebacf0" and not reads

@@ -201,7 +201,7 @@ def footprint(file: Path, overrides: dict[str, Any], folder: Path, monkeypatch: 
     seen: list[Any] = []
     try:
         recipe = load_recipe(file, [f"{key}={json.dumps(value)}" for key, value in overrides.items()])
-        tuned = tune(recipe, chosen(), None, watch=lambda event: seen.append(dict(event)), say=seen.append,
+        tuned = tune(recipe, chosen(), None, on_event=lambda event: seen.append(dict(event)), notify=seen.append,
                      measures=reply_metrics)  # fmt: skip
         model, tokenizer = load_subject(Subject(recipe, tuned.run, base=False), chosen().backend)
         told = Told()

@@ -56,7 +56,7 @@ def trained(recipe: Path, out: Path, backend: str, die_after: tuple[str, int] | 
             raise Killed
 
     overrides = words.pop("overrides", ())
-    return tune(load_recipe(recipe, overrides), choose(backend, "cpu"), out, watch=watch, **words)
+    return tune(load_recipe(recipe, overrides), choose(backend, "cpu"), out, on_event=watch, **words)
 
 
 def evidence(run: RunFolder) -> list[dict[str, Any]]:
@@ -105,7 +105,7 @@ def test_a_validation_that_an_interruption_left_out_is_made_up_for(
         if event["event"] == "step" and event["step"] == 4:  # a validation is due after it
             interrupts[-1].requested = True
 
-    tuned = tune(load_recipe(recipe), choose("mlx", "cpu"), tmp_path / "run", watch=watch)
+    tuned = tune(load_recipe(recipe), choose("mlx", "cpu"), tmp_path / "run", on_event=watch)
     assert tuned.outcome.status == "interrupted" and tuned.outcome.progress.step == 4
     assert [event["step"] for event in evidence(tuned.run) if event["event"] == "validation"] == [2]
     again = trained(recipe, tmp_path, "mlx", resume=tuned.run)
@@ -139,7 +139,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_used(
     else:
         (last / "more").write_text("of something")
     said: list[str] = []
-    again = trained(recipe, tmp_path, backend, resume=run, say=said.append)
+    again = trained(recipe, tmp_path, backend, resume=run, notify=said.append)
     assert any("step-000005: is damaged; going back to the checkpoint before it" in line for line in said)
     assert_same(again.run, whole)
 
@@ -164,7 +164,7 @@ def test_a_run_begun_on_one_backend_goes_on_on_the_other(tmp_path: Path, base: P
     with pytest.raises(Killed):
         trained(recipe, tmp_path / "run", "mlx", ("checkpoint", 5))
     said: list[str] = []
-    again = trained(recipe, tmp_path, "torch", resume=open_run(tmp_path / "run"), say=said.append)
+    again = trained(recipe, tmp_path, "torch", resume=open_run(tmp_path / "run"), notify=said.append)
     assert any("was begun on mlx: on torch the numbers differ by rounding" in line for line in said)
     for name, value in read_adapter(again.run.adapter).weights.items():
         np.testing.assert_allclose(value, whole[name], atol=1e-4)
@@ -203,10 +203,10 @@ def test_a_best_value_of_another_metric_no_longer_counts(tmp_path: Path, base: P
         "mlx",
         resume=open_run(tmp_path / "run"),
         overrides=words,
-        say=said.append,
+        notify=said.append,
         measures=reply_metrics,
     )
-    assert any("was measured in another way: it no longer counts" in line for line in said)
+    assert any("the metric changed, so the previous best is discarded" in line for line in said)
     assert again.info["best"]["metric"] == "intents.partial_match" and again.info["best"]["step"] > 5
 
 
@@ -252,7 +252,7 @@ def interrupted_at(step: int, recipe: Path, out: Path) -> RunFolder:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mlxtune.training.loop.Interrupt", Remembered)
-        return tune(load_recipe(recipe), choose("mlx", "cpu"), out, watch=watch).run
+        return tune(load_recipe(recipe), choose("mlx", "cpu"), out, on_event=watch).run
 
 
 def tune_until(moment: tuple[str, int], recipe: Path, run: RunFolder) -> None:
@@ -266,7 +266,7 @@ def test_more_epochs_are_allowed_and_named(tmp_path: Path, base: Path) -> None:
     recipe = write_recipe(tmp_path, base, **SECTIONS)
     run = trained(recipe, tmp_path / "run", "mlx").run
     said: list[str] = []
-    again = trained(recipe, tmp_path, "mlx", resume=run, overrides=["train.epochs=5"], say=said.append)
+    again = trained(recipe, tmp_path, "mlx", resume=run, overrides=["train.epochs=5"], notify=said.append)
     assert again.outcome.progress.step == 10 and again.run.recipe().train.epochs == 5
     assert "going on under a changed recipe: train.epochs" in said
 
@@ -333,7 +333,7 @@ def test_other_rewritten_rows_are_refused_and_another_endpoint_is_allowed(
     kept.write_text(decided)
     n_asked, said = len(others.asked), list[str]()
     moved = ["data.augment.endpoint=https://elsewhere/v1"]
-    again = trained(recipe, tmp_path, "mlx", resume=run, overrides=moved, say=said.append)
+    again = trained(recipe, tmp_path, "mlx", resume=run, overrides=moved, notify=said.append)
     assert again.info["status"] == "finished" and len(others.asked) == n_asked
     assert "going on under a changed recipe: data.augment.endpoint" in said
 

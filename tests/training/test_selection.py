@@ -140,7 +140,7 @@ def test_stopping_survives_a_resume(tmp_path: Path, base: Path) -> None:
 
     recipe = load_recipe(tmp_path / "whole" / "recipe.yaml")
     with pytest.raises(Killed):
-        tune(recipe, chosen(), tmp_path / "killed", watch=watch)
+        tune(recipe, chosen(), tmp_path / "killed", on_event=watch)
     again = tune(recipe, chosen(), resume=open_run(tmp_path / "killed"))
     assert again.outcome.progress.step == whole.outcome.progress.step == 4
     one, other = (read_adapter(tuned.run.adapter).weights for tuned in (again, whole))

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlxtune.backends.base import UNSUPERVISED, Batch, Scores
-from mlxtune.data.batches import batches, shared_prefix
+from mlxtune.backends.base import UNSUPERVISED, Batch, TokenScores
+from mlxtune.data.batches import build_batches, shared_prefix
 from mlxtune.data.template import ReplyTemplate
 from mlxtune.models.tokenizer import load_tokenizer
 from mlxtune.training.validation import validate
@@ -22,16 +22,16 @@ LABEL_FIELDS = ("priority", "tags")
 
 
 class Scored:
-    """Scores each batch with the next of those given."""
+    """TokenScores each batch with the next of those given."""
 
-    def __init__(self, scores: Sequence[Scores]) -> None:
+    def __init__(self, scores: Sequence[TokenScores]) -> None:
         self._scores = iter(scores)
 
-    def score(self, batch: Batch) -> Scores:
+    def score(self, batch: Batch) -> TokenScores:
         return next(self._scores)
 
 
-def scored(scores: Sequence[Scores]) -> Any:
+def scored(scores: Sequence[TokenScores]) -> Any:
     """A model that can do nothing but score."""
     return Scored(scores)
 
@@ -48,13 +48,13 @@ def batch_of(rows: Sequence[Sequence[int]], weight: float = 1.0) -> Batch:
     return Batch(np.zeros(0, np.int32), tokens, lengths, weights, segments, tuple(range(len(rows))))
 
 
-def scores_of(batch: Batch, nats: float, wrong: Sequence[tuple[int, int]] = ()) -> Scores:
+def scores_of(batch: Batch, nats: float, wrong: Sequence[tuple[int, int]] = ()) -> TokenScores:
     """The same nats everywhere; all tokens correct but those at `wrong`."""
     correct = batch.supervised.copy()
     for place in wrong:
         assert correct[place]
         correct[place] = False
-    return Scores(np.where(batch.supervised, np.float32(nats), np.float32(0)), correct)
+    return TokenScores(np.where(batch.supervised, np.float32(nats), np.float32(0)), correct)
 
 
 ROW = [-1, -1, 0, 1, 1, 0, 2, 2, 2, 0, 3, 3, 3, 0]  # prompt, "Priority: ", two tokens, "Tags: ", three, ...
@@ -122,7 +122,7 @@ def test_where_every_token_of_a_reply_is_correct_greedy_decoding_writes_that_rep
     examples, recipe = examples_of(base, tmp_path)
     template, tokenizer = ReplyTemplate(recipe.output), load_tokenizer(base)
     assert template.label_fields == ("intents",)
-    order = batches(examples, [[0, 1, 2, 3]], shared_prefix(examples))
+    order = build_batches(examples, [[0, 1, 2, 3]], shared_prefix(examples))
     model.prepare_training(OptimizerSpec(0.0, 1.0, 0))
     for step in range(1, 31):
         model.train_step(order, 1e-2, step, len(template.segments))
@@ -130,6 +130,6 @@ def test_where_every_token_of_a_reply_is_correct_greedy_decoding_writes_that_rep
     replies = [[*reply.tokens, tokenizer.end_of_turn] for reply in written]
     right = [reply == example.reply.tolist() for reply, example in zip(replies, examples, strict=True)]
     assert 0 < sum(right) < len(right)
-    held_out = batches(examples, [[0, 1, 2], [3, 4, 5, 6]], shared_prefix(examples))
+    held_out = build_batches(examples, [[0, 1, 2], [3, 4, 5, 6]], shared_prefix(examples))
     found = validate(model, held_out, template.segments, template.label_fields)
     assert found.segments["intents"]["label_accuracy"] == pytest.approx(sum(right) / len(right))

@@ -17,7 +17,16 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.tuner.lora import LoRALinear
 from numpy.typing import NDArray
 
-from mlxtune.backends.base import Batch, Constraint, Generation, LoraSpec, Matcher, OptimizerSpec, Scores, StepResult
+from mlxtune.backends.base import (
+    Batch,
+    Constraint,
+    Generation,
+    LoraSpec,
+    Matcher,
+    OptimizerSpec,
+    StepResult,
+    TokenScores,
+)
 from mlxtune.backends.mlx.dropout import DropoutKeys, KeyedDropout
 from mlxtune.backends.mlx.folding import embedded, fold
 from mlxtune.backends.mlx.prefix_cache import PrefixCache
@@ -32,9 +41,9 @@ from mlxtune.backends.supervision import (
     dropout_seed,
     reply_limits,
     require_prompts,
-    scores,
     step_result,
     supervised,
+    token_scores,
     total_weight,
 )
 
@@ -73,8 +82,8 @@ class MlxModel:
         for place, layer in enumerate(spec.layers):
             lora = LoRALinear.from_base(modules[layer], r=spec.rank, scale=spec.scale)
             lora.dropout = KeyedDropout(spec.dropout, self._dropout_keys, place)
-            lora.lora_a = _entering(weights[f"{layer}.lora_A"])
-            lora.lora_b = _entering(weights[f"{layer}.lora_B"])
+            lora.lora_a = _to_device(weights[f"{layer}.lora_A"])
+            lora.lora_b = _to_device(weights[f"{layer}.lora_B"])
             adapted.append((layer, lora))
         self._network.update_modules(tree_unflatten(adapted))
         self._network.freeze()
@@ -88,8 +97,8 @@ class MlxModel:
         modules = dict(self._network.named_modules())
         weights: dict[str, NDArray[np.float32]] = {}
         for layer in self._layers:
-            weights[f"{layer}.lora_A"] = _leaving(modules[layer].lora_a)
-            weights[f"{layer}.lora_B"] = _leaving(modules[layer].lora_b)
+            weights[f"{layer}.lora_A"] = _to_numpy(modules[layer].lora_a)
+            weights[f"{layer}.lora_B"] = _to_numpy(modules[layer].lora_b)
         return weights
 
     # Training
@@ -202,16 +211,16 @@ class MlxModel:
 
     # Scoring and generation
 
-    def score(self, batch: Batch) -> Scores:
+    def score(self, batch: Batch) -> TokenScores:
         """-log p of each supervised token, and whether none is likelier; dropout off, one forward pass for both."""
         inputs = _Inputs(batch)
         with memory_for(f"scoring {described([batch])}"):
             prefix, tokens, positions, targets, _ = inputs.arrays
             logits = self._predictions(prefix, tokens, positions)
-            nats, likeliest = _nats_of(logits, targets), mx.argmax(logits, axis=-1)
-            mx.eval(nats, likeliest)
+            nats, argmax = _nats_of(logits, targets), mx.argmax(logits, axis=-1)
+            mx.eval(nats, argmax)
             own = slice(inputs.n_supervised)  # without the padding
-            return scores(batch, np.array(nats, np.float32)[own], np.array(likeliest)[own])
+            return token_scores(batch, np.array(nats, np.float32)[own], np.array(argmax)[own])
 
     @memory_for("computing logits")
     def logits(self, tokens: Sequence[int], positions: Sequence[int] | None = None) -> NDArray[np.float32]:
@@ -335,8 +344,8 @@ class MlxModel:
             folder,
             TrainingState(
                 self.adapter_weights(),
-                {name: _leaving(moments[f"{own}.m"]) for name, own in self._parameter_names()},
-                {name: _leaving(moments[f"{own}.v"]) for name, own in self._parameter_names()},
+                {name: _to_numpy(moments[f"{own}.m"]) for name, own in self._parameter_names()},
+                {name: _to_numpy(moments[f"{own}.v"]) for name, own in self._parameter_names()},
                 int(moments["step"]),
             ),
         )
@@ -349,9 +358,9 @@ class MlxModel:
         require_shapes(folder, state, self.adapter_weights())
         weights, moments = [], [("step", mx.array(state.steps, mx.uint64)), ("learning_rate", mx.array(0.0))]
         for name, own in self._parameter_names():
-            weights.append((own, _entering(state.weights[name])))
-            moments.append((f"{own}.m", _entering(state.first_moments[name])))
-            moments.append((f"{own}.v", _entering(state.second_moments[name])))
+            weights.append((own, _to_device(state.weights[name])))
+            moments.append((f"{own}.m", _to_device(state.first_moments[name])))
+            moments.append((f"{own}.v", _to_device(state.second_moments[name])))
         self._network.load_weights(weights, strict=False)  # the frozen base stays as it is
         self._optimizer.state = tree_unflatten(moments)
         mx.eval(self._network.trainable_parameters(), self._optimizer.state)
@@ -362,12 +371,12 @@ class MlxModel:
         return [(f"{layer}.{seam}", f"{layer}.{own}") for layer in self._layers for seam, own in parts]
 
 
-def _entering(value: NDArray[np.float32]) -> mx.array:
+def _to_device(value: NDArray[np.float32]) -> mx.array:
     """A factor as mlx-lm multiplies it, x @ a @ b, so (in, r) or (r, out); at the seam (r, in) or (out, r), as in PEFT."""
     return mx.array(np.ascontiguousarray(value.T))
 
 
-def _leaving(value: mx.array) -> NDArray[np.float32]:
+def _to_numpy(value: mx.array) -> NDArray[np.float32]:
     return np.array(value.T, np.float32)
 
 

@@ -32,5 +32,5 @@ class TreeCache:
         return mx.concatenate([of_prompt[0], paths[0]], axis=2), mx.concatenate([of_prompt[1], paths[1]], axis=2)
 
     def make_mask(self, *args: Any, **kwargs: Any) -> mx.array:
-        """Which of those each node sees."""
+        """Which of those are visible to each node."""
         return self._mask

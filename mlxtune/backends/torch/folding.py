@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
 from mlxtune.backends.torch.affine import quantize
-from mlxtune.backends.torch.packed import PackedEmbedding, PackedLinear, PackedWeight
+from mlxtune.backends.torch.quantized_linear import QuantizedEmbedding, QuantizedLinear, QuantizedWeight
 
 PACKED = "U32"
 TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}  # as safetensors names them
@@ -49,7 +49,7 @@ def fold(network: PreTrainedModel, types: Mapping[str, str], adapter: str) -> No
             packed = quantize(
                 weight.to(plain.packed.scales.dtype), plain.packed.packing.group_size, plain.packed.packing.bits
             )
-            layer: nn.Module = PackedLinear(PackedWeight(packed), plain.bias)
+            layer: nn.Module = QuantizedLinear(QuantizedWeight(packed), plain.bias)
         else:
             layer = _layer(plain, weight.to(TYPES[kind]))
             if getattr(plain, "bias", None) is not None:
@@ -57,22 +57,22 @@ def fold(network: PreTrainedModel, types: Mapping[str, str], adapter: str) -> No
         setattr(parent, own, layer)
     if "lm_head.weight" not in types:  # tied
         tied = network.get_submodule("model.embed_tokens")
-        is_packed = isinstance(tied, PackedEmbedding)
-        network.lm_head.own = PackedLinear(tied.packed) if is_packed else _linear(tied.weight)
+        is_packed = isinstance(tied, QuantizedEmbedding)
+        network.lm_head.own = QuantizedLinear(tied.packed) if is_packed else _linear(tied.weight)
 
 
 def _weight(plain: Any) -> Tensor:
     """Weight of a layer, float32, a copy."""
-    if isinstance(plain, (PackedLinear, PackedEmbedding)):
+    if isinstance(plain, (QuantizedLinear, QuantizedEmbedding)):
         return plain.packed.rows(0, plain.packed.n_out, torch.float32)
     return plain.weight.detach().to(torch.float32, copy=True)  # type: ignore[no-any-return]
 
 
 def _layer(plain: nn.Module, weight: Tensor) -> Any:
     """A layer of the same sort with a plain weight."""
-    if isinstance(plain, PackedEmbedding):
+    if isinstance(plain, QuantizedEmbedding):
         return nn.Embedding.from_pretrained(weight)
-    if isinstance(plain, (PackedLinear, nn.Linear)):
+    if isinstance(plain, (QuantizedLinear, nn.Linear)):
         return _linear(weight)
     plain.weight = _parameter(weight)  # an embedding or a norm
     return plain

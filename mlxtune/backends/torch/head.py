@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mlxtune.backends.torch.packed import PackedLinear, frozen_product
+from mlxtune.backends.torch.quantized_linear import QuantizedLinear, frozen_product
 
 
 class Float32Head(nn.Module):
@@ -15,14 +15,14 @@ class Float32Head(nn.Module):
         head: The network's own.
     """
 
-    def __init__(self, head: nn.Linear | PackedLinear) -> None:
+    def __init__(self, head: nn.Linear | QuantizedLinear) -> None:
         super().__init__()
         self.own = head
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(..., hidden) -> (..., vocabulary)."""
         with torch.autocast(hidden.device.type, enabled=False):
-            if isinstance(self.own, PackedLinear):
+            if isinstance(self.own, QuantizedLinear):
                 return frozen_product(hidden.float(), self.own.packed.rows, self.own.out_features)
             weight = self.own.weight
             if weight.dtype == torch.float32:

@@ -15,7 +15,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from mlxtune.backends.base import STORED
 from mlxtune.backends.torch.affine import Packed, from_words
 from mlxtune.backends.torch.checkpoint import open_checkpoint
-from mlxtune.backends.torch.packed import PackedEmbedding, PackedLinear, PackedWeight
+from mlxtune.backends.torch.quantized_linear import QuantizedEmbedding, QuantizedLinear, QuantizedWeight
 from mlxtune.backends.torch.runtime import has_bfloat16
 from mlxtune.errors import ModelError
 
@@ -53,12 +53,12 @@ def load_network(
                     setattr(module, part, nn.Parameter(tensor, requires_grad=False))
             else:
                 packed = Packed(from_words(parts["weight"]), parts["scales"], parts["biases"], packing)
-                _pack(network, layer, PackedWeight(packed), parts.get("bias"))
+                _pack(network, layer, QuantizedWeight(packed), parts.get("bias"))
         config = checkpoint.config
     if config["tie_word_embeddings"]:
         embedding = network.get_submodule(EMBEDDING)
-        if isinstance(embedding, PackedEmbedding):
-            network.lm_head = PackedLinear(embedding.packed)
+        if isinstance(embedding, QuantizedEmbedding):
+            network.lm_head = QuantizedLinear(embedding.packed)
         else:
             network.lm_head.weight = embedding.weight
     return network.to(device).requires_grad_(False).eval(), config  # the rotary frequencies are still on the CPU
@@ -94,8 +94,8 @@ def _kept_type(tensor: Tensor, wanted: str | None, types: Sequence[torch.dtype])
     return getattr(torch, wanted)  # type: ignore[no-any-return]
 
 
-def _pack(network: PreTrainedModel, layer: str, weight: PackedWeight, bias: Tensor | None) -> None:
+def _pack(network: PreTrainedModel, layer: str, weight: QuantizedWeight, bias: Tensor | None) -> None:
     """Put a packed layer in the place of a plain one."""
     place, _, name = layer.rpartition(".")
-    module = PackedEmbedding(weight) if layer == EMBEDDING else PackedLinear(weight, bias)
+    module = QuantizedEmbedding(weight) if layer == EMBEDDING else QuantizedLinear(weight, bias)
     setattr(network.get_submodule(place), name, module)

@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
-from mlxtune.backends.base import Batch, Constraint, Generation, LoraSpec, OptimizerSpec, Scores, StepResult
+from mlxtune.backends.base import Batch, Constraint, Generation, LoraSpec, OptimizerSpec, StepResult, TokenScores
 from mlxtune.backends.option_tree import OptionTree, option_trees
 from mlxtune.backends.state import TrainingState, read_state, require_shapes, write_state
 from mlxtune.backends.supervision import (
@@ -28,16 +28,16 @@ from mlxtune.backends.supervision import (
     dropout_seed,
     reply_limits,
     require_prompts,
-    scores,
     step_result,
+    token_scores,
     total_weight,
 )
 from mlxtune.backends.torch.folding import Widened, fold
 from mlxtune.backends.torch.head import Float32Head
-from mlxtune.backends.torch.lines import lines
 from mlxtune.backends.torch.loading import network_dtype
-from mlxtune.backends.torch.packed import PackedEmbedding, PackedLinear
+from mlxtune.backends.torch.packing import pack
 from mlxtune.backends.torch.prefix_cache import Leaves, PrefixCache, cache_argument
+from mlxtune.backends.torch.quantized_linear import QuantizedEmbedding, QuantizedLinear
 from mlxtune.backends.torch.runtime import autocast, memory_for
 from mlxtune.models.architecture import n_parameters
 
@@ -74,7 +74,7 @@ class TorchModel:
         config = LoraConfig(
             r=spec.rank, lora_dropout=spec.dropout, target_modules=list(spec.layers), init_lora_weights=False
         )
-        config._register_custom_module({PackedLinear: LoraLinear})  # PEFT's documented way, for all its underscore
+        config._register_custom_module({QuantizedLinear: LoraLinear})  # PEFT's documented way, for all its underscore
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Unsupported layer type")  # of packed layers, which were just registered
             inject_adapter_in_model(config, self._network, ADAPTER)
@@ -82,12 +82,12 @@ class TorchModel:
         for layer, module in self._adapted.items():
             module.scaling[ADAPTER] = spec.scale
             for part, factor in _factors(module):
-                factor.weight = nn.Parameter(self._entering(weights[f"{layer}.{part}"]))
+                factor.weight = nn.Parameter(self._to_device(weights[f"{layer}.{part}"]))
         self._network.eval()
 
     def adapter_weights(self) -> dict[str, NDArray[np.float32]]:
         """The adapter's present values, named and shaped as `attach_lora` takes them."""
-        return {name: _leaving(value) for name, value in self._parameters().items()}
+        return {name: _to_numpy(value) for name, value in self._parameters().items()}
 
     def _parameters(self) -> dict[str, Tensor]:
         return {
@@ -96,7 +96,7 @@ class TorchModel:
             for part, factor in _factors(module)
         }
 
-    def _entering(self, value: NDArray[np.float32]) -> Tensor:
+    def _to_device(self, value: NDArray[np.float32]) -> Tensor:
         return torch.tensor(value, dtype=torch.float32, device=self._device)
 
     # Training
@@ -134,7 +134,7 @@ class TorchModel:
             gradients = [parameter.grad for parameter in self._parameters().values()]
             norm = torch.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
             # The one place where the host waits for the device.
-            result = step_result(batches, [_leaving(found) for found in nats], n_segments, float(norm))
+            result = step_result(batches, [_to_numpy(found) for found in nats], n_segments, float(norm))
             if math.isfinite(result.grad_norm) and math.isfinite(result.total_nats):
                 limit = self._spec.max_grad_norm
                 if limit is not None and result.grad_norm > limit:
@@ -177,7 +177,7 @@ class TorchModel:
 
     def _predicting(self, inputs: _Inputs, prefix: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
         """Hidden states that predict a target, (n, hidden), and those targets, (n,), in parts of POSITIONS_AT_ONCE."""
-        hidden = self._hidden(inputs.tokens, PrefixCache(prefix), inputs.offsets, inputs.sees)
+        hidden = self._hidden(inputs.tokens, PrefixCache(prefix), inputs.offsets, inputs.visible)
         predicting = hidden.reshape(-1, hidden.shape[-1])[inputs.positions]  # (N, hidden)
         parts = zip(predicting.split(POSITIONS_AT_ONCE), inputs.targets.split(POSITIONS_AT_ONCE), strict=True)
         return list(parts)
@@ -186,7 +186,7 @@ class TorchModel:
         return cross_entropy(self._head(hidden), targets, reduction="none")
 
     def _head_scores(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """-log p of each target and the likeliest token in its place, (n,) each."""
+        """-log p of each target and the most probable token in its place, (n,) each."""
         logits = self._head(hidden)
         return cross_entropy(logits, targets, reduction="none"), logits.argmax(-1)
 
@@ -195,7 +195,7 @@ class TorchModel:
         return self._network.lm_head(hidden)  # type: ignore[no-any-return]
 
     def _hidden(
-        self, tokens: Tensor, cache: PrefixCache, offsets: Tensor | None = None, sees: Tensor | None = None
+        self, tokens: Tensor, cache: PrefixCache, offsets: Tensor | None = None, visible: Tensor | None = None
     ) -> Tensor:
         """Last hidden states of tokens after what `cache` holds, (B, T, hidden).
 
@@ -203,16 +203,18 @@ class TorchModel:
             tokens: (B, T).
             cache: Keys and values before them, which all attend to.
             offsets: Position of each token after the cache's, (B, T); None is one after the other.
-            sees: Which of its row's tokens each attends to, (B, T, T); None is those up to itself.
+            visible: Which of its row's tokens each attends to, (B, T, T); None is those up to itself.
         """
         length, before = tokens.shape[1], cache.length
         offsets = torch.arange(length, device=self._device)[None] if offsets is None else offsets
         mask = None  # causal, by a kernel that needs none
-        if before or sees is not None:
-            sees = (
-                torch.ones(1, length, length, dtype=torch.bool, device=self._device).tril_() if sees is None else sees
+        if before or visible is not None:
+            visible = (
+                torch.ones(1, length, length, dtype=torch.bool, device=self._device).tril_()
+                if visible is None
+                else visible
             )
-            mask = nn.functional.pad(sees, (before, 0), value=True)[:, None]
+            mask = nn.functional.pad(visible, (before, 0), value=True)[:, None]
         with autocast(self._device, self._dtype):
             return self._network.model(  # type: ignore[no-any-return]
                 input_ids=tokens,
@@ -233,13 +235,13 @@ class TorchModel:
     # Scoring and generation
 
     @torch.inference_mode()
-    def score(self, batch: Batch) -> Scores:
+    def score(self, batch: Batch) -> TokenScores:
         """-log p of each supervised token, and whether none is likelier; dropout off, one forward pass for both."""
         with memory_for(f"scoring {described([batch])}", self._device):
             inputs = _Inputs(batch, self._device, alone=True)
             parts = [self._head_scores(*part) for part in self._predicting(inputs, self._prefix(inputs.prefix))]
-            nats, likeliest = map(torch.cat, zip(*parts, strict=True))
-            return scores(batch, _leaving(nats), likeliest.cpu().numpy())
+            nats, argmax = map(torch.cat, zip(*parts, strict=True))
+            return token_scores(batch, _to_numpy(nats), argmax.cpu().numpy())
 
     @torch.inference_mode()
     def logits(self, tokens: Sequence[int], positions: Sequence[int] | None = None) -> NDArray[np.float32]:
@@ -250,12 +252,12 @@ class TorchModel:
         inputs = self._ids(tokens)[None]
         embedding = self._network.model.embed_tokens
         with memory_for(f"computing logits of {len(tokens)} tokens", self._device), Widened():
-            if isinstance(embedding, PackedEmbedding):
+            if isinstance(embedding, QuantizedEmbedding):
                 embedded = embedding(inputs, torch.float32)
             else:
                 embedded = embedding(inputs).float()
             hidden = self._network.model(inputs_embeds=embedded, use_cache=False).last_hidden_state[0]
-            return _leaving(self._head(hidden if positions is None else hidden[self._ids(positions)]))
+            return _to_numpy(self._head(hidden if positions is None else hidden[self._ids(positions)]))
 
     def fold(self, types: Mapping[str, str]) -> None:
         """Fold the adapter into the weights, in place and layer by layer, each rounded once to the type it has in `types`."""
@@ -283,7 +285,9 @@ class TorchModel:
         width = max(map(len, prompts))
         # [shared | padding | own]: transformers counts positions over what the mask says is there.
         rows = [[*prompt[:shared], *[0] * (width - len(prompt)), *prompt[shared:]] for prompt in prompts]
-        there = [[1] * shared + [0] * (width - len(prompt)) + [1] * (len(prompt) - shared) for prompt in prompts]
+        attention_mask = [
+            [1] * shared + [0] * (width - len(prompt)) + [1] * (len(prompt) - shared) for prompt in prompts
+        ]
         settings = GenerationConfig(
             max_new_tokens=max(limits),
             eos_token_id=list(stop_tokens),
@@ -305,7 +309,7 @@ class TorchModel:
                 cache.update(*(tensor.expand(len(prompts), -1, -1, -1) for tensor in pair), layer)
             found = self._network.generate(
                 self._ids(rows),
-                attention_mask=self._ids(there),
+                attention_mask=self._ids(attention_mask),
                 generation_config=settings,
                 logits_processor=processors,
                 **{self._cache_argument: cache},
@@ -341,18 +345,18 @@ class TorchModel:
         """Log-probability of each option of a tree, one row of nodes that each attend to the prompt and their own path."""
         tokens = tree.tokens.copy()
         tokens[0] = last
-        sees = np.zeros((len(tokens), len(tokens)), np.bool_)
-        sees[np.arange(len(tokens))[:, None], tree.path] = True  # a path's repetitions are its own last node
+        visible = np.zeros((len(tokens), len(tokens)), np.bool_)
+        visible[np.arange(len(tokens))[:, None], tree.path] = True  # a path's repetitions are its own last node
         hidden = self._hidden(
             self._ids(tokens)[None],
             PrefixCache(before),
             self._ids(tree.depths)[None],
-            torch.tensor(sees, device=self._device)[None],
+            torch.tensor(visible, device=self._device)[None],
         )
         logits = self._head(hidden[0])  # (nodes, vocabulary)
         nats = cross_entropy(logits[self._ids(tree.predicting)], self._ids(tree.targets), reduction="none")
         totals = np.zeros(len(tree.options))
-        np.subtract.at(totals, tree.owners, _leaving(nats).astype(np.float64))
+        np.subtract.at(totals, tree.owners, _to_numpy(nats).astype(np.float64))
         return totals
 
     def _ids(self, values: Any) -> Tensor:
@@ -367,7 +371,7 @@ class TorchModel:
         state = self._optimizer.state
         parameters = self._parameters()
         first, second = (
-            {name: _leaving(state[value][key] if value in state else torch.zeros_like(value)) for name, value in parameters.items()}
+            {name: _to_numpy(state[value][key] if value in state else torch.zeros_like(value)) for name, value in parameters.items()}
             for key in ("exp_avg", "exp_avg_sq")
         )  # fmt: skip
         steps = max((int(one["step"]) for one in state.values()), default=0)
@@ -382,11 +386,11 @@ class TorchModel:
         moments = {}
         for index, (name, parameter) in enumerate(self._parameters().items()):
             with torch.no_grad():
-                parameter.copy_(self._entering(found.weights[name]))
+                parameter.copy_(self._to_device(found.weights[name]))
             moments[index] = {
                 "step": torch.tensor(float(found.steps)),
-                "exp_avg": self._entering(found.first_moments[name]),
-                "exp_avg_sq": self._entering(found.second_moments[name]),
+                "exp_avg": self._to_device(found.first_moments[name]),
+                "exp_avg_sq": self._to_device(found.second_moments[name]),
             }
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
@@ -416,28 +420,28 @@ class _Constrained(LogitsProcessor):  # type: ignore[misc]
 
 
 class _Inputs:
-    """A batch on the device: prefix, lines, and for each supervised token where it is predicted, its id and its weight.
+    """A batch on the device: prefix, packed rows, and for each supervised token where it is predicted, its id and its weight.
 
-    The prefix of a batch that shares it with no other may be part of a line.
+    The prefix of a batch that shares it with no other may be part of a sequence.
     """
 
     def __init__(self, batch: Batch, device: torch.device, alone: bool) -> None:
-        laid = lines(batch, with_prefix=alone)
-        self.prefix = _sent(laid.prefix, device)
-        self.tokens, self.offsets = _sent(laid.tokens, device), _sent(laid.offsets, device)
-        self.sees = None if laid.sees is None else _sent(laid.sees, device)
-        self.positions = _sent(laid.supervised.positions.astype(np.int64), device)
-        self.targets = _sent(laid.supervised.targets.astype(np.int64), device)
-        self.weights = _sent(laid.supervised.weights, device)
+        packed = pack(batch, with_prefix=alone)
+        self.prefix = _to_device(packed.prefix, device)
+        self.tokens, self.offsets = _to_device(packed.tokens, device), _to_device(packed.offsets, device)
+        self.visible = None if packed.visible is None else _to_device(packed.visible, device)
+        self.positions = _to_device(packed.supervised.positions.astype(np.int64), device)
+        self.targets = _to_device(packed.supervised.targets.astype(np.int64), device)
+        self.weights = _to_device(packed.supervised.weights, device)
 
 
-def _sent(array: NDArray[Any], device: torch.device) -> Tensor:
+def _to_device(array: NDArray[Any], device: torch.device) -> Tensor:
     """An array on the device; a copy to a GPU goes on while the host does."""
     tensor = torch.tensor(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
-def _leaving(value: Tensor) -> NDArray[np.float32]:
+def _to_numpy(value: Tensor) -> NDArray[np.float32]:
     return np.array(value.detach().float().cpu(), np.float32)
 
 

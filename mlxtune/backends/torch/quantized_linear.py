@@ -1,6 +1,6 @@
-"""Layers of a frozen weight that is unpacked block by block: MLX's affine groups, and 16-bit heads in float32.
+"""Linear and embedding layers over a quantized weight, dequantized block by block; 16-bit heads in float32. Frozen.
 
-No unpacked weight outlives the block it is used in, in the forward or the backward pass: the memory of a 4-bit model
+No dequantized weight outlives the block it is used in, in the forward or the backward pass: the memory of a 4-bit model
 stays that of its packed weights.
 """
 
@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from mlxtune.backends.torch.affine import Packed, dequantize
 
-# Elements unpacked at once: 16 MB in float32, a small layer whole.
+# Elements dequantized at once: 16 MB in float32, a small layer whole.
 BLOCK_ELEMENTS = 1 << 22
 
 # Rows start to stop of a weight, (stop - start, in), in a type.
 Rows = Callable[[int, int, torch.dtype], Tensor]
 
 
-class PackedWeight(nn.Module):
+class QuantizedWeight(nn.Module):
     """A weight in MLX's affine groups, (out, in), as buffers of a network.
 
     Args:
@@ -42,9 +42,9 @@ class PackedWeight(nn.Module):
 
     def rows(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
         """Rows start to stop, (stop - start, in)."""
-        return self.unpack(slice(start, stop), dtype)
+        return self.dequantized(slice(start, stop), dtype)
 
-    def unpack(self, rows: slice | Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    def dequantized(self, rows: slice | Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Some rows in a type, computed in it where it is wider than the scales' own; None is theirs."""
         group_size, bits = self.packing.group_size, self.packing.bits
         computed = self.scales.dtype if dtype is None else torch.promote_types(self.scales.dtype, dtype)
@@ -52,12 +52,12 @@ class PackedWeight(nn.Module):
         return dequantize(self.packed[rows], scales, biases, group_size, bits, dtype)
 
 
-class PackedLinear(nn.Module):
-    """`nn.Linear` over a packed weight."""
+class QuantizedLinear(nn.Module):
+    """`nn.Linear` over a quantized weight."""
 
     bias: Tensor | None
 
-    def __init__(self, packed: PackedWeight, bias: Tensor | None = None) -> None:
+    def __init__(self, packed: QuantizedWeight, bias: Tensor | None = None) -> None:
         super().__init__()
         self.packed = packed
         self.in_features, self.out_features = packed.n_in, packed.n_out
@@ -74,16 +74,16 @@ class PackedLinear(nn.Module):
         return outputs if self.bias is None else outputs + self.bias.to(outputs.dtype)
 
 
-class PackedEmbedding(nn.Module):
-    """`nn.Embedding` over a packed weight."""
+class QuantizedEmbedding(nn.Module):
+    """`nn.Embedding` over a quantized weight."""
 
-    def __init__(self, packed: PackedWeight) -> None:
+    def __init__(self, packed: QuantizedWeight) -> None:
         super().__init__()
         self.packed = packed
 
     def forward(self, tokens: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """(...) -> (..., hidden), in a type; None is that of the scales."""
-        return self.packed.unpack(tokens.reshape(-1), dtype).reshape(*tokens.shape, self.packed.n_in)
+        return self.packed.dequantized(tokens.reshape(-1), dtype).reshape(*tokens.shape, self.packed.n_in)
 
 
 def frozen_product(inputs: Tensor, rows: Rows, n_out: int) -> Tensor:
@@ -97,7 +97,7 @@ def frozen_product(inputs: Tensor, rows: Rows, n_out: int) -> Tensor:
 
 
 class _FrozenProduct(torch.autograd.Function):
-    """Keeps neither inputs nor weight: the gradient of the inputs needs the weight alone, unpacked again."""
+    """Keeps neither inputs nor weight: the gradient of the inputs needs the weight alone, dequantized again."""
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, rows: Rows, n_out: int) -> Tensor:

@@ -1,0 +1,72 @@
+"""Packing: several rows end to end in one sequence, so that short rows beside a long one cost no padding. NumPy only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxtune.backends.base import Batch
+from mlxtune.backends.supervision import Supervised, supervised
+
+# Tokens of a sequence of several rows. Attention within it costs its square, whoever attends to whom; up to here that is
+# small beside the linear layers. A longer row has a sequence of its own.
+MAX_TOKENS = 512
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """A batch's rows, without the last token of each, which predicts nothing, in sequences of one length.
+
+    Attributes:
+        prefix: Token ids that open every row and are to be computed before, (P,), int64; empty where the sequence holds them.
+        tokens: (R, L), int64; 0 where a sequence holds nothing.
+        offsets: Place of each token after `prefix` in its row, (R, L), int64.
+        visible: Which of its sequence's tokens each may attend to, (R, L, L): those of its own row up to itself, and a
+            prefix that the sequence holds. None where each holds one row, so that all before it are its own.
+        supervised: The supervised tokens in row order; positions are in the sequences, flattened.
+    """
+
+    prefix: NDArray[np.int64]
+    tokens: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+    visible: NDArray[np.bool_] | None
+    supervised: Supervised
+
+
+def pack(batch: Batch, length: int = MAX_TOKENS, with_prefix: bool = False) -> PackedBatch:
+    """Pack a batch; a sequence takes rows, the longest first, while they fit `length`.
+
+    Args:
+        batch: The rows.
+        length: Of a sequence, unless a row is longer.
+        with_prefix: Let the sequence hold the prefix as well, if one is enough: one pass instead of two.
+    """
+    lengths = [int(count) - 1 for count in batch.lengths]
+    length = max(length, *lengths)
+    sequence_of, start = np.zeros(len(lengths), np.int64), np.zeros(len(lengths), np.int64)
+    filled: list[int] = []
+    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
+        sequence = next((at for at, used in enumerate(filled) if used + lengths[row] <= length), len(filled))
+        if sequence == len(filled):
+            filled.append(0)
+        sequence_of[row], start[row] = sequence, filled[sequence]
+        filled[sequence] += lengths[row]
+    n_inside = len(batch.prefix) if with_prefix and len(filled) == 1 else 0
+    shape = (len(filled), n_inside + max(filled))
+    tokens, offsets, owner = np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.full(shape, -1)
+    tokens[:, :n_inside], offsets[:, :n_inside] = batch.prefix[:n_inside], np.arange(n_inside)
+    for row, count in enumerate(lengths):
+        start[row] += n_inside
+        place = (sequence_of[row], slice(start[row], start[row] + count))
+        tokens[place], offsets[place], owner[place] = batch.tokens[row, :count], n_inside + np.arange(count), row
+    visible = None
+    if len(filled) < len(lengths):
+        visible = (owner[:, :, None] == owner[:, None, :]) & np.tri(shape[1], dtype=np.bool_)
+        visible[:, n_inside:, :n_inside] = True
+    found = supervised(batch)
+    rows, columns = np.nonzero(batch.supervised)
+    positions = (sequence_of[rows] * shape[1] + start[rows] + columns - 1).astype(np.int32)
+    before = batch.prefix[n_inside:].astype(np.int64)
+    return PackedBatch(before, tokens, offsets, visible, Supervised(positions, found.targets, found.weights))
