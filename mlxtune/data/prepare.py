@@ -22,7 +22,7 @@ from mlxtune.data.splitting import SplitPositions, split_positions
 from mlxtune.errors import DataError
 from mlxtune.files import cache_folder
 from mlxtune.models.tokenizer import Tokenizer
-from mlxtune.recipe.sections import Clean, LabelField, LabelsField, Recipe, TextField
+from mlxtune.recipe.sections import Clean, Recipe
 
 
 @dataclass(frozen=True)
@@ -211,13 +211,10 @@ def clean(rows: Sequence[Row], recipe: Recipe, settings: Clean) -> Cleaned:
     return clean_rows(
         rows,
         text_column=recipe.data.text,
-        label_columns={
-            name: field.labels if isinstance(field, (LabelField, LabelsField)) else None
-            for name, field in fields.items()
-        },
+        label_columns={name: field.closed_labels for name, field in fields.items()},
         settings=settings,
-        free_text=[name for name, field in fields.items() if isinstance(field, TextField)],
-        separators={name: field.separator for name, field in fields.items() if isinstance(field, LabelsField)},
+        free_text=recipe.output.text_fields,
+        separators={name: field.label_separator for name, field in fields.items() if field.label_separator},
     )
 
 
@@ -228,7 +225,7 @@ def split_rows(rows: Sequence[Row], recipe: Recipe) -> SplitPositions:
         DataError: All rows are near-duplicates of one another, so that none can be taken.
     """
     assert recipe.data.valid_fraction is not None
-    closed = [name for name, field in recipe.output.fields.items() if not isinstance(field, TextField) and field.labels]
+    closed = [name for name, field in recipe.output.fields.items() if field.closed_labels]
     texts = [_text(row, recipe) for row in rows]
     strata = [tuple(label_class(row, recipe, name) for name in closed) for row in rows]
     positions = split_positions(texts, strata, recipe.data.valid_fraction, recipe.train.seed)
@@ -257,7 +254,7 @@ def augment_rows(
     """
     if recipe.data.augment is None:
         return None
-    named = [name for name, field in recipe.output.fields.items() if not isinstance(field, TextField)]
+    named = recipe.output.label_fields
     return augment(
         rows,
         [{name: _labels(row, recipe, name) for name in named} for row in rows],
@@ -299,7 +296,7 @@ def balance_rows(rows: Sequence[Row], recipe: Recipe) -> Balanced | None:
     if wanted is None:
         return None
     how = (wanted.method, recipe.train.seed, wanted.ratio, wanted.max_repeats)
-    if wanted.by == "labels" and isinstance(recipe.output.fields[wanted.field], LabelsField):
+    if wanted.by == "labels" and recipe.output.fields[wanted.field].label_separator:
         return balance_labels([_labels(row, recipe, wanted.field) for row in rows], *how)
     return balance([label_class(row, recipe, wanted.field) for row in rows], *how)
 
@@ -313,10 +310,10 @@ def _labels(row: Row, recipe: Recipe, name: str) -> list[str]:
     """The labels of a field in a row, each once, in one order."""
     field = recipe.output.fields[name]
     value = row.fields.get(name)
-    if not isinstance(field, LabelsField):
+    if field.label_separator is None:
         return [str("" if value is None else value).strip()]
-    found = set(split_labels(value, field.separator, field.labels))
-    order = [label for label in field.labels or [] if label in found]
+    found = set(split_labels(value, field.label_separator, field.closed_labels))
+    order = [label for label in field.closed_labels or [] if label in found]
     return [*order, *sorted(found.difference(order))]
 
 
@@ -328,7 +325,7 @@ def require_every_label(recipe: Recipe, report: CleaningReport) -> None:
     """
     unknown = [drop for drop in report.dropped if drop.reason == "unknown_label"]
     for name, field in recipe.output.fields.items():
-        for label in (field.labels if isinstance(field, (LabelField, LabelsField)) else None) or []:
+        for label in field.closed_labels or []:
             if unknown and not report.labels.get(name, {}).get(label):
                 first = unknown[0]
                 raise DataError(

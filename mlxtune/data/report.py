@@ -39,7 +39,7 @@ from mlxtune.data.rows import Row, read_rows
 from mlxtune.data.template import ReplyTemplate
 from mlxtune.errors import DataError, DataErrors
 from mlxtune.models.tokenizer import Tokenizer
-from mlxtune.recipe.sections import Clean, LabelsField, Recipe, TextField
+from mlxtune.recipe.sections import Clean, Recipe
 
 SPLITS = ("train", "valid", "test")
 
@@ -326,7 +326,7 @@ class _Draft:
     def __init__(self, recipe: Recipe, tokenizer: Tokenizer, given: Mapping[str, Sequence[Row]]) -> None:
         self.recipe, self.tokenizer, self._given = recipe, tokenizer, given
         self.template = ReplyTemplate(recipe.output)
-        self.label_fields = [n for n, field in self.template.fields.items() if not isinstance(field, TextField)]
+        self.label_fields = list(self.template.label_fields)
         self.splits: dict[str, SplitReport] = {}
         self.findings: list[Finding] = []
         self.conflicts: list[ConflictingRows] = []
@@ -402,12 +402,12 @@ class _Draft:
             label_sets={
                 n: dict(Counter(label_class(row, recipe, n) for row in final).most_common())
                 for n in self.label_fields
-                if isinstance(self.template.fields[n], LabelsField)
+                if self.template.fields[n].label_separator
             },
             cooccurrence={
                 n: dict(Counter(pair for row in labels for pair in combinations(row[n], 2)).most_common())
                 for n in self.label_fields
-                if isinstance(self.template.fields[n], LabelsField)
+                if self.template.fields[n].label_separator
             },
         )
         if valid is not None:
@@ -523,18 +523,17 @@ class _Draft:
     def _counts(self, name: str, values: Sequence[Sequence[str]]) -> dict[str, int]:
         field = self.template.fields[name]
         counts = Counter(label for labels in values for label in labels)
-        if isinstance(field, TextField) or not field.labels:
+        if not field.closed_labels:
             return dict(counts.most_common())
-        return {label: counts[label] for label in field.labels}
+        return {label: counts[label] for label in field.closed_labels}
 
     def _labels(self, row: Row) -> dict[str, list[str]]:
         """Field -> labels of a row, each once, in the recipe's order where it has one, else sorted."""
         found: dict[str, list[str]] = {}
         for name in self.label_fields:
             field = self.template.fields[name]
-            separator = field.separator if isinstance(field, LabelsField) else None
-            allowed = None if isinstance(field, TextField) else field.labels
-            labels = set(split_labels(row.fields.get(name), separator, allowed))
+            allowed = field.closed_labels
+            labels = set(split_labels(row.fields.get(name), field.label_separator, allowed))
             order = {label: place for place, label in enumerate(allowed or [])}
             found[name] = sorted(labels, key=lambda label, order=order: (order.get(label, len(order)), label))  # type: ignore[misc]
         return found

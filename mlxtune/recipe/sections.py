@@ -179,6 +179,16 @@ class _OutputField(Section):
     loss_weight: float = Field(1.0, ge=0)
     """Weight of this field's tokens in the loss; the template's own tokens weigh 1."""
 
+    @property
+    def closed_labels(self) -> list[str] | None:
+        """The allowed labels; None of an open list, or where there are no labels."""
+        return None
+
+    @property
+    def label_separator(self) -> str | None:
+        """What stands between the labels of a set; None where there is one label, or none."""
+        return None
+
 
 def _weights_kind(value: object) -> str | None:
     return "weights" if isinstance(value, dict) else "word" if value == "balanced" else None
@@ -224,6 +234,11 @@ class LabelField(_Labelled):
     labels: list[str] = Field(min_length=2)
     """The allowed labels."""
 
+    @property
+    def closed_labels(self) -> list[str] | None:
+        """The allowed labels."""
+        return self.labels
+
     @model_validator(mode="after")
     def _check(self) -> LabelField:
         self._check_labels(self.labels)
@@ -240,6 +255,16 @@ class LabelsField(_Labelled):
     """What stands between two labels."""
     exclusive: str | None = None
     """A label that only ever stands alone, such as 'none'."""
+
+    @property
+    def closed_labels(self) -> list[str] | None:
+        """The allowed labels; None of an open list."""
+        return self.labels
+
+    @property
+    def label_separator(self) -> str | None:
+        """What stands between two labels."""
+        return self.separator
 
     @model_validator(mode="after")
     def _check(self) -> LabelsField:
@@ -446,13 +471,13 @@ class Recipe(Section):
             if name not in known:
                 raise _wrong(f"data.columns.{name}", "nothing uses this column" + did_you_mean(name, known))
         self._check_metrics()
-        with_labels = [field for field in self.output.fields.values() if isinstance(field, (LabelField, LabelsField))]
+        with_labels = [self.output.fields[name] for name in self.output.label_fields]
         for position, name in enumerate(self.evaluate.baselines):
             if not with_labels and name in ("majority", "keywords", "tfidf"):
                 raise _wrong(f"evaluate.baselines.{position}", f"{name!r} needs an output field with labels")
-        listed = [label for field in with_labels for label in field.labels or []]
+        listed = [label for field in with_labels for label in field.closed_labels or []]
         for label in self.evaluate.keywords:
-            if label not in listed and all(field.labels for field in with_labels):
+            if label not in listed and all(field.closed_labels for field in with_labels):
                 raise _wrong(f"evaluate.keywords.{label}", "not one of the labels" + did_you_mean(label, listed))
         if (balance := self.data.balance) is not None:
             labelled = self.output.label_fields
