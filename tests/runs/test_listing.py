@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from mlxtune.errors import RunError
-from mlxtune.report.run_table import age_text, size_text
+from mlxtune.report.run_table import age_text, run_tables, size_text
+from mlxtune.report.tables import to_text
 from mlxtune.runs.folder import RunFolder
 from mlxtune.runs.listing import Cleaning, clean, list_runs, look_at, plan_cleaning
 from tests.conftest import Result, Run
@@ -182,19 +183,45 @@ def test_values_of_other_types_are_unknown_and_not_fatal() -> None:
     assert abs((datetime.now(timezone.utc) - run.created).total_seconds()) < 600
 
 
-def test_the_command_lists_runs_as_a_table_and_as_json(mlxtune: Run) -> None:
-    long = made("intent/a-run-with-a-name-that-would-fold-" + 60 * "x")
+def test_the_table_has_a_line_a_run_then_what_is_wrong_and_what_it_takes() -> None:
+    made("intent/one")
     made("other/two", 30 * 24, status="failed", error="step 3: not finite", backend="torch", best=None)
+    text = to_text(run_tables(list_runs(Path("runs")), NOW), 120)
+    assert [line for line in text.splitlines() if line.strip(" ─")] == [
+        " run               recipe   backend   status         step              best validation    age     size",
+        " runs/intent/one   intent   mlx       finished   60 of 60   intents.exact_match 0.7500    1 h   1.3 kB",
+        " runs/other/two    other    torch     failed     40 of 60                                30 d   1.3 kB",
+        "runs/other/two: step 3: not finite",
+        "2 runs, 2.6 kB; checkpoints of finished ones: 1.0 kB",
+    ]
+
+
+def test_a_long_name_is_not_folded_where_there_is_no_terminal(mlxtune: Run) -> None:
+    long = made("intent/a-run-with-a-name-that-would-fold-" + 60 * "x")
     table = mlxtune("runs")
-    assert table.code == 0 and table.err == ""
-    line = next(line for line in table.out.splitlines() if str(long) in line)
-    assert all(word in line for word in ("intent", "mlx", "finished", "60 of 60", "intents.exact_match 0.7500", "kB"))
-    assert "runs/other/two: step 3: not finite" in table.out
-    assert "2 runs, 2." in table.out and "checkpoints of finished ones: 1.0 kB" in table.out
+    assert (table.code, table.err) == (0, "")
+    (line,) = [line for line in table.out.splitlines() if str(long) in line]
+    assert line.split()[1:5] == ["intent", "mlx", "finished", "60"]
+
+
+def test_the_command_lists_runs_as_json(mlxtune: Run) -> None:
+    made("intent/one")
+    made("other/two", 30 * 24, status="failed", error="step 3: not finite", backend="torch", best=None)
     found = json.loads(mlxtune("runs", "--json").out)
-    assert found == json.loads(mlxtune("runs", "list", "runs", "--json").out) and found["folder"] == "runs"
-    assert [run["status"] for run in found["runs"]] == ["finished", "failed"]
-    assert found["runs"][0]["run"] == str(long) and found["runs"][0]["step"] == 60
+    assert found == {
+        "folder": "runs",
+        "runs": [json.loads(json.dumps(run.as_json())) for run in list_runs(Path("runs"))],
+    }
+    assert [(run["run"], run["status"], run["step"]) for run in found["runs"]] == [
+        ("runs/intent/one", "finished", 60),
+        ("runs/other/two", "failed", 40),
+    ]
+
+
+def test_list_may_be_left_out_and_a_folder_may_be_named(mlxtune: Run) -> None:
+    made("intent/one")
+    made("other/two")
+    assert mlxtune("runs", "--json").out == mlxtune("runs", "list", "runs", "--json").out
     assert "other/two" not in mlxtune("runs", "runs/intent").out
 
 
