@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -63,6 +64,14 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     """No test reads or fills the user's cache, nor reaches a hub."""
     monkeypatch.setenv("MLXTUNE_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(autouse=True)
+def _messages() -> None:
+    """What the library reports reaches `caplog`, also after a command line of an earlier test showed it on stderr."""
+    ours = logging.getLogger("mlxtune")
+    ours.handlers.clear()
+    ours.propagate = True
 
 
 @pytest.fixture(scope="session", params=["qwen2", "qwen3", "llama"])

@@ -40,13 +40,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation/predict": {
         "errors", "progress", "recipe", "models", "backends/base", "data", "evaluation/metrics", "evaluation/fields"
     },
-    "evaluation/judge": {*LOW, "progress", "recipe", "chat", "evaluation/metrics", "evaluation/predict"},
+    "evaluation/judge": {*LOW, "progress", "recipe", "runs", "chat", "evaluation/metrics", "evaluation/predict"},
     "evaluation": {
-        *LOW, "version", "progress", "recipe", "runs", "chat", "models", "backends/base", "data", "evaluation/metrics",
+        *LOW, "version", "progress", "recipe", "runs", "chat", "models", "backends/base", "backends/adapter", "data",
+        "evaluation/metrics",
         "evaluation/fields", "evaluation/predict", "evaluation/judge",
     },
     "evaluation/compare": {
-        "errors", "recipe", "runs", "evaluation/metrics", "evaluation/fields", "evaluation/predict", "evaluation"
+        "errors", "recipe", "runs", "backends/adapter", "evaluation/metrics", "evaluation/fields", "evaluation/predict",
+        "evaluation",
     },
     "evaluation/review": {
         *LOW, "version", "recipe", "runs", "data", "evaluation/metrics", "evaluation/predict", "evaluation"

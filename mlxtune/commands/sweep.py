@@ -77,7 +77,7 @@ def sweep(
     say(f"{len(cells)} combinations in {folder}")
     where = ["--backend", backend, "--device", device]
     try:
-        done = run_sweep(cells, folder, say=say, evaluate=not no_evaluate, force=force, where=where)
+        done = run_sweep(cells, folder, evaluate=not no_evaluate, force=force, where=where)
     except KeyboardInterrupt:
         say("What is done is kept; the same command goes on from there.")
         raise

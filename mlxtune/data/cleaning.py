@@ -78,9 +78,6 @@ class CleaningReport:
     conflicts: tuple[Conflict, ...]
 
 
-Account = CleaningReport  # as report/data_tables.py calls it
-
-
 @dataclass(frozen=True)
 class Cleaned:
     """The rows kept, in their order, and what became of the rest."""

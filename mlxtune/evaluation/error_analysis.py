@@ -16,7 +16,6 @@ from mlxtune.evaluation.predict.predictions import Prediction
 from mlxtune.evaluation.score import column
 from mlxtune.recipe.sections import Recipe
 
-ERRORS_FILE = "errors.json"
 MAX_CASES = 100  # of each: all of a large test set would be its predictions once more
 
 

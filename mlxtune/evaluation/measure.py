@@ -24,7 +24,7 @@ from mlxtune.evaluation.baselines import (
     predictions_file,
 )
 from mlxtune.evaluation.differences import compare
-from mlxtune.evaluation.error_analysis import ERRORS_FILE, ErrorAnalysis, find_errors
+from mlxtune.evaluation.error_analysis import ErrorAnalysis, find_errors
 from mlxtune.evaluation.limits import limit_warnings, position_warnings
 from mlxtune.evaluation.metrics.bertscore import BertScore
 from mlxtune.evaluation.predict import partial
@@ -35,19 +35,12 @@ from mlxtune.evaluation.predict.probabilities import Distribution, field_calibra
 from mlxtune.evaluation.predict.recording import Recorded, record_predictions
 from mlxtune.evaluation.results import Against, DecodingResult, Evaluated, EvaluatedModel, EvaluationResult, Speed
 from mlxtune.evaluation.score import score
-from mlxtune.evaluation.stored import (
-    FREE_PREDICTIONS_FILE,
-    PREDICTIONS_FILE,
-    SCORES_FILE,
-    comparable,
-    decodings_of,
-    read_scores,
-    stored_predictions,
-)
+from mlxtune.evaluation.stored import comparable, decodings_of, read_scores, stored_predictions
 from mlxtune.files import write_json
 from mlxtune.models.tokenizer import Tokenizer
 from mlxtune.progress import SILENT, Progress
 from mlxtune.recipe.sections import Recipe
+from mlxtune.runs.layout import ERRORS_FILE, FREE_PREDICTIONS_FILE, PREDICTIONS_FILE, SCORES_FILE
 from mlxtune.version import __version__
 
 BOTH = "both"

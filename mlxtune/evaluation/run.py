@@ -13,15 +13,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mlxtune.backends.adapter import WEIGHTS_FILE
 from mlxtune.backends.base import Backend
 from mlxtune.chat.client import ChatServerError
 from mlxtune.data.rows import Row
 from mlxtune.errors import DataError
 from mlxtune.evaluation.baselines import ASKED
 from mlxtune.evaluation.differences import compare
-from mlxtune.evaluation.error_analysis import ERRORS_FILE, find_errors
+from mlxtune.evaluation.error_analysis import find_errors
 from mlxtune.evaluation.judge.ratings import (
-    JUDGE_FILE,
     Judgement,
     JudgeRequest,
     Ratings,
@@ -44,7 +44,6 @@ from mlxtune.evaluation.predict.given import read_replies
 from mlxtune.evaluation.predict.predictions import Prediction
 from mlxtune.evaluation.results import Against, EvaluatedModel, GivenReplies
 from mlxtune.evaluation.stored import (
-    SCORES_FILE,
     common_decoding,
     comparable,
     finished_evaluation,
@@ -59,6 +58,7 @@ from mlxtune.files import write_json
 from mlxtune.models.base_model import base_folder, fingerprint
 from mlxtune.progress import SILENT, Progress
 from mlxtune.runs.folder import locked
+from mlxtune.runs.layout import ERRORS_FILE, JUDGE_FILE, SCORES_FILE
 
 log = logging.getLogger(__name__)
 
@@ -233,7 +233,7 @@ def _asked(
         recipe.model.revision,
         fingerprint(base_folder(recipe.model, backend, progress=False)),
         task_hash(recipe),
-        None if subject.adapter is None else identity(subject.adapter / "adapters.safetensors"),
+        None if subject.adapter is None else identity(subject.adapter / WEIGHTS_FILE),
         identity(Path(str(recipe.data.test)), len(rows)),
         backend.name,
         request.overrides,

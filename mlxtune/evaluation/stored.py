@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlxtune.backends.adapter import WEIGHTS_FILE
 from mlxtune.data.examples import expected_values
 from mlxtune.data.rows import Row, content_hash
 from mlxtune.errors import Misuse, Problem, RunError
@@ -24,11 +25,8 @@ from mlxtune.evaluation.subject import Subject
 from mlxtune.files import heal
 from mlxtune.recipe.load import load_recipe
 from mlxtune.recipe.sections import Recipe
-from mlxtune.runs.folder import BASE, RUNS, TUNED, RunFolder, latest_run, open_run
-
-SCORES_FILE = "scores.json"
-PREDICTIONS_FILE = "predictions.jsonl"
-FREE_PREDICTIONS_FILE = "predictions-free.jsonl"
+from mlxtune.runs.folder import RunFolder, latest_run, open_run
+from mlxtune.runs.layout import BASE, EVALUATIONS, PREDICTIONS_FILE, RUN_FILE, RUNS, SCORES_FILE, TUNED
 
 StoredScores = Mapping[str, Any]  # the content of a scores.json, of this version or an earlier one
 
@@ -79,11 +77,7 @@ def open_evaluation(path: Path, name: str = TUNED, evaluated: bool = True) -> St
         RecipeError: A recipe cannot be read.
     """
     heal(path.parent, path.name)
-    if (
-        path.is_dir()
-        and not (path / "run.json").is_file()
-        and ((path / "scores.json").is_file() or lies_in_a_run(path))
-    ):
+    if path.is_dir() and not (path / RUN_FILE).is_file() and ((path / SCORES_FILE).is_file() or lies_in_a_run(path)):
         place = path if len(path.parts) > 1 else path.absolute()
         run = open_run(place.parent.parent) if lies_in_a_run(path) else None
         scores = read_scores(path)
@@ -157,7 +151,7 @@ def short_names(evaluations: Sequence[StoredEvaluation]) -> list[str]:
 def lies_in_a_run(path: Path) -> bool:
     """Whether a folder lies where a run keeps an evaluation."""
     place = path.absolute()
-    return place.parent.name == "evaluation" and (place.parent.parent / "run.json").is_file()
+    return place.parent.name == EVALUATIONS and (place.parent.parent / RUN_FILE).is_file()
 
 
 def refuse_finished(out: Path, force: bool) -> None:
@@ -267,7 +261,7 @@ def finished_evaluation(
         return None
     predictions = stored_predictions(out, scores)
     recipe = subject.recipe
-    adapter = subject.adapter and identity(subject.adapter / "adapters.safetensors").sha256
+    adapter = subject.adapter and identity(subject.adapter / WEIGHTS_FILE).sha256
     other = []
     if not _same_rows(predictions, rows, expected_values(rows, recipe)):
         other.append("other rows")
@@ -301,7 +295,7 @@ def _same_rows(predictions: Sequence[Prediction], rows: Sequence[Row], expected:
 def _runs_of(path: Path) -> list[Path]:
     """The path, or the finished runs of the sweep whose folder it is."""
     file = path / "sweep.json"
-    if (path / "run.json").exists() or not file.is_file():
+    if (path / RUN_FILE).exists() or not file.is_file():
         return [path]
     try:
         cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
@@ -314,7 +308,7 @@ def _runs_of(path: Path) -> list[Path]:
 
 
 def _not_evaluated(run: RunFolder, name: str) -> str:
-    there = sorted(file.parent.name for file in (run.path / "evaluation").glob("*/scores.json"))
+    there = sorted(file.parent.name for file in (run.path / EVALUATIONS).glob(f"*/{SCORES_FILE}"))
     others = f"; it has {', '.join(there)}, which --name takes" if there else ""
     if name not in (TUNED, BASE):
         return f"has no evaluation named {name!r}{others}"

@@ -16,7 +16,8 @@ from mlxtune.models.base_model import base_folder, require_base
 from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
 from mlxtune.recipe.load import load_recipe
 from mlxtune.recipe.sections import Recipe
-from mlxtune.runs.folder import BASE, RUNS, TUNED, RunFolder, latest_run, named_run
+from mlxtune.runs.folder import RunFolder, latest_run, named_run
+from mlxtune.runs.layout import BASE, RUNS, TUNED
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def find_subject(path: Path, overrides: Sequence[str] = (), base: bool = False) 
         run = newest
         if not other_model:
             recipe = recipe.model_copy(update={"model": run.recipe().model})
-    if not base and not (run.adapter / "adapter_config.json").is_file():
+    if not base and not run.has_adapter:
         raise RunError(f"{run}: has no adapter (status: {run.info().get('status')}); train it to its first checkpoint")
     return Subject(recipe, run, base, other_model)
 

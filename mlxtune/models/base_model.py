@@ -27,16 +27,13 @@ FINGERPRINT = "2:"  # which kind of fingerprint it is; change it with what it is
 FINGERPRINT_BYTES = 1 << 14  # of each weight: enough to tell models apart, little enough for 15 GB of them
 
 
-def base_folder(
-    section: ModelSection, backend: Backend, *, progress: bool = True, say: Callable[[str], None] = logger.info
-) -> Path:
+def base_folder(section: ModelSection, backend: Backend, *, progress: bool = True) -> Path:
     """The model folder to load.
 
     Args:
         section: The recipe's `model`.
         backend: Converts, where needed.
         progress: Show a download's progress, on a terminal.
-        say: Told what takes long, when it is done.
 
     Raises:
         ModelError: The model cannot be found, read or converted.
@@ -49,10 +46,11 @@ def base_folder(
     what = "plain" if quantize is None else f"{quantize.bits}bit-g{quantize.group_size}"
 
     def convert(folder: Path) -> None:
-        say(f"converting {source.name}{f' to {quantize.bits} bits' if quantize else ''}, once; kept in {folder}")
+        to = f" to {quantize.bits} bits" if quantize else ""
+        logger.info("converting %s%s, once; kept in %s", source.name, to, folder)
         backend.convert(source.path, folder, spec)
 
-    return _cached(source, what, convert, say)
+    return _cached(source, what, convert)
 
 
 def config_and_tokenizer(section: ModelSection, *, progress: bool = True) -> tuple[dict[str, Any], Path]:
@@ -112,10 +110,8 @@ def models_cache() -> Path:
     return cache_folder() / "models"
 
 
-def _cached(
-    source: ModelSource, what: str, make: Callable[[Path], None], say: Callable[[str], None] = logger.info
-) -> Path:
+def _cached(source: ModelSource, what: str, make: Callable[[Path], None]) -> Path:
     """The cache's folder for a source, made by `make` unless it is there."""
     cache = models_cache()
-    identity = source.identity or model_hash(source.path, cache, say)
+    identity = source.identity or model_hash(source.path, cache)
     return kept(cache, source.name, identity, what, make)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import re
 import time
@@ -23,6 +24,8 @@ from typing import Any
 
 from mlxtune.errors import ModelError, RunError, did_you_mean
 from mlxtune.files import heal, hold, is_held, left_over, remove_folder, write_json
+
+log = logging.getLogger(__name__)
 
 # Part of every cache key: raise it when a conversion writes something else than before.
 CACHE_VERSION = 2
@@ -97,19 +100,18 @@ def kept(cache: Path, name: str, identity: str, what: str, make: Callable[[Path]
     return folder
 
 
-def model_hash(model: Path, cache: Path, say: Callable[[str], None]) -> str:
+def model_hash(model: Path, cache: Path) -> str:
     """SHA-256 of a .gguf file, or of all that counts in a model folder: the same wherever it lies.
 
     Args:
         model: The file or folder.
         cache: The folder of all conversions, which remembers hashes, so that files are read once.
-        say: Told before much is read.
     """
     files = [model] if model.is_file() else sorted(path for path in model.iterdir() if path.suffix in MODEL_SUFFIXES)
     hashes = _Hashes(cache)
     n_bytes = sum(file.stat().st_size for file in files if hashes.known(file) is None)
     if n_bytes > NOTABLE_BYTES:
-        say(f"reading {model} ({n_bytes / 1e9:.1f} GB) once, to know its conversion again")
+        log.info("reading %s (%.1f GB) once, to know its conversion again", model, n_bytes / 1e9)
     found = {file.name: hashes.known(file) or hashes.read(file) for file in files}
     hashes.save()
     if model.is_file():

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlxtune.data.balance import Balanced
-from mlxtune.data.cleaning import Account
+from mlxtune.data.cleaning import CleaningReport
 from mlxtune.data.report import DataReport, Finding, Lengths, SplitReport
 from mlxtune.data.rows import Row
 from mlxtune.report.cells import cell_text, new_table, titled
@@ -137,7 +137,7 @@ def _left_in(split: SplitReport) -> str:
     return ", ".join(f"{count:,} {what}" for what, count in found.items() if count > 0)
 
 
-def _less(found: Account, removed: Account | None, name: str) -> int:
+def _less(found: CleaningReport, removed: CleaningReport | None, name: str) -> int:
     return int(getattr(found, name)) - (int(getattr(removed, name)) if removed else 0)
 
 

@@ -16,6 +16,7 @@ from mlxtune.recipe.load import load_recipe
 from mlxtune.recipe.sections import Recipe
 from mlxtune.runs.layout import (
     ADAPTER,
+    ADAPTER_CONFIG,
     CHECKPOINTS,
     EVALUATIONS,
     FUSED,
@@ -23,11 +24,9 @@ from mlxtune.runs.layout import (
     METRICS_FILE,
     RECIPE_FILE,
     RUN_FILE,
+    RUNS,
     checkpoint_folders,
 )
-from mlxtune.runs.layout import BASE as BASE
-from mlxtune.runs.layout import RUNS as RUNS
-from mlxtune.runs.layout import TUNED as TUNED
 
 
 class RunFolder:
@@ -55,8 +54,8 @@ class RunFolder:
 
     @property
     def has_adapter(self) -> bool:
-        """Whether training came to an adapter, which appears whole or not at all."""
-        return self.adapter.is_dir()
+        """Whether training came to an adapter."""
+        return (self.adapter / ADAPTER_CONFIG).is_file()
 
     def recipe(self) -> Recipe:
         """The recipe as resolved when the run was made."""

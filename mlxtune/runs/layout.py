@@ -23,6 +23,7 @@ LOCK_FILE = ".lock"
 TRACKERS_FILE = "trackers.json"
 CHECKPOINTS = "checkpoints"
 ADAPTER = "adapter"
+ADAPTER_CONFIG = "adapter_config.json"  # which every adapter has; its folder's layout is backends/adapter.py's
 EVALUATIONS = "evaluation"
 FUSED = "fused"
 

@@ -11,6 +11,7 @@ A trial that fails, or that the system kills for its memory, takes no other with
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import signal
@@ -32,6 +33,8 @@ from mlxtune.sweep.grid import Trial
 from mlxtune.sweep.trial_state import TrialState, trial_state, tuned_scores
 
 SWEEP_FILE = "sweep.json"
+
+log = logging.getLogger(__name__)
 
 Runner = Callable[[Sequence[str], Path], int]  # words after `mlxtune`, the log to add to -> exit code
 
@@ -76,7 +79,6 @@ def sweep(
     trials: Sequence[Trial],
     folder: Path,
     run: Runner | None = None,
-    say: Callable[[str], None] = lambda text: None,
     *,
     evaluate: bool = True,
     force: bool = False,
@@ -88,7 +90,6 @@ def sweep(
         trials: Of `plan_trials`.
         folder: Holds their run folders, their logs, and sweep.json.
         run: Runs one command and waits for it; None is `run_process`.
-        say: Told how it goes.
         evaluate: Evaluate each on the test rows.
         force: Train anew what was made under another recipe or of other data, and what failed.
         where: Options that say what computes: ("--backend", "mlx").
@@ -114,11 +115,11 @@ def sweep(
     with locked(folder):
         for number, (trial, found) in enumerate(zip(trials, states, strict=True), start=1):
             place = f"[{number}/{len(trials)}] {trial}"
-            log = folder / f"{trial.name}.log"
+            log_file = folder / f"{trial.name}.log"
             commands = list(_commands(trial, folder / trial.name, found, evaluate, force, where))
             if not commands:
-                say(f"{place}: finished before{_headline(folder / trial.name)}")
-                done.append(TrialResult(trial, folder / trial.name, log, FINISHED, True, None, 0.0))
+                log.info("%s: finished before%s", place, _headline(folder / trial.name))
+                done.append(TrialResult(trial, folder / trial.name, log_file, FINISHED, True, None, 0.0))
                 continue
             started = time.monotonic()
             error = None
@@ -128,25 +129,25 @@ def sweep(
                 if found.training == "none":
                     _clear_beginnings(folder / trial.name)
                 for what, words in commands:
-                    say(f"{place}: {what}; log: {log}")
-                    begins = log.stat().st_size if log.exists() else 0
-                    code = run(words, log)
+                    log.info("%s: %s; log: %s", place, what, log_file)
+                    begins = log_file.stat().st_size if log_file.exists() else 0
+                    code = run(words, log_file)
                     if code != 0:
-                        error = _why(code, log, begins)
+                        error = _why(code, log_file, begins)
                         break
             except KeyboardInterrupt:
                 seconds = time.monotonic() - started
-                done.append(TrialResult(trial, folder / trial.name, log, INTERRUPTED, False, "interrupted", seconds))
+                done.append(
+                    TrialResult(trial, folder / trial.name, log_file, INTERRUPTED, False, "interrupted", seconds)
+                )
                 _note(folder, trials, done)
                 raise
             seconds = time.monotonic() - started
             status = FAILED if error else FINISHED
-            done.append(TrialResult(trial, folder / trial.name, log, status, False, error, seconds))
+            done.append(TrialResult(trial, folder / trial.name, log_file, status, False, error, seconds))
             _note(folder, trials, done)
-            say(
-                f"{place}: "
-                + (f"failed: {error}" if error else f"done in {seconds:.0f} s{_headline(folder / trial.name)}")
-            )
+            ended = f"failed: {error}" if error else f"done in {seconds:.0f} s{_headline(folder / trial.name)}"
+            log.info("%s: %s", place, ended)
         _note(folder, trials, done)
     return done
 

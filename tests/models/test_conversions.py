@@ -174,12 +174,15 @@ def test_the_hash_of_a_file_that_changed_a_moment_ago_is_not_kept(
     assert reads == ["model.gguf"] * 2 and len(backend.sources) == 1
 
 
-def test_much_to_be_read_is_said_before(tmp_path: Path, backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_much_to_be_read_is_said_before(
+    tmp_path: Path, backend: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "mlxtune")
     monkeypatch.setattr(conversions, "NOTABLE_BYTES", 1000)
     section = ModelSection(path=str(tiny_gguf(tmp_path / "model.gguf", tiny_model(tmp_path / "base"))))
-    said: list[str] = []
     for _ in range(2):
-        base_folder(section, backend, say=said.append)
+        base_folder(section, backend)
+    said = caplog.messages
     assert [line.split()[0] for line in said] == ["reading", "converting"] and "model.gguf (0.0 GB) once" in said[0]
 
 

@@ -230,17 +230,20 @@ def interrupted(folder: Path, log: Path) -> int:
     raise KeyboardInterrupt
 
 
-def test_each_trial_is_trained_and_evaluated_and_finished_ones_are_skipped(file: Path) -> None:
-    trials, fake, said = trials_of(file, "lora.rank=4,8", overrides=["train.epochs=2"]), Fake(), list[str]()
-    done = sweep(trials, FOLDER, fake, said.append, where=["--backend", "mlx"])
+def test_each_trial_is_trained_and_evaluated_and_finished_ones_are_skipped(
+    file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "mlxtune")
+    trials, fake = trials_of(file, "lora.rank=4,8", overrides=["train.epochs=2"]), Fake()
+    done = sweep(trials, FOLDER, fake, where=["--backend", "mlx"])
     assert [one.status for one in done] == ["finished"] * 2 and not any(one.skipped for one in done)
     assert fake.words[0] == [
         "lora", str(file), "--out", str(FOLDER / "rank-4"), "--set", "train.epochs=2", "--set", "lora.rank=4", "--backend", "mlx",
     ]  # fmt: skip
     assert fake.words[1] == ["evaluate", str(FOLDER / "rank-4"), "--backend", "mlx"]
-    assert "[1/2] lora.rank=4: done in 0 s; priority accuracy 0." in "\n".join(said)
+    assert "[1/2] lora.rank=4: done in 0 s; priority accuracy 0." in caplog.text
     again = Fake()
-    done = sweep([*trials_of(file, "lora.rank=2,4,8", overrides=["train.epochs=2"])], FOLDER, again, said.append)
+    done = sweep([*trials_of(file, "lora.rank=2,4,8", overrides=["train.epochs=2"])], FOLDER, again)
     assert [(one.trial.name, one.skipped) for one in done] == [("rank-2", False), ("rank-4", True), ("rank-8", True)]
     assert again.commands == ["lora recipe.yaml", "evaluate rank-2"]
     noted = json.loads((FOLDER / "sweep.json").read_text())

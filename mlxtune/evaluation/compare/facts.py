@@ -12,8 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mlxtune.backends.adapter import WEIGHTS_FILE
 from mlxtune.evaluation.stored import StoredEvaluation
 from mlxtune.runs.folder import RunFolder
+from mlxtune.runs.layout import FINISHED
+from mlxtune.runs.metrics import read_events
 
 # Keys that change no metric.
 NO_SETTINGS = ("name", "track")
@@ -134,7 +137,7 @@ def _of_training(one: StoredEvaluation) -> dict[str, Any]:
     last = validations[-1] if validations else {}
     status = info.get("status")
     return {
-        "status": None if status == "finished" else status,
+        "status": None if status == FINISHED else status,
         "steps": info.get("step"),
         "steps planned": steps.get("total"),
         "adapter of step": at,
@@ -151,22 +154,10 @@ def _of_training(one: StoredEvaluation) -> dict[str, Any]:
 
 
 def _validations(run: RunFolder) -> list[dict[str, Any]]:
-    """The validations of metrics.jsonl; a line that cannot be read, as the last of a killed run, is left out."""
-    try:
-        lines = run.metrics_file.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    found = []
-    for line in lines:
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(event, dict) and event.get("event") == "validation" and isinstance(event.get("step"), int):
-            found.append(event)
-    return found
+    """The validations of metrics.jsonl."""
+    return [event for event in read_events(run.metrics_file, "validation") if isinstance(event.get("step"), int)]
 
 
 def _adapter_bytes(run: RunFolder) -> int | None:
-    file = run.adapter / "adapters.safetensors"
+    file = run.adapter / WEIGHTS_FILE
     return file.stat().st_size if file.is_file() else None

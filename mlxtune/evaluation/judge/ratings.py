@@ -28,7 +28,6 @@ from mlxtune.evaluation.predict.predictions import Prediction
 from mlxtune.files import write_text
 from mlxtune.recipe.sections import Recipe
 
-JUDGE_FILE = "judge.jsonl"
 RUBRIC_VERSION = 1  # of the text below; marks given under another one are not comparable
 CRITERIA = {
     "accuracy": (

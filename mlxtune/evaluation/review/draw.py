@@ -28,11 +28,12 @@ from mlxtune.errors import DataError, Misuse, RunError, did_you_mean
 from mlxtune.evaluation.metrics.text_overlap import ROUGE_L_BUCKETS, bucket_of, rouge_rows
 from mlxtune.evaluation.predict.predictions import Prediction, read_predictions, require_same_rows
 from mlxtune.evaluation.review.sheet import MAX_CELL, Line, fingerprint, is_filled, sheet_text
-from mlxtune.evaluation.stored import PREDICTIONS_FILE, identity, lies_in_a_run, read_scores
+from mlxtune.evaluation.stored import identity, lies_in_a_run, read_scores
 from mlxtune.files import heal, write_json, write_text
 from mlxtune.recipe.load import load_recipe
 from mlxtune.recipe.sections import Recipe
-from mlxtune.runs.folder import TUNED, open_run
+from mlxtune.runs.folder import open_run
+from mlxtune.runs.layout import PREDICTIONS_FILE, RECIPE_FILE, RUN_FILE, TUNED
 from mlxtune.version import __version__
 
 SHEET_FILE = "human_eval_template.csv"
@@ -133,7 +134,7 @@ def find_evaluation(path: Path) -> Evaluation:
         raise RunError(f"{path}: no such run folder")
     if _holds_replies(path):
         return Evaluation(str(path), path, path.parent.parent if lies_in_a_run(path) else None)
-    if not (path / "run.json").is_file() and read_scores(path) is not None:
+    if not (path / RUN_FILE).is_file() and read_scores(path) is not None:
         raise RunError(f"{path}: its {PREDICTIONS_FILE} is missing; evaluate again")
     run = open_run(path)
     tuned = run.evaluation(TUNED)
@@ -399,9 +400,9 @@ def _short_name(evaluation: Evaluation, first: Evaluation) -> str:
 
 def _recipe(evaluation: Evaluation) -> Recipe | None:
     """The recipe of the run around the replies; replies of another system have none."""
-    if evaluation.run is None or not (evaluation.run / "recipe.yaml").is_file():
+    if evaluation.run is None or not (evaluation.run / RECIPE_FILE).is_file():
         return None
-    return load_recipe(evaluation.run / "recipe.yaml")
+    return load_recipe(evaluation.run / RECIPE_FILE)
 
 
 def _field(asked: str | None, evaluation: Evaluation, recipe: Recipe | None, first: Prediction) -> str | None:
