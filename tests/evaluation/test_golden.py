@@ -36,6 +36,7 @@ from mlxtune.recipe.load import load_recipe
 from mlxtune.report.tables import before_after, error_tables, score_tables, to_text
 from mlxtune.report.text_tables import case_tables
 from tests.chatting import Request, Sent, answer, serve
+from tests.fakes import AnyModel
 from tests.made_runs import made_run, validation
 from tests.tiny import tiny_tokenizer
 
@@ -207,7 +208,7 @@ def asked_model(source: Path, folder: Path) -> dict[str, str]:
 CASES: tuple[Callable[[Path, Path], dict[str, str]], ...] = (given_replies, runs_side_by_side, asked_model)
 
 
-class MadeUpModel:
+class MadeUpModel(AnyModel):
     """Answers by arithmetic on the prompt's last message: right with a probability of `skill`, else a wrong list."""
 
     n_parameters = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from mlxtune.data.rows import Row
 from mlxtune.evaluation.baselines import AskedBaseline, baseline_results
 from mlxtune.evaluation.limits import limit_warnings
 from mlxtune.evaluation.measure import evaluate_replies
+from mlxtune.evaluation.metrics.bertscore import BertScore
 from mlxtune.evaluation.metrics.texts import OVERLAP
 from mlxtune.evaluation.predict.given import read_replies
 from mlxtune.evaluation.predict.predictions import Prediction, read_predictions
@@ -181,10 +183,13 @@ def test_replies_of_another_program_are_kept_as_ours_are(tmp_path, base):
 
 
 def test_an_encoder_scores_texts_and_only_texts(tmp_path, base):
-    class HalfOfThem:
+    class HalfOfThem(BertScore):
         signature = "model:half|layer:1"
 
-        def rows(self, expected: list[str], predicted: list[str | None]) -> np.ndarray:
+        def __init__(self) -> None:
+            """Without an encoder, and without the package for one."""
+
+        def rows(self, expected: Sequence[str], predicted: Sequence[str | None]) -> np.ndarray:
             return np.array([float(right == said) / 2 for right, said in zip(expected, predicted, strict=True)])
 
     recipe = load_recipe(write_recipe(tmp_path / "recipe", base, output=TICKET))

@@ -655,7 +655,7 @@ def test_many_runs_are_shown_in_blocks_that_break_no_word(n_runs: int, width: in
     text = to_text(comparison_tables(found), width)
     lines = text.splitlines()
     assert max(map(len, lines)) <= width
-    marks = [one.mark for line in found.metrics for one in line.comparisons if one is not None]
+    marks = [str(one.mark) for line in found.metrics for one in line.comparisons if one is not None]
     for mark in set(marks):
         assert text.count(mark) == marks.count(mark), mark  # in one line, each of them
     assert text.count("[-0.010, +0.051]") == len(marks)

@@ -225,13 +225,14 @@ def test_every_row_gets_a_status_and_only_marks_count(tickets: Recipe) -> None:
     ]  # fmt: skip
     assert sum(counted) == 7
     scores = summarise_ratings(found, replies, ChatServer("http://h", "big", cache=None))
-    assert scores.counts == {"judged": 1, "missing": 2, "unparseable": 2, "refused": 1, "failed": 1}
+    counts = {"judged": 1, "missing": 2, "unparseable": 2, "refused": 1, "failed": 1}
+    assert scores.counts == counts
     assert (scores.rows, scores.model, scores.url) == (7, "big", "http://h/v1")
     # A reply without the text gets the lowest marks: a system is not better for leaving it out.
     accuracy = scores.fields["response"]["accuracy"]
     assert accuracy is not None and accuracy.value == pytest.approx((4 + 1 + 1) / 3)
     assert scores.to_json() == {
-        "model": "big", "url": "http://h/v1", "rubric": RUBRIC_VERSION, "rows": 7, **scores.counts,
+        "model": "big", "url": "http://h/v1", "rubric": RUBRIC_VERSION, "rows": 7, **counts,
         "fields": {"response": {name: one and asdict(one) for name, one in scores.fields["response"].items()}},
         "agreement": {"response": {"rougeL": None}},  # of one row that was judged
     }  # fmt: skip

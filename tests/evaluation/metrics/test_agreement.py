@@ -74,7 +74,7 @@ def test_the_interval_of_alpha_is_that_of_resampled_units(level: Any) -> None:
     rows = np.random.default_rng(seed).integers(10, size=(N_RESAMPLES, 10))
     drawn = [alpha_by_loops(ratings[:, units], level) for units in rows]
     got = alpha(ratings, level, seed=seed)
-    assert got is not None and got.low is not None
+    assert got is not None and got.low is not None and got.high is not None
     assert (got.low, got.high) == pytest.approx(tuple(np.percentile(drawn, (2.5, 97.5))), abs=1e-9)
     assert got.low < got.value < got.high
 

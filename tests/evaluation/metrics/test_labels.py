@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
@@ -26,7 +28,7 @@ def random_sets(n_rows: int, seed: int) -> tuple[list[tuple[str, ...]], list[tup
     return expected, predicted
 
 
-def indicator(rows: list[tuple[str, ...] | None]) -> np.ndarray:
+def indicator(rows: Sequence[tuple[str, ...] | None]) -> np.ndarray:
     return np.array([[label in (row or ()) for label in LABELS] for row in rows], dtype=int)
 
 
@@ -35,12 +37,12 @@ def test_label_set_metrics_equal_scikit_learn(seed):
     expected, predicted = random_sets(60, seed)
     scores = label_set_scores(expected, predicted, [False] * 60, LABELS)
     true, said = indicator(expected), indicator(predicted)
-    for average, got in (
+    for average, estimate in (
         ("micro", scores["micro_f1"]),
         ("macro", scores["macro_f1"]),
         ("samples", scores["sample_f1"]),
     ):
-        assert got.value == pytest.approx(f1_score(true, said, average=average, zero_division=0), abs=1e-12)
+        assert estimate.value == pytest.approx(f1_score(true, said, average=average, zero_division=0), abs=1e-12)
     assert scores["exact_match"].value == pytest.approx(accuracy_score(true, said), abs=1e-12)
     by_label = precision_recall_fscore_support(true, said, zero_division=0)
     for position, label in enumerate(LABELS):
@@ -66,6 +68,7 @@ def test_single_label_metrics_equal_scikit_learn(seed):
         wanted = [column[position] for column in by_label]
         assert [got.precision, got.recall, got.f1, got.support] == pytest.approx(wanted, abs=1e-12)
     table = confusion_matrix(expected, said, labels=[*LABELS, "(invalid)"])
+    assert scores.confusion is not None
     assert scores.confusion.counts == table[:-1, :-1].tolist()
     assert scores.confusion.invalid == table[:-1, -1].tolist()
 
@@ -73,6 +76,7 @@ def test_single_label_metrics_equal_scikit_learn(seed):
 def test_row_percentages_are_of_the_rows_that_expect_the_label():
     expected, predicted = ["high", "high", "high", "low"], ["high", "low", None, "high"]
     confusion = label_scores(expected, predicted, [False] * 4, ["high", "medium", "low"]).confusion
+    assert confusion is not None
     assert confusion.percent == [
         [pytest.approx(100 / 3), 0, pytest.approx(100 / 3)],
         [0, 0, 0],
@@ -90,8 +94,9 @@ def test_a_recalls_interval_is_that_of_resampling_row_by_row():
     for label in ("rare", "usual"):
         of_label = [[predicted[i] == label for i in rows if expected[i] == label] for rows in drawn]
         wanted = np.percentile([np.mean(hits) for hits in of_label if hits], [2.5, 97.5])
-        assert got[label].recall_interval == pytest.approx(wanted.tolist(), abs=1e-12)
-        assert got[label].recall_interval[0] < got[label].recall < got[label].recall_interval[1]
+        interval = got[label].recall_interval
+        assert interval is not None and interval == pytest.approx(wanted.tolist(), abs=1e-12)
+        assert interval[0] < got[label].recall < interval[1]
     assert got["never"].recall_interval is None
 
 
@@ -141,6 +146,7 @@ def test_order_and_repetition_within_a_set_do_not_count():
 def test_rows_are_grouped_by_the_number_of_expected_labels():
     expected = [("payment",), ("order",), ("payment", "order")]
     scores = label_set_scores(expected, [("payment",), None, ("payment", "order")], [False] * 3, LABELS)
+    assert scores.by_count is not None
     assert {count: (group.rows, group.exact_match.value) for count, group in scores.by_count.items()} == {
         "1": (2, 0.5),
         "2": (1, 1.0),
@@ -178,9 +184,14 @@ def test_a_perfect_macro_f1_is_1_in_every_resample_even_where_a_label_is_rare():
     assert scores["macro_f1"] == scores["exact_match"] and scores["macro_f1"].low == pytest.approx(0.89, abs=0.01)
 
 
+def width(estimate: Estimate) -> float:
+    assert estimate.low is not None and estimate.high is not None
+    return estimate.high - estimate.low
+
+
 def test_the_interval_narrows_with_more_rows():
     few, many = mean_estimate([0.0, 1.0] * 50), mean_estimate([0.0, 1.0] * 500)
-    assert many.high - many.low < (few.high - few.low) / 2
+    assert width(many) < width(few) / 2
 
 
 def test_no_rows_cannot_be_scored():

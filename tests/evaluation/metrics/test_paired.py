@@ -85,7 +85,8 @@ def test_the_difference_is_that_of_the_two_scores() -> None:
     a, b = (label_set_scores(expected, side, [False] * 68, LABELS) for side in (ours, theirs))
     for name in ("exact_match", "partial_match", "micro_f1", "macro_f1", "sample_f1", "invalid_rate"):
         assert got[name].difference == pytest.approx(a[name].value - b[name].value), name
-        assert got[name].low <= got[name].difference <= got[name].high
+        low, high = got[name].low, got[name].high
+        assert low is not None and high is not None and low <= got[name].difference <= high, name
 
 
 def test_swapping_the_sides_swaps_the_words() -> None:

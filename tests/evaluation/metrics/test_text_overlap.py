@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import DefaultTokenizer
-from sacrebleu.metrics import BLEU, CHRF
+from sacrebleu.metrics.bleu import BLEU
+from sacrebleu.metrics.chrf import CHRF
 
 from mlxtune.evaluation.metrics.text_overlap import (
     ROUGE,

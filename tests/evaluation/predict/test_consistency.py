@@ -26,7 +26,7 @@ class Wavering(FakeModel):
 
     seeds: list[int]
 
-    def generate(self, *args: Any, temperature: float = 0.0, seed: int = 0, **keys: Any) -> Any:  # type: ignore[override]
+    def generate(self, *args: Any, temperature: float = 0.0, seed: int = 0, **keys: Any) -> Any:
         self.seeds = [*getattr(self, "seeds", []), seed] if temperature else getattr(self, "seeds", [])
         odd = temperature > 0 and len(self.seeds) % 2 == 0
         self.answer = lambda prompt: "payment" if odd and "order" in prompt else "none"

@@ -113,10 +113,11 @@ def test_whatever_is_written_parses(name, tokenizer):
 def test_every_label_can_be_written_and_read_back(name, tokenizer):
     template = make_template(TEMPLATES[name])
     constraint = TemplateConstraint(template, tokenizer, 448)
-    for position in range(max(len(field.labels or ()) for field in template.fields.values())):
+    for position in range(max(len(field.closed_labels or ()) for field in template.fields.values())):
         values = {}
         for field_name, field in template.fields.items():
-            label = (field.labels or [])[position % len(field.labels or [])]
+            labels = field.closed_labels or []
+            label = labels[position % len(labels)]
             values[field_name] = label if field.kind == "label" else (label,)
         text = template.format(values)[0]
         matcher = constraint.start()

@@ -231,14 +231,14 @@ def test_without_validation_rows_coverage_is_null_and_a_note_says_why(
 
 
 def test_an_interruption_while_probabilities_are_asked_leaves_the_predictions(
-    recipe: Recipe, rows: list[Row], tmp_path: Path
+    recipe: Recipe, rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = make_chooser(recipe, rows, {})
 
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    model.choose = interrupted  # type: ignore[method-assign]
+    monkeypatch.setattr(model, "choose", interrupted)
     with pytest.raises(KeyboardInterrupt):
         scores_of(recipe, model, model.tokenizer, rows, tmp_path, "free", probabilities=True)
     assert all(one.probability is None for one in read_predictions(tmp_path / "predictions.jsonl"))

@@ -98,9 +98,8 @@ def test_thinking_that_does_not_end_is_no_text():
     )
     assert parsed.predicted == {"a": None} and parsed.loop
     assert parsed.problem == "does not follow the template: its thinking does not end"
-    assert parse_reply(reply, "<think> hm", truncated=True, constrained=True, thinking=True).problem.startswith(
-        "cut at the length limit"
-    )
+    problem = parse_reply(reply, "<think> hm", truncated=True, constrained=True, thinking=True).problem
+    assert problem is not None and problem.startswith("cut at the length limit")
 
 
 def thinking_recipe(recipe: Recipe) -> Recipe:
