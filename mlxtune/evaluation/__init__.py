@@ -1,1 +1,1 @@
-"""Predictions, and the figures made of them."""
+"""Predictions, and the metrics made of them."""

@@ -1,4 +1,4 @@
-"""What every table is made of: the table itself, its title, and figures and texts as a terminal may show them. No scores."""
+"""What every table is made of: the table itself, its title, and metrics and texts as a terminal may show them. No scores."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def markdown_row(cells: Sequence[str]) -> str:
 
 
 def estimate_text(estimate: Mapping[str, float | None] | None, digits: int = 3) -> str:
-    """A figure with its interval, where it has one; "" for none."""
+    """A metric with its interval, where it has one; "" for none."""
     if estimate is None:
         return ""
     if estimate["low"] is None:

@@ -24,7 +24,7 @@ MAX_LEFT_IN = 5  # of those that are only duplicates or of low quality
 MAX_LABELS = 40
 MAX_SETS = 12
 MAX_UNEVEN = 6  # classes that balancing could not even out, the rarest
-MAX_TOGETHER = 8  # labels whose co-occurrence fits as a table; of more, the commonest pairs
+MAX_TOGETHER = 8  # labels whose co-occurrence fits as a table; of more, the most frequent pairs
 MAX_TEXT = 60
 
 REASONS = {
@@ -167,7 +167,7 @@ def _label_tables(report: DataReport) -> list[RenderableType]:
 
 
 def _set_tables(report: DataReport) -> list[RenderableType]:
-    """Rows by whole set of labels, the commonest first."""
+    """Rows by whole set of labels, the most frequent first."""
     tables: list[RenderableType] = []
     for field in report.splits["train"].label_sets:
         counts = {name: split.label_sets[field] for name, split in report.splits.items()}
@@ -188,7 +188,7 @@ def _share(count: int, of: int) -> str:
 
 
 def _together(train: SplitReport) -> list[RenderableType]:
-    """Which labels stand in the same training rows: a table, or of many labels the commonest pairs."""
+    """Which labels stand in the same training rows: a table, or of many labels the most frequent pairs."""
     tables: list[RenderableType] = []
     for field, pairs in train.cooccurrence.items():
         if not pairs:

@@ -1,4 +1,4 @@
-"""A judge's marks and choices for the terminal, for Markdown and for a spreadsheet. Takes plain values, computes no figure.
+"""A judge's ratings and choices for the terminal, for Markdown and for a spreadsheet. Takes plain values, computes no metric.
 
 print(to_text(judge_tables(scores["judge"], judgements, n_rows=5)))
 """
@@ -16,7 +16,7 @@ from mlxtune.report.cells import cell_text, clipped, estimate_text, markdown_row
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-# What else than marks came back, and what to call it.
+# What else than ratings came back, and what to call it.
 APART = {
     "missing": "without the text, which counts as the lowest marks",
     "unparseable": "without clear marks",
@@ -32,7 +32,7 @@ ADVICE = {
 def judge_tables(
     judge: Mapping[str, Any], judgements: Sequence[Mapping[str, Any]], n_rows: int
 ) -> list[RenderableType]:
-    """The means of each text field, what could not be counted, and the rows with the lowest marks.
+    """The means of each text field, what could not be counted, and the rows with the lowest ratings.
 
     Args:
         judge: "judge" of scores.json.
@@ -47,10 +47,10 @@ def judge_tables(
             table.add_row(cell_text("" if position else name), criterion, shown)
     title = f"Judged by {judge['model']}: {judge['rows']} rows; 95% intervals over rows in brackets"
     tables = [titled(title, table), *map(cell_text, _counted(judge))]
-    for name, figures in judge["agreement"].items():
-        if figures["rougeL"] is not None:
+    for name, metrics in judge["agreement"].items():
+        if metrics["rougeL"] is not None:
             how = "Spearman's correlation of the overall mark with ROUGE-L"
-            tables.append(cell_text(f"{name}: {how}: {estimate_text(figures['rougeL'])}"))
+            tables.append(cell_text(f"{name}: {how}: {estimate_text(metrics['rougeL'])}"))
     marked = [one for one in judgements if one["status"] == "judged"]
     lowest = sorted(marked, key=lambda one: (sum(one["scores"].values()), one["row"]))[:n_rows]
     if lowest:

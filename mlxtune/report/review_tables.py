@@ -80,9 +80,9 @@ def agreement_table(result: Result) -> RenderableType:
     for column in ("lines", "alpha, ordinal", "alpha, interval", "equal pairs"):
         table.add_column(column, justify="right", no_wrap=True)
     for name, one in result["agreement"].items():
-        figures = (one["alpha_ordinal"], one["alpha_interval"], one["exact"])
+        metrics = (one["alpha_ordinal"], one["alpha_interval"], one["exact"])
         none = "no variation" if one["lines"] else ""
-        table.add_row(name, str(one["lines"]), *(estimate_text(figure) or none for figure in figures))
+        table.add_row(name, str(one["lines"]), *(estimate_text(metric) or none for metric in metrics))
     return titled(
         "Agreement between raters on lines with two scores or more: Krippendorff's alpha; pairs that are equal", table
     )

@@ -72,8 +72,8 @@ def before_after(
     """The model before and after tuning, in a decoding that both were evaluated in, if there is one.
 
     Args:
-        changes: Field -> figure -> comparison of after with before; gives each change its interval.
-        reply_changes: Figure -> comparison, of whole replies.
+        changes: Field -> metric -> comparison of after with before; gives each change its interval.
+        reply_changes: Metric -> comparison, of whole replies.
     """
     from mlxtune.evaluation.stored import common_decoding
 
@@ -94,27 +94,27 @@ def baseline_tables(scores: Scores) -> list[RenderableType]:
     for name, field in scores["fields"].items():
         answering = {baseline: fields[name] for baseline, fields in baselines.items() if name in fields}
         compared = [baseline for baseline in answering if name in comparisons.get(baseline, {})]
-        best_known = headline(comparisons[compared[0]][name]) if compared else None
-        if best_known is None:
+        headline_name = headline(comparisons[compared[0]][name]) if compared else None
+        if headline_name is None:
             continue
-        shown = METRICS[best_known]
-        figure, beside = shown.name, shown.beside
+        shown = METRICS[headline_name]
+        best, beside = shown.name, shown.beside
         table = new_table("")
         table.padding = (0, 1, 0, 0)  # closer than elsewhere: the sentences are long
         for column in (shown.title, METRICS[beside].title):
             table.add_column(column, justify="right", no_wrap=True)
         table.add_column(f"the model, by {shown.title}", overflow="fold")
-        table.add_row("the model", estimate_text(field[figure]), f"{field[beside]['value']:.3f}", "")
+        table.add_row("the model", estimate_text(field[best]), f"{field[beside]['value']:.3f}", "")
         for baseline in compared:
             got = answering[baseline]
-            sentence = comparisons[baseline][name][figure]["sentence"]
-            table.add_row(baseline, estimate_text(got[figure]), f"{got[beside]['value']:.3f}", sentence)
+            sentence = comparisons[baseline][name][best]["sentence"]
+            table.add_row(baseline, estimate_text(got[best]), f"{got[beside]['value']:.3f}", sentence)
         tables.append(titled(f"{name}: the model against baselines on the same {scores['rows']} rows", table))
     return tables
 
 
 def error_tables(errors: Mapping[str, Any], n_rows: int) -> list[RenderableType]:
-    """The commonest errors of each field and the worst rows, up to `n_rows` of each; nothing where all is right."""
+    """The most frequent errors of each field and the worst rows, up to `n_rows` of each; nothing where all is right."""
     if not errors["wrong"] or not n_rows:
         return []
     tables = []
@@ -152,7 +152,7 @@ def headlines(
     changes: Mapping[str, Any] | None = None,
     reply_changes: Mapping[str, Any] | None = None,
 ) -> RenderableType:
-    """The main figures of several scores side by side; with `change`, the last less the first, with its interval."""
+    """The main metrics of several scores side by side; with `change`, the last less the first, with its interval."""
     table = new_table("field", "metric")
     for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
@@ -187,7 +187,7 @@ def headlines(
 
 
 def label_table(name: str, labels: Mapping[str, Mapping[str, Any]]) -> RenderableType:
-    """Precision, recall and F1 of each label of a field, the commonest first where there are too many to show."""
+    """Precision, recall and F1 of each label of a field, the most frequent first where there are too many to show."""
     shown = list(labels)
     if len(shown) > MAX_LABELS:
         shown = sorted(shown, key=lambda label: -labels[label]["support"])[:MAX_LABELS]
@@ -310,7 +310,7 @@ def to_text(renderables: Sequence[RenderableType], width: int = WIDTH, color: bo
 
 
 def _add_speed(table: Table, columns: Sequence[Scores]) -> None:
-    """Time and memory below the figures, where all have them."""
+    """Time and memory below the metrics, where all have them."""
     speeds = [scores.get("speed") or {} for scores in columns]
     shown = [key for key in SPEEDS if all(key in speed for speed in speeds)]
     for key in shown:

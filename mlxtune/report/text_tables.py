@@ -15,7 +15,7 @@ MAX_CASE_CHARS = 300  # of a text: three lines of a terminal
 
 
 def text_tables(name: str, field: Mapping[str, Any]) -> list[RenderableType]:
-    """Rows by ROUGE-L, and the figures where the labels are right beside those where they are not."""
+    """Rows by ROUGE-L, and the metrics where the labels are right beside those where they are not."""
     tables = [bucket_table(name, field["buckets"])] if field.get("buckets") else []
     if field.get("when_right"):
         tables.append(condition_table(name, field))
@@ -33,7 +33,7 @@ def bucket_table(name: str, buckets: Mapping[str, Mapping[str, Any]]) -> Rendera
 
 
 def condition_table(name: str, field: Mapping[str, Any]) -> RenderableType:
-    """The figures of a text where the row's labels are right, and where they are not."""
+    """The metrics of a text where the row's labels are right, and where they are not."""
     parts = {"labels right": field["when_right"], "labels wrong": field["when_wrong"]}
     table = new_table("metric")
     for title, part in parts.items():

@@ -1,4 +1,4 @@
-"""A model's choice between two systems' replies to the same rows, asked in both orders. Computes no marks of single replies.
+"""A model's choice between two systems' replies to the same rows, asked in both orders. Computes no ratings of single replies.
 
 A judge that prefers whatever it reads first would find a winner in every row. So each pair is shown twice, in both orders,
 and a reply wins only where it is chosen both times; where the order decides, nobody does, and how often the first one was
@@ -86,7 +86,7 @@ def judge_pairs(
         name: What theirs is called in the sentences.
         sample: Number of rows to judge; None judges all. The same rows as `judge_replies` takes.
         on_answer: Called with the number of questions just answered, two a row and text field; of rows that need none as well.
-        max_tokens: Where the judge is cut.
+        max_tokens: Where the judge is truncated.
 
     Returns:
         `pair_scores`, and "model" and "url" of the judge.

@@ -1,4 +1,4 @@
-"""A model's marks for written replies: a rubric, how it is asked, how its answers are read. No reply is changed by them.
+"""A model's ratings for written replies: a rubric, how it is asked, how its answers are read. No reply is changed by them.
 
     judgements = judge_replies(predictions, recipe, ChatServer(url, model, cache=answers_folder()))
     summarise_ratings(judgements, predictions, server).fields["response"]["accuracy"]  # Estimate(4.1, 3.9, 4.3)
@@ -28,7 +28,7 @@ from mlxtune.evaluation.predict.predictions import Prediction
 from mlxtune.files import write_text
 from mlxtune.recipe.sections import Recipe
 
-RUBRIC_VERSION = 1  # of the text below; marks given under another one are not comparable
+RUBRIC_VERSION = 1  # of the text below; ratings given under another one are not comparable
 CRITERIA = {
     "accuracy": (
         "5: all it says agrees with the reference, in its own words perhaps; 3: right in the main, with something wrong or "
@@ -68,10 +68,10 @@ class Judgement:
         file: As there.
         line: As there.
         field: The text field.
-        status: 'judged'; 'missing' where the reply has no such text, which gets the lowest marks unasked; 'unparseable'
+        status: 'judged'; 'missing' where the reply has no such text, which gets the lowest ratings unasked; 'unparseable'
             where the judge gave no clear marks; 'refused' where it would not judge; 'failed' where it did not answer.
         scores: Criterion -> 1..5; None where there are none.
-        reason: The judge's, or why there are no marks.
+        reason: The judge's, or why there are no ratings.
         answer: All that the judge wrote.
     """
 
@@ -93,15 +93,15 @@ def judge_replies(
     on_answer: Callable[[int], None] = lambda n_questions: None,
     max_tokens: int = MAX_TOKENS,
 ) -> list[Judgement]:
-    """Have a model mark the text fields of replies.
+    """Have a model rate the text fields of replies.
 
     Args:
         predictions: Replies with their references.
         recipe: Says which fields are text; its training seed draws the sample.
         server: Where the judge answers. Decoding is greedy, and what it has answered before is not asked again.
         sample: Number of rows to judge, see `sampled`; None judges all.
-        on_answer: Called with the number of marks just given or given up; they add up to those of the result.
-        max_tokens: Where the judge is cut.
+        on_answer: Called with the number of ratings just given or given up; they add up to those of the result.
+        max_tokens: Where the judge is truncated.
 
     Returns:
         One for each field of each judged row, in row order.
@@ -199,10 +199,10 @@ def write_judgements(path: Path, judgements: Sequence[Judgement]) -> None:
 
 
 def read_verdict(text: str) -> dict[str, int] | None:
-    """The marks in what a judge wrote; None unless each criterion has exactly one, a whole number from 1 to 5.
+    """The ratings in what a judge wrote; None unless each criterion has exactly one, a whole number from 1 to 5.
 
     Thinking, text and code fences around the JSON do not matter, nor does "4/5" or "4" for 4. Where there is no JSON, lines
-    such as "Accuracy: 4" are read. Marks that contradict one another are none.
+    such as "Accuracy: 4" are read. Ratings that contradict one another are none.
 
     >>> read_verdict('Sure! {"accuracy": "4/5", "professionalism": 5, "completeness": 3.0}')
     {'accuracy': 4, 'professionalism': 5, 'completeness': 3}
@@ -211,13 +211,13 @@ def read_verdict(text: str) -> dict[str, int] | None:
     """
     text = answer_part(text)
     found = [one for one in objects(text) if set(CRITERIA) <= one.keys()]
-    readings = [[_mark(one[name]) for name in CRITERIA] for one in found] or [
-        [_only(_marks_in_lines(text, name)) for name in CRITERIA]
+    readings = [[_rating(one[name]) for name in CRITERIA] for one in found] or [
+        [_only(_ratings_in_lines(text, name)) for name in CRITERIA]
     ]
-    marks = readings[0]
-    if any(other != marks for other in readings) or None in marks:
+    ratings = readings[0]
+    if any(other != ratings for other in readings) or None in ratings:
         return None
-    return {name: mark for name, mark in zip(CRITERIA, marks, strict=True) if mark is not None}
+    return {name: rating for name, rating in zip(CRITERIA, ratings, strict=True) if rating is not None}
 
 
 # What judges have in common ----------------------------------------------------------------------------------------
@@ -261,7 +261,7 @@ def written(prediction: Prediction, field: str) -> str | None:
     return value if isinstance(value, str) and value.strip() else None
 
 
-def between_marks(texts: Mapping[str, str]) -> str:
+def between_rules(texts: Mapping[str, str]) -> str:
     """Texts, each between lines that name it, with a mark that none of them can contain by intent: it is their hash.
 
     The mark is the same for the same texts, so that the same question is found in the cache.
@@ -281,7 +281,7 @@ def ask(texts: Mapping[str, str], task: str, form: str, max_tokens: int) -> Ques
 
     It is one message of the user: not every chat template knows a system message.
     """
-    content = "\n\n".join([task, between_marks(texts), form])
+    content = "\n\n".join([task, between_rules(texts), form])
     return Question(({"role": "user", "content": content},), max_tokens=max_tokens)
 
 
@@ -289,7 +289,7 @@ def answer_part(text: str) -> str:
     """What follows a judge's thinking, without what is too long to be a verdict."""
     _, ended, after = text.rpartition("</think>")
     if not ended and "<think>" in text:
-        return ""  # cut before it came to an end
+        return ""  # truncated before it came to an end
     return (after if ended else text)[-MAX_READ_CHARS:]
 
 
@@ -368,30 +368,30 @@ def _inside(value: Any) -> Iterator[dict[str, Any]]:
             waiting.extend(one)
 
 
-_MARK = re.compile(r"\s*([1-5])(?:\.0+)?\s*(?:/\s*5(?:\.0+)?\s*)?")
+_RATING = re.compile(r"\s*([1-5])(?:\.0+)?\s*(?:/\s*5(?:\.0+)?\s*)?")
 
 
-def _mark(value: Any) -> int | None:
-    """A mark as judges write it in JSON: 4, 4.0, "4", "4/5", {"score": 4}."""
+def _rating(value: Any) -> int | None:
+    """A rating as judges write it in JSON: 4, 4.0, "4", "4/5", {"score": 4}."""
     if isinstance(value, dict):
-        return _only([_mark(value[key]) for key in ("score", "rating", "value") if key in value])
+        return _only([_rating(value[key]) for key in ("score", "rating", "value") if key in value])
     if isinstance(value, bool):
         return None
     if isinstance(value, (int, float)):
         return int(value) if LOWEST <= value <= HIGHEST and value == int(value) else None
-    found = _MARK.fullmatch(value) if isinstance(value, str) else None
+    found = _RATING.fullmatch(value) if isinstance(value, str) else None
     return int(found[1]) if found else None
 
 
-def _marks_in_lines(text: str, name: str) -> list[int | None]:
-    """Marks of one criterion in text that is no JSON, as in "**Accuracy**: 4/5"."""
+def _ratings_in_lines(text: str, name: str) -> list[int | None]:
+    """Ratings of one criterion in text that is no JSON, as in "**Accuracy**: 4/5"."""
     found: list[int | None] = []
     for match in re.finditer(
         rf"\b{name}\b[\"'*_` ]*(?:\([^)\n]*\))?[\"'*_` ]*[:=|][\"'*_` ]*(?=\d)([\d./ ]*\d)", text, re.IGNORECASE
     ):
-        # "1-5" and "1 to 5" are the scale, not a mark; "80%" is on another one.
+        # "1-5" and "1 to 5" are the scale, not a rating; "80%" is on another one.
         other = re.match(r"\s*(?:[-\u2013]\s*\d|%|to\b|or\b|out of (?!5\b))", text[match.end() :])
-        found.append(None if other else _mark(match[1]))
+        found.append(None if other else _rating(match[1]))
     return found
 
 

@@ -1,6 +1,6 @@
 """Statistics of ratings: agreement between raters, correlation with a metric, means. NumPy only, no files, no printing.
 
-Ratings are an array (raters, units) with NaN where somebody did not rate. Every figure has a 95% percentile bootstrap
+Ratings are an array (raters, units) with NaN where somebody did not rate. Every statistic has a 95% percentile bootstrap
 interval over cases: units of one case (two replies to one question) are always drawn together, since they are not
 independent of each other.
 
@@ -61,11 +61,11 @@ def alpha(ratings: Floats, level: Level, cases: Indices | None = None, seed: int
         return None
     flat = per_unit.reshape(len(per_unit), -1)
 
-    def figure(draws: Draws) -> Floats:
+    def statistic(draws: Draws) -> Floats:
         together = (draws.astype(np.float64) @ flat).reshape(-1, len(values), len(values))  # (draws, values, values)
         return _alpha_of(together, values, level)
 
-    return _estimate(figure, len(per_unit), cases, seed)
+    return _estimate(statistic, len(per_unit), cases, seed)
 
 
 def exact_agreement(ratings: Floats, cases: Indices | None = None, seed: int = 0) -> Estimate | None:
@@ -80,10 +80,10 @@ def exact_agreement(ratings: Floats, cases: Indices | None = None, seed: int = 0
     if not pairs.any():
         return None
 
-    def figure(draws: Draws) -> Floats:
+    def statistic(draws: Draws) -> Floats:
         return _quotient(draws.astype(np.float64) @ equal, draws.astype(np.float64) @ pairs)
 
-    return _estimate(figure, len(pairs), cases, seed, bounds=(0.0, 1.0))
+    return _estimate(statistic, len(pairs), cases, seed, bounds=(0.0, 1.0))
 
 
 def correlate(ours: Floats, theirs: Floats, cases: Indices | None = None, seed: int = 0) -> Correlation:
@@ -109,7 +109,7 @@ def correlate(ours: Floats, theirs: Floats, cases: Indices | None = None, seed: 
         weights = draws.astype(np.float64)
         return _weighted_correlation(weights, _ranks(weights, ours), _ranks(weights, theirs))
 
-    return Correlation(*(_estimate(figure, len(ours), cases, seed) for figure in (spearman, pearson)))
+    return Correlation(*(_estimate(statistic, len(ours), cases, seed) for statistic in (spearman, pearson)))
 
 
 def mean_rating(values: Floats, bounds: tuple[float, float], seed: int = 0) -> Estimate | None:
@@ -127,36 +127,36 @@ def mean_rating(values: Floats, bounds: tuple[float, float], seed: int = 0) -> E
     if not len(values):
         return None
 
-    def figure(draws: Draws) -> Floats:
+    def statistic(draws: Draws) -> Floats:
         return _quotient(draws.astype(np.float64) @ values, draws.sum(1, dtype=np.float64))
 
-    return _estimate(figure, len(values), None, seed, bounds)
+    return _estimate(statistic, len(values), None, seed, bounds)
 
 
-def draws_of(figure: Callable[[Draws], Floats], n_cases: int, seed: int) -> Floats:
-    """A figure in every resample of the cases, (resamples,)."""
-    return np.concatenate([figure(draws) for draws in resamples(n_cases, seed)])
+def draws_of(statistic: Callable[[Draws], Floats], n_cases: int, seed: int) -> Floats:
+    """A statistic in every resample of the cases, (resamples,)."""
+    return np.concatenate([statistic(draws) for draws in resamples(n_cases, seed)])
 
 
 # Arithmetic ------------------------------------------------------------------------------------------------------
 
 
 def _estimate(
-    figure: Callable[[Draws], Floats],
+    statistic: Callable[[Draws], Floats],
     n_units: int,
     cases: Indices | None,
     seed: int,
     bounds: tuple[float, float] | None = None,
 ) -> Estimate | None:
-    """A figure of all units and its interval over resamples of the cases; None where it is not defined."""
-    value = float(figure(np.ones((1, n_units), dtype=np.float32))[0])
+    """A statistic of all units and its interval over resamples of the cases; None where it is not defined."""
+    value = float(statistic(np.ones((1, n_units), dtype=np.float32))[0])
     if not np.isfinite(value):
         return None
     names, index = np.unique(np.arange(n_units) if cases is None else cases, return_inverse=True)
     n_cases = len(names)
     if n_cases < 2:
         return Estimate(value, None, None)
-    drawn = draws_of(lambda draws: figure(draws[:, index]), n_cases, seed)
+    drawn = draws_of(lambda draws: statistic(draws[:, index]), n_cases, seed)
     drawn = drawn[np.isfinite(drawn)]
     low, high = (float(end) for end in np.percentile(drawn, INTERVAL)) if len(drawn) else (value, value)
     if high - low > 1e-9:

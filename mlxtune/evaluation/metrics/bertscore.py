@@ -1,6 +1,6 @@
 """BERTScore of texts: how near their words' embeddings are, by an encoder that the user names. The extra `bertscore`.
 
-The arithmetic is the package bert-score's own, without idf weights and without rescaling, so that figures equal those
+The arithmetic is the package bert-score's own, without idf weights and without rescaling, so that metrics equal those
 that `bert-score -m MODEL -l LAYER` prints. They depend on the model and its layer, which is why both are recorded.
 """
 
@@ -61,7 +61,7 @@ class BertScore:
 
     @property
     def signature(self) -> str:
-        """What the figures depend on."""
+        """What the metrics depend on."""
         from bert_score import __version__
 
         return f"model:{self.model}|layer:{self.layer}|idf:no|rescaled:no|bert-score:{__version__}"

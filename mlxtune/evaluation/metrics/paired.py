@@ -146,9 +146,7 @@ def mcnemar(only_ours: int, only_theirs: int) -> float:
 def _difference(ours: MetricTable, theirs: MetricTable, draws: Draws) -> dict[str, Floats]:
     """Ours less theirs in each of the same draws, (draws,)."""
     mine, other = ours.of(draws), theirs.of(draws)
-    return {
-        figure: mine[figure] - other[figure] for figure in mine if figure in other and metric(figure).test is not None
-    }
+    return {name: mine[name] - other[name] for name in mine if name in other and metric(name).test is not None}
 
 
 def _interval(difference: float, drawn: Floats, n_rows: int) -> tuple[float, float]:

@@ -1,7 +1,7 @@
 """Metrics of written text, row by row, over strings and NumPy arrays. No model, no recipe, no files.
 
-ROUGE is a figure of each row. BLEU and chrF are not: they are made of counts summed over rows, so each row gives its
-counts here, and `bleu` and `chrf` turn sums of them into the figure. They equal rouge-score's and sacrebleu's own, but
+ROUGE is a metric of each row. BLEU and chrF are not: they are made of counts summed over rows, so each row gives its
+counts here, and `bleu` and `chrf` turn sums of them into the metric. They equal rouge-score's and sacrebleu's own, but
 for ROUGE's tokenizer: rouge-score's default drops every letter that is not ASCII. rouge-score compares two replies of 150
 words in some 10 ms; the bit-parallel subsequence below takes less than a hundredth of that.
 """

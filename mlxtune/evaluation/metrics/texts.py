@@ -1,6 +1,6 @@
 """Scores of a text field: ROUGE, BLEU, chrF, lengths and placeholders over rows, each with its interval. No model, no files.
 
-Every figure of every resample is exact: what each row adds to BLEU and chrF is counted once, and a resample sums the
+Every metric of every resample is exact: what each row adds to BLEU and chrF is counted once, and a resample sums the
 counts of the rows that it drew, as if the corpus had been scored anew.
 
     text_scores(["Please call us."], ["Please write to us."]).rougeL.value
@@ -146,7 +146,7 @@ class TextTable:
     """The metrics of one text field's predictions, for any draw of its rows.
 
     Attributes:
-        rows: Figure -> its value at each row, (rows,), for those that are means over rows.
+        rows: Metric -> its value at each row, (rows,), for those that are means over rows.
         counts: What each row adds to the others, (rows, `N_COUNTS`).
         tokenizer: Name of the tokenizer of BLEU's counts.
     """
@@ -166,7 +166,7 @@ class TextTable:
         return totals
 
     def of(self, draws: Draws) -> dict[str, Floats]:
-        """Every figure of each draw, (draws,). Whole numbers in float64: exact."""
+        """Every metric of each draw, (draws,). Whole numbers in float64: exact."""
         drawn = draws.astype(np.float64)
         counts, by_row = drawn @ self.counts, drawn @ np.stack(list(self.rows.values()), axis=1)
         found = {name: by_row[:, i] / self.n_rows for i, name in enumerate(self.rows)}

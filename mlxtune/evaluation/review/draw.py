@@ -411,7 +411,7 @@ def _field(asked: str | None, evaluation: Evaluation, recipe: Recipe | None, fir
         texts = recipe.output.text_fields
     else:  # scores.json says which fields are text, by what they were scored with
         scored = (read_scores(evaluation.folder) or {}).get("fields", {})
-        texts = [name for name, figures in scored.items() if "rougeL" in figures]
+        texts = [name for name, metrics in scored.items() if "rougeL" in metrics]
     texts = [name for name in texts if name in first.expected]
     if asked is not None:
         if asked not in texts:

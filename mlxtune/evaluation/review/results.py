@@ -193,13 +193,13 @@ def _mean(per_case: Floats, seed: int) -> dict[str, Any]:
 def _agreement(ratings: Floats, row_of: NDArray[np.int_], seed: int) -> dict[str, Any]:
     found = {}
     for i, name in enumerate(DIMENSIONS):
-        figures = {
+        metrics = {
             "alpha_ordinal": alpha(ratings[i], "ordinal", row_of, seed),
             "alpha_interval": alpha(ratings[i], "interval", row_of, seed),
             "exact": exact_agreement(ratings[i], row_of, seed),
         }
         shared = int(((~np.isnan(ratings[i])).sum(0) > 1).sum())
-        found[name] = {"lines": shared, **{figure: one and asdict(one) for figure, one in figures.items()}}
+        found[name] = {"lines": shared, **{metric: one and asdict(one) for metric, one in metrics.items()}}
     return found
 
 
