@@ -33,7 +33,7 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Reply:
+class TemplateReading:
     """A reply, parsed.
 
     Attributes:
@@ -112,7 +112,7 @@ class ReplyTemplate:
 
     # Replies to values
 
-    def parse(self, text: str) -> Reply:
+    def parse(self, text: str) -> TemplateReading:
         """Read a reply that a model wrote.
 
         White space at the ends and in the template's literals is read loosely, labels without regard to case and
@@ -121,7 +121,7 @@ class ReplyTemplate:
         """
         pieces = self._written(text.strip())
         if pieces is None:
-            return Reply(dict.fromkeys(self.fields), False, "does not follow the template")
+            return TemplateReading(dict.fromkeys(self.fields), False, "does not follow the template")
         values: dict[str, Value | None] = {}
         problems: list[str] = []
         repeated = False
@@ -131,7 +131,7 @@ class ReplyTemplate:
             repeated |= again
             if value is None:
                 problems.append(f"{name}: {_clip(written)!r} is not allowed")
-        return Reply(values, repeated, "; ".join(problems) or None)
+        return TemplateReading(values, repeated, "; ".join(problems) or None)
 
     def pattern(self) -> str:
         """Regular expression of all replies that parse, in the syntax that Rust's regex and Python share."""

@@ -27,7 +27,7 @@ from mlxtune.evaluation.differences import compare
 from mlxtune.evaluation.error_analysis import ErrorAnalysis, find_errors
 from mlxtune.evaluation.limits import limit_warnings, position_warnings
 from mlxtune.evaluation.metrics.bertscore import BertScore
-from mlxtune.evaluation.predict import partial
+from mlxtune.evaluation.predict import unfinished
 from mlxtune.evaluation.predict.consistency import consistency
 from mlxtune.evaluation.predict.predictions import CONSTRAINED, FREE, Prediction, replace_predictions
 from mlxtune.evaluation.predict.predictor import Predictor
@@ -243,7 +243,7 @@ def model_hash(recipe: Recipe, evaluated: EvaluatedModel | None) -> str | None:
     if evaluated is None:
         return None
     adapter = evaluated.adapter and evaluated.adapter.sha256
-    return partial.identify(__version__, evaluated.base, adapter, evaluated.backend, recipe.model.model_dump())
+    return unfinished.json_hash(__version__, evaluated.base, adapter, evaluated.backend, recipe.model.model_dump())
 
 
 def speed_of(recorded: Recorded, backend: Backend | None = None) -> Speed:
@@ -342,4 +342,4 @@ def _forget_others(
     for file in files:
         if file not in made:
             file.unlink(missing_ok=True)
-        partial.forget(file)
+        unfinished.delete_header(file)

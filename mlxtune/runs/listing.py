@@ -19,6 +19,7 @@ from typing import Any
 
 from mlxtune.errors import MlxtuneError, RunError
 from mlxtune.recipe.yaml_text import YamlError, read_yaml
+from mlxtune.runs.events import last_step
 from mlxtune.runs.folder import RunFolder, open_run
 from mlxtune.runs.layout import (
     ADAPTER,
@@ -35,7 +36,6 @@ from mlxtune.runs.layout import (
     RUNS,
     TRAINING,
 )
-from mlxtune.runs.metrics import last_step
 
 PARTS_OF_A_RUN = (RUN_FILE, METRICS_FILE, CHECKPOINTS, ADAPTER, LOCK_FILE)
 CLEANABLE = FINISHED

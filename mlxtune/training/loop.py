@@ -21,9 +21,9 @@ from mlxtune.data.template import ReplyTemplate
 from mlxtune.errors import TrainingError
 from mlxtune.files import to_disk, write_text
 from mlxtune.recipe.sections import VALID_LOSS, Recipe
+from mlxtune.runs.events import Event, read_lines
 from mlxtune.runs.folder import RunFolder
 from mlxtune.runs.layout import FINISHED, INTERRUPTED, RunStatus, checkpoint_name
-from mlxtune.runs.metrics import Event, read_lines
 from mlxtune.training.checkpoints import Best, Checkpoints, Progress, last_good
 from mlxtune.training.diagnosis import Point, diagnose, fixed_sample
 from mlxtune.training.interrupt import Interrupt

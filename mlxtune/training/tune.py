@@ -23,9 +23,9 @@ from mlxtune.models.architecture import linear_layers, lora_layers
 from mlxtune.models.base_model import base_folder, config_and_tokenizer, fingerprint, require_base
 from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
 from mlxtune.recipe.sections import Recipe
+from mlxtune.runs.events import Event, read_events
 from mlxtune.runs.folder import RunFolder, new_run
 from mlxtune.runs.layout import FAILED, FINISHED, INTERRUPTED, TRAINING
-from mlxtune.runs.metrics import Event, read_events
 from mlxtune.training.checkpoints import Checkpoints
 from mlxtune.training.diagnosis import diagnose
 from mlxtune.training.loop import Measure, Outcome, Steps, train

@@ -14,9 +14,9 @@ from typing import Any
 
 from mlxtune.backends.adapter import WEIGHTS_FILE
 from mlxtune.evaluation.stored import StoredEvaluation
+from mlxtune.runs.events import read_events
 from mlxtune.runs.folder import RunFolder
 from mlxtune.runs.layout import FINISHED
-from mlxtune.runs.metrics import read_events
 
 # Keys that change no metric.
 NO_SETTINGS = ("name", "track")

@@ -7,7 +7,7 @@ from typing import Any
 
 from mlxtune.data.field_forms import Field
 from mlxtune.evaluation.fields.label import LabelScorer
-from mlxtune.evaluation.fields.labels import LabelSetScorer
+from mlxtune.evaluation.fields.label_set import LabelSetScorer
 from mlxtune.evaluation.fields.scorer import Scorer
 from mlxtune.evaluation.fields.text import TextScorer
 from mlxtune.recipe.sections import Recipe

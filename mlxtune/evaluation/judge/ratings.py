@@ -198,15 +198,15 @@ def write_judgements(path: Path, judgements: Sequence[Judgement]) -> None:
     write_text(path, "".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in judgements))
 
 
-def read_verdict(text: str) -> dict[str, int] | None:
+def read_ratings(text: str) -> dict[str, int] | None:
     """The ratings in what a judge wrote; None unless each criterion has exactly one, a whole number from 1 to 5.
 
     Thinking, text and code fences around the JSON do not matter, nor does "4/5" or "4" for 4. Where there is no JSON, lines
     such as "Accuracy: 4" are read. Ratings that contradict one another are none.
 
-    >>> read_verdict('Sure! {"accuracy": "4/5", "professionalism": 5, "completeness": 3.0}')
+    >>> read_ratings('Sure! {"accuracy": "4/5", "professionalism": 5, "completeness": 3.0}')
     {'accuracy': 4, 'professionalism': 5, 'completeness': 3}
-    >>> read_verdict('{"accuracy": 6, "professionalism": 5, "completeness": 3}') is None
+    >>> read_ratings('{"accuracy": 6, "professionalism": 5, "completeness": 3}') is None
     True
     """
     text = answer_part(text)
@@ -340,7 +340,7 @@ def _judgement(prediction: Prediction, field: str, answer: Answer | None) -> Jud
     text = answer.text if isinstance(answer, ChatFailure) else answer
     if isinstance(answer, ChatFailure) and answer.kind != "cut":
         return of(answer.kind, None, answer.reason, text)
-    scores = read_verdict(text)
+    scores = read_ratings(text)
     if scores is None:
         why = answer.reason if isinstance(answer, ChatFailure) else "no clear marks"
         return of("unparseable", None, why, text)

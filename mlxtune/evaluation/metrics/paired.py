@@ -95,11 +95,11 @@ def compare_tables(ours: MetricTable, theirs: MetricTable, other: str, seed: int
             p_value = mcnemar(int((mine & ~other_side).sum()), int((other_side & ~mine).sum()))
         else:
             p_value = bootstrap_p(drawn, n_rows)
-        found[name] = judged(name, float(value[0]), low, high, p_value, other)
+        found[name] = with_verdict(name, float(value[0]), low, high, p_value, other)
     return found
 
 
-def judged(name: str, difference: float, low: float, high: float, p_value: float, other: str) -> Comparison:
+def with_verdict(name: str, difference: float, low: float, high: float, p_value: float, other: str) -> Comparison:
     """A difference in a metric of that name with its verdict; arguments as `Comparison`'s."""
     direction = metric(name).direction
     verdict: Verdict

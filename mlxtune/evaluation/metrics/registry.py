@@ -1,7 +1,7 @@
 """All metrics by name, in the order in which tables show them. Computes none of them.
 
-A metric is declared once, beside its formula: those of labels in `labels.py`, of texts in `texts.py`, of whole replies in
-`metric.py`. Whoever needs a title, a direction or a test asks here.
+A metric is declared once: those of labels in `labels.py` and of texts in `texts.py`, beside their formulas, those of whole
+replies in `metric.py`. Whoever needs a title, a direction or a test asks here.
 
     METRICS["invalid_rate"].direction  # 'lower'
 """

@@ -9,8 +9,8 @@ from mlxtune.data.examples import expected_values
 from mlxtune.data.rows import Row
 from mlxtune.data.template import ReplyTemplate
 from mlxtune.errors import DataError, Problem, did_you_mean
+from mlxtune.evaluation.predict.parsing import parse_reply
 from mlxtune.evaluation.predict.predictions import CONSTRAINED, FREE, Prediction, json_objects, prediction_of
-from mlxtune.evaluation.predict.reply import parse_reply
 from mlxtune.evaluation.predict.thinking import may_think
 from mlxtune.recipe.sections import Recipe
 

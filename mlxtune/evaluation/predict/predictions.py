@@ -13,7 +13,7 @@ from typing import Any
 from mlxtune.data.field_forms import Value
 from mlxtune.data.rows import Row
 from mlxtune.errors import DataError, Problem
-from mlxtune.evaluation.predict.reply import ParsedReply
+from mlxtune.evaluation.predict.parsing import ParsedReply
 from mlxtune.recipe.sections import Recipe
 
 FREE = "free"

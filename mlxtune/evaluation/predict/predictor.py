@@ -19,9 +19,9 @@ from mlxtune.data.rows import Row
 from mlxtune.data.template import ReplyTemplate
 from mlxtune.errors import Misuse
 from mlxtune.evaluation.predict.constraint import constraint_of
+from mlxtune.evaluation.predict.parsing import ParsedReply, parse_reply
 from mlxtune.evaluation.predict.predictions import CONSTRAINED, FREE
 from mlxtune.evaluation.predict.probabilities import Distribution, Options, distributions, options_of
-from mlxtune.evaluation.predict.reply import ParsedReply, parse_reply
 from mlxtune.evaluation.predict.thinking import may_think
 from mlxtune.models.tokenizer import Tokenizer
 from mlxtune.progress import SILENT, Progress
@@ -112,7 +112,7 @@ class Predictor:
             DataError: Rows that lack a column of the prompt.
         """
         prompts = self.prompts(rows)
-        replies = self.read(self.write(prompts))
+        replies = self.parse(self.generate(prompts))
         options = self.options
         if options is None:
             return replies
@@ -124,7 +124,7 @@ class Predictor:
         prompts = self.prompts(rows)
         found: dict[int, Reply] = {}
         for batch in self.batches(prompts):
-            found.update(zip(batch, self.read(self.write([prompts[i] for i in batch])), strict=True))
+            found.update(zip(batch, self.parse(self.generate([prompts[i] for i in batch])), strict=True))
             progress.advance(len(batch))
         return [found[i] for i in range(len(rows))]
 
@@ -152,7 +152,7 @@ class Predictor:
         for repeat in range(n):
             for number, batch in enumerate(self.batches(prompts)):
                 seed = _seed(self.recipe.train.seed, repeat, number)
-                replies = self.read(self.write([prompts[i] for i in batch], temperature, seed))
+                replies = self.parse(self.generate([prompts[i] for i in batch], temperature, seed))
                 for i, reply in zip(batch, replies, strict=True):
                     found[i].append(reply.values)
                 progress.advance(len(batch))
@@ -168,12 +168,12 @@ class Predictor:
         """Indices of prompts, batch by batch."""
         return batches(prompts, self.recipe.evaluate.batch_size)
 
-    def write(self, prompts: Sequence[Sequence[int]], temperature: float = 0.0, seed: int = 0) -> list[Generation]:
+    def generate(self, prompts: Sequence[Sequence[int]], temperature: float = 0.0, seed: int = 0) -> list[Generation]:
         """What the model writes after each prompt, as one batch; greedy without a temperature."""
         limit, stops = self.recipe.evaluate.max_new_tokens, self.tokenizer.stop_tokens
         return self.model.generate(prompts, limit, stops, self.constraint, temperature=temperature, seed=seed)
 
-    def read(self, written: Sequence[Generation]) -> list[Reply]:
+    def parse(self, written: Sequence[Generation]) -> list[Reply]:
         """What was written, as replies."""
         thinking, constrained = may_think(self.recipe), self.constraint is not None
         found = []

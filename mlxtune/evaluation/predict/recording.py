@@ -2,7 +2,7 @@
 
 While it goes, whole lines are added to predictions.jsonl.part; when every row is answered they are put into row order and
 renamed to predictions.jsonl, so that a file of that name is always complete. What an interrupted attempt left is gone on
-from, if it asked the same (`partial.py`).
+from, if it asked the same (`unfinished.py`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from mlxtune.data.examples import expected_values
 from mlxtune.data.field_forms import Value
 from mlxtune.data.rows import Row
-from mlxtune.evaluation.predict import partial
+from mlxtune.evaluation.predict import unfinished
 from mlxtune.evaluation.predict.predictions import Prediction, from_record, prediction_of, whole_lines
 from mlxtune.evaluation.predict.predictor import Predictor, Reply
 from mlxtune.progress import SILENT, Progress
@@ -60,42 +60,42 @@ def record_predictions(
     recipe = predictor.recipe
     expected = expected_values(rows, recipe)
     prompts = predictor.prompts(rows, shots)
-    unfinished = partial.part_file(path)
+    part = unfinished.part_file(path)
     key = None
     if model_hash is not None:
         places = [(row.file, row.line) for row in rows]
-        key = partial.identify(
+        key = unfinished.json_hash(
             model_hash, predictor.decoding, recipe.model_dump(include={"prompt", "output"}),
             recipe.evaluate.max_new_tokens, recipe.evaluate.batch_size, prompts, expected, places,
         )  # fmt: skip
     found, seconds = _kept(path, key, list(predictor.batches(prompts)))
     if found:
         progress.advance(len(found))
-    if len(found) == len(rows) and not unfinished.exists():
+    if len(found) == len(rows) and not part.exists():
         return Recorded([found[i] for i in range(len(rows))], seconds)
-    partial.forget(path)  # until the file holds what the header says
-    with whole_lines(unfinished) as add:
+    unfinished.delete_header(path)  # until the file holds what the header says
+    with whole_lines(part) as add:
         add(list(found.values()))
         if key is not None:
-            partial.note(path, key, seconds)
+            unfinished.write_header(path, key, seconds)
         for batch in predictor.batches(prompts):
             if batch[0] in found:
                 continue
             start = time.perf_counter()
-            written = predictor.write([prompts[i] for i in batch])
+            written = predictor.generate([prompts[i] for i in batch])
             seconds += time.perf_counter() - start
-            for i, reply in zip(batch, predictor.read(written), strict=True):
+            for i, reply in zip(batch, predictor.parse(written), strict=True):
                 found[i] = as_prediction(i, rows[i], predictor, expected[i], reply)
             add([found[i] for i in batch])
             if key is not None:
-                partial.note(path, key, seconds)
+                unfinished.write_header(path, key, seconds)
             progress.advance(len(batch))
     in_order = [found[i] for i in range(len(rows))]
-    with whole_lines(unfinished) as add:
+    with whole_lines(part) as add:
         add(in_order)
-    os.replace(unfinished, path)
+    os.replace(part, path)
     if key is not None:
-        partial.note(path, key, seconds, finished=True)
+        unfinished.write_header(path, key, seconds, finished=True)
     return Recorded(in_order, seconds)
 
 
@@ -120,7 +120,7 @@ def _kept(path: Path, key: str | None, asked: Sequence[Sequence[int]]) -> tuple[
 
     Only whole batches count: what a row is padded to can change the last bit of its logits, and so its reply.
     """
-    earlier = None if key is None else partial.kept(path, key)
+    earlier = None if key is None else unfinished.read_attempt(path, key)
     answered: dict[int, Prediction] = {}
     if earlier is not None:
         with suppress(KeyError, TypeError, AttributeError):  # a line that is no prediction ends what can be kept
@@ -132,6 +132,6 @@ def _kept(path: Path, key: str | None, asked: Sequence[Sequence[int]]) -> tuple[
         log.info(
             "%s: going on from an interrupted evaluation, %s of %s rows are answered", path.name, len(found), n_rows
         )
-    elif partial.part_file(path).exists():
-        log.info("%s: left by another evaluation; discarded", partial.part_file(path))
+    elif unfinished.part_file(path).exists():
+        log.info("%s: left by another evaluation; discarded", unfinished.part_file(path))
     return found, 0.0 if earlier is None or not found else earlier.seconds

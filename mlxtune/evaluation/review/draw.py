@@ -44,7 +44,7 @@ TAG_LETTERS = "bcdfghjkmnpqrstvwxz"  # no word and no month comes out, which a s
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class RatedReplies:
     """Replies that can be rated.
 
     Attributes:
@@ -106,7 +106,7 @@ class Key:
 class Review:
     """A sheet to be written, and its key."""
 
-    evaluations: tuple[Evaluation, ...]
+    evaluations: tuple[RatedReplies, ...]
     lines: tuple[Line, ...]
     key: Key
 
@@ -121,7 +121,7 @@ class Review:
         return sum(len(text) > MAX_CELL for line in self.lines for text in line.texts().values())
 
 
-def find_evaluation(path: Path) -> Evaluation:
+def find_replies(path: Path) -> RatedReplies:
     """The replies that a path names: those of a run's tuned model, or an evaluation folder's own.
 
     Raises:
@@ -133,7 +133,7 @@ def find_evaluation(path: Path) -> Evaluation:
     if not path.exists():
         raise RunError(f"{path}: no such run folder")
     if _holds_replies(path):
-        return Evaluation(str(path), path, path.parent.parent if lies_in_a_run(path) else None)
+        return RatedReplies(str(path), path, path.parent.parent if lies_in_a_run(path) else None)
     if not (path / RUN_FILE).is_file() and read_scores(path) is not None:
         raise RunError(f"{path}: its {PREDICTIONS_FILE} is missing; evaluate again")
     run = open_run(path)
@@ -142,10 +142,10 @@ def find_evaluation(path: Path) -> Evaluation:
         others = sorted(str(file.parent) for file in tuned.parent.glob(f"*/{PREDICTIONS_FILE}"))
         advice = f"or name one of {', '.join(others)}" if others else "then review it"
         raise RunError(f"{path}: has no replies of the tuned model to rate; `mlxtune evaluate {path}` first, {advice}")
-    return Evaluation(str(path), tuned, run.path)
+    return RatedReplies(str(path), tuned, run.path)
 
 
-def find_evaluations(paths: Sequence[Path]) -> tuple[Evaluation, ...]:
+def find_all_replies(paths: Sequence[Path]) -> tuple[RatedReplies, ...]:
     """The replies that several paths name.
 
     Raises:
@@ -154,7 +154,7 @@ def find_evaluations(paths: Sequence[Path]) -> tuple[Evaluation, ...]:
     """
     if not paths:
         raise Misuse("which run's replies? name a run folder: mlxtune review RUN")
-    found = tuple(find_evaluation(path) for path in paths)
+    found = tuple(find_replies(path) for path in paths)
     for position, one in enumerate(found):
         twin = next((other for other in found[:position] if other.folder.resolve() == one.folder.resolve()), None)
         if twin is not None:
@@ -162,7 +162,7 @@ def find_evaluations(paths: Sequence[Path]) -> tuple[Evaluation, ...]:
     return found
 
 
-def default_folder(evaluations: Sequence[Evaluation]) -> Path:
+def default_folder(evaluations: Sequence[RatedReplies]) -> Path:
     """Where a sheet lies unless the user says otherwise: with one run its evaluation, with several a folder beside the
     first one's evaluation that names the others.
     """
@@ -188,7 +188,7 @@ def make_review(paths: Sequence[Path], sample: int = 100, seed: int = 0, field: 
         RunError: A path without replies.
         DataError: Predictions that cannot be read, or of different rows.
     """
-    evaluations = find_evaluations(paths)
+    evaluations = find_all_replies(paths)
     answers = [read_predictions(one.predictions) for one in evaluations]
     if not answers[0]:
         raise DataError(f"{evaluations[0].predictions}: no predictions to rate")
@@ -331,7 +331,7 @@ def find_key(paths: Sequence[Path], out: Path | None, sheets: Sequence[Path]) ->
         if not (out / KEY_FILE).is_file():
             raise RunError(f"{out}: holds no {KEY_FILE}; --out names the folder that the sheet was written to")
         return out / KEY_FILE
-    evaluations = find_evaluations(paths) if paths else ()
+    evaluations = find_all_replies(paths) if paths else ()
     places = [default_folder([one, *(other for other in evaluations if other is not one)]) for one in evaluations]
     beside = list(dict.fromkeys(sheet.parent for sheet in sheets))
     for place in (*places, *([] if places else beside)):
@@ -384,7 +384,7 @@ def _key_record(key: Key, folder: Path) -> dict[str, Any]:
     return {**about, **asdict(key), "runs": runs}
 
 
-def _short_name(evaluation: Evaluation, first: Evaluation) -> str:
+def _short_name(evaluation: RatedReplies, first: RatedReplies) -> str:
     """What a folder's name calls another evaluation: its run, then its own name unless that is the tuned model's."""
     own = evaluation.folder.absolute().name
     run = evaluation.run and evaluation.run.absolute()
@@ -398,14 +398,14 @@ def _short_name(evaluation: Evaluation, first: Evaluation) -> str:
     return name if own == TUNED else f"{name}-{own}"
 
 
-def _recipe(evaluation: Evaluation) -> Recipe | None:
+def _recipe(evaluation: RatedReplies) -> Recipe | None:
     """The recipe of the run around the replies; replies of another system have none."""
     if evaluation.run is None or not (evaluation.run / RECIPE_FILE).is_file():
         return None
     return load_recipe(evaluation.run / RECIPE_FILE)
 
 
-def _field(asked: str | None, evaluation: Evaluation, recipe: Recipe | None, first: Prediction) -> str | None:
+def _field(asked: str | None, evaluation: RatedReplies, recipe: Recipe | None, first: Prediction) -> str | None:
     """The text field to rate; None is the whole reply."""
     if recipe is not None:
         texts = recipe.output.text_fields

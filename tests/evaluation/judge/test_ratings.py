@@ -26,7 +26,7 @@ from mlxtune.evaluation.judge.ratings import (
     JudgeRequest,
     between_rules,
     judge_replies,
-    read_verdict,
+    read_ratings,
     sampled,
     summarise_ratings,
     write_judgements,
@@ -109,7 +109,7 @@ GOOD = {"accuracy": 4, "professionalism": 5, "completeness": 3}
     ],
 )
 def test_a_clear_verdict_is_read_however_it_is_wrapped(text: str) -> None:
-    assert read_verdict(text) == GOOD
+    assert read_ratings(text) == GOOD
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_a_clear_verdict_is_read_however_it_is_wrapped(text: str) -> None:
     ],
 )
 def test_an_unclear_verdict_is_none(text: str) -> None:
-    assert read_verdict(text) is None
+    assert read_ratings(text) is None
 
 
 @pytest.mark.parametrize(

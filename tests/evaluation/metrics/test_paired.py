@@ -17,8 +17,8 @@ from mlxtune.evaluation.metrics.paired import (
     Verdict,
     bootstrap_p,
     compare_tables,
-    judged,
     mcnemar,
+    with_verdict,
 )
 
 LABELS = ["user_auth", "order_management", "payment", "none"]
@@ -207,7 +207,7 @@ def test_a_difference_has_its_verdict_and_its_sentence(
     mark: Verdict | None,
     sentence: str,
 ) -> None:
-    one = judged(metric, *difference, p_value, "before")
+    one = with_verdict(metric, *difference, p_value, "before")
     assert one == Comparison(*difference, p_value, verdict, "before", mark)
     assert one.sentence == sentence
     whole = dict(zip(("difference", "low", "high"), difference, strict=True)) | {

@@ -12,7 +12,7 @@ import pytest
 from mlxtune.data.template import ReplyTemplate
 from mlxtune.errors import ModelError, RecipeError
 from mlxtune.evaluation.predict.constraint import TemplateConstraint, TemplateMatcher, constraint_of
-from mlxtune.evaluation.predict.reply import parse_reply
+from mlxtune.evaluation.predict.parsing import parse_reply
 from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
 from mlxtune.recipe.load import load_recipe
 from mlxtune.recipe.sections import OutputSection

@@ -14,7 +14,7 @@ from mlxtune.backends.mlx.backend import MlxBackend
 from mlxtune.data.examples import build_examples, prompt_ids
 from mlxtune.data.rows import Row, read_rows
 from mlxtune.data.template import ReplyTemplate
-from mlxtune.evaluation.fields.labels import MAX_SETS
+from mlxtune.evaluation.fields.label_set import MAX_SETS
 from mlxtune.evaluation.metrics.calibration import N_BINS, calibration, coverage_at, threshold_for
 from mlxtune.evaluation.predict.predictions import read_predictions
 from mlxtune.evaluation.predict.probabilities import Distribution, distributions, options_of

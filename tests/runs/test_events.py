@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxtune.runs.metrics import TAIL_BYTES, last_step, read_events, read_lines
+from mlxtune.runs.events import TAIL_BYTES, last_step, read_events, read_lines
 
 EVENTS = [
     {"event": "begin", "steps": 3},

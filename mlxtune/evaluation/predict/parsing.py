@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mlxtune.data.field_forms import Value
-from mlxtune.data.template import Reply, ReplyTemplate
+from mlxtune.data.template import ReplyTemplate, TemplateReading
 from mlxtune.evaluation.predict.thinking import without_thinking
 
 MIN_LOOP_CHARS = 12  # shorter repetition at a reply's end is "..." or "haha", not a loop
@@ -42,7 +42,9 @@ def parse_reply(
     """
     answer = without_thinking(text) if thinking else text
     if answer is None:
-        reply = Reply(dict.fromkeys(template.fields), False, "does not follow the template: its thinking does not end")
+        reply = TemplateReading(
+            dict.fromkeys(template.fields), False, "does not follow the template: its thinking does not end"
+        )
     else:
         reply, text = template.parse(answer), answer
     values, problem = dict(reply.values), reply.problem

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mlxtune.data.template import ReplyTemplate
-from mlxtune.evaluation.predict.reply import MIN_LOOP_CHARS, is_loop, parse_reply
+from mlxtune.evaluation.predict.parsing import MIN_LOOP_CHARS, is_loop, parse_reply
 from mlxtune.evaluation.predict.thinking import may_think
 from mlxtune.recipe.sections import OutputSection, Recipe
 

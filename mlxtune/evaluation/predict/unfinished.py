@@ -16,7 +16,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Kept:
+class EarlierAttempt:
     """Records of an earlier attempt, in the order they were asked, and the model's seconds for them."""
 
     records: list[dict[str, Any]]
@@ -33,12 +33,12 @@ def header_file(path: Path) -> Path:
     return path.with_name(path.name + ".part.json")
 
 
-def identify(*content: Any) -> str:
+def json_hash(*content: Any) -> str:
     """SHA-256 of anything that JSON can hold."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode(errors="replace")).hexdigest()
 
 
-def kept(path: Path, identity: str) -> Kept | None:
+def read_attempt(path: Path, identity: str) -> EarlierAttempt | None:
     """What an attempt of this identity left at `path`, finished or not; None where there is none, or it was another's."""
     try:
         header = json.loads(header_file(path).read_text(encoding="utf-8"))
@@ -51,10 +51,10 @@ def kept(path: Path, identity: str) -> Kept | None:
         return None
     if whole and hashlib.sha256(content).hexdigest() != header["sha256"]:
         return None
-    return Kept(list(_records(content)), seconds)
+    return EarlierAttempt(list(_records(content)), seconds)
 
 
-def note(path: Path, identity: str, seconds: float, finished: bool = False) -> None:
+def write_header(path: Path, identity: str, seconds: float, finished: bool = False) -> None:
     """Write down whose the predictions at `path` are, and for how long the model was asked."""
     digest = hashlib.sha256(path.read_bytes()).hexdigest() if finished else None
     content = {"identity": identity, "seconds": seconds, "sha256": digest}
@@ -64,7 +64,7 @@ def note(path: Path, identity: str, seconds: float, finished: bool = False) -> N
     os.replace(new, header_file(path))
 
 
-def forget(path: Path) -> None:
+def delete_header(path: Path) -> None:
     """Nothing at `path` is to be continued."""
     for file in (header_file(path), _new_header(path)):
         file.unlink(missing_ok=True)
