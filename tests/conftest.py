@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,3 +166,21 @@ def mlxtune(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
 def mlxtune_run(mlxtune: Run) -> Run:
     """`mlxtune` under a name that leaves the package's own free."""
     return mlxtune
+
+
+@contextlib.contextmanager
+def heard(name: str = "mlxtune") -> Iterator[list[str]]:
+    """What the library reports while a block runs, a sentence each."""
+    said: list[str] = []
+
+    class Heard(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            said.append(record.getMessage())
+
+    logger, handler = logging.getLogger(name), Heard()
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield said
+    finally:
+        logger.removeHandler(handler)

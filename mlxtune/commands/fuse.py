@@ -48,7 +48,7 @@ def fuse(
     say(f"backend: {choice.reason}")
     target = out or opened.fused
     fused = fuse_run(
-        opened, choice.backend, target, requantize=requantize, dtype=dtype, tolerance=tolerance, force=force, notify=say
+        opened, choice.backend, target, requantize=requantize, dtype=dtype, tolerance=tolerance, force=force
     )
     if as_json:
         print_json(

@@ -107,7 +107,7 @@ def lora(
     say(f"backend: {choice.reason}")
     with _Progress(as_json, segments) as progress:
         tuned = tune(
-            loaded, choice, out, force, progress.event, progress.say,
+            loaded, choice, out, force, progress.event,
             resume=resumed, begin_from=begun_from, measures=reply_metrics,
         )  # fmt: skip
     result = {"event": "run", "run": str(tuned.run), **tuned.info}
@@ -206,9 +206,6 @@ class _Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.close()
-
-    def say(self, text: str) -> None:
-        say(text)
 
     def event(self, event: Any) -> None:
         if self._as_json:

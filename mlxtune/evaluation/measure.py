@@ -132,7 +132,7 @@ def evaluate(
     options = options or EvaluationOptions()
     decoding = options.decoding or recipe.evaluate.decoding
     for line in [*limit_warnings(rows, recipe, tokenizer), *position_warnings(rows, recipe, tokenizer, model.config)]:
-        log.warning("%s", line)
+        log.warning(line)
     answers = label_baselines(recipe, rows)
     identity = model_hash(recipe, evaluated)
     asked = []

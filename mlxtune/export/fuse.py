@@ -8,8 +8,9 @@ distance, between that model and the one that was written, is no rounding and sh
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,8 @@ from mlxtune.models.tokenizer import load_tokenizer
 from mlxtune.models.writing import check_free, model_folder
 from mlxtune.recipe.sections import PLACEHOLDER, Recipe, is_on_hub
 from mlxtune.runs.folder import RunFolder
+
+log = logging.getLogger(__name__)
 
 CHECKED_PROMPTS = 4
 CHECKED_POSITIONS = 64  # of a prompt, so that a long one takes no more memory: 39 MB of logits at Qwen's vocabulary
@@ -109,7 +112,6 @@ def fuse_run(
     dtype: str | None = None,
     tolerance: float = 0.1,
     force: bool = False,
-    notify: Callable[[str], None] = lambda text: None,
 ) -> Fused:
     """Fold a run's adapter into its base model.
 
@@ -121,7 +123,6 @@ def fuse_run(
         dtype: Type of the fused weights; None keeps the base's.
         tolerance: Largest logit difference to accept, as a share of the adapter's own effect.
         force: Replace what lies at `out`.
-        notify: Called with sentences about what is going on.
 
     Raises:
         RunError: The run has no adapter.
@@ -133,7 +134,7 @@ def fuse_run(
     recipe = run.recipe()
     base = base_folder(recipe.model, backend)
     require_base(base, run.info().get("base", {}).get("fingerprint"), str(run))
-    prompts = _prompts(recipe, base, notify)
+    prompts = _prompts(recipe, base)
     with model_folder(out, force=force) as new:
         written = backend.fuse(base, run.adapter, new, requantize, dtype)
         proof = prove(backend, base, run.adapter, new, prompts)
@@ -205,7 +206,7 @@ def _rounded_to(types: Mapping[str, str], adapted: Sequence[str], config: Mappin
     return " and ".join(sorted(TYPE_NAMES[kind] for kind in kinds))
 
 
-def _prompts(recipe: Recipe, base: Path, notify: Callable[[str], None]) -> list[list[int]]:
+def _prompts(recipe: Recipe, base: Path) -> list[list[int]]:
     """Prompts of the first rows of the recipe's data, test rows first."""
     tokenizer = load_tokenizer(base)
     for file in (recipe.data.test, recipe.data.valid, recipe.data.train):
@@ -214,6 +215,6 @@ def _prompts(recipe: Recipe, base: Path, notify: Callable[[str], None]) -> list[
                 return prompt_ids(read_rows(Path(file), recipe.data.columns)[:CHECKED_PROMPTS], recipe, tokenizer)
             except DataError:
                 continue
-    notify("the recipe's data is not here; checking the fused model on a made-up prompt")
+    log.info("the recipe's data is not here; checking the fused model on a made-up prompt")
     columns = dict.fromkeys(PLACEHOLDER.findall(recipe.prompt.user), "Hello, what can you do?")
     return prompt_ids([Row(columns, "made up", 1)], recipe, tokenizer)

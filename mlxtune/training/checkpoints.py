@@ -1,7 +1,7 @@
 """Checkpoints of a run: adapter, optimizer and how far training had come. Each is whole, checksummed and on the disk.
 
     checkpoints.save(model, progress)                    # written beside its place, flushed, renamed
-    progress = checkpoints.restore(model, notify)           # the last one that is intact
+    progress = checkpoints.restore(model)                   # the last one that is intact
 
 Kept are the last, the one before it, in case the last is corrupt, and the best.
 """
@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from mlxtune.runs.layout import (
     checkpoint_step,
 )
 from mlxtune.training.diagnosis import Point
+
+log = logging.getLogger(__name__)
 
 FORMAT = 1  # raise it when a state says something else than before
 
@@ -117,26 +120,25 @@ class Checkpoints:
                 shutil.rmtree(self._folder / other)
         return self._folder / name
 
-    def restore(self, model: Model, notify: Callable[[str], None]) -> Progress:
+    def restore(self, model: Model) -> Progress:
         """Load the last intact state into a model that is prepared for training.
 
         Args:
             model: With the same adapter.
-            notify: Told of each checkpoint that is corrupt.
 
         Raises:
             RunError: There is none.
             AdapterError: It is of another adapter.
         """
-        for folder, progress in self._intact(notify):
+        for folder, progress in self._intact():
             model.load_state(folder)
             self._forget_after(progress.step)
             return progress
         raise RunError(f"{self._folder}: holds no intact checkpoint to go on from; train anew with --force")
 
-    def last(self, notify: Callable[[str], None] = lambda text: None) -> Progress | None:
+    def last(self) -> Progress | None:
         """How far the last intact checkpoint had come; None if there is none."""
-        return next((progress for _, progress in self._intact(notify)), None)
+        return next((progress for _, progress in self._intact()), None)
 
     def path_of(self, best: Best) -> Path:
         """The folder of the best checkpoint.
@@ -153,11 +155,11 @@ class Checkpoints:
         """Names of all checkpoints, the last first."""
         return [path.name for path in checkpoint_folders(self._folder)]
 
-    def _intact(self, notify: Callable[[str], None]) -> Iterator[tuple[Path, Progress]]:
+    def _intact(self) -> Iterator[tuple[Path, Progress]]:
         for name in self._names():
             progress = _read_intact(self._folder / name)
             if progress is None:
-                notify(f"{self._folder / name}: is damaged; going back to the checkpoint before it")
+                log.warning("%s: is damaged; going back to the checkpoint before it", self._folder / name)
             else:
                 yield self._folder / name, progress
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,8 @@ from mlxtune.training.interrupt import Interrupt
 from mlxtune.training.schedule import Schedule
 from mlxtune.training.selection import Selection
 from mlxtune.training.validation import segment_losses, validate
+
+messages = logging.getLogger(__name__)
 
 # Metrics by name ("intents.exact_match") of the replies that a model now gives.
 Measure = Callable[[Model], Mapping[str, float]]
@@ -83,7 +86,6 @@ def train(
     measure: Measure | None = None,
     resume: bool = False,
     forget_best: bool = False,
-    notify: Callable[[str], None] = lambda text: None,
 ) -> Outcome:
     """Train the adapter that is attached to `model`, and write it with its metrics into the run folder.
 
@@ -99,7 +101,6 @@ def train(
         measure: Metrics of the replies that the model now gives; needed where the recipe selects by one.
         resume: Go on from the run's last intact checkpoint.
         forget_best: The metric changed, or what it is measured on: the previous best is discarded.
-        notify: Told of what went wrong and was dealt with.
 
     Raises:
         TrainingError: A loss or gradient is not finite, or a checkpoint cannot be written; the last good one stays.
@@ -111,7 +112,7 @@ def train(
         recipe.train.gradient_checkpointing,
     )
     if resume:
-        training.restore(forget_best, notify)
+        training.restore(forget_best)
     backend.peak_memory_bytes(reset=True)
     mode = "a" if resume else "w"
     with run.metrics_file.open(mode, encoding="utf-8") as stream, Interrupt() as interrupt:
@@ -149,16 +150,15 @@ class _Training:
         self._progress = Progress()
         self._saved = 0  # step of the last checkpoint
 
-    def restore(self, forget_best: bool, notify: Callable[[str], None]) -> None:
+    def restore(self, forget_best: bool) -> None:
         """Go back to the last intact checkpoint, in the model, in metrics.jsonl and here."""
-        self._progress = self._checkpoints.restore(self._model, notify)
+        self._progress = self._checkpoints.restore(self._model)
         self._saved = self._progress.step
         _truncate_metrics(self._run, self._progress, self._steps)
         best = self._progress.best
         if best is not None and (forget_best or best.metric != self._selection.metric):
-            notify(
-                f"the metric changed, so the previous best is discarded: {best.metric} {best.value:.4g} at step {best.step}"
-            )
+            was = f"{best.metric} {best.value:.4g} at step {best.step}"
+            messages.info("the metric changed, so the previous best is discarded: %s", was)
             self._progress = replace(self._progress, best=None, since_best=0)
 
     def run(self, log: _Log, interrupt: Interrupt) -> Outcome:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import logging
 import math
 import netrc
 import os
@@ -30,6 +31,8 @@ from mlxtune.files import write_json
 from mlxtune.recipe.sections import Recipe
 from mlxtune.runs.layout import FAILED, FINISHED, INTERRUPTED, TRACKERS_FILE
 
+log = logging.getLogger(__name__)
+
 PROJECT = "mlxtune"  # where the client's environment names none
 # Of run.json, what tells runs apart; the rest is long or names rows.
 FACTS = ("mlxtune", "python", "platform", "backend", "device", "versions", "base", "parameters", "trainable_parameters")
@@ -44,7 +47,6 @@ class Trackers:
         folder: The run folder; `trackers.json` in it keeps what continues the same tracker runs after a resume.
         recipe: Logged as the run's configuration.
         info: run.json, some of whose facts are logged with the recipe.
-        notify: Called with each sentence: where a tracker's run is, and once for a tracker that failed.
 
     Raises:
         MlxtuneError: A tracker's client is not installed.
@@ -56,10 +58,9 @@ class Trackers:
         folder: Path,
         recipe: Recipe,
         info: Mapping[str, Any],
-        notify: Callable[[str], None] = lambda text: None,
     ) -> None:
         require(names)
-        self._names, self._folder, self._recipe, self._info, self._notify = names, folder, recipe, info, notify
+        self._names, self._folder, self._recipe, self._info = names, folder, recipe, info
         self._open: dict[str, Tracker] = {}
         self._status: str = FINISHED
 
@@ -78,12 +79,12 @@ class Trackers:
                     with _stdout_kept_clean():
                         tracker = self._open[name] = TRACKERS[name](opening)
                 except Exception as error:  # whatever a client raises: no network, no permission, another version
-                    self._notify(f"{name}: cannot be opened, training goes on without it: {_short(error)}")
+                    log.info(f"{name}: cannot be opened, training goes on without it: {_short(error)}")
                     continue
                 kept[name] = dict(tracker.kept)
                 with contextlib.suppress(OSError):  # at worst a resume begins a new run there
                     write_json(kept_file, kept)
-                self._notify(f"{name}: {tracker.where}")
+                log.info(f"{name}: {tracker.where}")
         except BaseException as error:
             self._close(error)
             raise
@@ -107,7 +108,7 @@ class Trackers:
                     tracker.log(values, int(event["step"]))
             except Exception as error:  # whatever a client raises
                 del self._open[name]
-                self._notify(f"{name}: failed at step {event['step']}, training goes on without it: {_short(error)}")
+                log.info(f"{name}: failed at step {event['step']}, training goes on without it: {_short(error)}")
                 with contextlib.suppress(Exception), _stdout_kept_clean():
                     tracker.close(FAILED, _short(error))
 
@@ -122,7 +123,7 @@ class Trackers:
                 with _stdout_kept_clean():
                     tracker.close(status, reason)
             except Exception as failure:  # whatever a client raises
-                self._notify(f"{name}: could not be closed, its last values may be missing: {_short(failure)}")
+                log.info(f"{name}: could not be closed, its last values may be missing: {_short(failure)}")
 
 
 def missing(names: Iterable[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import platform
 import sys
 from collections.abc import Callable
@@ -34,6 +35,8 @@ from mlxtune.training.selection import Selection
 from mlxtune.training.trackers import Trackers, require
 from mlxtune.version import __version__
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Tuned:
@@ -50,7 +53,6 @@ def tune(
     out: Path | None = None,
     force: bool = False,
     on_event: Callable[[Event], None] = lambda event: None,
-    notify: Callable[[str], None] = lambda text: None,
     *,
     resume: RunFolder | None = None,
     begin_from: RunFolder | None = None,
@@ -64,7 +66,6 @@ def tune(
         out: Run folder; None makes one under runs/.
         force: Replace a run that lies at `out`.
         on_event: Called with each event of metrics.jsonl.
-        notify: Called with each sentence about what is going on.
         resume: A run to go on with, from its last intact checkpoint; `out` and `force` do not count then.
         begin_from: A run whose adapter is the beginning of this one.
         measures: Makes what measures replies, for recipes that select by a metric of them.
@@ -80,17 +81,17 @@ def tune(
     config, tokenizer_folder = config_and_tokenizer(recipe.model)
     given, recipe = recipe, within_positions(recipe, config)
     if recipe != given:
-        notify(f"train.max_tokens is {recipe.train.max_tokens:,}, the positions that the model has")
+        log.info(f"train.max_tokens is {recipe.train.max_tokens:,}, the positions that the model has")
     spec = lora_spec(recipe, config)
     changed = check_recipe(recipe, resume) if resume else []
     tokenizer = load_tokenizer(tokenizer_folder)
     prepared = prepare(recipe, tokenizer)
     training, validation = prepared.training, prepared.validation
-    notify(describe_data(training, validation))
+    log.info(describe_data(training, validation))
     if training.augmented is not None:
-        notify(training.augmented.summary())
+        log.info(training.augmented.summary())
     for line in [*training.left_out, *(validation.left_out if validation else [])]:
-        notify(f"left out, longer than train.max_tokens: {line}")
+        log.info(f"left out, longer than train.max_tokens: {line}")
     data = _data_facts(recipe, training, validation)
     steps = Steps.of(len(training.examples), recipe)
     if resume:
@@ -111,8 +112,8 @@ def tune(
     model.attach_lora(spec, weights)
     trainable = sum(value.size for value in weights.values())
     again = ", activations computed again in the backward pass" if recipe.train.gradient_checkpointing else ""
-    notify(
-        f"training {trainable:,} of {model.n_parameters:,} parameters for {steps.total:,} steps, {steps.per_epoch:,} an epoch{again}"
+    log.info(
+        f"training {trainable:,} of {model.n_parameters:,} parameters for {steps.total:,} steps, {steps.per_epoch:,} an epoch{again}",
     )
 
     run = resume or new_run(recipe, out, force)
@@ -131,9 +132,9 @@ def tune(
         if resume:
             before = run.info()
             if before["backend"] != backend.name:
-                notify(f"{run} was begun on {before['backend']}: on {backend.name} the numbers differ by rounding")
+                log.info(f"{run} was begun on {before['backend']}: on {backend.name} the numbers differ by rounding")
             if changed:
-                notify(f"going on under a changed recipe: {', '.join(changed)}")
+                log.info(f"going on under a changed recipe: {', '.join(changed)}")
                 write_text(run.recipe_file, recipe.to_yaml())
             times = [*before.get("resumed", []), {"at": _now(), "command": _command(), "changed": changed}]
             run.update_info(**facts, resumed=times, error=None)
@@ -150,7 +151,7 @@ def tune(
                 command=_command(),
             )
         try:
-            with Trackers(recipe.track, run.path, recipe, run.info(), notify) as trackers:
+            with Trackers(recipe.track, run.path, recipe, run.info()) as trackers:
 
                 def observe(event: Event) -> None:
                     on_event(event)
@@ -168,7 +169,6 @@ def tune(
                     measure,
                     resume is not None,
                     measured_anew(changed),
-                    notify,
                 )
         except BaseException as error:
             with contextlib.suppress(OSError):  # as on a disk that is full

@@ -22,7 +22,7 @@ from mlxtune.evaluation.validation_metrics import reply_metrics
 from mlxtune.recipe.load import load_recipe
 from mlxtune.recipe.sections import Augment, LabelField, LabelsField, Quantize, Recipe, TextField
 from mlxtune.training.tune import tune
-from tests.conftest import ROWS, chosen, write_recipe, write_rows
+from tests.conftest import ROWS, chosen, heard, write_recipe, write_rows
 from tests.fakes import Told
 from tests.tiny import tiny_model
 
@@ -201,8 +201,11 @@ def footprint(file: Path, overrides: dict[str, Any], folder: Path, monkeypatch: 
     seen: list[Any] = []
     try:
         recipe = load_recipe(file, [f"{key}={json.dumps(value)}" for key, value in overrides.items()])
-        tuned = tune(recipe, chosen(), None, on_event=lambda event: seen.append(dict(event)), notify=seen.append,
-                     measures=reply_metrics)  # fmt: skip
+        with heard("mlxtune.training") as said_of_training:
+            tuned = tune(
+                recipe, chosen(), None, on_event=lambda event: seen.append(dict(event)), measures=reply_metrics
+            )
+        seen += said_of_training
         model, tokenizer = load_subject(Subject(recipe, tuned.run, base=False), chosen().backend)
         told = Told()
         asked = (recipe, model, tokenizer, read_test_rows(recipe), folder / "evaluation")

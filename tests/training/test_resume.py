@@ -27,7 +27,7 @@ from mlxtune.runs.folder import RunFolder, open_run
 from mlxtune.training.checkpoints import Checkpoints
 from mlxtune.training.tune import Tuned, tune
 from tests.adapted import BACKENDS
-from tests.conftest import ROWS, Run, snapshot, write_recipe, write_rows
+from tests.conftest import ROWS, Run, heard, snapshot, write_recipe, write_rows
 from tests.data.test_augment import Fake, words
 from tests.tiny import tiny_model
 
@@ -138,8 +138,8 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_used(
         state.write_text(state.read_text().replace('"step": 5', '"step": 4'))
     else:
         (last / "more").write_text("of something")
-    said: list[str] = []
-    again = trained(recipe, tmp_path, backend, resume=run, notify=said.append)
+    with heard() as said:
+        again = trained(recipe, tmp_path, backend, resume=run)
     assert any("step-000005: is damaged; going back to the checkpoint before it" in line for line in said)
     assert_same(again.run, whole)
 
@@ -163,8 +163,8 @@ def test_a_run_begun_on_one_backend_goes_on_on_the_other(tmp_path: Path, base: P
     whole = read_adapter(trained(recipe, tmp_path / "whole", "mlx").run.adapter).weights
     with pytest.raises(Killed):
         trained(recipe, tmp_path / "run", "mlx", ("checkpoint", 5))
-    said: list[str] = []
-    again = trained(recipe, tmp_path, "torch", resume=open_run(tmp_path / "run"), notify=said.append)
+    with heard() as said:
+        again = trained(recipe, tmp_path, "torch", resume=open_run(tmp_path / "run"))
     assert any("was begun on mlx: on torch the numbers differ by rounding" in line for line in said)
     for name, value in read_adapter(again.run.adapter).weights.items():
         np.testing.assert_allclose(value, whole[name], atol=1e-4)
@@ -195,17 +195,10 @@ def test_a_best_value_of_another_metric_no_longer_counts(tmp_path: Path, base: P
     recipe = write_recipe(tmp_path, base, **SECTIONS)
     with pytest.raises(Killed):
         trained(recipe, tmp_path / "run", "mlx", ("checkpoint", 5))
-    said: list[str] = []
     words = ["train.best_metric=intents.partial_match", "train.load_best=true"]
-    again = trained(
-        recipe,
-        tmp_path,
-        "mlx",
-        resume=open_run(tmp_path / "run"),
-        overrides=words,
-        notify=said.append,
-        measures=reply_metrics,
-    )
+    run = open_run(tmp_path / "run")
+    with heard() as said:
+        again = trained(recipe, tmp_path, "mlx", resume=run, overrides=words, measures=reply_metrics)
     assert any("the metric changed, so the previous best is discarded" in line for line in said)
     assert again.info["best"]["metric"] == "intents.partial_match" and again.info["best"]["step"] > 5
 
@@ -265,8 +258,8 @@ def tune_until(moment: tuple[str, int], recipe: Path, run: RunFolder) -> None:
 def test_more_epochs_are_allowed_and_named(tmp_path: Path, base: Path) -> None:
     recipe = write_recipe(tmp_path, base, **SECTIONS)
     run = trained(recipe, tmp_path / "run", "mlx").run
-    said: list[str] = []
-    again = trained(recipe, tmp_path, "mlx", resume=run, overrides=["train.epochs=5"], notify=said.append)
+    with heard() as said:
+        again = trained(recipe, tmp_path, "mlx", resume=run, overrides=["train.epochs=5"])
     assert again.outcome.progress.step == 10 and again.run.recipe().train.epochs == 5
     assert "going on under a changed recipe: train.epochs" in said
 
@@ -331,9 +324,10 @@ def test_other_rewritten_rows_are_refused_and_another_endpoint_is_allowed(
     assert others.asked and run.metrics_file.read_bytes() == before
 
     kept.write_text(decided)
-    n_asked, said = len(others.asked), list[str]()
+    n_asked = len(others.asked)
     moved = ["data.augment.endpoint=https://elsewhere/v1"]
-    again = trained(recipe, tmp_path, "mlx", resume=run, overrides=moved, notify=said.append)
+    with heard() as said:
+        again = trained(recipe, tmp_path, "mlx", resume=run, overrides=moved)
     assert again.info["status"] == "finished" and len(others.asked) == n_asked
     assert "going on under a changed recipe: data.augment.endpoint" in said
 

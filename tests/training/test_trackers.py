@@ -17,7 +17,7 @@ from mlxtune.recipe.load import load_recipe
 from mlxtune.recipe.sections import Recipe
 from mlxtune.training import trackers
 from mlxtune.training.trackers import TRACKERS, Trackers, missing, require, scalars
-from tests.conftest import write_recipe
+from tests.conftest import heard, write_recipe
 
 STEP = {
     "event": "step",
@@ -191,8 +191,7 @@ def run(tmp_path: Path) -> Path:
 
 def track(names: list[str], run: Path, recipe: Recipe, *events: dict[str, Any]) -> list[str]:
     """Open, take events, close; what was said."""
-    said: list[str] = []
-    with Trackers(names, run, recipe, INFO, said.append) as open_trackers:
+    with heard() as said, Trackers(names, run, recipe, INFO) as open_trackers:
         for event in events:
             open_trackers.event(event)
     return said
@@ -353,9 +352,8 @@ def test_a_tracker_that_fails_is_named_once_and_the_others_go_on(
 ) -> None:
     monkeypatch.setattr(trackers, "SECONDS_PER_REQUEST", 0.0)
     name = broken.split(".")[0]
-    said: list[str] = []
     other = "swanlab" if name == "wandb" else "wandb"
-    with Trackers([name, other], run, recipe, INFO, said.append) as opened:
+    with heard() as said, Trackers([name, other], run, recipe, INFO) as opened:
         fakes.broken = broken
         for step in (3, 4, 5):
             opened.event({**STEP, "step": step})
