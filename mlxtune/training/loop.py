@@ -22,7 +22,7 @@ from mlxtune.data.template import ReplyTemplate
 from mlxtune.errors import TrainingError
 from mlxtune.files import to_disk, write_text
 from mlxtune.recipe.sections import VALID_LOSS, Recipe
-from mlxtune.runs.events import Event, read_lines
+from mlxtune.runs.events import Event, read_events, read_lines
 from mlxtune.runs.folder import RunFolder
 from mlxtune.runs.layout import FINISHED, INTERRUPTED, RunStatus, checkpoint_name
 from mlxtune.training.checkpoints import Best, Checkpoints, Progress, last_good
@@ -56,6 +56,21 @@ class Steps:
 
 
 @dataclass(frozen=True)
+class SegmentLosses:
+    """Loss and accuracy by segment, of a sample of the training rows and of the validation rows, after a step; None where
+    it was not measured.
+    """
+
+    train: Mapping[str, Mapping[str, float]] | None
+    valid: Mapping[str, Mapping[str, float]] | None
+    step: int
+
+    def to_json(self) -> dict[str, Any]:
+        """As run.json has it under "losses"."""
+        return {"train": self.train, "valid": self.valid, "step": self.step}
+
+
+@dataclass(frozen=True)
 class Outcome:
     """How training ended.
 
@@ -63,14 +78,15 @@ class Outcome:
         status: FINISHED or INTERRUPTED.
         progress: How far it came.
         adapter_step: Step whose adapter the run has.
-        train_segments: Loss and accuracy of a sample of the training rows by segment, where nothing was validated.
+        losses: At the last validation that the adapter has seen; of the training rows alone, after the last step, where
+            nothing was validated.
         stopped: Why it ended before its last step, as a clause; None if it did not.
     """
 
     status: RunStatus
     progress: Progress
     adapter_step: int
-    train_segments: Mapping[str, Mapping[str, float]] | None
+    losses: SegmentLosses
     stopped: str | None
 
 
@@ -149,12 +165,17 @@ class _Training:
         self._checkpoints = Checkpoints(run.checkpoints)
         self._progress = Progress()
         self._saved = 0  # step of the last checkpoint
+        self._losses: list[SegmentLosses] = []  # of each validation
 
     def restore(self, forget_best: bool) -> None:
         """Go back to the last intact checkpoint, in the model, in metrics.jsonl and here."""
         self._progress = self._checkpoints.restore(self._model)
         self._saved = self._progress.step
         _truncate_metrics(self._run, self._progress, self._steps)
+        self._losses = [
+            SegmentLosses(event["train"]["segments"], event["segments"], event["step"])
+            for event in read_events(self._run.metrics_file, "validation")
+        ]  # of the processes before this one
         best = self._progress.best
         if best is not None and (forget_best or best.metric != self._selection.metric):
             was = f"{best.metric} {best.value:.4g} at step {best.step}"
@@ -182,8 +203,7 @@ class _Training:
             event="end", step=progress.step, status=status, seconds=round(progress.seconds, 3), tokens=progress.tokens,
             adapter_step=adapter_step, stopped=stopped,
         )  # fmt: skip
-        train_segments = None if progress.validations or not progress.step else self._losses_of_training()
-        return Outcome(status, progress, adapter_step, train_segments, stopped)
+        return Outcome(status, progress, adapter_step, self._losses_at(adapter_step), stopped)
 
     def _step(self, log: _Log) -> None:
         """One optimizer step."""
@@ -256,6 +276,7 @@ class _Training:
             diagnosis=diagnose(points, self._recipe).as_json(),
             seconds=round(time.perf_counter() - started, 4),
         )
+        self._losses.append(SegmentLosses(on_train.segments, found.segments, step))
         best = self._progress.best
         improved = self._selection.improves(value, best.value if best else None)
         self._progress = replace(
@@ -268,9 +289,13 @@ class _Training:
         )
         return improved
 
-    def _losses_of_training(self) -> dict[str, dict[str, float]]:
-        """Where the loss of the sample of training rows comes from, by segment."""
-        return validate(self._model, self._sample, self._segments, self._label_fields).segments
+    def _losses_at(self, adapter_step: int) -> SegmentLosses:
+        """At the last validation up to the adapter's step; of the training rows alone where nothing was validated."""
+        step, on_train = self._progress.step, None
+        if step and not self._progress.validations:
+            on_train = validate(self._model, self._sample, self._segments, self._label_fields).segments
+        seen = [losses for losses in self._losses if losses.step <= adapter_step]
+        return seen[-1] if seen else SegmentLosses(on_train, None, step)
 
     def _save(self, log: _Log) -> None:
         """A checkpoint, and the adapter as it is now."""

@@ -24,7 +24,7 @@ from mlxtune.models.architecture import linear_layers, lora_layers
 from mlxtune.models.base_model import base_folder, config_and_tokenizer, fingerprint, require_base
 from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
 from mlxtune.recipe.sections import Recipe
-from mlxtune.runs.events import Event, read_events
+from mlxtune.runs.events import Event
 from mlxtune.runs.folder import RunFolder, new_run
 from mlxtune.runs.layout import FAILED, FINISHED, INTERRUPTED, TRAINING
 from mlxtune.training.checkpoints import Checkpoints
@@ -189,19 +189,10 @@ def tune(
             tokens=progress.tokens,
             tokens_per_second=round(progress.tokens / progress.seconds, 1) if progress.seconds else 0.0,
             peak_memory_gb=round(backend.peak_memory_bytes() / 1e9, 4),
-            losses=_losses(run, outcome),
+            losses=outcome.losses.to_json(),
             diagnosis=diagnose(progress.validations, recipe).as_json() if progress.validations else None,
         )
     return Tuned(run, outcome, run.info())
-
-
-def _losses(run: RunFolder, outcome: Outcome) -> dict[str, Any]:
-    """Loss and accuracy by segment, of training and validation rows, at the validation that the run's adapter is of."""
-    found: dict[str, Any] = {"train": outcome.train_segments, "valid": None, "step": outcome.progress.step}
-    for event in read_events(run.metrics_file, "validation"):
-        if event["step"] <= outcome.adapter_step:
-            found = {"train": event["train"]["segments"], "valid": event["segments"], "step": event["step"]}
-    return found
 
 
 def _require_something_left(run: RunFolder, recipe: Recipe, steps: Steps) -> None:
