@@ -313,7 +313,7 @@ def difference(got: Any, wanted: Any, place: str = "") -> str | None:
 
 def give(case: Callable[[Path, Path], dict[str, str]], language: str) -> dict[str, str]:
     """What a case gives, made in the current folder: the names in it are as long wherever that is."""
-    source, folder = Path("source"), Path("work")
+    source, folder = Path("source"), Path("made")
     shutil.copytree(GOLDEN / language, source, ignore=shutil.ignore_patterns("expected"))
     folder.mkdir()
     return case(source, folder)
