@@ -77,7 +77,7 @@ class _Stderr(logging.Handler):
 
 
 def _show_messages() -> None:
-    """What the library reports reaches a user as sentences on stderr; other libraries are heard from warnings on."""
+    """Show what the library reports as sentences on stderr, and the warnings of other libraries."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     ours = logging.getLogger("mlxtune")
     ours.setLevel(logging.INFO)

@@ -88,5 +88,5 @@ def _judge_request(
 
 def judge_progress(judge: JudgeRequest | None) -> RowsProgress:
     """Shows how many questions a judge has answered: a bar on a terminal, else one line."""
-    asked = "" if judge is None else f"judging: {{n}} questions to {judge.server.model} at {judge.server.url}"
-    return RowsProgress(unit="question", line=asked)
+    where = "" if judge is None else f"{judge.server.model} at {judge.server.url}"
+    return RowsProgress("question", lambda n, what: f"judging: {n} questions to {where}")

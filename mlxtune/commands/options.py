@@ -84,10 +84,12 @@ class RowsProgress:
 
     Args:
         unit: Of the bar.
-        line: What is written where there is no terminal; {n} and {what} stand for the number of items and the part.
+        line: What is written where there is no terminal, of the number of items and the part's name.
     """
 
-    def __init__(self, unit: str = "row", line: str = "asking {n} rows, {what}") -> None:
+    def __init__(
+        self, unit: str = "row", line: Callable[[int, str], str] = lambda n, what: f"asking {n} rows, {what}"
+    ) -> None:
         self._unit, self._line = unit, line
         self._bars: list[Any] = []
 
@@ -99,7 +101,7 @@ class RowsProgress:
             self._bars.append(tqdm(total=n_items, unit=self._unit, desc=what, file=sys.stderr, dynamic_ncols=True))
         else:
             name = f"{what} decoding" if what in ("free", "constrained") else what
-            say(self._line.format(n=n_items, what=name))
+            say(self._line(n_items, name))
 
     def advance(self, n_items: int) -> None:
         """So many items of it were just done."""

@@ -191,7 +191,7 @@ def test_a_judge_that_takes_longer_than_the_timeout_counts_as_failed(file: Path,
 
     replies = replies_file(file.parent, ["slow", *"bcdefg"])
     with serve(script) as server:
-        command = ("evaluate", file, "--predictions", replies, "--judge", server.url, "--judge-model", "m")
+        command = ("evaluate", file, "--predictions", replies, "--judge", server.url, "--judge-model", "{m}")
         found = mlxtune(*command, "--judge-timeout", "1", "--json")
     assert found.code == 0, found.err
     judge = json.loads(found.out)["judge"]
