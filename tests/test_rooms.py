@@ -53,7 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation/review": {
         *LOW, "version", "recipe", "runs", "data", "evaluation/metrics", "evaluation/predict", "evaluation"
     },
-    "export": {"errors", "recipe", "runs", "models", "backends/base", "backends/adapter", "data"},
+    "export": {*LOW, "version", "recipe", "runs", "models", "backends/base", "backends/adapter", "data"},
     "report": {"runs", "data", "evaluation", "evaluation/metrics", "evaluation/compare", "evaluation/review"},
     "sweep": {*LOW, "recipe", "runs", "data", "evaluation/metrics"},
     "doctor": {"errors", "version", "tested", "models", "backends/base", "backends"},
