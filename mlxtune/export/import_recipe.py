@@ -399,8 +399,8 @@ def _default_out(path: Path) -> Path:
 
 def _relative(path: Path, out: Path) -> str:
     """A path as a recipe names it: from the recipe's folder where that is near, else whole."""
-    relative = os.path.relpath(path.resolve(), out.resolve().parent)
-    return os.fspath(path.resolve()) if relative.startswith("../..") else relative
+    relative = os.path.relpath(os.path.abspath(path), os.path.dirname(os.path.abspath(out)))
+    return os.path.abspath(path) if relative.startswith("../..") else relative
 
 
 def _comments(source: RecipeSource, notes: list[tuple[str, str]]) -> str:
