@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +21,8 @@ from mlxtune.backends.adapter import read_adapter
 from mlxtune.backends.base import STORED, Backend, Model, WrittenModel
 from mlxtune.data.examples import prompt_ids
 from mlxtune.data.rows import Row, read_rows
-from mlxtune.errors import DataError, ModelError, RunError
-from mlxtune.models.base_model import base_folder, require_base
+from mlxtune.errors import DataError, ModelError
+from mlxtune.export.source import ExportSource, open_source
 from mlxtune.models.source import tensor_places, weight_files
 from mlxtune.models.tokenizer import load_tokenizer
 from mlxtune.models.writing import check_free, model_folder
@@ -128,20 +128,44 @@ def fuse_run(
         RunError: The run has no adapter.
         ModelError: Something lies at `out`, or the fused model says something else than base plus adapter.
     """
-    if not run.has_adapter:
-        raise RunError(f"{run}: has no adapter yet; its training did not reach a checkpoint")
     check_free(out, force=force)
-    recipe = run.recipe()
-    base = base_folder(recipe.model, backend)
-    require_base(base, run.info().get("base", {}).get("fingerprint"), str(run))
-    prompts = _prompts(recipe, base)
+    source = open_source(run, backend)
     with model_folder(out, force=force) as new:
-        written = backend.fuse(base, run.adapter, new, requantize, dtype)
-        proof = prove(backend, base, run.adapter, new, prompts)
-        if problem := proof.problem(tolerance):
-            raise ModelError(f"{out}: not written: {problem}")
-    kept = WrittenModel(out, written.n_bytes, written.n_parameters, written.bits_per_weight, written.notes)
-    return Fused(kept, proof)
+        fused = fuse_into(new, source, backend, out, requantize=requantize, dtype=dtype, tolerance=tolerance)
+    written = replace(fused.written, folder=out)
+    return Fused(written, fused.proof)
+
+
+def fuse_into(
+    folder: Path,
+    source: ExportSource,
+    backend: Backend,
+    out: Path,
+    *,
+    requantize: bool = False,
+    dtype: str | None = None,
+    tolerance: float = 0.1,
+) -> Fused:
+    """Write a fused model into an empty folder, and prove it.
+
+    Args:
+        folder: Empty.
+        source: The run, with an adapter.
+        backend: Computes.
+        out: Name of the folder in messages, which it takes later.
+        requantize: As `fuse_run`.
+        dtype: As `fuse_run`.
+        tolerance: As `fuse_run`.
+
+    Raises:
+        ModelError: The fused model says something else than base plus adapter.
+    """
+    prompts = _prompts(source.recipe, source.base)
+    written = backend.fuse(source.base, source.run.adapter, folder, requantize, dtype)
+    proof = prove(backend, source.base, source.run.adapter, folder, prompts)
+    if problem := proof.problem(tolerance):
+        raise ModelError(f"{out}: not written: {problem}")
+    return Fused(written, proof)
 
 
 def prove(backend: Backend, base: Path, adapter: Path, fused: Path, prompts: Sequence[Sequence[int]]) -> Proof:
