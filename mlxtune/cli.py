@@ -24,6 +24,7 @@ COMMANDS = {
     "review": "Write sheets for people to rate replies with, or read filled ones back.",
     "predict": "Ask a run a few questions.",
     "fuse": "Fold a run's adapter into its base model.",
+    "export": "Write a run for other tools: PEFT, Hugging Face, MLX, GGUF, Ollama, the Hub.",
     "runs": "List the runs under runs/, or remove checkpoints and converted models that nothing needs.",
 }
 

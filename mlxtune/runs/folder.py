@@ -19,6 +19,7 @@ from mlxtune.runs.layout import (
     ADAPTER_CONFIG,
     CHECKPOINTS,
     EVALUATIONS,
+    EXPORTS,
     FUSED,
     LOCK_FILE,
     METRICS_FILE,
@@ -51,6 +52,11 @@ class RunFolder:
     def fused(self) -> Path:
         """Where the base model with the adapter folded in goes, unless the user says another place."""
         return self.path / FUSED
+
+    @property
+    def exports(self) -> Path:
+        """Where exports go, unless the user says another place."""
+        return self.path / EXPORTS
 
     @property
     def has_adapter(self) -> bool:
