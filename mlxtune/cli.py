@@ -25,6 +25,7 @@ COMMANDS = {
     "predict": "Ask a run a few questions.",
     "fuse": "Fold a run's adapter into its base model.",
     "export": "Write a run for other tools: PEFT, Hugging Face, MLX, GGUF, Ollama, the Hub.",
+    "verify": "Evaluate a run's fused, quantized and converted models beside its adapter.",
     "runs": "List the runs under runs/, or remove checkpoints and converted models that nothing needs.",
 }
 

@@ -26,6 +26,8 @@ from mlxtune.runs.layout import (
     RECIPE_FILE,
     RUN_FILE,
     RUNS,
+    VERIFY,
+    VERIFY_FILE,
     checkpoint_folders,
 )
 
@@ -57,6 +59,16 @@ class RunFolder:
     def exports(self) -> Path:
         """Where exports go, unless the user says another place."""
         return self.path / EXPORTS
+
+    @property
+    def verify(self) -> Path:
+        """Where the replies of verified artifacts lie."""
+        return self.path / VERIFY
+
+    @property
+    def verify_file(self) -> Path:
+        """The scores of verified artifacts."""
+        return self.path / VERIFY_FILE
 
     @property
     def has_adapter(self) -> bool:

@@ -8,7 +8,7 @@ runs/RECIPE/RUN/
   adapter/           in mlx-lm's layout; its two files are named in backends/adapter.py
   evaluation/NAME/   predictions.jsonl, scores.json, errors.json, judge.jsonl
   fused/, exports/   models and adapters in the forms that other tools read
-  verify.json        the recipe's scores on each of these
+  verify.json        the recipe's scores on each of these; verify/ holds their replies
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ ADAPTER_CONFIG = "adapter_config.json"  # which every adapter has; its folder's 
 EVALUATIONS = "evaluation"
 FUSED = "fused"
 EXPORTS = "exports"
+VERIFY = "verify"
 VERIFY_FILE = "verify.json"
 
 # Of an evaluation.
