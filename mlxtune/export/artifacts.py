@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mlxtune.backends.adapter import Adapter, write_adapter
@@ -28,7 +28,7 @@ class ArtifactKind:
 
     name: str
     to: str
-    options: ExportOptions = ExportOptions()
+    options: ExportOptions = field(default_factory=ExportOptions)
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def loaded(one: Artifact, source: ExportSource, backend: Backend) -> Iterator[tu
     with tempfile.TemporaryDirectory(prefix=".verify-", dir=source.run.path) as temporary:
         folder = Path(temporary) / "read-back"
         if one.kind.to in ("peft", "gguf-lora"):
-            adapter = read_peft(one.path) if one.kind.to == "peft" else read_gguf_lora(one.path, source.config)
+            adapter = read_peft(one.path).adapter if one.kind.to == "peft" else read_gguf_lora(one.path, source.config)
             write_adapter(folder, adapter, source.config["num_hidden_layers"])
             model = backend.load(source.base, folder, dtype)
             yield model, load_tokenizer(source.base), _adapter_hash(adapter)

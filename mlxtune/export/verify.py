@@ -40,7 +40,6 @@ from mlxtune.models.tokenizer import Tokenizer
 from mlxtune.progress import SILENT, Progress
 from mlxtune.recipe.sections import Recipe
 from mlxtune.runs.folder import RunFolder
-from mlxtune.runs.layout import TUNED
 
 ADAPTER = "adapter"  # what base plus adapter is called in the table
 WHOLE_REPLY = "reply"  # what metrics of whole replies stand under, where fields' stand under the field
