@@ -1,34 +1,33 @@
-"""The chat template of an exported model: the base model's own, with the recipe's thinking as what is done unasked."""
+"""A model's chat template for other programs, which do not know the recipe: thinking is off where it was off in training."""
 
 from __future__ import annotations
 
 from mlxtune.recipe.sections import Recipe
 
-SWITCH = "enable_thinking"  # the variable by which Qwen's templates are told
+_SWITCH = "enable_thinking"
+_OFF_BY_DEFAULT = "{%- if enable_thinking is not defined %}{%- set enable_thinking = false %}{%- endif %}"
+_OFF = "{%- set enable_thinking = false %}"
 
 
 def exported_chat_template(template: str, recipe: Recipe) -> str:
-    """A Jinja chat template that opens the reply as the recipe trained it, where its user does not say otherwise.
+    """A chat template that writes the recipe's prompt unless it is told whether to think.
 
     Args:
-        template: The base model's.
-        recipe: Its prompt.thinking counts.
+        template: The base model's own.
+        recipe: What the model was trained by.
 
     Returns:
-        The template; unchanged where it knows no thinking, or was given this default before.
-
-    >>> from mlxtune.recipe.sections import PromptSection
-    >>> recipe = Recipe.model_construct(prompt=PromptSection(user="{text}", thinking=False))
-    >>> exported_chat_template("{{ enable_thinking }}", recipe)
-    '{%- if enable_thinking is not defined %}{%- set enable_thinking = false %}{%- endif %}{{ enable_thinking }}'
+        The template; with `prompt.thinking` false and a template that knows `enable_thinking`, one whose default that is.
     """
-    if SWITCH not in template:
-        return template
-    for said in (_default(True), _default(False)):
-        template = template.removeprefix(said)
-    return _default(recipe.prompt.thinking) + template
+    return _opened(template, recipe, _OFF_BY_DEFAULT)
 
 
-def _default(thinking: bool) -> str:
-    value = "true" if thinking else "false"
-    return f"{{%- if {SWITCH} is not defined %}}{{%- set {SWITCH} = {value} %}}{{%- endif %}}"
+def gguf_chat_template(template: str, recipe: Recipe) -> str:
+    """`exported_chat_template` for llama.cpp, which asks every template that knows `enable_thinking` to think, unless its user
+    says otherwise: a default would never count, so the template sets the switch itself."""
+    return _opened(template, recipe, _OFF)
+
+
+def _opened(template: str, recipe: Recipe, opening: str) -> str:
+    thinks = recipe.prompt.thinking or _SWITCH not in template
+    return template if thinks or template.startswith(opening) else opening + template
