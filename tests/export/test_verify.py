@@ -57,6 +57,12 @@ def only(verification: Verification) -> Verified:
     return one
 
 
+def untrained(run: RunFolder, base: Path) -> None:
+    """The base model in the place of the run's fused one."""
+    shutil.copytree(base, run.fused)
+    os.utime(run.fused)
+
+
 def metric(value: float, difference: float) -> HeadlineMetric:
     compared = Comparison(difference, difference - 0.1, difference + 0.1, 0.01, "worse", "adapter")
     return HeadlineMetric("intents", "exact_match", Estimate(value, value - 0.1, value + 0.1), compared)
@@ -73,7 +79,7 @@ def test_an_artifact_without_rounding_replies_as_the_adapter_does(name: str, bac
 
 
 def test_a_model_without_the_training_fails_by_name(run: RunFolder, base: Path) -> None:
-    shutil.copytree(base, run.fused)
+    untrained(run, base)
 
     verification = verified(run, "fused")
 
@@ -85,7 +91,7 @@ def test_a_model_without_the_training_fails_by_name(run: RunFolder, base: Path) 
 
 
 def test_the_command_exits_with_1_and_names_the_metric(run: RunFolder, base: Path, mlxtune_run: Run) -> None:
-    shutil.copytree(base, run.fused)
+    untrained(run, base)
 
     result = mlxtune_run("verify", run, "--artifacts", "fused")
 
