@@ -25,7 +25,9 @@ COMMANDS = {
     "review": "Write sheets for people to rate replies with, or read filled ones back.",
     "predict": "Ask a run a few questions.",
     "fuse": "Fold a run's adapter into its base model.",
-    "import": "Turn mlx-lm's or PEFT's adapter into a run, mlx-lm's config and data into a recipe.",
+    "export": "Write a run for other tools: PEFT, Hugging Face, MLX, GGUF, Ollama, the Hub.",
+    "import": "Turn an adapter of another tool into a run, mlx-lm's config and rows into a recipe.",
+    "verify": "Evaluate a run's fused, quantized and converted models beside its adapter.",
     "runs": "List the runs under runs/, or remove checkpoints and converted models that nothing needs.",
 }
 

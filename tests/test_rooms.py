@@ -53,8 +53,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation/review": {
         *LOW, "version", "recipe", "runs", "data", "evaluation/metrics", "evaluation/predict", "evaluation"
     },
-    "export": {*LOW, "version", "recipe", "runs", "models", "backends/base", "backends/adapter", "data"},
-    "report": {"runs", "data", "evaluation", "evaluation/metrics", "evaluation/compare", "evaluation/review"},
+    "export": {
+        *LOW, "version", "progress", "recipe", "runs", "models", "backends/base", "backends/adapter", "data", "evaluation",
+        "evaluation/metrics", "evaluation/predict",
+    },
+    "report": {"runs", "data", "export", "evaluation", "evaluation/metrics", "evaluation/compare", "evaluation/review"},
     "sweep": {*LOW, "recipe", "runs", "data", "evaluation/metrics"},
     "doctor": {"errors", "version", "tested", "models", "backends/base", "backends"},
     "commands": {

@@ -38,8 +38,9 @@ def import_(
 ) -> None:
     """Turn an adapter into a run, or mlx-lm's training config or data into a recipe.
 
-    SOURCE is told by what it holds: an adapter folder of mlx-lm or PEFT, mlx-lm's config (.yaml), or a folder with train.jsonl.
-    A run made of an adapter evaluates, compares, fuses and exports without training; its lora section is the adapter's.
+    SOURCE is told by what it holds: an adapter folder of mlx-lm or PEFT, a LoRA in a .gguf file, mlx-lm's config (.yaml), or a
+    folder with train.jsonl. A run made of an adapter evaluates, compares, fuses, exports and verifies without training; its lora
+    section is the adapter's.
 
     Example: mlxtune import adapters --recipe recipes/demo-intent.yaml --out runs/demo-intent/theirs
     """

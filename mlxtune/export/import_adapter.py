@@ -23,6 +23,7 @@ from mlxtune.data.examples import within_positions
 from mlxtune.data.rows import content_hash
 from mlxtune.errors import AdapterError, DataError, RunError
 from mlxtune.export.exported import check_folder_free, new_folder
+from mlxtune.export.gguf_adapter import read_gguf_lora
 from mlxtune.export.import_source import AdapterSource
 from mlxtune.export.lora_alpha import Alpha, alpha_of
 from mlxtune.export.peft_adapter import ReadAdapter, read_peft
@@ -163,6 +164,8 @@ def _read(source: AdapterSource, config: Mapping[str, Any]) -> ReadAdapter:
     """An adapter of any format."""
     if source.format == "peft":
         return read_peft(source.path)
+    if source.format == "gguf-lora":
+        return ReadAdapter(read_gguf_lora(source.path, config))
     return ReadAdapter(read_adapter(source.path))
 
 

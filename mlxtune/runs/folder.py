@@ -19,12 +19,15 @@ from mlxtune.runs.layout import (
     ADAPTER_CONFIG,
     CHECKPOINTS,
     EVALUATIONS,
+    EXPORTS,
     FUSED,
     LOCK_FILE,
     METRICS_FILE,
     RECIPE_FILE,
     RUN_FILE,
     RUNS,
+    VERIFY,
+    VERIFY_FILE,
     checkpoint_folders,
 )
 
@@ -51,6 +54,21 @@ class RunFolder:
     def fused(self) -> Path:
         """Where the base model with the adapter folded in goes, unless the user says another place."""
         return self.path / FUSED
+
+    @property
+    def exports(self) -> Path:
+        """Where exports go, unless the user says another place."""
+        return self.path / EXPORTS
+
+    @property
+    def verify(self) -> Path:
+        """Where the replies of verified artifacts lie."""
+        return self.path / VERIFY
+
+    @property
+    def verify_file(self) -> Path:
+        """The scores of verified artifacts."""
+        return self.path / VERIFY_FILE
 
     @property
     def has_adapter(self) -> bool:

@@ -60,6 +60,16 @@ def test_an_imported_run_evaluates_as_the_run_that_it_came_from(source: str, pla
     fused = mlxtune("fuse", "theirs", "--json")
     assert fused.code == 0, fused.err
     assert json.loads(fused.out)["adapter_effect"] > 0.1
+    exported = mlxtune("export", "theirs", "--to", "peft", "--out", "again")
+    assert exported.code == 0, exported.err
+    weights = [Path(folder, "adapter_model.safetensors").read_bytes() for folder in ("peft", "again")]
+    assert weights[0] == weights[1]
+
+
+def test_an_imported_run_is_verified(place: Path, mlxtune: Run) -> None:
+    assert mlxtune("import", "peft", "--recipe", "recipe/recipe.yaml", "--out", "theirs").code == 0
+    verified = mlxtune("verify", "theirs", "--artifacts", "fused,peft")
+    assert verified.code == 0, verified.err + verified.out
 
 
 def test_an_imported_run_is_no_training_to_go_on_with(place: Path, mlxtune: Run) -> None:

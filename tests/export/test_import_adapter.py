@@ -18,6 +18,7 @@ from mlxtune.backends.adapter import read_adapter
 from mlxtune.backends.mlx.runtime import import_mlx
 from mlxtune.data.rows import content_hash
 from mlxtune.errors import AdapterError, ExportError, ModelError, RunError
+from mlxtune.export.gguf_adapter import export_gguf_lora
 from mlxtune.export.import_adapter import ImportedRun, import_adapter
 from mlxtune.export.import_source import AdapterSource, find_source
 from mlxtune.export.peft_adapter import export_peft
@@ -28,7 +29,7 @@ from mlxtune.runs.folder import locked, open_run
 from tests.adapted import assert_equal, backend_named
 from tests.adapter_runs import IDS, adapter_run, our_logits
 from tests.conftest import snapshot
-from tests.tiny import tiny_model
+from tests.tiny import tiny_gguf, tiny_model
 
 
 def imported(source: Path, recipe: Recipe, out: Path, **options: Any) -> ImportedRun:
@@ -119,6 +120,24 @@ def test_a_run_comes_back_bit_for_bit(name: str, form: str, base: Path, tmp_path
     ).read_bytes()
     assert made.run.recipe() == run.recipe()
     assert (made.format, made.notes) == (form, ())
+
+
+@pytest.mark.parametrize("name", LORA)
+def test_a_run_comes_back_from_a_gguf_but_for_its_dropout(name: str, base: Path, tmp_path: Path) -> None:
+    run = adapter_run(tmp_path, base, lora=LORA[name])
+    file = export_gguf_lora(open_source(run, backend_named("mlx")), tmp_path / "lora.gguf").path
+    made = imported(file, run.recipe(), tmp_path / "again")
+    before, after = read_adapter(run.adapter), read_adapter(made.run.adapter)
+    assert_equal(after.weights, before.weights)
+    assert after.spec.scale == pytest.approx(before.spec.scale, rel=1e-7)  # alpha is a float32 there
+    assert (after.spec.rank, after.spec.layers, after.spec.dropout) == (before.spec.rank, before.spec.layers, 0.0)
+    assert made.format == "gguf-lora"
+
+
+def test_a_gguf_that_is_a_whole_model_is_refused(recipe: Recipe, base: Path, tmp_path: Path) -> None:
+    with pytest.raises(AdapterError, match="expected a LoRA adapter"):
+        imported(tiny_gguf(tmp_path / "model.gguf", base), recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 # What a run says ----------------------------------------------------------------------------------------------------
