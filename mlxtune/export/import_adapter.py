@@ -92,7 +92,7 @@ def import_adapter(
     folder = base_folder(recipe.model, backend)
     config = read_config(folder)
     read = _read(source, config)
-    adapter = _in_model_order(read.adapter, config, source)
+    adapter = _in_model_order(read.adapter, config, source, recipe.model.path)
     lora, notes = lora_section(adapter, config, recipe.lora)
     recipe = within_positions(recipe.model_copy(update={"lora": lora}), config)
     data, left_out = _data_facts(recipe)
@@ -169,10 +169,10 @@ def _read(source: AdapterSource, config: Mapping[str, Any]) -> ReadAdapter:
     return ReadAdapter(read_adapter(source.path))
 
 
-def _in_model_order(adapter: Adapter, config: Mapping[str, Any], source: AdapterSource) -> Adapter:
+def _in_model_order(adapter: Adapter, config: Mapping[str, Any], source: AdapterSource, base: str) -> Adapter:
     """The adapter with its layers as the base model has them; AdapterError unless it fits and its values are numbers."""
     shapes = linear_layers(config)
-    check_fits(adapter, shapes, str(source.path), "the recipe's base model")
+    check_fits(adapter, shapes, str(source.path), base)
     spec = adapter.spec
     if not (np.isfinite(spec.scale) and spec.scale > 0 and 0 <= spec.dropout < 1):
         raise AdapterError(
