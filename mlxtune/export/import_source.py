@@ -13,6 +13,7 @@ from mlxtune.backends import adapter as mlx_lm_adapter
 from mlxtune.errors import AdapterError, DataError, RecipeError
 from mlxtune.export import peft_adapter
 from mlxtune.recipe.yaml_text import Loader, YamlError, read_yaml
+from mlxtune.runs.layout import RUN_FILE
 
 AdapterFormat = Literal["mlx-lm", "peft", "gguf-lora"]
 RecipeFormat = Literal["config", "rows"]
@@ -75,7 +76,7 @@ def _in_folder(folder: Path) -> AdapterSource | RecipeSource:
         raise AdapterError(f"{folder}: has no {mlx_lm_adapter.CONFIG_FILE}, which says rank and scale; copy it, too")
     if any((folder / f"{split}.jsonl").is_file() for split in SPLITS):
         return RecipeSource("rows", folder, {})
-    if (folder / "run.json").is_file():
+    if (folder / RUN_FILE).is_file():
         raise AdapterError(f"{folder}: is a run of mlxtune already")
     raise AdapterError(f"{folder}: holds nothing that can be imported; {_KNOWN}")
 
