@@ -16,8 +16,14 @@ from mlxtune.evaluation.metrics.labels import LabelScores
 from mlxtune.evaluation.metrics.mistakes import LabelMistakes
 from mlxtune.evaluation.metrics.paired import Comparison
 from mlxtune.evaluation.metrics.texts import TextScores
+from mlxtune.json_values import mapping
 
 Scores = LabelScores | TextScores
+
+
+def scores_from_json(content: Any) -> Scores:
+    """What the `to_json` of a field's scores says, of whichever kind it is."""
+    return LabelScores.from_json(content) if "labels" in mapping(content) else TextScores.from_json(content)
 
 
 @dataclass(frozen=True)
