@@ -61,7 +61,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         *LOW, "version", "progress", "recipe", "runs", "models", "backends/base", "backends/adapter", "data", "evaluation",
         "evaluation/metrics", "evaluation/predict",
     },
-    "report": {"runs", "data", "export", "evaluation", "evaluation/metrics", "evaluation/compare", "evaluation/review"},
+    "report": {
+        "runs", "data", "export", "evaluation", "evaluation/metrics", "evaluation/fields", "evaluation/predict",
+        "evaluation/judge", "evaluation/compare", "evaluation/review",
+    },
     "sweep": {*LOW, "recipe", "runs", "data", "evaluation/metrics"},
     "doctor": {"errors", "version", "tested", "models", "backends/base", "backends"},
     "commands": {

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,6 +14,7 @@ from mlxtune.commands.options import json_option, print_json
 
 if TYPE_CHECKING:
     from mlxtune.evaluation.compare.runs import RunComparison
+    from mlxtune.evaluation.judge.pairs import JudgedRuns
     from mlxtune.evaluation.judge.ratings import JudgeRequest
 
 MIN_WIDTH = 60

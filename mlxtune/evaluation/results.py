@@ -91,7 +91,7 @@ class EvaluatedModel:
             optional(content, "adapter", FileIdentity.from_json),
             required(content, "data", FileIdentity.from_json),
             required(content, "backend", text),
-            required(content, "overrides", typed(list[str])),
+            required(content, "overrides", typed(tuple[str, ...])),
         )
 
 

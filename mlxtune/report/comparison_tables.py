@@ -130,7 +130,7 @@ def as_csv(compared: RunComparison) -> str:
                 _write(writer, [section, "", fact.name, name, cell])
     for figure in compared.metrics:
         for name, value, one in zip(compared.names, figure.values, figure.comparisons, strict=True):
-            got, tested = value or {}, one.to_marked_json() if one else {}
+            got, tested = value.to_json() if value else {}, one.to_marked_json() if one else {}
             _write(
                 writer,
                 [

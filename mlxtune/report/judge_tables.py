@@ -14,9 +14,10 @@ from mlxtune.evaluation.review.sheet import safe_cell
 from mlxtune.report.cells import cell_text, clipped, estimate_text, markdown_row, markdown_text, new_table, titled
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from mlxtune.evaluation.judge.pairs import JudgedRuns, Outcome, PairScores
     from mlxtune.evaluation.judge.ratings import Judgement, Ratings, Status
-    from rich.console import RenderableType
 
 DECIDED: tuple[Outcome, ...] = ("win", "loss", "tie", "order_decided")
 UNDECIDED: tuple[Outcome, ...] = ("unparseable", "refused", "failed")

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from mlxtune.report.cells import cell_text, estimate_text, new_table, titled
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from mlxtune.evaluation.metrics.estimates import Estimate
     from mlxtune.evaluation.metrics.paired import Comparison
     from mlxtune.evaluation.review.human_evaluation import (
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
         RaterAgreement,
         RunDifference,
     )
-    from rich.console import RenderableType
 
 AGREEMENT_NOTE = "alpha: 1 is perfect agreement, 0 that of chance. Krippendorff draws conclusions from 0.8 on, tentative ones from 0.667."
 MAX_COMMENTS = 10
@@ -78,9 +79,7 @@ def difference_table(difference: RunDifference) -> RenderableType:
             table.add_row(name, _signed(one.compared), str(one.cases), cell_text(one.compared.sentence))
         else:
             table.add_row(name, "", "0", "no rater scored both")
-    return titled(
-        f"{difference.run} less {difference.against}, by raters who scored both replies to a case", table
-    )
+    return titled(f"{difference.run} less {difference.against}, by raters who scored both replies to a case", table)
 
 
 def agreement_table(agreement: Mapping[str, RaterAgreement]) -> RenderableType:

@@ -94,7 +94,7 @@ class PairScores:
     def to_json(self) -> dict[str, Any]:
         """As `compare --judge --json` has it under a field."""
         return {
-            **self.counts,
+            **{outcome: self.counts[outcome] for outcome in OUTCOMES},
             "judged": self.judged,
             "win_rate": self.win_rate and self.win_rate.to_json(),
             "p_value": self.p_value,
