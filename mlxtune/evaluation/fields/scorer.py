@@ -23,7 +23,8 @@ Scores = LabelScores | TextScores
 
 def scores_from_json(content: Any) -> Scores:
     """What the `to_json` of a field's scores says, of whichever kind it is."""
-    return LabelScores.from_json(content) if "labels" in mapping(content) else TextScores.from_json(content)
+    of_texts = {"buckets", "signatures"} & mapping(content).keys()
+    return TextScores.from_json(content) if of_texts else LabelScores.from_json(content)
 
 
 @dataclass(frozen=True)

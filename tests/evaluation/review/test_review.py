@@ -18,9 +18,14 @@ import pytest
 import yaml
 
 from mlxtune.errors import DataError, Misuse, RunError
+from mlxtune.evaluation.fields.scorer import Scores
+from mlxtune.evaluation.metrics.agreement import Correlation
+from mlxtune.evaluation.metrics.labels import LabelScores
 from mlxtune.evaluation.metrics.paired import Verdict
 from mlxtune.evaluation.metrics.text_overlap import bucket_of, rouge_rows
+from mlxtune.evaluation.metrics.texts import TextScores
 from mlxtune.evaluation.predict.predictions import Prediction
+from mlxtune.evaluation.results import DecodingResult, EvaluationResult
 from mlxtune.evaluation.review.draw import (
     KEY_FILE,
     RESULT_FILE,
@@ -292,7 +297,9 @@ def test_without_a_text_field_the_whole_reply_is_judged() -> None:
 def test_replies_of_another_system_need_no_recipe(tmp_path: Path) -> None:
     folder = write_evaluation(tmp_path / "theirs", replies(1, 0.5, 10))
     assert make_review([folder]).lines[0].reference.startswith("priority: high\nresponse: ")
-    (folder / "scores.json").write_text('{"fields": {"priority": {"accuracy": {}}, "response": {"rougeL": {}}}}')
+    fields: dict[str, Scores] = {"priority": LabelScores({}, {}), "response": TextScores({}, {}, {})}
+    result = EvaluationResult(DecodingResult(1, "free", {}, fields))
+    (folder / "scores.json").write_text(json.dumps(result.to_json()))
     assert make_review([folder]).key.field == "response"
 
 
@@ -513,24 +520,30 @@ def test_results_are_those_of_the_ratings(sheet: Path, key: Key) -> None:
     with np.testing.suppress_warnings() as quiet:
         quiet.filter(RuntimeWarning)
         means = np.nanmean(tone, axis=0)
-    for number, run in enumerate(result["runs"]):
+    for number, run in enumerate(result.runs):
         mine = np.array([case.run == number for case in cases])
-        one = run["dimensions"]["tone"]
-        assert one["mean"]["value"] == pytest.approx(means[mine].mean()) and one["cases"] == 20
-        assert one["mean"]["low"] < one["mean"]["value"] < one["mean"]["high"]
-        assert one["scores"] == (~np.isnan(tone[:, mine])).sum() == sum(one["counts"].values())
-        for bucket, dimensions in run["buckets"].items():
+        one = run.dimensions["tone"]
+        assert one.mean is not None and one.mean.value == pytest.approx(means[mine].mean()) and one.cases == 20
+        assert one.mean.low is not None and one.mean.high is not None
+        assert one.mean.low < one.mean.value < one.mean.high
+        assert one.scores == (~np.isnan(tone[:, mine])).sum() == sum(one.counts.values())
+        for bucket, dimensions in run.buckets.items():
             inside = mine & np.array([case.bucket == bucket for case in cases])
-            assert dimensions["tone"]["mean"]["value"] == pytest.approx(means[inside].mean())
+            mean = dimensions["tone"].mean
+            assert mean is not None and mean.value == pytest.approx(means[inside].mean())
         rouge_l = np.array([case.rouge_l for case in cases])[mine]
-        assert run["rouge"]["tone"]["pearson"]["value"] == pytest.approx(np.corrcoef(means[mine], rouge_l)[0, 1])
+        pearson = run.rouge["tone"].pearson
+        assert pearson is not None and pearson.value == pytest.approx(np.corrcoef(means[mine], rouge_l)[0, 1])
     both = int((~np.isnan(tone)).all(0).sum())
-    assert result["agreement"]["tone"]["lines"] == both == 20
+    assert result.agreement is not None
+    agreement = result.agreement["tone"]
+    assert agreement.lines == both == 20 and agreement.exact is not None
     equal = (tone[0] == tone[1]).sum() / both
-    assert result["agreement"]["tone"]["exact"]["value"] == pytest.approx(equal)
-    assert result["cases"] == result["rated"] == 20 and result["scores"] == (~np.isnan(given)).sum()
-    assert [rater["name"] for rater in result["raters"]] == ["anna", "ben"]
-    assert result["raters"][0]["means"]["tone"] > result["raters"][1]["means"]["tone"]
+    assert agreement.exact.value == pytest.approx(equal)
+    assert result.cases == result.rated == 20 and result.scores == (~np.isnan(given)).sum()
+    assert [rater.name for rater in result.raters] == ["anna", "ben"]
+    anna, ben = (rater.means["tone"] for rater in result.raters)
+    assert anna is not None and ben is not None and anna > ben
 
 
 def test_a_difference_is_within_raters_so_that_a_harsh_one_counts_against_no_run(sheet: Path, key: Key) -> None:
@@ -539,20 +552,23 @@ def test_a_difference_is_within_raters_so_that_a_harsh_one_counts_against_no_run
     anna = filled(sheet, Path("anna.csv"), lambda case, name: 4)
     ben = filled(sheet, Path("ben.csv"), lambda case, name: 1 if by_run[names.index(case)] else "")
     result = summarise(key, read_sheets([anna, ben], key.fingerprints())[0])
-    assert [run["dimensions"]["tone"]["mean"]["value"] for run in result["runs"]] == [4.0, 2.5]
-    (difference,) = result["differences"]
-    tone = difference["dimensions"]["tone"]
-    assert (tone["difference"], tone["cases"], tone["p_value"]) == (0.0, 20, 1.0)
-    assert tone["sentence"].startswith("no real difference from runs/ticket/a")
-    assert result["runs"][0]["rouge"]["tone"] == {"spearman": None, "pearson": None}
+    means = [run.dimensions["tone"].mean for run in result.runs]
+    assert [mean and mean.value for mean in means] == [4.0, 2.5]
+    (difference,) = result.differences
+    tone = difference.dimensions["tone"]
+    assert tone.compared is not None
+    assert (tone.compared.difference, tone.cases, tone.compared.p_value) == (0.0, 20, 1.0)
+    assert tone.compared.sentence.startswith("no real difference from runs/ticket/a")
+    assert result.runs[0].rouge["tone"] == Correlation(None, None)
 
 
 def test_the_better_run_is_found(sheet: Path, key: Key) -> None:
     paths, given = rated(sheet, key)
     result = summarise(key, read_sheets(paths, key.fingerprints())[0])
-    overall = result["differences"][0]["dimensions"]["overall"]
-    assert result["differences"][0]["against"] == "runs/ticket/a" and overall["low"] > 0
-    assert overall["sentence"].startswith("better than runs/ticket/a by ")
+    overall = result.differences[0].dimensions["overall"].compared
+    assert overall is not None and overall.low is not None
+    assert result.differences[0].against == "runs/ticket/a" and overall.low > 0
+    assert overall.sentence.startswith("better than runs/ticket/a by ")
     rows = {case.row for case in key.cases.values()}
     line = {(case.run, case.row): i for i, case in enumerate(key.cases.values())}
     per_case = []
@@ -561,7 +577,7 @@ def test_the_better_run_is_found(sheet: Path, key: Key) -> None:
             given[DIMENSIONS.index("overall"), :, line[1, row]] - given[DIMENSIONS.index("overall"), :, line[0, row]]
         )
         per_case.append(np.mean([one for one in apart if not np.isnan(one)]))
-    assert overall["difference"] == pytest.approx(np.mean(per_case))
+    assert overall.difference == pytest.approx(np.mean(per_case))
 
 
 @pytest.mark.parametrize(
