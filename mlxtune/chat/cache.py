@@ -80,7 +80,11 @@ class AnswerCache:
             write_json(file, {"question": name, **said})
         except OSError as error:  # a full disk loses the next run's savings, not this run's answers
             if not self._has_warned:
-                log.warning("%s: cannot be written: %s; answers are not kept for the next time", self.folder, error)
+                log.warning(
+                    "%s: cannot be written: %s; answers are not cached, so the next run asks for them again",
+                    self.folder,
+                    error,
+                )
             self._has_warned = True
 
     def _file(self, name: str) -> Path | None:

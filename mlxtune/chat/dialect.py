@@ -50,7 +50,9 @@ class Dialect:
                 return True
         if parameter in OPTIONAL and parameter in body and str(code).startswith("unsupported"):
             if parameter not in self._left_out:
-                log.warning("%s: %s does not take %s; asked without it", self._url, self._model, parameter)
+                log.warning(
+                    "%s: %s does not support %s; requests are sent without it", self._url, self._model, parameter
+                )
             self._left_out.add(parameter)
             return True
         return False

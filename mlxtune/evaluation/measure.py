@@ -45,8 +45,8 @@ from mlxtune.version import __version__
 
 BOTH = "both"
 NO_OPTIONS = (
-    "probabilities: none; they need a first field with a closed list (label sets: at most 64 allowed ones), and "
-    "prompt.thinking: false"
+    "probabilities: none; they need prompt.thinking: false, and a list of labels in the first output field (if it "
+    "has several labels a row, at most 64 allowed combinations)"
 )
 NO_VALIDATION = (
     "coverage at 95% precision: none; its threshold is chosen on validation rows, and the recipe has neither data.valid nor "

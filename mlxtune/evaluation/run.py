@@ -1,4 +1,4 @@
-"""One evaluation, whole: from what a user asks for to its files. Decides what must be asked, asks it, has it judged.
+"""One evaluation, from the user's request to its files: asks the model, scores the replies, asks the judge.
 
 outcome = run_evaluation(EvaluationRequest(find_subject(Path("runs/demo-intent/a"))), backend=lambda: choice.backend)
 outcome.scores["fields"]["intents"]["exact_match"]  # {"value": 0.81, "low": 0.71, "high": 0.90}
@@ -161,12 +161,12 @@ def run_evaluation(
     progress: Progress = SILENT,
     judge_progress: Progress = SILENT,
 ) -> EvaluationOutcome:
-    """Evaluate what is asked for, and write its files.
+    """Evaluate as requested, and write the files.
 
-    An evaluation that lies there finished is only judged, if it is the one that is asked for.
+    Where the folder holds the same evaluation, finished, only the judge is asked.
 
     Args:
-        request: What is asked for.
+        request: What to evaluate, and how.
         backend: Gives what computes; called only if a model is asked.
         progress: Told how far the rows are.
         judge_progress: Told how far the judge is.
@@ -182,7 +182,7 @@ def run_evaluation(
     rows = rows if request.limit is None else rows[: request.limit]
     if (done := _judge_alone(request, rows)) is not None:
         assert out is not None
-        log.info("%s: holds this evaluation already; it is only judged", out)
+        log.info("%s: this evaluation is finished already, so only the judge is asked", out)
         scores, predictions = done
         outcome = EvaluationOutcome(scores, find_errors(predictions, subject.recipe).to_json(), out, _run(request))
         return _with_counterpart(_judged(outcome, None, predictions, request, judge_progress), request)
@@ -257,7 +257,7 @@ def _asked(
                 progress=progress,
             )  # fmt: skip
     except KeyboardInterrupt:
-        log.info("Replies so far are kept in %s; the same command goes on from there.", out)
+        log.info("Replies so far are kept in %s; run the same command again to continue.", out)
         raise
 
 
@@ -295,7 +295,7 @@ def _judged(
         try:
             judgements = judge_replies(predictions, recipe, judge.server, judge.sample, progress.advance)
         except KeyboardInterrupt:
-            log.info("What was judged so far is kept; %s.", _go_on(request))
+            log.info("The judge's answers so far are kept; %s.", _go_on(request))
             raise
         except ChatServerError as error:
             unjudged = ChatServerError(f"{error}\n  The evaluation itself is finished; {_go_on(request)}")
@@ -324,13 +324,13 @@ def _write_ratings(
 
 
 def _go_on(request: EvaluationRequest) -> str:
-    """What to do where the judge could not be asked."""
+    """The advice where the judge could not be asked."""
     if request.replies is not None:
         how = f"run the same command again{'' if request.folder is None else ' with --force'}"
     else:
         leaving = "--force" if request.bertscore is None else "--force and --bertscore"
-        how = f"run the same command again without {leaving}, which then only judges"
-    return f"{how}; what is judged already is not asked again"
+        how = f"run the same command again without {leaving}; then only the judge is asked"
+    return f"{how}; replies that are judged already are not judged again"
 
 
 # Before and after --------------------------------------------------------------------------------------------------

@@ -124,7 +124,7 @@ def open_evaluations(paths: Sequence[Path], name: str = TUNED, evaluated: bool =
     twice = [path for path, times in Counter(os.path.realpath(one.folder) for one in found).items() if times > 1]
     if twice:
         named = next(one for one in found if os.path.realpath(one.folder) == twice[0])
-        raise Misuse(f"{named.title}: named twice; a run is no different from itself")
+        raise Misuse(f"{named.title}: named twice; name different runs")
     if len(found) == 1 and evaluated:
         found.insert(0, _before_tuning(found[0]))
     return found
@@ -161,7 +161,9 @@ def refuse_finished(out: Path, force: bool) -> None:
         RunError: One lies there.
     """
     if (out / SCORES_FILE).exists() and not force:
-        raise RunError(f"{out}: holds an evaluation already; --force replaces it, --out puts this one elsewhere")
+        raise RunError(
+            f"{out}: holds an evaluation already; replace it with --force, or choose another folder with --out"
+        )
 
 
 def read_scores(out: Path) -> dict[str, Any] | None:
@@ -278,7 +280,9 @@ def finished_evaluation(
     if repeats is not None and scores.get("consistency", {}).get("repeats") != repeats:
         other.append(f"no {repeats} samples of each row")
     if other:
-        raise RunError(f"{out}: holds another evaluation ({', '.join(other)}); --force replaces it, --out keeps it")
+        raise RunError(
+            f"{out}: holds another evaluation ({', '.join(other)}); replace it with --force, or choose another folder with --out"
+        )
     return scores, predictions
 
 
@@ -309,7 +313,7 @@ def _runs_of(path: Path) -> list[Path]:
 
 def _not_evaluated(run: RunFolder, name: str) -> str:
     there = sorted(file.parent.name for file in (run.path / EVALUATIONS).glob(f"*/{SCORES_FILE}"))
-    others = f"; it has {', '.join(there)}, which --name takes" if there else ""
+    others = f"; choose one that exists with --name: {', '.join(there)}" if there else ""
     if name not in (TUNED, BASE):
         return f"has no evaluation named {name!r}{others}"
     flag = " --base" if name == BASE else ""

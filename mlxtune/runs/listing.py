@@ -180,7 +180,9 @@ def clean(plan: Cleaning) -> Iterator[tuple[Path, int]]:
         with folder.locked():
             now = look_at(planned.path)
             if now.status != planned.status and not (planned.status == CRASHED and now.status == TRAINING):
-                raise RunError(f"{planned.path}: is {now.status} now, was {planned.status}; look at it again")
+                raise RunError(
+                    f"{planned.path}: its status changed from {planned.status} to {now.status} in the meantime; check the run, and clean again"
+                )
             shutil.rmtree(folder.checkpoints)
         yield planned.path, planned.checkpoint_bytes
 
@@ -200,7 +202,7 @@ def _why_not(run: Listed, named: bool) -> str | None:
     if not folder.checkpoints.is_dir():
         return NOTHING
     if run.status != CLEANABLE and not named:
-        return f"{run.status}: needed to go on with it"
+        return f"{run.status}: its checkpoints are needed to resume it"
     return None
 
 

@@ -48,7 +48,7 @@ def trial_state(trial: Trial, folder: Path) -> TrialState:
     """
     if not folder.exists() or not RunFolder(folder).run_file.exists():
         if folder.exists() and any(name not in BEGINNINGS for name in _visible(folder)):
-            raise RunError(f"{folder}: exists and is no run of mlxtune; choose another --out")
+            raise RunError(f"{folder}: exists and is not a run of mlxtune; choose another --out")
         return TrialState("none")
     run = RunFolder(folder)
     if run.in_use():

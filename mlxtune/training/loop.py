@@ -301,7 +301,7 @@ class _Training:
         """A checkpoint, and the adapter as it is now."""
         step = self._progress.step
         if not all(np.isfinite(value).all() for value in self._model.adapter_weights().values()):
-            raise TrainingError(_not_finite(step, "the adapter holds a value that is no number", self._run))
+            raise TrainingError(_not_finite(step, "the adapter has NaN or infinite values", self._run))
         log.sync()  # what a checkpoint follows from is on the disk before it
         self._checkpoints.save(self._model, self._progress)
         self._saved = step

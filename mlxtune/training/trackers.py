@@ -79,7 +79,7 @@ class Trackers:
                     with _stdout_kept_clean():
                         tracker = self._open[name] = TRACKERS[name](opening)
                 except Exception as error:  # whatever a client raises: no network, no permission, another version
-                    log.info(f"{name}: cannot be opened, training goes on without it: {_short(error)}")
+                    log.info(f"{name}: cannot be opened, training continues without it: {_short(error)}")
                     continue
                 kept[name] = dict(tracker.kept)
                 with contextlib.suppress(OSError):  # at worst a resume begins a new run there
@@ -108,7 +108,7 @@ class Trackers:
                     tracker.log(values, int(event["step"]))
             except Exception as error:  # whatever a client raises
                 del self._open[name]
-                log.info(f"{name}: failed at step {event['step']}, training goes on without it: {_short(error)}")
+                log.info(f"{name}: failed at step {event['step']}, training continues without it: {_short(error)}")
                 with contextlib.suppress(Exception), _stdout_kept_clean():
                     tracker.close(FAILED, _short(error))
 

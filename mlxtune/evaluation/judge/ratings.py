@@ -232,8 +232,8 @@ def text_fields(recipe: Recipe) -> list[str]:
     names = recipe.output.text_fields
     if not names:
         raise RecipeError(
-            f"recipe {recipe.name!r}: a judge reads written text, expected a field of kind text in output.fields, got "
-            f"labels alone ({', '.join(recipe.output.fields)}); their scores need no judge"
+            f"recipe {recipe.name!r}: a judge rates written text: expected a field of kind text in output.fields, got "
+            f"only labels ({', '.join(recipe.output.fields)}), which are scored without a judge"
         )
     return names
 

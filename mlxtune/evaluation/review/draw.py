@@ -274,7 +274,9 @@ def write_review(review: Review, folder: Path, force: bool = False) -> None:
     """
     sheet, key, result = (folder / name for name in (SHEET_FILE, KEY_FILE, RESULT_FILE))
     if result.exists():
-        raise RunError(f"{folder}: holds {RESULT_FILE}, made of filled sheets; choose another --out, or move it away")
+        raise RunError(
+            f"{folder}: holds {RESULT_FILE}, the result of filled sheets; choose another --out, or move it away"
+        )
     if sheet.exists() and is_filled(sheet):
         raise RunError(
             f"{sheet}: is filled in, and is not replaced even with --force; choose another --out, or move it away"
@@ -282,8 +284,8 @@ def write_review(review: Review, folder: Path, force: bool = False) -> None:
     if (sheet.exists() or key.exists()) and not force:
         there = sheet if sheet.exists() else key
         raise RunError(
-            f"{there}: lies there already, and copies of that sheet could not be read back without its key; "
-            "choose another --out, or --force to replace it"
+            f"{there}: exists already, and filled copies of the old sheet cannot be read once it is replaced; "
+            "choose another --out, or replace it with --force"
         )
     folder.mkdir(parents=True, exist_ok=True)
     sheet.unlink(missing_ok=True)  # never a sheet beside the key of another
@@ -305,7 +307,7 @@ def read_key(file: Path) -> Key:
         }
         runs = tuple(dict(run) for run in content["runs"])
         if not cases or not all(0 <= case.run < len(runs) and "run" in runs[case.run] for case in cases.values()):
-            raise ValueError("its cases are of no run")
+            raise ValueError("a case names no run of the key")
         return Key(
             content["tag"],
             runs,
@@ -349,7 +351,7 @@ def find_key(paths: Sequence[Path], out: Path | None, sheets: Sequence[Path]) ->
         if paths
         else "name the RUN, or that folder with --out"
     )
-    raise RunError(f"no {KEY_FILE} in {looked}: nothing says what the cases are; {advice}")
+    raise RunError(f"no {KEY_FILE} in {looked}: without it the cases are unknown; {advice}")
 
 
 def changed_predictions(key: Key, folder: Path) -> list[str]:
