@@ -112,7 +112,7 @@ def examine(
     Args:
         choose: Takes the backend.
         cuda_gpus: The GPUs that torch sees; None where torch is not installed.
-        on_cpu: The CPU was asked for, so that a broken GPU driver is of no concern.
+        on_cpu: --device cpu was given, so that a broken GPU driver does not matter.
     """
     hub = _InBackground(check_hub, HUB_SECONDS)
     driver = ask_driver()  # a library that asks a driver that hangs would hang, and us with it

@@ -72,7 +72,7 @@ def choose(name: str = "auto", device: str = "auto") -> ChosenBackend:
     check_device(device)
     if name == "auto":
         return _choose_any(device)
-    return _open(name, device, "asked for")
+    return _open(name, device, "requested")
 
 
 def check_device(word: str) -> str:
@@ -104,7 +104,7 @@ def cuda_gpus() -> Gpus | None:
 
 def _choose_any(device: str) -> ChosenBackend:
     no_mlx, no_torch = _missing("mlx"), _missing("torch")
-    why = "" if device == "auto" else f"{device} asked for; "
+    why = "" if device == "auto" else f"{device} requested; "
     if device == "cpu":
         gpu = _MlxGpu(None, no_mlx or "torch is preferred to MLX where there is no GPU")
         if sys.platform == "darwin" and no_mlx is None:  # the backend that its GPU uses, and Apple's own BLAS

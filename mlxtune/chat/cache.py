@@ -46,7 +46,7 @@ class AnswerCache:
         self._has_warned = False
 
     def get(self, name: str) -> Answer | None:
-        """What was answered before; None if nothing, or a file that says something else, which is then written anew.
+        """What was answered before; None if nothing was, or the file holds something else and will be rewritten.
 
         Args:
             name: The question's hash.

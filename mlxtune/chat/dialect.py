@@ -36,7 +36,7 @@ class Dialect:
         return {"model": self._model, "messages": [dict(message) for message in question.messages], **settings}
 
     def learn(self, message: str, error: Any, body: Mapping[str, Any]) -> bool:
-        """Give up a setting that the server refuses by name, once; whether the question should be asked anew.
+        """Give up a setting that the server refuses by name, once; whether the question should be sent again.
 
         Args:
             message: What the server says.

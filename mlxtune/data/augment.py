@@ -167,7 +167,7 @@ def augment(
     server: Server | None = None,
     ask: bool = True,
 ) -> Augmented:
-    """Rewrite rows of a label until it has `factor` times its rows, or until each missing row was asked for `tries` times.
+    """Rewrite rows of a label until it has `factor` times its rows, or until each missing row was requested `tries` times.
 
     Which rows are rewritten, and the seeds that the server samples with, are a pure function of the arguments.
 

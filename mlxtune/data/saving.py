@@ -15,7 +15,7 @@ from mlxtune.recipe.sections import Recipe
 
 
 def refuse_existing(folder: Path, recipe: Recipe, force: bool) -> None:
-    """Refuse to write over what lies there, before anything is worked out.
+    """Refuse to overwrite files, before anything is computed.
 
     Raises:
         DataError: A file lies where a split would be written and `force` is off; or it is one that the recipe

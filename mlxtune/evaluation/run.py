@@ -69,9 +69,9 @@ class EvaluationRequest:
 
     Attributes:
         subject: What is evaluated.
-        out: Folder to write; None is the subject's own, or none for replies that are there already.
+        out: Folder to write; None is the subject's own; for replies from a file, None writes nothing.
         limit: Only the first so many rows; None is all.
-        replies: File of replies that are there already; None asks the model.
+        replies: File of replies to score; None asks the model.
         decoding: 'free', 'constrained' or 'both'; None is the recipe's.
         probabilities: Of every option of the first field.
         repeats: Samples of each row; None for none.
@@ -79,7 +79,7 @@ class EvaluationRequest:
         bertscore: Scores texts as well.
         judge: A model that rates the written replies.
         overrides: The command's `--set`s.
-        force: Replace an evaluation that lies there.
+        force: Replace an existing evaluation.
     """
 
     subject: Subject
@@ -126,7 +126,7 @@ class EvaluationOutcome:
         scores: The content of scores.json.
         errors: Of errors.json.
         folder: Where they lie; None where nothing was written.
-        run: The run, or the place kept for it; None of replies that were there already.
+        run: The run, or the place kept for it; None for replies from a file.
         judgements: Of the judge, row by row.
         counterpart: The evaluation of the other of base and tuned model beside this one, if there is one.
         unjudged: Why the judge could not be asked; the evaluation does not need it.
@@ -172,7 +172,7 @@ def run_evaluation(
         judge_progress: Told how far the judge is.
 
     Raises:
-        RunError: Another evaluation lies there.
+        RunError: The folder holds another evaluation.
         DataError: Rows that the recipe cannot use.
     """
     subject, out = request.subject, request.folder
@@ -204,7 +204,7 @@ def _run(request: EvaluationRequest) -> Path | None:
 
 
 def _given(request: EvaluationRequest, rows: Sequence[Row]) -> Evaluation:
-    """Scores of replies that are there already."""
+    """Scores of replies from a file."""
     assert request.replies is not None
     recipe = request.subject.recipe
     predictions = read_replies(request.replies, rows, recipe)
@@ -265,7 +265,7 @@ def _asked(
 
 
 def _judge_alone(request: EvaluationRequest, rows: Sequence[Row]) -> tuple[dict[str, Any], list[Prediction]] | None:
-    """The finished evaluation that only has to be judged; None where there is none, or everything is asked anew."""
+    """The finished evaluation that only the judge is asked about; None where there is none, or everything is asked again."""
     out = request.folder
     if out is None or request.judge is None or request.replies or request.bertscore or request.force:
         return None
@@ -311,7 +311,7 @@ def _judged(
 def _write_ratings(
     ratings: Ratings, evaluation: Evaluation | None, scores: Mapping[str, Any], out: Path | None
 ) -> Mapping[str, Any]:
-    """scores.json with a judge's ratings: of an evaluation that was just made, or of one that lies there."""
+    """scores.json with a judge's ratings: of an evaluation that was just made, or of an existing one."""
     if evaluation is None:
         scores = {**scores, "judge": ratings.to_json()}
         if out is not None:

@@ -158,7 +158,7 @@ def refuse_finished(out: Path, force: bool) -> None:
     """Refuse to replace a finished evaluation, unless told to.
 
     Raises:
-        RunError: One lies there.
+        RunError: The folder holds one.
     """
     if (out / SCORES_FILE).exists() and not force:
         raise RunError(
@@ -247,9 +247,9 @@ def finished_evaluation(
         out: The folder.
         subject: Whose evaluation it should be.
         rows: The rows that should be answered.
-        decoding: As asked for; None takes any.
-        probabilities: Whether they are asked for.
-        repeats: Samples of each row that are asked for.
+        decoding: The requested one; None accepts any.
+        probabilities: Whether they are required.
+        repeats: Required samples of each row.
 
     Returns:
         Its scores.json and predictions; None where there is none.

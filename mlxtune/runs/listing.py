@@ -123,7 +123,7 @@ def look_at(folder: Path) -> Listed:
         problem = f"{run.run_file}: says no status"
     if status == TRAINING and not run.in_use():
         status = CRASHED
-    # run.json has the step of a training that ended in order; of others, and while it goes on, the metrics know.
+    # run.json has the step of a training that ended normally; otherwise metrics.jsonl has it.
     step = _whole(info.get("step")) if status in (FINISHED, INTERRUPTED) else last_step(run.metrics_file)
     steps = info.get("steps")
     return Listed(

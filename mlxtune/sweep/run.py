@@ -4,8 +4,8 @@
     trials = plan_trials(Path("recipe.yaml"), axes)          # four recipes, all checked
     done = sweep(trials, default_folder("recipe", axes))    # four run folders
 
-A trial is a run folder like any other, named after its settings, with its log beside it. What lies there says what is left
-to do, so that the same command goes on where an interrupted one stopped, and a larger grid takes over what is finished.
+A trial is a run folder like any other, named after its settings, with its log beside it. The files in the
+folder decide what is left to do: the same command continues an interrupted sweep, and a larger grid keeps finished trials.
 A trial that fails, or that the system kills for its memory, takes no other with it.
 """
 
@@ -91,7 +91,7 @@ def sweep(
         folder: Holds their run folders, their logs, and sweep.json.
         run: Runs one command and waits for it; None is `run_process`.
         evaluate: Evaluate each on the test rows.
-        force: Train anew what was made under another recipe or of other data, and what failed.
+        force: Train again the trials that were made under another recipe or with other data, and those that failed.
         where: Options that say what computes: ("--backend", "mlx").
 
     Returns:
@@ -100,7 +100,7 @@ def sweep(
     Raises:
         RunError: The folder is in use, or trials in it were made under another recipe, and `force` is not set: nothing
             was started then.
-        KeyboardInterrupt: Interrupted; what was done is on disk, and the same call goes on.
+        KeyboardInterrupt: Interrupted; finished trials are on disk, and the same call continues.
     """
     run = run or run_process
     if folder.exists() and not folder.is_dir():
@@ -259,7 +259,7 @@ def _why(code: int, log: Path, begins: int) -> str:
 
 
 def _headline(folder: Path) -> str:
-    """The figures that a trial is known by, as a clause; nothing where there are none."""
+    """The main metrics of a trial, as a clause; empty where there are none."""
     run = RunFolder(folder)
     said = []
     try:

@@ -26,9 +26,9 @@ class TrialState:
     """What lies in a trial's folder, and so what is left to do.
 
     Attributes:
-        training: 'none', 'whole', or 'resume' where it has a checkpoint to go on from.
+        training: 'none', 'whole', or 'resume' where it has a checkpoint to resume from.
         evaluated: Whether there are scores.
-        changed: What is not as the run was made with, one clause each; training anew is the only way.
+        changed: What differs from when the run was made, one clause each; such a run can only be trained again.
         changed_evaluation: The same of what its evaluation alone depends on.
         failed: It ended with an error.
     """

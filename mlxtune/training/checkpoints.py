@@ -164,7 +164,7 @@ class Checkpoints:
                 yield self._folder / name, progress
 
     def _forget_after(self, step: int) -> None:
-        """Remove checkpoints of steps that are taken anew; they are the corrupt ones."""
+        """Remove the checkpoints after a step, which are corrupt; their steps are repeated."""
         for name in self._names():
             if checkpoint_step(name) > step:
                 shutil.rmtree(self._folder / name)

@@ -171,7 +171,7 @@ def test_an_existing_run_is_not_overwritten(tmp_path: Path, base: Path) -> None:
     assert tuned.run.metrics_file.read_bytes() == before
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "letter.txt").write_text("dear")
-    with pytest.raises(RunError, match="is no run of mlxtune"):
+    with pytest.raises(RunError, match="is not a run of mlxtune"):
         new_run(tuned.run.recipe(), tmp_path / "other", force=True)
     assert (tmp_path / "other" / "letter.txt").read_text() == "dear"
 

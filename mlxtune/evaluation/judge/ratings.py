@@ -53,7 +53,7 @@ STATUSES: tuple[Status, ...] = ("judged", "missing", "unparseable", "refused", "
 
 @dataclass(frozen=True)
 class JudgeRequest:
-    """A judge that is asked for: where it answers, and how many rows it gets (None: all)."""
+    """The judge to use: its server, and how many rows it gets (None: all)."""
 
     server: ChatServer
     sample: int | None = None

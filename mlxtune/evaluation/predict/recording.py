@@ -1,4 +1,4 @@
-"""A model's replies to rows, recorded in predictions.jsonl as they come, so that an interrupted evaluation goes on.
+"""A model's replies to rows, recorded in predictions.jsonl as they arrive, so that an interrupted evaluation can resume.
 
 While it goes, whole lines are added to predictions.jsonl.part; when every row is answered they are put into row order and
 renamed to predictions.jsonl, so that a file of that name is always complete. What an interrupted attempt left is gone on

@@ -266,11 +266,11 @@ def write_review(review: Review, folder: Path, force: bool = False) -> None:
     Args:
         review: Of `make_review`.
         folder: Where to.
-        force: Replace a sheet that lies there, if nobody has filled it in. Ratings are hours of somebody's work and a key
+        force: Replace an existing sheet, if nobody has filled it in. Ratings are hours of somebody's work and a key
             that is replaced makes copies of its sheet worthless, so that a filled sheet or its result is never replaced.
 
     Raises:
-        RunError: A sheet lies there.
+        RunError: The folder holds a sheet.
     """
     sheet, key, result = (folder / name for name in (SHEET_FILE, KEY_FILE, RESULT_FILE))
     if result.exists():
@@ -368,7 +368,7 @@ def changed_predictions(key: Key, folder: Path) -> list[str]:
 
 
 def _holds_replies(folder: Path) -> bool:
-    """Whether replies lie there, or did: a key is left of those that were rated, and reading scores takes no more."""
+    """Whether the folder holds replies, or the key of replies that were rated: reading scores needs only the key."""
     return any((folder / name).is_file() for name in (PREDICTIONS_FILE, KEY_FILE))
 
 

@@ -121,7 +121,7 @@ def write_result(result: Result, folder: Path, force: bool = False) -> Path:
             that is how a sheet that arrives late is added.
 
     Raises:
-        RunError: A result lies there whose raters are missing now, or that cannot be read.
+        RunError: The existing result has raters that are missing now, or cannot be read.
     """
     file = folder / RESULT_FILE
     if file.exists() and not force:

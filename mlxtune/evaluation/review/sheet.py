@@ -355,7 +355,7 @@ def _scores(cells: Mapping[str, str], place: str, problems: list[Problem]) -> di
 
 
 def _score(written: str) -> int | None:
-    """A score, or None where it is none. Full-width digits count: some keyboards write no others."""
+    """A score, or None where the cell holds no valid one. Full-width digits are valid: some keyboards write only these."""
     whole = _WHOLE.fullmatch(unicodedata.normalize("NFKC", written))
     value = int(whole.group(1)) if whole else 0
     return value if LOWEST <= value <= HIGHEST else None

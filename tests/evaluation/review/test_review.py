@@ -354,7 +354,7 @@ def test_a_sheet_is_replaced_with_force_alone_and_a_filled_one_never(two: list[P
     assert mlxtune("review", two[0], "--sample", 5).code == 0
     before = (folder / SHEET_FILE).read_bytes(), (folder / KEY_FILE).read_bytes()
     refused = mlxtune("review", two[0], "--sample", 6)
-    assert (refused.code, refused.out) == (1, "") and "--force to replace it" in refused.err
+    assert (refused.code, refused.out) == (1, "") and "replace it with --force" in refused.err
     assert ((folder / SHEET_FILE).read_bytes(), (folder / KEY_FILE).read_bytes()) == before
     assert mlxtune("review", two[0], "--sample", 6, "--force").code == 0
     assert len(read_csv(folder / SHEET_FILE)) == 6
@@ -365,7 +365,7 @@ def test_a_sheet_is_replaced_with_force_alone_and_a_filled_one_never(two: list[P
     assert ((folder / SHEET_FILE).read_bytes(), (folder / KEY_FILE).read_bytes()) == rated
     (folder / SHEET_FILE).unlink()
     (folder / RESULT_FILE).write_text("{}")
-    assert "made of filled sheets" in mlxtune("review", two[0], "--force").err
+    assert "the result of filled sheets" in mlxtune("review", two[0], "--force").err
     assert (folder / KEY_FILE).read_bytes() == rated[1]
 
 
@@ -481,7 +481,7 @@ def test_all_that_is_wrong_is_said_at_once_and_nothing_is_written(two: list[Path
     assert (result.code, result.out) == (1, "") and result.err.count("Error: ") == 1
     for said in (
         "filled sheets: 13 problems", "anna.csv row 2 column relevance", "anna.csv row 3 column overall",
-        f"anna.csv row 5 column case_id: {rows[3][0]} stands in row 4 already", "anna.csv row 6 column case_id: no case",
+        f"anna.csv row 5 column case_id: {rows[3][0]} is already in row 4; keep one", "anna.csv row 6 column case_id: no case",
         "anna.csv row 7 column case_id: empty", "anna.csv row 8: 11 cells under 10 columns",
         "ben.csv row 1: two columns 'overall'", "ben.csv row 1: no column 'tone'; did you mean 'tonne'?",
         "book.csv: a spreadsheet program's own format", "empty.csv: empty", "notes.csv: expected the columns case_id",
@@ -498,7 +498,7 @@ def test_a_changed_text_is_a_warning_and_another_sheet_an_error(two: list[Path],
     path = saved(Path("anna.csv"), [COLUMNS, *rows], ",", "utf-8")
     _, warnings = read_sheets([path], key.fingerprints())
     assert warnings == [
-        f"anna.csv: the prediction is not what was written in case {rows[0][0]}; the scores are taken as they are"
+        f"anna.csv: the prediction was changed since the sheet was written, in case {rows[0][0]}; the scores are used all the same"
     ]
     other = make_review(two[:1], sample=5)
     with pytest.raises(DataError, match=f"anna.csv: of another sheet: its case ids begin with '{key.tag}'"):
@@ -695,7 +695,7 @@ def test_filled_sheets_become_tables_json_and_a_file(two: list[Path], sheet: Pat
     assert json.loads((Path("out") / RESULT_FILE).read_text(encoding="utf-8"))["raters"] == on_disk["raters"]
     alone = mlxtune("review", "--out", "out", "--force", "--scores", paths[0], sheet)
     assert alone.code == 0 and "it takes two who rate the same cases" in alone.out
-    assert alone.err == f"{sheet}: no score in it; left out\n"
+    assert alone.err == f"{sheet}: contains no score, so it is left out\n"
 
 
 def test_the_key_is_found_where_the_runs_or_the_sheets_are(two: list[Path], mlxtune: Run) -> None:
