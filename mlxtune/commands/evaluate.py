@@ -146,9 +146,9 @@ def _refuse_mixed(context: click.Context, given: bool, sampled: bool) -> None:
     """Options that do not go together."""
     for name in ("base", "decoding", "backend", "device", "probabilities", "repeats", "temperature") if given else ():
         if typed(context, name):
-            raise click.UsageError(f"--{name} does not go with --predictions, which are there already")
+            raise click.UsageError(f"--{name} cannot be used with --predictions, where no model is asked")
     if not sampled and typed(context, "temperature"):
-        raise click.UsageError("--temperature goes with --repeats; without it replies are greedy")
+        raise click.UsageError("--temperature needs --repeats; without --repeats, replies are greedy")
 
 
 def _encoder(model: str, subject: Subject) -> BertScore:

@@ -61,7 +61,7 @@ def predict(
         rows = iter(list(rows))
     first = next(rows, None)
     if first is None:
-        raise click.UsageError("nothing to ask: give texts, or lines on stdin")
+        raise click.UsageError("no text to predict: give texts as arguments, or one a line on stdin")
     rows = chain([first], rows)
     choice = choose(backend, device)
     say(f"backend: {choice.reason}")

@@ -45,8 +45,8 @@ from mlxtune.version import __version__
 
 BOTH = "both"
 NO_OPTIONS = (
-    "probabilities: none; they need a first field with a closed list (label sets: at most 64 allowed ones), and "
-    "prompt.thinking: false"
+    "probabilities: none; they need prompt.thinking: false, and a list of labels in the first output field (if it "
+    "has several labels a row, at most 64 allowed combinations)"
 )
 NO_VALIDATION = (
     "coverage at 95% precision: none; its threshold is chosen on validation rows, and the recipe has neither data.valid nor "
@@ -117,9 +117,9 @@ def evaluate(
         model: With its adapter, if any.
         tokenizer: The model's.
         rows: With their references.
-        out: Folder to write into; files that lie there are replaced, each when its successor is complete.
+        out: Folder to write into; existing files are replaced, each once the new one is complete.
         options: How it is asked; None is as the recipe says.
-        evaluated: What is evaluated; None leaves that out of scores.json, and makes an interruption begin anew.
+        evaluated: What is evaluated; None leaves that out of scores.json, and an interrupted evaluation then starts again.
         asked_baselines: Of `ask_baselines`, about the same rows.
         before: Folders in which the model before tuning may have been evaluated; the first comparable one is compared.
         backend: Whose peak memory is reported; None leaves that out.
@@ -176,7 +176,7 @@ def evaluate_replies(
     evaluated: Evaluated | None = None,
     bertscore: BertScore | None = None,
 ) -> Evaluation:
-    """Score replies that are there already; no model is asked.
+    """Score replies from a file; no model is asked.
 
     Args:
         recipe: Of the rows; says what the fields and the baselines are.
@@ -269,7 +269,7 @@ def _with_probabilities(
 ) -> list[_Asked]:
     """Each decoding with the probabilities of its predictions, and whether they hold.
 
-    Predictions are written anew after everything was asked, so that an interruption leaves them as they were.
+    Predictions are rewritten once all answers are there, so that an interruption leaves the file unchanged.
     """
     predictor = asked[0].predictor
     if predictor.options is None:
@@ -331,7 +331,7 @@ def validation_file(path: Path) -> Path:
 def _forget_others(
     out: Path, asked: Sequence[_Asked], probabilities: bool, baselines: Mapping[str, AskedBaseline]
 ) -> None:
-    """Delete what an earlier evaluation left in the folder and this one did not make, and what a next one would go on from."""
+    """Delete what an earlier evaluation left in the folder and this one did not make, and what a later one would resume from."""
     now = {validation_file(one.path) for one in asked} if probabilities else set()
     for file in out.glob("predictions-valid*.jsonl"):
         if file not in now:

@@ -1,4 +1,4 @@
-"""One evaluation, whole: from what a user asks for to its files. Decides what must be asked, asks it, has it judged.
+"""One evaluation, from the user's request to its files: asks the model, scores the replies, asks the judge.
 
 outcome = run_evaluation(EvaluationRequest(find_subject(Path("runs/demo-intent/a"))), backend=lambda: choice.backend)
 outcome.result.top.fields["intents"]["exact_match"]  # Estimate(value=0.81, low=0.71, high=0.90)
@@ -67,9 +67,9 @@ class EvaluationRequest:
 
     Attributes:
         subject: What is evaluated.
-        out: Folder to write; None is the subject's own, or none for replies that are there already.
+        out: Folder to write; None is the subject's own; for replies from a file, None writes nothing.
         limit: Only the first so many rows; None is all.
-        replies: File of replies that are there already; None asks the model.
+        replies: File of replies to score; None asks the model.
         decoding: 'free', 'constrained' or 'both'; None is the recipe's.
         probabilities: Of every option of the first field.
         repeats: Samples of each row; None for none.
@@ -77,7 +77,7 @@ class EvaluationRequest:
         bertscore: Scores texts as well.
         judge: A model that rates the written replies.
         overrides: The command's `--set`s.
-        force: Replace an evaluation that lies there.
+        force: Replace an existing evaluation.
     """
 
     subject: Subject
@@ -122,7 +122,7 @@ class EvaluationOutcome:
         result: The content of scores.json.
         errors: Of errors.json.
         folder: Where they lie; None where nothing was written.
-        run: The run, or the place kept for it; None of replies that were there already.
+        run: The run, or the place kept for it; None for replies from a file.
         judgements: Of the judge, row by row.
         counterpart: The evaluation of the other of base and tuned model beside this one, if there is one.
         unjudged: Why the judge could not be asked; the evaluation does not need it.
@@ -157,18 +157,18 @@ def run_evaluation(
     progress: Progress = SILENT,
     judge_progress: Progress = SILENT,
 ) -> EvaluationOutcome:
-    """Evaluate what is asked for, and write its files.
+    """Evaluate as requested, and write the files.
 
-    An evaluation that lies there finished is only judged, if it is the one that is asked for.
+    Where the folder holds the same evaluation, finished, only the judge is asked.
 
     Args:
-        request: What is asked for.
+        request: What to evaluate, and how.
         backend: Gives what computes; called only if a model is asked.
         progress: Told how far the rows are.
         judge_progress: Told how far the judge is.
 
     Raises:
-        RunError: Another evaluation lies there.
+        RunError: The folder holds another evaluation.
         DataError: Rows that the recipe cannot use.
     """
     subject, out = request.subject, request.folder
@@ -178,7 +178,7 @@ def run_evaluation(
     rows = rows if request.limit is None else rows[: request.limit]
     if (done := _judge_alone(request, rows)) is not None:
         assert out is not None
-        log.info("%s: holds this evaluation already; it is only judged", out)
+        log.info("%s: this evaluation is finished already, so only the judge is asked", out)
         result, predictions = done
         evaluation = Evaluation(result, find_errors(predictions, subject.recipe), predictions)
         outcome = EvaluationOutcome(result, evaluation.errors.to_json(), out, _run(request))
@@ -201,7 +201,7 @@ def _run(request: EvaluationRequest) -> Path | None:
 
 
 def _given(request: EvaluationRequest, rows: Sequence[Row]) -> Evaluation:
-    """Scores of replies that are there already."""
+    """Scores of replies from a file."""
     assert request.replies is not None
     recipe = request.subject.recipe
     predictions = read_replies(request.replies, rows, recipe)
@@ -254,7 +254,7 @@ def _asked(
                 progress=progress,
             )  # fmt: skip
     except KeyboardInterrupt:
-        log.info("Replies so far are kept in %s; the same command goes on from there.", out)
+        log.info("Replies so far are kept in %s; run the same command again to continue.", out)
         raise
 
 
@@ -262,7 +262,7 @@ def _asked(
 
 
 def _judge_alone(request: EvaluationRequest, rows: Sequence[Row]) -> tuple[EvaluationResult, list[Prediction]] | None:
-    """The finished evaluation that only has to be judged; None where there is none, or everything is asked anew."""
+    """The finished evaluation that only the judge is asked about; None where there is none, or everything is asked again."""
     out = request.folder
     if out is None or request.judge is None or request.replies or request.bertscore or request.force:
         return None
@@ -291,7 +291,7 @@ def _judged(
         try:
             judgements = judge_replies(predictions, recipe, judge.server, judge.sample, progress.advance)
         except KeyboardInterrupt:
-            log.info("What was judged so far is kept; %s.", _go_on(request))
+            log.info("The judge's answers so far are kept; %s.", _go_on(request))
             raise
         except ChatServerError as error:
             unjudged = ChatServerError(f"{error}\n  The evaluation itself is finished; {_go_on(request)}")
@@ -306,13 +306,13 @@ def _judged(
 
 
 def _go_on(request: EvaluationRequest) -> str:
-    """What to do where the judge could not be asked."""
+    """The advice where the judge could not be asked."""
     if request.replies is not None:
         how = f"run the same command again{'' if request.folder is None else ' with --force'}"
     else:
         leaving = "--force" if request.bertscore is None else "--force and --bertscore"
-        how = f"run the same command again without {leaving}, which then only judges"
-    return f"{how}; what is judged already is not asked again"
+        how = f"run the same command again without {leaving}; then only the judge is asked"
+    return f"{how}; replies that are judged already are not judged again"
 
 
 # Before and after --------------------------------------------------------------------------------------------------

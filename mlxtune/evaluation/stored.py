@@ -127,7 +127,7 @@ def open_evaluations(paths: Sequence[Path], name: str = TUNED, evaluated: bool =
     twice = [path for path, times in Counter(os.path.realpath(one.folder) for one in found).items() if times > 1]
     if twice:
         named = next(one for one in found if os.path.realpath(one.folder) == twice[0])
-        raise Misuse(f"{named.title}: named twice; a run is no different from itself")
+        raise Misuse(f"{named.title}: named twice; name different runs")
     if len(found) == 1 and evaluated:
         found.insert(0, _before_tuning(found[0]))
     return found
@@ -161,10 +161,12 @@ def refuse_finished(out: Path, force: bool) -> None:
     """Refuse to replace a finished evaluation, unless told to.
 
     Raises:
-        RunError: One lies there.
+        RunError: The folder holds one.
     """
     if (out / SCORES_FILE).exists() and not force:
-        raise RunError(f"{out}: holds an evaluation already; --force replaces it, --out puts this one elsewhere")
+        raise RunError(
+            f"{out}: holds an evaluation already; replace it with --force, or choose another folder with --out"
+        )
 
 
 def read_result(out: Path) -> EvaluationResult | None:
@@ -239,9 +241,9 @@ def finished_evaluation(
         out: The folder.
         subject: Whose evaluation it should be.
         rows: The rows that should be answered.
-        decoding: As asked for; None takes any.
-        probabilities: Whether they are asked for.
-        repeats: Samples of each row that are asked for.
+        decoding: The requested one; None accepts any.
+        probabilities: Whether they are required.
+        repeats: Required samples of each row.
 
     Returns:
         Its result and predictions; None where there is none.
@@ -274,7 +276,9 @@ def finished_evaluation(
     if repeats is not None and (samples is None or samples.repeats != repeats):
         other.append(f"no {repeats} samples of each row")
     if other:
-        raise RunError(f"{out}: holds another evaluation ({', '.join(other)}); --force replaces it, --out keeps it")
+        raise RunError(
+            f"{out}: holds another evaluation ({', '.join(other)}); replace it with --force, or choose another folder with --out"
+        )
     return result, predictions
 
 
@@ -305,7 +309,7 @@ def _runs_of(path: Path) -> list[Path]:
 
 def _not_evaluated(run: RunFolder, name: str) -> str:
     there = sorted(file.parent.name for file in (run.path / EVALUATIONS).glob(f"*/{SCORES_FILE}"))
-    others = f"; it has {', '.join(there)}, which --name takes" if there else ""
+    others = f"; choose one that exists with --name: {', '.join(there)}" if there else ""
     if name not in (TUNED, BASE):
         return f"has no evaluation named {name!r}{others}"
     flag = " --base" if name == BASE else ""

@@ -299,7 +299,7 @@ def _natural(cells: Sequence[Sequence[str]]) -> int:
 
 
 def _name_pieces(name: str) -> list[str]:
-    """A run's name where it may go on in the next line: after _ and /, and after - in what is still long."""
+    """A run's name with the places where it may be wrapped: after _ and /, and after - in parts that are still long."""
     pieces = re.findall(r"[^_/]*[_/]+|[^_/]+", name)
     return [
         part

@@ -86,7 +86,7 @@ def test_a_resumed_run_ends_bit_for_bit_as_one_never_interrupted(
     again = trained(recipe, tmp_path, backend, resume=run)
     assert_same(again.run, whole)
     assert again.info["status"] == "finished" and len(again.info["resumed"]) == 1
-    with pytest.raises(RunError, match=r"finished at step 8 of 8; to go on, raise train\.epochs"):
+    with pytest.raises(RunError, match=r"finished at step 8 of 8; to train further, raise train\.epochs"):
         trained(recipe, tmp_path, backend, resume=again.run)
 
 
@@ -140,7 +140,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_used(
         (last / "more").write_text("of something")
     with heard() as said:
         again = trained(recipe, tmp_path, backend, resume=run)
-    assert any("step-000005: is damaged; going back to the checkpoint before it" in line for line in said)
+    assert any("step-000005: is damaged; using the checkpoint before it" in line for line in said)
     assert_same(again.run, whole)
 
 
@@ -165,7 +165,7 @@ def test_a_run_begun_on_one_backend_goes_on_on_the_other(tmp_path: Path, base: P
         trained(recipe, tmp_path / "run", "mlx", ("checkpoint", 5))
     with heard() as said:
         again = trained(recipe, tmp_path, "torch", resume=open_run(tmp_path / "run"))
-    assert any("was begun on mlx: on torch the numbers differ by rounding" in line for line in said)
+    assert any("was started with mlx; with torch the numbers differ by rounding" in line for line in said)
     for name, value in read_adapter(again.run.adapter).weights.items():
         np.testing.assert_allclose(value, whole[name], atol=1e-4)
 
@@ -261,16 +261,16 @@ def test_more_epochs_are_allowed_and_named(tmp_path: Path, base: Path) -> None:
     with heard() as said:
         again = trained(recipe, tmp_path, "mlx", resume=run, overrides=["train.epochs=5"])
     assert again.outcome.progress.step == 10 and again.run.recipe().train.epochs == 5
-    assert "going on under a changed recipe: train.epochs" in said
+    assert "resuming with changed recipe keys: train.epochs" in said
 
 
 @pytest.mark.parametrize(
     ("override", "key"),
     [
-        ("train.learning_rate=1e-3", "train.learning_rate: 0.01 when it began, 0.001 now"),
-        ("train.epochs=1", "train.epochs: 4 when it began, 1 now"),
-        ("lora.rank=2", "lora.rank: 4 when it began, 2 now"),
-        ("train.seed=1", "train.seed: 0 when it began, 1 now"),
+        ("train.learning_rate=1e-3", "train.learning_rate: 0.01 when the run started, 0.001 now"),
+        ("train.epochs=1", "train.epochs: 4 when the run started, 1 now"),
+        ("lora.rank=2", "lora.rank: 4 when the run started, 2 now"),
+        ("train.seed=1", "train.seed: 0 when the run started, 1 now"),
         ("prompt.system=other", "prompt.system"),
     ],
 )
@@ -280,7 +280,7 @@ def test_what_would_change_the_arithmetic_is_refused(tmp_path: Path, base: Path,
         trained(recipe, tmp_path / "run", "mlx", ("checkpoint", 2))
     run = open_run(tmp_path / "run")
     before = run.metrics_file.read_bytes()
-    with pytest.raises(RunError, match=f"(?s)would compute something else.*{key}"):
+    with pytest.raises(RunError, match=f"(?s)these recipe keys changed.*{key}"):
         trained(recipe, tmp_path, "mlx", resume=run, overrides=[override])
     assert run.metrics_file.read_bytes() == before
 
@@ -313,13 +313,13 @@ def test_other_rewritten_rows_are_refused_and_another_endpoint_is_allowed(
     kept, before = Path(began["augment"]["kept_in"]), run.metrics_file.read_bytes()
     decided = kept.read_text()
 
-    with pytest.raises(RunError, match=r"would compute something else.*\n.*data\.augment\.temperature: 0\.9 when"):
+    with pytest.raises(RunError, match=r"these recipe keys changed.*\n.*data\.augment\.temperature: 0\.9 when"):
         trained(recipe, tmp_path, "mlx", resume=run, overrides=["data.augment.temperature=0.5"])
     # The cache lost what was decided, and the server says something else the second time.
     kept.unlink()
     others = Fake(lambda question: words(20_000 + (question.seed or 0)))
     monkeypatch.setattr(augmenting, "_open", lambda settings, cache: others)
-    with pytest.raises(DataError, match=r"data\.augment: other rewritten rows than .*run began with"):
+    with pytest.raises(DataError, match=r"data\.augment: the rewritten rows changed since .*run started"):
         trained(recipe, tmp_path, "mlx", resume=run)
     assert others.asked and run.metrics_file.read_bytes() == before
 
@@ -329,7 +329,7 @@ def test_other_rewritten_rows_are_refused_and_another_endpoint_is_allowed(
     with heard() as said:
         again = trained(recipe, tmp_path, "mlx", resume=run, overrides=moved)
     assert again.info["status"] == "finished" and len(others.asked) == n_asked
-    assert "going on under a changed recipe: data.augment.endpoint" in said
+    assert "resuming with changed recipe keys: data.augment.endpoint" in said
 
 
 def test_a_new_run_begins_from_anothers_adapter(tmp_path: Path, base: Path) -> None:
@@ -493,7 +493,7 @@ def test_a_run_goes_on_by_its_name_alone_under_the_recipe_that_it_keeps(
     assert done.code == 0, done.err
     assert_same(open_run(tmp_path / "my run"), whole)
     longer = mlxtune("lora", tmp_path / "my run", "--resume", tmp_path / "my run" / ".", "--set", "train.epochs=5")
-    assert longer.code == 0 and "going on under a changed recipe: train.epochs" in longer.err
+    assert longer.code == 0 and "resuming with changed recipe keys: train.epochs" in longer.err
     assert open_run(tmp_path / "my run").info()["step"] == 10
 
 
@@ -501,7 +501,7 @@ def test_a_recipe_without_its_settings_names_the_command_that_goes_on(tmp_path: 
     recipe = stopped_under_a_setting(tmp_path, base)
     for more in ((recipe, "--resume", tmp_path / "my run"), (tmp_path / "my run", "--resume", "--set", "lora.rank=4")):
         refused = mlxtune("lora", *more)
-        assert (refused.code, refused.out) == (1, "") and "lora.rank: 2 when it began, 4 now" in refused.err
+        assert (refused.code, refused.out) == (1, "") and "lora.rank: 2 when the run started, 4 now" in refused.err
         command = re.search(r"`(.*)`\n$", refused.err)
         assert command and shlex.split(command[1]) == ["mlxtune", "lora", str(tmp_path / "my run"), "--resume"]
     assert command is not None and mlxtune(*shlex.split(command[1])[1:]).code == 0

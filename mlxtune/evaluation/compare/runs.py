@@ -110,7 +110,7 @@ def compare_runs(
         notes += [*_on_measures(names, results, judges), *untested_note(metrics, names[0])]
     elif any(one.result is not None for one in evaluations):
         missing = [name for name, one in zip(names, evaluations, strict=True) if one.result is None]
-        notes.append(f"not evaluated, so no figures are compared: {', '.join(missing)}")
+        notes.append(f"not evaluated, so no metrics are compared: {', '.join(missing)}")
     compared = RunComparison(
         names=tuple(names),
         runs=tuple(one.run.path if one.run else None for one in evaluations),
@@ -146,7 +146,7 @@ def _on_measures(
     for what, measured in (("a judge's marks", judges), ("BERTScore", encoders)):
         if len(measured) > 1:
             by = "; ".join(f"{', '.join(dict.fromkeys(of))} by {measure}" for measure, of in measured.items())
-            yield f"{what} cannot be compared where they are not by the same one: {by}"
+            yield f"{what} cannot be compared, because the runs used different models for it: {by}"
 
 
 def _on_chance(n_comparisons: int) -> list[str]:

@@ -188,7 +188,7 @@ def judge_runs(
         for name, of_run in zip(names[1:], replies[1:], strict=True):
             runs[name] = judge_pairs(of_run, replies[0], recipe, judge.server, names[0], judge.sample, progress.advance)
     except KeyboardInterrupt:
-        log.info("What was judged so far is kept; the same command goes on from there.")
+        log.info("The judge's answers so far are kept; run the same command again to continue.")
         raise
     return JudgedRuns(judge.server.model, judge.server.url, names[0], runs)
 
@@ -308,7 +308,7 @@ def _choice(value: Any) -> Choice | None:
 
 def _sentence(rate: Estimate | None, p_value: float, name: str) -> str:
     if rate is None:
-        return f"nothing judged beside {name}"
+        return f"no pair with {name} was judged"
     low, high = rate.low, rate.high
     if low is None or high is None:
         return f"too few rows to tell from {name}"

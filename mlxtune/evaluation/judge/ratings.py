@@ -54,7 +54,7 @@ STATUSES: tuple[Status, ...] = ("judged", "missing", "unparseable", "refused", "
 
 @dataclass(frozen=True)
 class JudgeRequest:
-    """A judge that is asked for: where it answers, and how many rows it gets (None: all)."""
+    """The judge to use: its server, and how many rows it gets (None: all)."""
 
     server: ChatServer
     sample: int | None = None
@@ -241,8 +241,8 @@ def text_fields(recipe: Recipe) -> list[str]:
     names = recipe.output.text_fields
     if not names:
         raise RecipeError(
-            f"recipe {recipe.name!r}: a judge reads written text, expected a field of kind text in output.fields, got "
-            f"labels alone ({', '.join(recipe.output.fields)}); their scores need no judge"
+            f"recipe {recipe.name!r}: a judge rates written text: expected a field of kind text in output.fields, got "
+            f"only labels ({', '.join(recipe.output.fields)}), which are scored without a judge"
         )
     return names
 

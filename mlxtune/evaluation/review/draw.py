@@ -267,15 +267,17 @@ def write_review(review: Review, folder: Path, force: bool = False) -> None:
     Args:
         review: Of `make_review`.
         folder: Where to.
-        force: Replace a sheet that lies there, if nobody has filled it in. Ratings are hours of somebody's work and a key
+        force: Replace an existing sheet, if nobody has filled it in. Ratings are hours of somebody's work and a key
             that is replaced makes copies of its sheet worthless, so that a filled sheet or its result is never replaced.
 
     Raises:
-        RunError: A sheet lies there.
+        RunError: The folder holds a sheet.
     """
     sheet, key, result = (folder / name for name in (SHEET_FILE, KEY_FILE, RESULT_FILE))
     if result.exists():
-        raise RunError(f"{folder}: holds {RESULT_FILE}, made of filled sheets; choose another --out, or move it away")
+        raise RunError(
+            f"{folder}: holds {RESULT_FILE}, the result of filled sheets; choose another --out, or move it away"
+        )
     if sheet.exists() and is_filled(sheet):
         raise RunError(
             f"{sheet}: is filled in, and is not replaced even with --force; choose another --out, or move it away"
@@ -283,8 +285,8 @@ def write_review(review: Review, folder: Path, force: bool = False) -> None:
     if (sheet.exists() or key.exists()) and not force:
         there = sheet if sheet.exists() else key
         raise RunError(
-            f"{there}: lies there already, and copies of that sheet could not be read back without its key; "
-            "choose another --out, or --force to replace it"
+            f"{there}: exists already, and filled copies of the old sheet cannot be read once it is replaced; "
+            "choose another --out, or replace it with --force"
         )
     folder.mkdir(parents=True, exist_ok=True)
     sheet.unlink(missing_ok=True)  # never a sheet beside the key of another
@@ -306,7 +308,7 @@ def read_key(file: Path) -> Key:
         }
         runs = tuple(dict(run) for run in content["runs"])
         if not cases or not all(0 <= case.run < len(runs) and "run" in runs[case.run] for case in cases.values()):
-            raise ValueError("its cases are of no run")
+            raise ValueError("a case names no run of the key")
         return Key(
             content["tag"],
             runs,
@@ -350,7 +352,7 @@ def find_key(paths: Sequence[Path], out: Path | None, sheets: Sequence[Path]) ->
         if paths
         else "name the RUN, or that folder with --out"
     )
-    raise RunError(f"no {KEY_FILE} in {looked}: nothing says what the cases are; {advice}")
+    raise RunError(f"no {KEY_FILE} in {looked}: without it the cases are unknown; {advice}")
 
 
 def changed_predictions(key: Key, folder: Path) -> list[str]:
@@ -367,7 +369,7 @@ def changed_predictions(key: Key, folder: Path) -> list[str]:
 
 
 def _holds_replies(folder: Path) -> bool:
-    """Whether replies lie there, or did: a key is left of those that were rated, and reading scores takes no more."""
+    """Whether the folder holds replies, or the key of replies that were rated: reading scores needs only the key."""
     return any((folder / name).is_file() for name in (PREDICTIONS_FILE, KEY_FILE))
 
 

@@ -123,7 +123,7 @@ def write_result(result: HumanEvaluation, folder: Path, force: bool = False) -> 
             that is how a sheet that arrives late is added.
 
     Raises:
-        RunError: A result lies there whose raters are missing now, or that cannot be read.
+        RunError: The existing result has raters that are missing now, or cannot be read.
     """
     file = folder / RESULT_FILE
     if file.exists() and not force:

@@ -289,7 +289,7 @@ def test_runs_on_other_rows_are_refused(file: Path, place: Path) -> None:
     ):
         compared(first, other_rows(place, ROWS[:40]))
     changed = [{**ROWS[0], "priority": "low" if ROWS[0]["priority"] == "high" else "high"}, *ROWS[1:]]
-    with pytest.raises(DataError, match="59 are in both; --intersection compares them on the 59 rows that all have"):
+    with pytest.raises(DataError, match="59 are the same; --intersection compares on the 59 rows that all runs have"):
         compared(first, other_rows(place, changed))
     with pytest.raises(DataError, match=r"0 are in both$"):
         compared(first, other_rows(place, tickets(60, seed=9)))
@@ -302,7 +302,7 @@ def test_an_intersection_is_scored_anew_on_the_rows_that_all_have(file: Path, pl
     second = other_rows(place, [*ROWS[50:], *ROWS[10:30], *tickets(7, seed=9)])
     found = compared(first, second, intersection=True)
     assert (found.rows, found.rows_evaluated) == (30, (60, 37))
-    assert found.notes[0] == "every figure is over the 30 rows that all have, of 60 of a, 37 of other"
+    assert found.notes[0] == "every metric is over the 30 rows that all runs have: 60 of a, 37 of other"
     shared = {row["text"] for row in [*ROWS[50:], *ROWS[10:30]]}
     for position, run in enumerate((first, second)):
         predictions = read_predictions(RunFolder(run).evaluation("tuned") / "predictions.jsonl")
@@ -455,7 +455,7 @@ def test_a_run_that_was_not_evaluated_names_the_command_and_all_are_listed(file:
         caught.value
     )
     made_evaluation(RunFolder(first).evaluation("tuned-first-20"), load_recipe(file), replies_of(ROWS, 0.9))
-    with pytest.raises(RunError, match="it has tuned-first-20, which --name takes"):
+    with pytest.raises(RunError, match="choose one that exists with --name: tuned-first-20"):
         open_evaluation(first)
     assert open_evaluation(first, "tuned-first-20").result
     with pytest.raises(

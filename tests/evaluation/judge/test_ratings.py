@@ -417,7 +417,7 @@ def test_an_interrupted_comparison_says_that_what_was_judged_is_kept(
     runs = [[reply(0, "poor")], [reply(0, "good")]]
     with serve(prefers("good")) as server, pytest.raises(KeyboardInterrupt), caplog.at_level("INFO", "mlxtune"):
         judge_runs(JudgeRequest(judge(server)), ["a", "b"], runs, tickets, Stopping())
-    assert caplog.messages == ["What was judged so far is kept; the same command goes on from there."]
+    assert caplog.messages == ["The judge's answers so far are kept; run the same command again to continue."]
 
 
 # A real server ------------------------------------------------------------------------------------------------------
