@@ -284,14 +284,25 @@ def filled_sheet(sheet: Path, out: Path, rater: int) -> Path:
 
 
 def assert_same(name: str, got: str, wanted: str) -> None:
-    """Text is the same to the letter; of JSON the figures may differ in their twelfth digit."""
+    """Text is the same to the letter; the numbers of JSON and tables may differ in their twelfth digit, as from one BLAS to another."""
     if name.endswith((".json", ".jsonl")):
         parts = [(got, wanted)] if name.endswith(".json") else zip(got.splitlines(), wanted.splitlines(), strict=True)
         for one, other in parts:
             problem = difference(json.loads(one), json.loads(other))
             assert problem is None, f"{name}: {problem}"
+    elif name.endswith(".csv"):
+        problem = difference(*(numbers_of(text) for text in (got, wanted)))
+        assert problem is None, f"{name}: {problem}"
     else:
         assert got == wanted, name
+
+
+def numbers_of(text: str) -> list[Any]:
+    """The lines of a table, the decimal numbers in them as such."""
+    return [
+        [float(cell) if re.fullmatch(r"-?\d+\.\d+(e-?\d+)?", cell) else cell for cell in re.split(r"([,\r])", line)]
+        for line in text.split("\n")
+    ]
 
 
 def difference(got: Any, wanted: Any, place: str = "") -> str | None:
