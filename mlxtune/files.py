@@ -46,7 +46,7 @@ def write_safetensors(file: Path, arrays: Mapping[str, Any], metadata: Mapping[s
 
 
 def read_safetensors(file: Path) -> dict[str, Any]:
-    """The tensors of a safetensors file as NumPy arrays; bfloat16, which NumPy lacks, is widened to float32.
+    """The tensors of a safetensors file as NumPy arrays, in the order of their names; bfloat16, which NumPy lacks, is widened to float32.
 
     Raises:
         ValueError: It is cut off or corrupt, or holds a type that is no number.
@@ -58,7 +58,7 @@ def read_safetensors(file: Path) -> dict[str, Any]:
     types = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1"}
     arrays: dict[str, Any] = {}
     try:
-        stored = deserialize(file.read_bytes())  # type: ignore[no-untyped-call]
+        stored = sorted(deserialize(file.read_bytes()), key=lambda one: str(one[0]))  # type: ignore[no-untyped-call]
     except SafetensorError as error:
         raise ValueError(str(error)) from error
     for name, tensor in stored:

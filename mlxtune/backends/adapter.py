@@ -87,14 +87,15 @@ def read_adapter(folder: Path) -> Adapter:
             raise AdapterError(f"{folder}: not an adapter folder: {name} is missing")
     try:
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        kind = config.get("fine_tune_type", "lora")
+        if kind != "lora":
+            raise AdapterError(f"{folder / CONFIG_FILE}: expected a LoRA adapter, got fine_tune_type {kind!r}")
         parameters = config["lora_parameters"]
         rank, scale = int(parameters["rank"]), float(parameters["scale"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise AdapterError(
             f"{folder / CONFIG_FILE}: expected mlx-lm's adapter configuration with lora_parameters.rank and .scale; {error!r}"
         ) from error
-    if config.get("fine_tune_type", "lora") != "lora":
-        raise AdapterError(f"{folder / CONFIG_FILE}: expected a LoRA adapter, got {config['fine_tune_type']!r}")
     try:
         on_disk = read_safetensors(folder / WEIGHTS_FILE)
     except (ValueError, OSError) as error:

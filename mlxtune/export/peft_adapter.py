@@ -36,6 +36,7 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 PICKLE_FILE = "adapter_model.bin"
 
 MAX_PATTERN = 10_000  # characters of a regular expression
+MATCH_TIMEOUT_S = 1.0  # for one layer's name
 PREFIX = "base_model.model."
 # base_model.model.LAYER.lora_A.weight, as files have it, or with the adapter's name, as a model's state has it.
 TENSOR = re.compile(r"(?:base_model\.model\.)?(?P<layer>.+)\.lora_(?P<factor>[AB])(?:\.(?!weight$)[^.]+)?\.weight")
@@ -351,13 +352,16 @@ def _by_pattern(patterns: Mapping[str, Any], layer: str, default: Any, folder: P
     return default
 
 
-def _match(pattern: str, layer: str, folder: Path, *, whole: bool = True) -> re.Match[str] | None:
-    """Match a regular expression of a config."""
+def _match(pattern: str, layer: str, folder: Path, *, whole: bool = True) -> Any:
+    """Match a regular expression of a config, which may come from anywhere: within a time."""
+    import regex
+
     try:
         if len(pattern) > MAX_PATTERN:
             raise ValueError(f"it has {len(pattern):,} characters")
-        return re.fullmatch(pattern, layer) if whole else re.match(pattern, layer)
-    except (re.error, ValueError) as error:
+        match = regex.fullmatch if whole else regex.match
+        return match(pattern, layer, timeout=MATCH_TIMEOUT_S)
+    except (regex.error, ValueError, TimeoutError) as error:
         raise AdapterError(
             f"{folder / CONFIG_FILE}: {pattern[:60]!r} is no regular expression that is read here: {error}"
         ) from error

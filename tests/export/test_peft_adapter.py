@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 from mlxtune.backends.adapter import Adapter, read_adapter, write_adapter
 from mlxtune.backends.base import LoraSpec
 from mlxtune.errors import AdapterError, ExportError
+from mlxtune.export import peft_adapter
 from mlxtune.export.peft_adapter import export_peft, peft_config, read_peft
 from mlxtune.export.source import open_source
 from mlxtune.models.architecture import lora_layers
@@ -287,6 +288,12 @@ def test_what_is_no_plain_lora_is_refused_by_name(name: str, write: Write) -> No
     options, message = REFUSED[name]
     with pytest.raises(AdapterError, match=message):
         read_peft(write(**options))
+
+
+def test_a_regular_expression_that_takes_too_long_is_refused(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peft_adapter, "MATCH_TIMEOUT_S", 0.05)
+    with pytest.raises(AdapterError, match="is no regular expression that is read here: regex timed out"):
+        read_peft(write(target_modules=r"((.|..)+,?)+[0-8xyz]"))
 
 
 def test_a_pickle_is_refused_unopened(write: Write) -> None:
