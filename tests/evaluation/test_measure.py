@@ -60,7 +60,7 @@ def perfect(tmp_path_factory, base):
 
 @pytest.fixture(scope="module")
 def perfect_scores(perfect):
-    return read_scores(perfect)
+    return json.loads((perfect / "scores.json").read_text())
 
 
 def test_scores_say_how_many_rows_were_asked_in_which_decoding(perfect_scores):
@@ -163,7 +163,7 @@ def of_every_kind(tmp_path_factory, base):
 
 @pytest.fixture(scope="module")
 def every_kind(of_every_kind):
-    return read_scores(of_every_kind)
+    return json.loads((of_every_kind / "scores.json").read_text())
 
 
 def test_a_label_is_scored_by_accuracy_and_confusion(every_kind):
