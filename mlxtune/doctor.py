@@ -44,11 +44,11 @@ _INSTALL_MLX = "pip install 'mlx[cpu]'; on a Mac mlx, with an NVIDIA GPU 'mlx[cu
 _INSTALL_CUDA_TORCH = "pip install --force-reinstall torch, the build with CUDA"
 _INSTALL_CPU_TORCH = "pip install torch --index-url https://download.pytorch.org/whl/cpu"
 _NO_ANSWER = f"the NVIDIA driver gives no answer within {NVIDIA_SECONDS:.0f} s (nvidia-smi)"
-_RESTART_DRIVER = "restart the driver or the machine; --device cpu computes without it"
+_RESTART_DRIVER = "restart the driver or the machine, or use --device cpu"
 _UPDATE_DRIVER = "update the NVIDIA driver, or take a torch built for it: https://pytorch.org/get-started/locally"
-_AS_IT_COMES = "without --device and --backend, mlxtune takes what there is"
+_AS_IT_COMES = "leave out --device and --backend, and mlxtune chooses what this machine has"
 PROBE = "Qwen/Qwen3-0.6B"  # the Hub is asked about it, as a download would
-PLAN = "`mlxtune lora RECIPE --plan` says what a training takes"
+PLAN = "`mlxtune lora RECIPE --plan` estimates the memory that a training takes"
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def examine(
     Args:
         choose: Takes the backend.
         cuda_gpus: The GPUs that torch sees; None where torch is not installed.
-        on_cpu: The CPU was asked for, so that a broken GPU driver is of no concern.
+        on_cpu: --device cpu was given, so that a broken GPU driver does not matter.
     """
     hub = _InBackground(check_hub, HUB_SECONDS)
     driver = ask_driver()  # a library that asks a driver that hangs would hang, and us with it
@@ -174,14 +174,14 @@ def check_library(name: str, needed: bool = True, useful: bool = True) -> Check:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         if name in LIBRARIES["mlx"].values() and is_intel_mac():
-            return Check(OK, "not installed: there is none for Intel Macs", facts={"tested": tested})
+            return Check(OK, "not installed: it does not exist for Intel Macs", facts={"tested": tested})
         if not (needed or useful):
-            return Check(OK, "not installed, and not needed: the other backend computes", facts={"tested": tested})
+            return Check(OK, "not installed, and not needed: the other backend is used", facts={"tested": tested})
         return Check(MISSING, "not installed", _install(name), needed, {"tested": tested})
     facts = {"version": version, "tested": tested}
     if newer := newer_than_tested(name):
         found = f"{version}, newer than the tested {newer.tested}"
-        return Check(OK, found, f"if something fails in it: {newer.remedy}", needed, facts)
+        return Check(OK, found, f"if it causes an error: {newer.remedy}", needed, facts)
     return Check(OK, version if tested is None else f"{version} (tested: {tested})", None, needed, facts)
 
 
@@ -191,12 +191,12 @@ def check_gpu(device: Device, computes: str, driver: Driver, on_cpu: bool = Fals
     if device.kind == "gpu":
         return Check(OK, device.description, facts=facts)
     if driver.gpu and on_cpu:
-        return Check(OK, f"{driver.gpu}, not used, as asked", facts=facts)
+        return Check(OK, f"{driver.gpu}, not used, because --device cpu was given", facts=facts)
     if driver.gpu:
         step = _INSTALL_CUDA_TORCH if computes == "torch" else "pip install 'mlx[cuda]'"
         return Check(MISSING, f"{driver.gpu}, not used: {computes} computes on the CPU", step, facts=facts)
     step = f"small models train on the CPU; {PLAN}"
-    return Check(SLOW, "none: the CPU computes", step, facts=facts)
+    return Check(SLOW, "none: the CPU is used", step, facts=facts)
 
 
 def check_cuda(cuda_gpus: Callable[[], Gpus | None], driver: Driver) -> Check:
@@ -243,7 +243,11 @@ def check_blas(backend: Backend) -> Check:
         return Check(SLOW, found, speed.remedy, facts=facts)
     if speed.gflops < SLOW_GFLOPS:
         return Check(SLOW, found, "is another program keeping the processor busy? run doctor again", facts=facts)
-    step = f"unset {device.tf32.partition('=')[0]} for exact products" if device.tf32 and device.kind == "gpu" else None
+    step = (
+        f"unset {device.tf32.partition('=')[0]} for full float32 precision"
+        if device.tf32 and device.kind == "gpu"
+        else None
+    )
     return Check(OK, found, step, facts=facts)
 
 

@@ -17,12 +17,12 @@ from typing import Any
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file, whole or not at all; one that lies there is replaced."""
+    """Write a JSON file, whole or not at all; an existing one is replaced."""
     write_text(file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_text(file: Path, text: str) -> None:
-    """Write a text file, whole or not at all; one that lies there is replaced."""
+    """Write a text file, whole or not at all; an existing one is replaced."""
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     with temporary.open("w", encoding="utf-8") as stream:
         stream.write(text)

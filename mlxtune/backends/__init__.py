@@ -68,11 +68,11 @@ def choose(name: str = "auto", device: str = "auto") -> ChosenBackend:
         BackendError: It cannot be loaded, or has no such device.
     """
     if name not in NAMES:
-        raise Misuse(f"no backend {name!r}; there is {', '.join(NAMES)}")
+        raise Misuse(f"unknown backend {name!r}; expected {', '.join(NAMES)}")
     check_device(device)
     if name == "auto":
         return _choose_any(device)
-    return _open(name, device, "asked for")
+    return _open(name, device, "requested")
 
 
 def check_device(word: str) -> str:
@@ -82,7 +82,7 @@ def check_device(word: str) -> str:
         Misuse: It does not.
     """
     if not re.fullmatch(r"auto|cpu|gpu|cuda(:[0-9]{1,3})?", word):
-        raise Misuse(f"no device {word!r}; there is {DEVICES}")
+        raise Misuse(f"unknown device {word!r}; expected {DEVICES}")
     return word
 
 
@@ -104,11 +104,11 @@ def cuda_gpus() -> Gpus | None:
 
 def _choose_any(device: str) -> ChosenBackend:
     no_mlx, no_torch = _missing("mlx"), _missing("torch")
-    why = "" if device == "auto" else f"{device} asked for; "
+    why = "" if device == "auto" else f"{device} requested; "
     if device == "cpu":
-        gpu = _MlxGpu(None, no_mlx or "without a GPU torch comes before MLX")
+        gpu = _MlxGpu(None, no_mlx or "torch is preferred to MLX where there is no GPU")
         if sys.platform == "darwin" and no_mlx is None:  # the backend that its GPU uses, and Apple's own BLAS
-            return _open("mlx", device, f"{why}on a Mac MLX comes before torch")
+            return _open("mlx", device, f"{why}MLX is preferred to torch on a Mac")
     else:
         gpu = _MlxGpu(None, no_mlx) if no_mlx else _mlx_gpu()
     if gpu.kind and (gpu.kind == "CUDA" or not device.startswith("cuda")):
@@ -121,9 +121,9 @@ def _choose_any(device: str) -> ChosenBackend:
         except _CannotLoad as error:
             no_torch = str(error)
     if no_mlx and is_intel_mac():
-        raise NotInstalled(f"nothing to compute with: {INTEL_MAC}")
+        raise NotInstalled(f"no backend is installed: {INTEL_MAC}")
     if no_mlx:
-        raise NotInstalled(f"nothing to compute with: {no_mlx}, {INSTALL['mlx']}; {no_torch}, or {INSTALL['torch']}")
+        raise NotInstalled(f"no backend can be used: {no_mlx}, {INSTALL['mlx']}; {no_torch}, or {INSTALL['torch']}")
     try:
         return _open("mlx", device, f"{why}{no_torch}")
     except BackendError as error:
@@ -158,7 +158,7 @@ def _missing(name: str) -> str | None:
         return None
     if name in lacking:
         return f"{name} is not installed"
-    return f"{name} is installed without {' and '.join(lacking)}, which mlxtune needs beside it"
+    return f"{name} is installed, but mlxtune also needs {' and '.join(lacking)}"
 
 
 def _mlx_gpu() -> _MlxGpu:

@@ -54,7 +54,7 @@ def initial_weights(spec: LoraSpec, shapes: Mapping[str, tuple[int, int]], seed:
 
 
 def write_adapter(folder: Path, adapter: Adapter, n_blocks: int) -> None:
-    """Write an adapter folder, whole or not at all; an adapter that lies there is replaced.
+    """Write an adapter folder, whole or not at all; an existing one is replaced.
 
     Args:
         folder: Where.

@@ -87,7 +87,7 @@ def check_unquantized(config: Mapping[str, Any], spec: ConvertSpec, name: str) -
     asked = "--quantize" if spec.bits is not None else "--dtype" if spec.dtype is not None else None
     if asked and ("quantization" in config or "quantization_config" in config):
         raise ModelError(
-            f"{name}: is quantized already ({_describe(config)}), so {asked} cannot apply; take the unquantized model"
+            f"{name}: is already quantized ({_describe(config)}), so {asked} cannot be used; give the unquantized model"
         )
 
 
@@ -133,9 +133,11 @@ def check_fuse(
     if not adapter.spec.layers:
         raise AdapterError(f"{adapter_name}: adapts no layer, so there is nothing to fuse")
     if requantize and "quantization" not in config:
-        raise ModelError(f"{base_name}: is not quantized, so there is nothing to requantize; fuse without it")
+        raise ModelError(f"{base_name}: is not quantized, so there is nothing to requantize; leave out --requantize")
     if requantize and dtype is not None:
-        raise ModelError("requantized weights have no dtype; give one or the other")
+        raise ModelError(
+            "--requantize and --dtype exclude each other: requantized weights are integers; give one of the two"
+        )
 
 
 def fuse_notes(losses: Iterable[tuple[float, float]]) -> tuple[str, ...]:
@@ -148,7 +150,7 @@ def fuse_notes(losses: Iterable[tuple[float, float]]) -> tuple[str, ...]:
     if size == 0 or moved / size < NOTABLE_LOSS:
         return ()
     return (
-        f"requantizing moved the adapted weights by {moved / size:.0%} of the adapter's own size; evaluate the result, "
+        f"requantizing changed the adapted weights by {moved / size:.0%} of what the adapter changes; evaluate the result, "
         "or fuse without requantizing",
     )
 
@@ -158,7 +160,7 @@ def _check_spec(spec: ConvertSpec) -> None:
         raise ModelError(f"quantize: expected {' or '.join(map(str, BITS))} bits, got {spec.bits}")
     if spec.bits is not None and spec.group_size not in GROUP_SIZES:
         raise ModelError(
-            f"group size: expected {', '.join(map(str, GROUP_SIZES))}, those MLX computes with, got {spec.group_size}"
+            f"group size: expected {', '.join(map(str, GROUP_SIZES))} (the sizes that MLX supports), got {spec.group_size}"
         )
     check_dtype(spec.dtype)
 

@@ -57,7 +57,7 @@ def read_state(folder: Path, layers: tuple[str, ...]) -> TrainingState:
     names = [f"{layer}.{part}" for layer in layers for part in ("lora_A", "lora_B")]
     expected = {f"{name}.{moment}" for name in names for moment in ("first_moment", "second_moment")} | {"steps"}
     if weights.keys() != set(names) or moments.keys() != expected:
-        raise AdapterError(f"{folder}: its adapter is not of the layers that this one adapts")
+        raise AdapterError(f"{folder}: its adapter adapts other layers than the one being trained")
     return TrainingState(
         {name: weights[name] for name in names},
         {name: moments[f"{name}.first_moment"] for name in names},
@@ -76,4 +76,4 @@ def require_shapes(folder: Path, state: TrainingState, own: Arrays) -> None:
         for name, value in own.items():
             if arrays[name].shape != value.shape:
                 expected, got = (" x ".join(map(str, array.shape)) for array in (value, arrays[name]))
-                raise AdapterError(f"{folder}: its {name} is {got}, this adapter's {expected}")
+                raise AdapterError(f"{folder}: {name}: expected {expected}, as in the adapter being trained, got {got}")

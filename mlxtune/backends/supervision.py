@@ -49,7 +49,7 @@ def supervised(batch: Batch) -> Supervised:
     """
     rows, columns = np.nonzero(batch.supervised)
     if len(columns) and columns.min() == 0:
-        raise ValueError("a supervised token stands first in its row, where nothing predicts it")
+        raise ValueError("the first token of a row cannot be supervised: no earlier token predicts it")
     width = batch.tokens.shape[1] - 1
     positions = (rows * width + columns - 1).astype(np.int32)
     return Supervised(positions, batch.tokens[rows, columns], batch.weights[rows, columns])

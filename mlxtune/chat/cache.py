@@ -46,7 +46,7 @@ class AnswerCache:
         self._has_warned = False
 
     def get(self, name: str) -> Answer | None:
-        """What was answered before; None if nothing, or a file that says something else, which is then written anew.
+        """What was answered before; None if nothing was, or the file holds something else and will be rewritten.
 
         Args:
             name: The question's hash.
@@ -80,7 +80,11 @@ class AnswerCache:
             write_json(file, {"question": name, **said})
         except OSError as error:  # a full disk loses the next run's savings, not this run's answers
             if not self._has_warned:
-                log.warning("%s: cannot be written: %s; answers are not kept for the next time", self.folder, error)
+                log.warning(
+                    "%s: cannot be written: %s; answers are not cached, so the next run asks for them again",
+                    self.folder,
+                    error,
+                )
             self._has_warned = True
 
     def _file(self, name: str) -> Path | None:

@@ -76,9 +76,11 @@ class ChatServer:
         self.url = address.shown
         key = (key or "").strip() or None
         if key is not None and not (key.isascii() and key.isprintable()):
-            raise ChatServerError(f"{self.url}: the key has characters that cannot be sent; set {KEYS[0]} anew")
+            raise ChatServerError(
+                f"{self.url}: the API key has characters that an HTTP header cannot hold; correct {KEYS[0]}"
+            )
         if not model.strip():
-            raise Misuse(f"{self.url}: expected the name of a model there, got {model!r}")
+            raise Misuse(f"{self.url}: expected the name of a model on this server, got {model!r}")
         for name, value, lowest in (("timeout_s", timeout_s, 1e-3), ("retries", retries, 0), ("parallel", parallel, 1)):
             if value < lowest:
                 raise Misuse(f"{name}: expected {lowest:g} or more, got {value:g}")
@@ -95,7 +97,7 @@ class ChatServer:
             deadline_s = (retries + 1) * (timeout_s + MAX_WAIT_S)
         self._pace = Pace(timeout_s, retries, parallel, gap_s, deadline_s, sleep, clock)
         if key is not None and address.is_plain and not address.is_loopback:
-            log.warning("%s: the key goes over plain http and can be read on its way; use https", self.url)
+            log.warning("%s: the API key is sent unencrypted over http, where others can read it; use https", self.url)
 
     def __repr__(self) -> str:
         return f"ChatServer({self.url!r}, {self.model!r})"

@@ -36,7 +36,7 @@ class Dialect:
         return {"model": self._model, "messages": [dict(message) for message in question.messages], **settings}
 
     def learn(self, message: str, error: Any, body: Mapping[str, Any]) -> bool:
-        """Give up a setting that the server refuses by name, once; whether the question should be asked anew.
+        """Give up a setting that the server refuses by name, once; whether the question should be sent again.
 
         Args:
             message: What the server says.
@@ -50,7 +50,9 @@ class Dialect:
                 return True
         if parameter in OPTIONAL and parameter in body and str(code).startswith("unsupported"):
             if parameter not in self._left_out:
-                log.warning("%s: %s does not take %s; asked without it", self._url, self._model, parameter)
+                log.warning(
+                    "%s: %s does not support %s; requests are sent without it", self._url, self._model, parameter
+                )
             self._left_out.add(parameter)
             return True
         return False

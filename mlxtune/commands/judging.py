@@ -70,11 +70,11 @@ def _judge_request(
     if url is None:
         for name, value in others.items():
             if value is not None:
-                raise click.UsageError(f"--judge-{name} goes with --judge URL")
+                raise click.UsageError(f"--judge-{name} needs --judge URL")
         return None
     if model is None:
         raise click.UsageError(
-            "--judge goes with --judge-model NAME, as the server calls it; its /v1/models lists them"
+            "--judge needs --judge-model NAME, the model's name on that server; its /v1/models lists the names"
         )
 
     from mlxtune.chat.client import ChatServer, answers_folder, chat_key

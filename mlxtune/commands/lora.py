@@ -76,11 +76,13 @@ def lora(
 
     resumes = resume is not None
     if plan_only and (resumes or begin_from):
-        raise click.UsageError("--plan plans a whole training; it does not go with --resume or --from")
+        raise click.UsageError("--plan estimates a whole training; it cannot be used with --resume or --from")
     if resumes:
         for option, given in (("--out", out), ("--force", force), ("--from", begin_from)):
             if given:
-                raise click.UsageError(f"{option} does not go with --resume, which goes on in the run's own folder")
+                raise click.UsageError(
+                    f"{option} cannot be used with --resume, which continues in the run's own folder"
+                )
     # Without --resume, a folder that is no run is a mistake about the recipe.
     named = named_run(subject) if resumes or RunFolder(subject).run_file.exists() else None
     if named is not None and not plan_only:
@@ -117,17 +119,17 @@ def lora(
         click.echo(_summary(tuned.info, str(tuned.run)))
     if tuned.outcome.status == INTERRUPTED:
         if not tuned.info["step"]:
-            say(f"Interrupted before the first step; {tuned.run} holds nothing to go on from.")
+            say(f"Interrupted before the first step; {tuned.run} has no checkpoint to resume from.")
             sys.exit(130)
         say(
             f"Interrupted at step {tuned.outcome.progress.step}; adapter and checkpoint are saved in {tuned.run}. "
-            f"Go on with: {_resuming(str(tuned.run), backend, device)}"
+            f"Resume with: {_resuming(str(tuned.run), backend, device)}"
         )
         sys.exit(130)
 
 
 def _resuming(run: str, backend: str, device: str) -> str:
-    """The command line that goes on with a run, under the recipe that it keeps, which holds what --set said."""
+    """The command line that resumes a run under the recipe in its folder, which holds the values of --set."""
     where = [
         word
         for option, given in (("--backend", backend), ("--device", device))
@@ -138,17 +140,17 @@ def _resuming(run: str, backend: str, device: str) -> str:
 
 
 def _require_resuming(run: RunFolder, resume: str | None) -> None:
-    """Refuse a run in place of a recipe unless it is that run that is to go on."""
+    """Refuse a run in place of a recipe, unless --resume is given and names no other run."""
     if resume is None:
         recipe = str(run.recipe_file)
         raise click.UsageError(
-            f"{run} is a run, not a recipe. To go on with it: `{shlex.join(['mlxtune', 'lora', str(run), '--resume'])}`; to "
-            f"begin a new run from its adapter: `{shlex.join(['mlxtune', 'lora', recipe, '--from', str(run)])}`; to train "
-            f"its recipe anew: `{shlex.join(['mlxtune', 'lora', recipe])}`"
+            f"{run} is a run, not a recipe. To resume it: `{shlex.join(['mlxtune', 'lora', str(run), '--resume'])}`; to "
+            f"start a new run from its adapter: `{shlex.join(['mlxtune', 'lora', recipe, '--from', str(run)])}`; to train "
+            f"its recipe from scratch: `{shlex.join(['mlxtune', 'lora', recipe])}`"
         )
     if resume and Path(resume).resolve() != run.path.resolve():
         raise click.UsageError(
-            f"{run} and {resume}: expected one run to go on with, got two; name one alone: "
+            f"{run} and {resume}: expected one run to resume, got two; name one of them: "
             f"`{shlex.join(['mlxtune', 'lora', resume, '--resume'])}`"
         )
 
@@ -162,7 +164,9 @@ def _run_to_resume(recipe_name: str, path: str) -> RunFolder:
         return open_run(Path(path))
     newest = latest_checkpointed_run(recipe_name)
     if newest is None:
-        raise RunError(f"no run of {recipe_name!r} with a checkpoint under {RUNS}/; name one: --resume RUN")
+        raise RunError(
+            f"no run of {recipe_name!r} with a checkpoint under {RUNS}/; name the run to resume: --resume RUN"
+        )
     return newest
 
 
@@ -175,7 +179,7 @@ def _summary(info: dict[str, Any], run: str) -> str:
     early = f" ({info['stopped']})" if info["stopped"] else ""
     best = info["best"]
     chosen = (
-        f"; the adapter is that of step {best['step']}, the best"
+        f"; the adapter is from step {best['step']}, the best one"
         if best and info["adapter_step"] != info["step"]
         else ""
     )
@@ -183,7 +187,7 @@ def _summary(info: dict[str, Any], run: str) -> str:
     diagnosis = "" if info["diagnosis"] is None else f"{Diagnosis(**info['diagnosis']).as_text()}\n\n"
     return (
         f"{info['status']} after step {info['step']} of {info['steps']['total']}{early}: training loss {info['train_loss']:.4f}{valid}; "
-        f"{info['seconds']:.0f} s, {info['tokens_per_second']:.0f} tokens/s (shared ones counted in each row), peak memory {info['peak_memory_gb']:.2f} GB{chosen}\n\n"
+        f"{info['seconds']:.0f} s, {info['tokens_per_second']:.0f} tokens/s (a shared prompt counted in each row), peak memory {info['peak_memory_gb']:.2f} GB{chosen}\n\n"
         f"{tables}\n\n{diagnosis}"
         f"run: {run}\n"
         f"next: mlxtune evaluate {run}"

@@ -63,7 +63,9 @@ def review(
     if scores:
         for name in ("sample", "seed", "field"):
             if typed(context, name):
-                raise click.UsageError(f"--{name} belongs to writing a sheet; --scores reads filled ones")
+                raise click.UsageError(
+                    f"--{name} is for writing a sheet and cannot be used with --scores, which reads filled sheets"
+                )
         # An option takes one file, a shell's `*.csv` gives several: the rest arrive among the runs.
         more = tuple(path for path in runs if not path.is_dir() and (path.is_file() or path.suffix))
         _read_back([path for path in runs if path not in more], [*scores, *more], out, force, as_json)
@@ -86,7 +88,7 @@ def _write(
     if made.n_cases < sample:
         say(f"there are {made.n_cases} rows, fewer than --sample {sample}: all of them are on the sheet")
     if made.n_long:
-        say(f"{made.n_long} texts are longer than Excel keeps of a cell; it shows their beginning")
+        say(f"{made.n_long} texts are longer than an Excel cell can hold; Excel shows only their beginning")
     if as_json:
         print_json(
             {
@@ -106,7 +108,7 @@ def _write(
     several = f", {len(made.lines)} lines shuffled" if len(runs) > 1 else ""
     click.echo(f"{made.n_cases} cases{several}, to rate: {what}; ROUGE-L {shown}")
     click.echo(f"sheet: {sheet}\nkey: {key} (not for the raters)")
-    click.echo(f"next: a copy for each rater, then mlxtune review {shlex.join(words)} --scores FILE...")
+    click.echo(f"next: give each rater a copy, then run mlxtune review {shlex.join(words)} --scores FILE...")
 
 
 def _read_back(runs: Sequence[Path], sheets: Sequence[Path], out: Path | None, force: bool, as_json: bool) -> None:
@@ -119,7 +121,7 @@ def _read_back(runs: Sequence[Path], sheets: Sequence[Path], out: Path | None, f
     filled, warnings = read_sheets(sheets, key.fingerprints())
     for name in changed_predictions(key, file.parent):
         warnings.append(
-            f"{name}: was evaluated again since the sheet was written; the scores are of its former replies"
+            f"{name}: was evaluated again since the sheet was written; the scores are of the earlier replies"
         )
     result = summarise(key, filled)
     written = write_result(result, file.parent, force)
@@ -127,9 +129,9 @@ def _read_back(runs: Sequence[Path], sheets: Sequence[Path], out: Path | None, f
         say(sentence)
     for sheet in filled:
         if not sheet.n_scores:
-            say(f"{sheet.path}: no score in it; left out")
+            say(f"{sheet.path}: contains no score, so it is left out")
     if as_json:
-        print_json({"run": key.runs[0]["run"], **result, "files": {"result": str(written), "key": str(file)}})
+        print_json({"run": key.runs[0]["run"], **result.to_json(), "files": {"result": str(written), "key": str(file)}})
         return
 
     from mlxtune.report.review_tables import review_tables

@@ -84,7 +84,7 @@ def clean_(named: tuple[Path, ...], cache: bool, yes: bool, as_json: bool) -> No
 
     plan = plan_cleaning(named)
     for run in plan.remove:
-        lost = "" if run.status == FINISHED else f"; {run.status}, it cannot go on without them"
+        lost = "" if run.status == FINISHED else f"; the run is {run.status} and cannot be resumed without them"
         say(f"{run.path / CHECKPOINTS}: {run.checkpoint_bytes:,} bytes{lost}")
     for path, why in plan.kept:
         say(f"{path}: kept, {why}")
@@ -110,7 +110,7 @@ def _clean_cache(names: list[str], yes: bool, as_json: bool) -> None:
     found = named(list_conversions(cache), names)
     for one in found:
         age = age_text((now - one.last_used).total_seconds())
-        used = f"left {age} ago by a conversion that was cut short" if one.unfinished else f"last used {age} ago"
+        used = f"left {age} ago by an interrupted conversion" if one.unfinished else f"last used {age} ago"
         say(f"{one.path}: {size_text(one.n_bytes)}, {used}{'; kept, a process uses it' if one.in_use else ''}")
     free = [one for one in found if not one.in_use]
     size = size_text(sum(one.n_bytes for one in free))
@@ -143,7 +143,9 @@ def _may_remove(what: str, yes: bool) -> bool:
     if yes:
         return True
     if not sys.stdin.isatty():
-        raise Misuse("removing asks first, and this is no terminal: nothing was removed; add --yes")
+        raise Misuse(
+            "removing asks for confirmation, but stdin is not a terminal: nothing was removed; add --yes to remove without asking"
+        )
     if click.confirm(f"Remove {what}?", err=True):
         return True
     say("nothing was removed")

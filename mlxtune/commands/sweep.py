@@ -79,12 +79,14 @@ def sweep(
     try:
         done = run_sweep(cells, folder, evaluate=not no_evaluate, force=force, where=where)
     except KeyboardInterrupt:
-        say("What is done is kept; the same command goes on from there.")
+        say("Finished trials are kept; run the same command again to continue.")
         raise
     try:
         compared = _compare(done, not no_evaluate)
     except DataError as error:  # cells with test rows, labels or fields of their own
-        say(f"not compared: {error}; {shlex.join(['mlxtune', 'compare', str(folder)])}")
+        say(
+            f"the trials were not compared: {error}; to compare some of them: {shlex.join(['mlxtune', 'compare', str(folder)])}"
+        )
         compared = None
     if as_json:
         content = None if compared is None else compared.to_json()
@@ -92,10 +94,10 @@ def sweep(
     elif compared is not None:
         show(compared)
         if not no_evaluate:
-            click.echo(f"\nagain: {shlex.join(['mlxtune', 'compare', str(folder)])}")
+            click.echo(f"\nto see this again: {shlex.join(['mlxtune', 'compare', str(folder)])}")
     failed = [one for one in done if one.status == FAILED]
     if failed:
-        say(f"{len(failed)} of {len(done)} failed; the same command tries them again:")
+        say(f"{len(failed)} of {len(done)} trials failed; run the same command again to retry them:")
         for one in failed:
             say(f"  {one.trial}: {one.error} (log: {one.log})")
         sys.exit(1)

@@ -135,7 +135,7 @@ class Augmented:
         why = ", ".join(
             f"{self.refused[reason]:,} {said}" for reason, said in REASONS.items() if reason in self.refused
         )
-        return f"{text}; of {self.asked:,} answers refused: {why}" if why else text
+        return f"{text}; refused of {self.asked:,} answers: {why}" if why else text
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def augment(
     server: Server | None = None,
     ask: bool = True,
 ) -> Augmented:
-    """Rewrite rows of a label until it has `factor` times its rows, or until each missing row was asked for `tries` times.
+    """Rewrite rows of a label until it has `factor` times its rows, or until each missing row was requested `tries` times.
 
     Which rows are rewritten, and the seeds that the server samples with, are a pure function of the arguments.
 
@@ -195,7 +195,7 @@ def augment(
     where = f"recipe {recipe_name!r}: data.augment"
     if not sources:
         raise DataError(
-            f"{where}: no training row has the {settings.field} {settings.value!r}, so there is none to rewrite"
+            f"{where}: no training row has the {settings.field} {settings.value!r}, so there is nothing to rewrite"
         )
     wanted = max(1, round(len(sources) * settings.factor) - len(sources))
     described = [_described(labels[index]) for index in sources]
@@ -214,8 +214,8 @@ def augment(
             decided = rewriting.run(server, wanted)
         except (ChatServerError, _Failed) as error:
             raise DataError(
-                f"{where}: {error}\nWhat it answered is kept: the same command asks for the rest. "
-                "--set data.augment=null goes on without rewritten rows"
+                f"{where}: {error}\nThe answers so far are kept: run the same command again to get the rest, or "
+                "train without rewritten rows: --set data.augment=null"
             ) from error
         _keep(file, decided)
     made = tuple(_rewritten(rows[one.source], one.text, text_column) for one in decided.rewrites)
@@ -312,7 +312,7 @@ class _Rewriting:
                 break
         lost = [failed[number] for number in failed if number not in self._taken]
         if lost:
-            raise _Failed(f"{len(lost)} of {wanted} rows could not be asked for; the first: {lost[0]}")
+            raise _Failed(f"the requests for {len(lost)} of {wanted} rows failed; the first: {lost[0]}")
         taken = tuple(self._taken[number] for number in sorted(self._taken))
         return _Decided(
             taken, self._asked, {reason: self._refused[reason] for reason in REASONS if self._refused[reason]}
@@ -390,7 +390,7 @@ def _progress(n_questions: int, attempt: int) -> Iterator[Callable[[int], None]]
     again = f", try {attempt + 1}" if attempt else ""
     if not sys.stderr.isatty():
         rows = "row" if n_questions == 1 else "rows"
-        sys.stderr.write(f"asking to have {n_questions:,} {rows} rewritten{again}\n")
+        sys.stderr.write(f"rewriting {n_questions:,} {rows}{again}\n")
         yield lambda n_answered: None
         return
     from tqdm import tqdm

@@ -226,14 +226,14 @@ def _with_columns(rows: Sequence[Row], recipe: Recipe, tokenizer: Tokenizer) -> 
             if problem:
                 problems.append(Problem(f"{row.file}:{row.line}", problem))
     if problems:
-        raise DataError("rows that the prompt cannot be made of", problems)
+        raise DataError("rows that the prompt cannot be built from", problems)
     return rows
 
 
 def _column_problem(fields: Mapping[str, Any], name: str, where: str, tokenizer: Tokenizer) -> str | None:
     value = fields.get(name)
     if value is None:
-        return f"no {name!r}, which {where} names; the row has {', '.join(map(repr, fields))}"
+        return f"no {name!r}, which {where} needs; the row has {', '.join(map(repr, fields))}"
     if not isinstance(value, (str, list, tuple)):
         return f"{name!r}: expected text, got {value!r}"
     if not _text(value).strip():

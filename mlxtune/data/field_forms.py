@@ -33,7 +33,7 @@ class FieldForm(Protocol):
         """The value in a row of data, label sets in canonical order; it is not empty.
 
         Raises:
-            ValueError: It is none that the field allows; says so of the field `name`.
+            ValueError: The field does not allow it; the message names the field.
         """
 
     def pieces(self, value: Value, class_weights: Mapping[str, float]) -> list[tuple[str, float]]:

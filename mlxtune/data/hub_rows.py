@@ -155,7 +155,7 @@ def _files_of(name: str, config: str | None, split: str, repository: str, listin
         )
     if not found:
         raise DataError(
-            f"{name}: what README.md says of {split!r} fits no file of {', '.join(SUFFIXES)}; give a file's path after the colon"
+            f"{name}: README.md names no file of {', '.join(SUFFIXES)} for {split!r}; give a file's path after the colon"
         )
     suffixes = sorted({PurePosixPath(file).suffix.lower() for file in found})
     if len(suffixes) > 1:
@@ -341,7 +341,7 @@ def _refusals(repository: str, revision: str | None) -> Iterator[None]:
         raise _Unreachable(_unreachable(repository)) from error
     except Exception as error:
         missing = isinstance(error, EntryNotFoundError)
-        sentence = f"{name}: a file that it lists is not there: {first_line(error)}" if missing else None
+        sentence = f"{name}: a file that the repository lists is missing: {first_line(error)}" if missing else None
         if sentence := sentence or refusal(error, name, "dataset", revision):
             raise DataError(sentence) from error
         if is_of_http_library(error):
@@ -353,7 +353,7 @@ def _refusals(repository: str, revision: str | None) -> Iterator[None]:
 
 def _unreachable(repository: str) -> str:
     return (
-        f"hub:{repository}: not (or not wholly) in the cache, and {why_unreachable()}; on a machine that reaches it run "
+        f"hub:{repository}: not, or only partly, in the cache, and {why_unreachable()}; on a machine that reaches it run "
         f"`hf download --repo-type dataset {repository} --local-dir {repository.rpartition('/')[2]}`, copy the folder here "
         "and name its files in the recipe"
     )

@@ -74,7 +74,7 @@ def prepare(recipe: Recipe, tokenizer: Tokenizer, ask: bool = True) -> Prepared:
 
 
 class RecipeRows:
-    """The rows that a recipe names, each file read once and each step done once, when it is first asked for.
+    """The rows that a recipe names, each file read once and each step done once, on first use.
 
     Args:
         recipe: Names the rows, and says what is done with them.

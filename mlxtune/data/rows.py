@@ -229,7 +229,9 @@ def _parquet_records(path: Path, problems: list[Problem]) -> Iterator[tuple[int,
                 for record in _parquet_batch(batch):
                     number += 1
                     if record is None:
-                        problems.append(_problem(path, number, "expected UTF-8, got other bytes; write the file anew"))
+                        problems.append(
+                            _problem(path, number, "expected UTF-8, got other bytes; write the file again as UTF-8")
+                        )
                     else:
                         yield (
                             number,

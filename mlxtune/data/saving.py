@@ -15,7 +15,7 @@ from mlxtune.recipe.sections import Recipe
 
 
 def refuse_existing(folder: Path, recipe: Recipe, force: bool) -> None:
-    """Refuse to write over what lies there, before anything is worked out.
+    """Refuse to overwrite files, before anything is computed.
 
     Raises:
         DataError: A file lies where a split would be written and `force` is off; or it is one that the recipe
@@ -26,7 +26,7 @@ def refuse_existing(folder: Path, recipe: Recipe, force: bool) -> None:
     own = {os.path.realpath(file) for file in (recipe.data.train, recipe.data.valid, recipe.data.test) if file}
     for file in _files(folder, [name for name in SPLITS if _has(recipe, name)]).values():
         if os.path.realpath(file) in own:
-            raise DataError(f"{file}: the recipe reads this very file; choose another --write")
+            raise DataError(f"{file}: the recipe reads this file, so it cannot be written; choose another --write")
         if file.exists() and not force:
             raise DataError(f"{file}: exists; choose another --write, or --force to replace it")
 

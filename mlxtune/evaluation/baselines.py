@@ -240,7 +240,7 @@ def _texts(rows: Sequence[Row], recipe: Recipe) -> list[str]:
     for row in rows:
         missing = [column for column in columns if column not in row.fields]
         if missing:
-            raise DataError(f"{row.file}:{row.line}: no {missing[0]!r}, which prompt.user names")
+            raise DataError(f"{row.file}:{row.line}: no {missing[0]!r}, which prompt.user needs")
         values = [row.fields[column] for column in columns]
         texts.append("\n".join(", ".join(map(str, v)) if isinstance(v, (list, tuple)) else str(v) for v in values))
     return texts

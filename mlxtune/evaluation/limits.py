@@ -24,7 +24,7 @@ def limit_warnings(rows: Sequence[Row], recipe: Recipe, tokenizer: Tokenizer) ->
     if not n_long:
         return []
     advice = f"the longest needs {max(needed)}: --set evaluate.max_new_tokens={max(needed)}"
-    long = f"{n_long} of {len(rows)} expected replies are longer and can only be wrong"
+    long = f"{n_long} of {len(rows)} expected replies are longer, so they will be truncated and counted as wrong"
     return [f"evaluate.max_new_tokens is {limit}, but {long}; {advice}"]
 
 
@@ -52,6 +52,6 @@ def position_warnings(
     if not n_short:
         return []
     return [
-        f"{n_short} of {len(rows)} prompts leave fewer than evaluate.max_new_tokens = {limit} of the model's {positions} "
-        "positions (max_position_embeddings); their replies end at the last one"
+        f"{n_short} of {len(rows)} prompts leave less room than evaluate.max_new_tokens = {limit}: the model has {positions} "
+        "positions (max_position_embeddings), and replies are truncated there"
     ]

@@ -35,7 +35,7 @@ from mlxtune.evaluation.predict.probabilities import Distribution, field_calibra
 from mlxtune.evaluation.predict.recording import Recorded, record_predictions
 from mlxtune.evaluation.results import Against, DecodingResult, Evaluated, EvaluatedModel, EvaluationResult, Speed
 from mlxtune.evaluation.score import score
-from mlxtune.evaluation.stored import comparable, decodings_of, read_scores, stored_predictions
+from mlxtune.evaluation.stored import comparable, read_result, stored_predictions
 from mlxtune.files import write_json
 from mlxtune.models.tokenizer import Tokenizer
 from mlxtune.progress import SILENT, Progress
@@ -45,8 +45,8 @@ from mlxtune.version import __version__
 
 BOTH = "both"
 NO_OPTIONS = (
-    "probabilities: none; they need a first field with a closed list (label sets: at most 64 allowed ones), and "
-    "prompt.thinking: false"
+    "probabilities: none; they need prompt.thinking: false, and a list of labels in the first output field (if it "
+    "has several labels a row, at most 64 allowed combinations)"
 )
 NO_VALIDATION = (
     "coverage at 95% precision: none; its threshold is chosen on validation rows, and the recipe has neither data.valid nor "
@@ -117,9 +117,9 @@ def evaluate(
         model: With its adapter, if any.
         tokenizer: The model's.
         rows: With their references.
-        out: Folder to write into; files that lie there are replaced, each when its successor is complete.
+        out: Folder to write into; existing files are replaced, each once the new one is complete.
         options: How it is asked; None is as the recipe says.
-        evaluated: What is evaluated; None leaves that out of scores.json, and makes an interruption begin anew.
+        evaluated: What is evaluated; None leaves that out of scores.json, and an interrupted evaluation then starts again.
         asked_baselines: Of `ask_baselines`, about the same rows.
         before: Folders in which the model before tuning may have been evaluated; the first comparable one is compared.
         backend: Whose peak memory is reported; None leaves that out.
@@ -176,7 +176,7 @@ def evaluate_replies(
     evaluated: Evaluated | None = None,
     bertscore: BertScore | None = None,
 ) -> Evaluation:
-    """Score replies that are there already; no model is asked.
+    """Score replies from a file; no model is asked.
 
     Args:
         recipe: Of the rows; says what the fields and the baselines are.
@@ -269,7 +269,7 @@ def _with_probabilities(
 ) -> list[_Asked]:
     """Each decoding with the probabilities of its predictions, and whether they hold.
 
-    Predictions are written anew after everything was asked, so that an interruption leaves them as they were.
+    Predictions are rewritten once all answers are there, so that an interruption leaves the file unchanged.
     """
     predictor = asked[0].predictor
     if predictor.options is None:
@@ -309,15 +309,14 @@ def _compare_before(
     recipe: Recipe, asked: Sequence[_Asked], evaluated: EvaluatedModel | None, folders: Sequence[Path]
 ) -> tuple[Against | None, list[str]]:
     """What changed since the first comparable evaluation in `folders`; and why nothing could be compared."""
-    ours = {} if evaluated is None else {**asked[-1].result.to_json(), **evaluated.to_json()}
     for folder in folders:
-        others = read_scores(folder)
-        if others is None or not comparable(ours, others):
+        others = read_result(folder)
+        if others is None or not comparable(evaluated, others.evaluated):
             continue
-        theirs = decodings_of(others)
+        theirs = others.by_decoding
         mine = next((one for one in (asked[-1], *asked) if one.result.decoding in theirs), asked[-1])
         try:
-            predictions = stored_predictions(folder, theirs.get(mine.result.decoding, others))
+            predictions = stored_predictions(folder, theirs.get(mine.result.decoding, others.top))
             return compare(mine.predictions, predictions, recipe, "before"), []
         except DataError as error:
             return None, [f"before: not compared: {error}"]
@@ -332,7 +331,7 @@ def validation_file(path: Path) -> Path:
 def _forget_others(
     out: Path, asked: Sequence[_Asked], probabilities: bool, baselines: Mapping[str, AskedBaseline]
 ) -> None:
-    """Delete what an earlier evaluation left in the folder and this one did not make, and what a next one would go on from."""
+    """Delete what an earlier evaluation left in the folder and this one did not make, and what a later one would resume from."""
     now = {validation_file(one.path) for one in asked} if probabilities else set()
     for file in out.glob("predictions-valid*.jsonl"):
         if file not in now:

@@ -63,8 +63,8 @@ class Proof:
     def as_text(self) -> str:
         """A sentence."""
         return (
-            f"largest logit difference to base + adapter on {self.prompts} prompts: {self.difference:.2g} of the adapter's "
-            f"effect of {self.effect:.2g}; rounding the weights to {self.rounded_to} explains {self.rounding:.2g} of it"
+            f"on {self.prompts} prompts the logits of the fused model and of base + adapter differ by at most "
+            f"{self.difference:.2g}, the adapter changes them by up to {self.effect:.2g}; rounding the weights to {self.rounded_to} explains {self.rounding:.2g} of the difference"
         )
 
     def problem(self, tolerance: float) -> str | None:
@@ -73,19 +73,19 @@ class Proof:
         if is_rounding and self.difference <= max(NOTHING, tolerance * self.effect):
             return None  # what is not a number is neither
         head = (
-            f"fused and adapted model differ by up to {self.difference:.3g} in a logit, the adapter itself changes them by up "
-            f"to {self.effect:.3g}"
+            f"the logits of the fused model and of base + adapter differ by up to {self.difference:.3g}, while the adapter "
+            f"changes them by up to {self.effect:.3g}"
         )
         if not math.isfinite(self.difference + self.effect):
-            return f"{head}: base or adapter have values that are no numbers; fuse the adapter of another run"
+            return f"{head}: the base model or the adapter has NaN or infinite values; fuse the adapter of another run"
         if not is_rounding:
             return (
-                f"{head}, and up to {self.unexplained:.3g} of that is no rounding to {self.rounded_to}: the weights were "
-                "written wrongly; fuse again, and if it happens again, report it"
+                f"{head}; up to {self.unexplained:.3g} of the difference is not due to rounding to {self.rounded_to}: the weights "
+                "were written wrongly; fuse again, and if it happens again, report it"
             )
         return (
-            f"{head}; more than {tolerance:.0%} of that is lost. Rounding the weights to {self.rounded_to} explains "
-            f"{self.rounding:.3g} of it: {self._advice()}"
+            f"{head}; the difference may be at most {tolerance:.0%} of the change. Rounding the weights to "
+            f"{self.rounded_to} explains {self.rounding:.3g} of it: {self._advice()}"
         )
 
     def _advice(self) -> str:

@@ -259,8 +259,8 @@ class _Asking:
         try:
             done = finished_evaluation(subject.evaluation(limit), subject, self.rows)
             if done is not None:
-                speed = (done[0].get("speed") or {}).get("seconds_per_row")
-                stored[done[0]["decoding"]] = (done[1], speed)
+                top = done[0].top
+                stored[top.decoding] = (done[1], None if top.speed is None else top.speed.seconds_per_row)
         except MlxtuneError as error:
             log.info("the run's own evaluation is not taken: %s", error)
         model, tokenizer = load_subject(subject, self.backend)

@@ -167,8 +167,8 @@ def _check_window(config: Mapping[str, Any]) -> None:
     remedy = "set use_sliding_window to false" + (" and remove layer_types" if types else "")
     raise ModelError(
         f"config.json: {n_windowed} of {layers} layers attend to the last {size} tokens only (sliding_window), which MLX and "
-        f"PyTorch compute differently. While no prompt with its reply is longer than that, it makes no difference: {remedy} "
-        f"in config.json, and keep train.max_tokens within it"
+        f"PyTorch compute differently. For prompts and replies that together are no longer than that, full attention gives "
+        f"the same result: {remedy} in config.json, and set train.max_tokens to that length or less"
     )
 
 

@@ -47,7 +47,7 @@ def base_folder(section: ModelSection, backend: Backend, *, progress: bool = Tru
 
     def convert(folder: Path) -> None:
         to = f" to {quantize.bits} bits" if quantize else ""
-        logger.info("converting %s%s, once; kept in %s", source.name, to, folder)
+        logger.info("converting %s%s; this happens once, the result is kept in %s", source.name, to, folder)
         backend.convert(source.path, folder, spec)
 
     return _cached(source, what, convert)

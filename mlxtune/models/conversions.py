@@ -111,7 +111,7 @@ def model_hash(model: Path, cache: Path) -> str:
     hashes = _Hashes(cache)
     n_bytes = sum(file.stat().st_size for file in files if hashes.known(file) is None)
     if n_bytes > NOTABLE_BYTES:
-        log.info("reading %s (%.1f GB) once, to know its conversion again", model, n_bytes / 1e9)
+        log.info("hashing %s (%.1f GB) once, to recognise its conversion in later runs", model, n_bytes / 1e9)
     found = {file.name: hashes.known(file) or hashes.read(file) for file in files}
     hashes.save()
     if model.is_file():

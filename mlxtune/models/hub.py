@@ -127,7 +127,7 @@ def first_line(error: Exception) -> str:
 def _unreachable(repository: str, revision: str | None) -> str:
     at = f" at {revision}" if revision else ""
     return (
-        f"{repository}{at}: not (or not wholly) in the cache, and {why_unreachable()}; on a machine that reaches it run "
+        f"{repository}{at}: not, or only partly, in the cache, and {why_unreachable()}; on a machine that reaches it run "
         f"`hf download {repository} --local-dir {repository.rpartition('/')[2]}`, copy the folder here and give its "
         "path instead"
     )

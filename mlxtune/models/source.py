@@ -151,8 +151,8 @@ def weight_files(folder: Path) -> list[Path]:
     for name in names:
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
             raise ModelError(
-                f"{index}: names {name!r}; expected the name of a .safetensors file in the same folder; get the model "
-                "from where it came from again"
+                f"{index}: names {name!r}; expected the name of a .safetensors file in the same folder; download "
+                "the model again"
             )
     return [folder / name for name in sorted(names)]
 

@@ -124,7 +124,7 @@ class Tokenizer:
     def _render(self, messages: Sequence[Mapping[str, str]], open_reply: bool, thinking: bool) -> str:
         if not self.hf.chat_template:
             raise ModelError(
-                f"{self.source}: no chat template, so it is not known how a conversation is written; use the model's "
+                f"{self.source}: no chat template, so prompts cannot be formatted; use the model's "
                 "-Instruct version, or put chat_template.jinja into its folder"
             )
         try:

@@ -16,7 +16,7 @@ def model_folder(out: Path, *, force: bool = False) -> Iterator[Path]:
 
     Args:
         out: The folder to write.
-        force: Replace a model folder that lies there; it goes only once the new one is whole.
+        force: Replace an existing model folder; it is removed only once the new one is complete.
 
     Yields:
         The folder to write into.

@@ -77,7 +77,7 @@ def _override(content: dict[str, Any], override: str) -> Iterator[tuple[str, str
     if isinstance(value, str):
         value = _from_current_folder(key, value)
     if key == "extends":
-        yield where, "a recipe says itself what it extends; here keys of a recipe are set, as train.epochs=1"
+        yield where, "extends can only be set in the recipe file; --set takes any other key, as in train.epochs=1"
         return
     target = content
     *parents, last = key.split(".")

@@ -117,7 +117,9 @@ class Augment(Section):
     @model_validator(mode="after")
     def _check(self) -> Augment:
         if "@" in self.endpoint or "?" in self.endpoint:
-            raise _wrong("endpoint", "it may hold no password and no key: runs keep it; set MLXTUNE_API_KEY instead")
+            raise _wrong(
+                "endpoint", "it must not contain a password or key, because runs store it; set MLXTUNE_API_KEY instead"
+            )
         if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", self.endpoint):
             raise _wrong("endpoint", f"expected http://HOST:PORT/v1 or https://..., got {self.endpoint!r}")
         return self

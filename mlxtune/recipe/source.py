@@ -138,7 +138,7 @@ def _parent(named: Any, documents: list[_Document]) -> _Document:
     file = Path(os.path.normpath(documents[-1].file.parent / os.path.expanduser(named)))
     files = [document.file for document in documents]
     if os.path.realpath(file) in [os.path.realpath(one) for one in files]:
-        raise _Unreadable(f"goes round in a circle: {' -> '.join(map(str, [*files, file]))}")
+        raise _Unreadable(f"extends itself in a circle: {' -> '.join(map(str, [*files, file]))}")
     try:
         return _read(file, len(documents), not_meant=files)
     except _Unreadable as error:
@@ -181,7 +181,7 @@ def _walk(node: yaml.Node, place: Place, lines: dict[Place, int]) -> Iterator[tu
             line = key.start_mark.line + 1
             name = str(key.value)
             if name in seen:
-                yield line, f"{'.'.join([*place, name])}: stands twice, first in line {seen[name]}"
+                yield line, f"{'.'.join([*place, name])}: is given twice, first in line {seen[name]}"
             seen[name] = line
             lines[(*place, name)] = line
             yield from _walk(value, (*place, name), lines)

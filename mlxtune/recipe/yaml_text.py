@@ -80,7 +80,7 @@ def read_yaml(
     except RecursionError:
         raise YamlError("this YAML is nested too deeply") from None
     except ValueError as error:
-        raise YamlError(f"holds a value that is none: {error}") from None
+        raise YamlError(f"holds a value that cannot be read: {error}") from None
 
 
 def _check_size(node: yaml.Node, sizes: dict[int, int]) -> int:
@@ -102,8 +102,8 @@ def _check_size(node: yaml.Node, sizes: dict[int, int]) -> int:
         if size > len(sizes) + MAX_REPEATED:
             line = node.start_mark.line + 1
             raise YamlError(
-                f"its aliases repeat more than {MAX_REPEATED:,} values; write out those that you mean", line
+                f"its aliases expand to more than {MAX_REPEATED:,} values; write the values out instead", line
             )
     elif size == 0:
-        raise YamlError("an alias stands inside what it names, which has no end", node.start_mark.line + 1)
+        raise YamlError("an alias is part of the value that it refers to, so it never ends", node.start_mark.line + 1)
     return size

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # a third of a second that commands without tables do not spend
     from rich.console import RenderableType
     from rich.table import Table
+
+    from mlxtune.evaluation.metrics.estimates import Estimate
 
 
 def new_table(*columns: str) -> Table:
@@ -52,13 +54,13 @@ def markdown_row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def estimate_text(estimate: Mapping[str, float | None] | None, digits: int = 3) -> str:
+def estimate_text(estimate: Estimate | None, digits: int = 3) -> str:
     """A metric with its interval, where it has one; "" for none."""
     if estimate is None:
         return ""
-    if estimate["low"] is None:
-        return f"{estimate['value']:.{digits}f}"
-    return f"{estimate['value']:.{digits}f} [{estimate['low']:.{digits}f}, {estimate['high']:.{digits}f}]"
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value:.{digits}f}"
+    return f"{estimate.value:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
 
 
 def value_text(value: Any) -> str:

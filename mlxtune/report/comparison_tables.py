@@ -130,7 +130,7 @@ def as_csv(compared: RunComparison) -> str:
                 _write(writer, [section, "", fact.name, name, cell])
     for figure in compared.metrics:
         for name, value, one in zip(compared.names, figure.values, figure.comparisons, strict=True):
-            got, tested = value or {}, one.to_marked_json() if one else {}
+            got, tested = value.to_json() if value else {}, one.to_marked_json() if one else {}
             _write(
                 writer,
                 [
@@ -299,7 +299,7 @@ def _natural(cells: Sequence[Sequence[str]]) -> int:
 
 
 def _name_pieces(name: str) -> list[str]:
-    """A run's name where it may go on in the next line: after _ and /, and after - in what is still long."""
+    """A run's name with the places where it may be wrapped: after _ and /, and after - in parts that are still long."""
     pieces = re.findall(r"[^_/]*[_/]+|[^_/]+", name)
     return [
         part

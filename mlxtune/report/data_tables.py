@@ -99,7 +99,7 @@ def balance_lines(balanced: Balanced, report: DataReport) -> list[str]:
     field = report.recipe.output.fields[wanted.field]
     one, several = ("set", "sets") if wanted.by == "sets" and field.kind == "labels" else ("label", "labels")
     reached = f"{balanced.ratio_before:.3g} -> {balanced.ratio_reached:.3g}"
-    lines = [f"         rarest {one} / commonest {one}: {reached}; data.balance.ratio is {wanted.ratio:g}"]
+    lines = [f"         rarest {one} / most frequent {one}: {reached}; data.balance.ratio is {wanted.ratio:g}"]
     if balanced.uneven:
         capped = balanced.most_repeats == wanted.max_repeats and wanted.method == "oversample"
         limit = (
@@ -178,7 +178,7 @@ def _set_tables(report: DataReport) -> list[RenderableType]:
         for labels in sets[:MAX_SETS]:
             shares = [_share(of.get(labels, 0), len(report.splits[name].rows)) for name, of in counts.items()]
             table.add_row(cell_text(labels), *shares)
-        more = f", the commonest {MAX_SETS} of {len(sets):,}" if len(sets) > MAX_SETS else ""
+        more = f", the {MAX_SETS} most frequent of {len(sets):,}" if len(sets) > MAX_SETS else ""
         tables.append(titled(f"{field}: rows by set of labels{more}", table))
     return tables
 
@@ -199,7 +199,7 @@ def _together(train: SplitReport) -> list[RenderableType]:
             table.add_column("rows", justify="right")
             for (one, other), rows in list(pairs.items())[:LIMIT]:
                 table.add_row(cell_text(f"{one} + {other}"), f"{rows:,}")
-            more = f", the commonest {LIMIT} of {len(pairs):,}" if len(pairs) > LIMIT else ""
+            more = f", the {LIMIT} most frequent of {len(pairs):,}" if len(pairs) > LIMIT else ""
             tables.append(titled(f"{field}: training rows with both{more}", table))
             continue
         table = new_table("")

@@ -41,7 +41,7 @@ def _metric_text(metric: HeadlineMetric | None) -> str:
     """The metric with its interval, and the paired difference under it."""
     if metric is None:
         return ""
-    text = estimate_text(metric.estimate.to_json())
+    text = estimate_text(metric.estimate)
     if metric.difference is None:
         return text
     difference = metric.difference

@@ -149,7 +149,7 @@ def new_run(recipe: Recipe, out: Path | None, force: bool = False) -> RunFolder:
     run = RunFolder(out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         if not out.is_dir() or not run.run_file.exists():
-            raise RunError(f"{out}: exists and is no run of mlxtune; choose another --out")
+            raise RunError(f"{out}: exists and is not a run of mlxtune; choose another --out")
         if not force:
             raise RunError(f"{out}: holds a run already; choose another --out, or --force to replace it")
         with run.locked():

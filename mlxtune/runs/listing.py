@@ -123,7 +123,7 @@ def look_at(folder: Path) -> Listed:
         problem = f"{run.run_file}: says no status"
     if status == TRAINING and not run.in_use():
         status = CRASHED
-    # run.json has the step of a training that ended in order; of others, and while it goes on, the metrics know.
+    # run.json has the step of a training that ended normally; otherwise metrics.jsonl has it.
     step = _whole(info.get("step")) if status in (FINISHED, INTERRUPTED) else last_step(run.metrics_file)
     steps = info.get("steps")
     return Listed(
@@ -180,7 +180,9 @@ def clean(plan: Cleaning) -> Iterator[tuple[Path, int]]:
         with folder.locked():
             now = look_at(planned.path)
             if now.status != planned.status and not (planned.status == CRASHED and now.status == TRAINING):
-                raise RunError(f"{planned.path}: is {now.status} now, was {planned.status}; look at it again")
+                raise RunError(
+                    f"{planned.path}: its status changed from {planned.status} to {now.status} in the meantime; check the run, and clean again"
+                )
             shutil.rmtree(folder.checkpoints)
         yield planned.path, planned.checkpoint_bytes
 
@@ -200,7 +202,7 @@ def _why_not(run: Listed, named: bool) -> str | None:
     if not folder.checkpoints.is_dir():
         return NOTHING
     if run.status != CLEANABLE and not named:
-        return f"{run.status}: needed to go on with it"
+        return f"{run.status}: its checkpoints are needed to resume it"
     return None
 
 

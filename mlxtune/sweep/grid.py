@@ -76,7 +76,7 @@ def parse_axis(text: str) -> Axis:
     if not equals or not all(part for key in keys for part in key.split(".")):
         raise Misuse(f"{where}: expected KEY=VALUE,VALUE, as in --vary lora.rank=32,64")
     if len(set(keys)) < len(keys):
-        raise Misuse(f"{where}: a key stands in it twice")
+        raise Misuse(f"{where}: names a key twice")
     values = _split(values_text, ",")
     if len(values) == 1 and values[0].startswith("[") and values[0].endswith("]"):
         values = _split(values[0][1:-1], ",")
@@ -86,7 +86,7 @@ def parse_axis(text: str) -> Axis:
             raise Misuse(f"{where}: {value!r} holds {len(choice)} values for {len(keys)} keys; write them as 32:64")
         for one in choice:
             if not one:
-                raise Misuse(f"{where}: a value is missing; none at all is written null")
+                raise Misuse(f"{where}: a value is missing; write null for no value")
             try:
                 read_yaml(one)
             except YamlSyntaxError:
@@ -95,9 +95,9 @@ def parse_axis(text: str) -> Axis:
                 raise Misuse(f"{where}: a value: {error.message}") from None
     twice = [choice for choice, times in Counter(map(_same, choices)).items() if times > 1]
     if twice:
-        raise Misuse(f"{where}: {twice[0]} stands in it twice")
+        raise Misuse(f"{where}: names {twice[0]} twice")
     if len(choices) < 2:
-        raise Misuse(f"{where}: one value does not vary; a fixed one is --set {text}")
+        raise Misuse(f"{where}: expected two values or more, got one; for a fixed value use --set {text}")
     return Axis(keys, tuple(choices))
 
 
@@ -115,16 +115,16 @@ def plan_trials(file: Path, axes: Sequence[Axis], overrides: Sequence[str] = (),
         RecipeError: Some of the recipes say something wrong; every problem of every one of them is listed once.
     """
     if not axes:
-        raise Misuse("nothing varies; say what does, as in --vary lora.rank=32,64")
+        raise Misuse("nothing to vary; name a key and its values, as in --vary lora.rank=32,64")
     keys = [key for axis in axes for key in axis.keys]
     fixed = [override.partition("=")[0] for override in overrides]
     for position, key in enumerate(keys):
         if key in keys[:position]:
-            raise Misuse(f"--vary {key}: varies twice")
+            raise Misuse(f"--vary {key}: is given twice")
         if key in fixed:
-            raise Misuse(f"--vary {key}: is fixed by --set as well")
+            raise Misuse(f"--vary {key}: is also set by --set; give it once")
         if key == "name":
-            raise Misuse("--vary name: a name changes nothing")
+            raise Misuse("--vary name: the recipe's name does not change the training; vary another key")
     trials: list[Trial] = []
     problems: dict[Problem, None] = {}  # each once, in order
     for combination in itertools.product(*(axis.choices for axis in axes)):
@@ -176,7 +176,7 @@ def scale_note(trials: Sequence[Trial]) -> str | None:
     of_ranks = ", ".join(f"{scale:.3g} at rank {rank}" for rank, scale in scales.items())
     return (
         f"lora.alpha stays {first.alpha:g}, so the adapter's scale varies with the rank: {of_ranks}; "
-        f"to keep it as it is at rank {first.rank}: --vary lora.rank,lora.alpha={kept}"
+        f"to keep the scale of rank {first.rank} everywhere: --vary lora.rank,lora.alpha={kept}"
     )
 
 

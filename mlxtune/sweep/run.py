@@ -4,8 +4,8 @@
     trials = plan_trials(Path("recipe.yaml"), axes)          # four recipes, all checked
     done = sweep(trials, default_folder("recipe", axes))    # four run folders
 
-A trial is a run folder like any other, named after its settings, with its log beside it. What lies there says what is left
-to do, so that the same command goes on where an interrupted one stopped, and a larger grid takes over what is finished.
+A trial is a run folder like any other, named after its settings, with its log beside it. The files in the
+folder decide what is left to do: the same command continues an interrupted sweep, and a larger grid keeps finished trials.
 A trial that fails, or that the system kills for its memory, takes no other with it.
 """
 
@@ -91,7 +91,7 @@ def sweep(
         folder: Holds their run folders, their logs, and sweep.json.
         run: Runs one command and waits for it; None is `run_process`.
         evaluate: Evaluate each on the test rows.
-        force: Train anew what was made under another recipe or of other data, and what failed.
+        force: Train again the trials that were made under another recipe or with other data, and those that failed.
         where: Options that say what computes: ("--backend", "mlx").
 
     Returns:
@@ -100,13 +100,13 @@ def sweep(
     Raises:
         RunError: The folder is in use, or trials in it were made under another recipe, and `force` is not set: nothing
             was started then.
-        KeyboardInterrupt: Interrupted; what was done is on disk, and the same call goes on.
+        KeyboardInterrupt: Interrupted; finished trials are on disk, and the same call continues.
     """
     run = run or run_process
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder}: expected a folder, this is a file; choose another --out")
     if RunFolder(folder).run_file.exists():
-        raise RunError(f"{folder}: is a run of its own; choose another --out")
+        raise RunError(f"{folder}: is a run folder, not the folder of a sweep; choose another --out")
     states = [trial_state(trial, folder / trial.name) for trial in trials]
     if not force:
         _refuse_changed(trials, states, folder, evaluate)
@@ -118,7 +118,7 @@ def sweep(
             log_file = folder / f"{trial.name}.log"
             commands = list(_commands(trial, folder / trial.name, found, evaluate, force, where))
             if not commands:
-                log.info("%s: finished before%s", place, _headline(folder / trial.name))
+                log.info("%s: already finished%s", place, _headline(folder / trial.name))
                 done.append(TrialResult(trial, folder / trial.name, log_file, FINISHED, True, None, 0.0))
                 continue
             started = time.monotonic()
@@ -215,7 +215,7 @@ def _commands(
     if found.training == "none" or anew:
         yield "training", ["lora", str(trial.file), "--out", str(folder), *settings, *where, *replaces]
     elif found.training == "resume":
-        yield "going on with training", ["lora", str(trial.file), "--resume", str(folder), *settings, *where]
+        yield "resuming training", ["lora", str(trial.file), "--resume", str(folder), *settings, *where]
     trains = found.training != "whole" or anew
     if evaluate and (trains or not found.evaluated or (force and found.changed_evaluation)):
         kept = found.training != "none" and not anew  # training anew removes its evaluation
@@ -232,9 +232,9 @@ def _refuse_changed(trials: Sequence[Trial], states: Sequence[TrialState], folde
             problems.append(Problem(trial.name, "; ".join(what)))
     if problems:
         raise RunError(
-            f"{folder}: some cells were made with something else",
+            f"{folder}: some trials were made under other settings",
             problems,
-            "--force makes these anew and leaves the others; --out puts this sweep elsewhere",
+            "--force runs these again and keeps the others; --out writes this sweep to another folder",
         )
 
 
@@ -245,10 +245,10 @@ def _why(code: int, log: Path, begins: int) -> str:
             name = signal.Signals(-code).name
         except ValueError:
             name = f"signal {-code}"
-        memory = ", as the system does where memory runs out" if name == "SIGKILL" else ""
+        memory = ", as the system does when memory runs out" if name == "SIGKILL" else ""
         return f"killed by {name}{memory}"
     if code == 130:
-        return "interrupted; the same command goes on with it"
+        return "interrupted; run the same command again to continue"
     with log.open("rb") as stream:
         stream.seek(begins)
         lines = [line for line in stream.read().decode("utf-8", "replace").splitlines() if line.strip()]
@@ -259,7 +259,7 @@ def _why(code: int, log: Path, begins: int) -> str:
 
 
 def _headline(folder: Path) -> str:
-    """The figures that a trial is known by, as a clause; nothing where there are none."""
+    """The main metrics of a trial, as a clause; empty where there are none."""
     run = RunFolder(folder)
     said = []
     try:

@@ -26,9 +26,9 @@ class TrialState:
     """What lies in a trial's folder, and so what is left to do.
 
     Attributes:
-        training: 'none', 'whole', or 'resume' where it has a checkpoint to go on from.
+        training: 'none', 'whole', or 'resume' where it has a checkpoint to resume from.
         evaluated: Whether there are scores.
-        changed: What is not as the run was made with, one clause each; training anew is the only way.
+        changed: What differs from when the run was made, one clause each; such a run can only be trained again.
         changed_evaluation: The same of what its evaluation alone depends on.
         failed: It ended with an error.
     """
@@ -48,7 +48,7 @@ def trial_state(trial: Trial, folder: Path) -> TrialState:
     """
     if not folder.exists() or not RunFolder(folder).run_file.exists():
         if folder.exists() and any(name not in BEGINNINGS for name in _visible(folder)):
-            raise RunError(f"{folder}: exists and is no run of mlxtune; choose another --out")
+            raise RunError(f"{folder}: exists and is not a run of mlxtune; choose another --out")
         return TrialState("none")
     run = RunFolder(folder)
     if run.in_use():

@@ -134,7 +134,7 @@ class Checkpoints:
             model.load_state(folder)
             self._forget_after(progress.step)
             return progress
-        raise RunError(f"{self._folder}: holds no intact checkpoint to go on from; train anew with --force")
+        raise RunError(f"{self._folder}: has no intact checkpoint to resume from; train from scratch with --force")
 
     def last(self) -> Progress | None:
         """How far the last intact checkpoint had come; None if there is none."""
@@ -159,12 +159,12 @@ class Checkpoints:
         for name in self._names():
             progress = _read_intact(self._folder / name)
             if progress is None:
-                log.warning("%s: is damaged; going back to the checkpoint before it", self._folder / name)
+                log.warning("%s: is damaged; using the checkpoint before it", self._folder / name)
             else:
                 yield self._folder / name, progress
 
     def _forget_after(self, step: int) -> None:
-        """Remove checkpoints of steps that are taken anew; they are the corrupt ones."""
+        """Remove the checkpoints after a step, which are corrupt; their steps are repeated."""
         for name in self._names():
             if checkpoint_step(name) > step:
                 shutil.rmtree(self._folder / name)
@@ -175,10 +175,10 @@ class Checkpoints:
         try:
             free = f"{shutil.disk_usage(self._folder).free / 1e6:,.0f} MB are free"
         except OSError:
-            free = "how much is free is unknown"
+            free = "the free space is unknown"
         return (
             f"step {step}: the checkpoint cannot be written to {self._folder}: {reason}; it takes {needed / 1e6:,.1f} MB "
-            f"and {free}. Last good checkpoint: {last_good(self._folder)}. Make room, then go on with --resume"
+            f"and {free}. Last good checkpoint: {last_good(self._folder)}. Free some disk space, then continue with --resume"
         )
 
 

@@ -29,7 +29,7 @@ TOO_FEW = "too few validations to tell"
 # not seen are half as hard again as those that it has; at 2 most of what it still learns is those rows themselves.
 OVER_FITTING_BEGINS = 1.5
 OVER_FITS = 2.0
-# A rise of the validation loss that is none: it moves by a few percent from one validation to the next.
+# A rise of the validation loss below this is noise: it moves by a few percent from one validation to the next.
 RISE = 0.05
 # Validations after the best one, so that a single bad one is not taken for a turn.
 RISING_VALIDATIONS = 2
@@ -82,7 +82,7 @@ class Diagnosis:
 
     Attributes:
         verdict: HEALTHY, OVER_FITTING, UNDER_FITTING, DIVERGING or TOO_FEW.
-        evidence: The figures it rests on, one sentence without its full stop.
+        evidence: The numbers behind it, one sentence without its full stop.
         suggestions: Key of the recipe -> value to try next, all of them different from what is set.
     """
 

@@ -120,7 +120,7 @@ def train(
 
     Raises:
         TrainingError: A loss or gradient is not finite, or a checkpoint cannot be written; the last good one stays.
-        RunError: There is no checkpoint to go on from.
+        RunError: There is no checkpoint to resume from.
     """
     training = _Training(model, backend, recipe, spec, examples, validation, run, measure)
     model.prepare_training(
@@ -240,7 +240,7 @@ class _Training:
         last = step == self._steps.total
         validates = self._validation and (last or step % (self._settings.evaluate_every or self._steps.per_epoch) == 0)
         improved = False
-        # One that an interruption leaves out is made up for when the run goes on, which it does not after the last step.
+        # A validation that an interruption skips is done when the run resumes, but a run does not resume after its last step.
         if validates and self._progress.validated != step and (last or not interrupt.requested):
             improved = self._validate(log)
         stopped = self._out_of_patience()
@@ -301,7 +301,7 @@ class _Training:
         """A checkpoint, and the adapter as it is now."""
         step = self._progress.step
         if not all(np.isfinite(value).all() for value in self._model.adapter_weights().values()):
-            raise TrainingError(_not_finite(step, "the adapter holds a value that is no number", self._run))
+            raise TrainingError(_not_finite(step, "the adapter has NaN or infinite values", self._run))
         log.sync()  # what a checkpoint follows from is on the disk before it
         self._checkpoints.save(self._model, self._progress)
         self._saved = step

@@ -31,7 +31,7 @@ class Plan:
         total_parameters: Of the base model.
         data: One line on the rows.
         rows: Rows trained on.
-        rows_to_rewrite: Of these, those that a server is asked for when training begins; their sources stand in for them.
+        rows_to_rewrite: Of these, those that a server rewrites when training starts; until then their source rows are counted instead.
         tokens_per_epoch: Tokens of all rows, prompt and reply.
         supervised_per_epoch: Those that are trained on.
         steps_per_epoch: Optimizer steps an epoch.

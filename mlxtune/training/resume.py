@@ -1,4 +1,4 @@
-"""What must hold before a training goes on, or begins from another's adapter: the same recipe, data and base model."""
+"""Checks before a training resumes, or starts from another run's adapter: the same recipe, data and base model."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def measured_anew(changed: Sequence[str]) -> bool:
 
 
 def check_recipe(recipe: Recipe, run: RunFolder) -> list[str]:
-    """Keys that differ from the recipe that a run was begun with, none of which changes what a step computes.
+    """Keys that changed since a run started, all of them without effect on what a training step computes.
 
     Raises:
-        RunError: Some do, or there are fewer epochs; all are named with both values.
+        RunError: A changed key has such an effect, or there are fewer epochs; all are named with both values.
     """
     before, now = run.recipe().flat(), recipe.flat()
     changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
@@ -51,18 +51,18 @@ def check_recipe(recipe: Recipe, run: RunFolder) -> list[str]:
         refused.append("train.epochs")
     if refused:
         listed = "\n".join(
-            f"  {key}: {_shown(before.get(key))} when it began, {_shown(now.get(key))} now" for key in refused
+            f"  {key}: {_shown(before.get(key))} when the run started, {_shown(now.get(key))} now" for key in refused
         )
         raise RunError(
-            f"{run}: cannot go on under a recipe that would compute something else:\n{listed}\n"
-            "Train anew, with --from to begin from its adapter, or go on under the recipe that it keeps: "
-            f"`{shlex.join(['mlxtune', 'lora', str(run), '--resume'])}`"
+            f"{run}: cannot resume, because these recipe keys changed:\n{listed}\n"
+            f"Resume with the recipe in the run folder: `{shlex.join(['mlxtune', 'lora', str(run), '--resume'])}`; or start a "
+            f"new run from its adapter with --from {run}"
         )
     return changed
 
 
 def check_data(run: RunFolder, facts: Mapping[str, Any]) -> None:
-    """Refuse rows that changed since a run began.
+    """Refuse rows that changed since a run started.
 
     Args:
         run: With the hashes of its data in run.json.
@@ -76,25 +76,27 @@ def check_data(run: RunFolder, facts: Mapping[str, Any]) -> None:
         before, now = began.get(split, {}), facts.get(split, {})
         if before.get("sha256") != now.get("sha256"):
             raise DataError(
-                f"{now.get('file') or before.get('file')}: changed since {run} began ({_shown(before.get('sha256'))} then, "
-                f"{_shown(now.get('sha256'))} now); put the old rows back, or train anew, with --from {run} if you like"
+                f"{now.get('file') or before.get('file')}: the file changed since {run} started (SHA-256 "
+                f"{_shown(before.get('sha256'))} then, {_shown(now.get('sha256'))} now); restore the old rows, or start a new "
+                f"run, from its adapter with --from {run} if you like"
             )
         rewritten = [facts_of.get("augment", {}).get("sha256") for facts_of in (before, now)]
         if rewritten[0] != rewritten[1]:
             raise DataError(
-                f"data.augment: other rewritten rows than {run} began with ({_shown(rewritten[0])} then, {_shown(rewritten[1])} "
-                "now): the cache has lost them, or valid or test rows, which none may be near to, have changed; put these "
-                f"back, or train anew, with --from {run} if you like"
+                f"data.augment: the rewritten rows changed since {run} started (SHA-256 {_shown(rewritten[0])} then, "
+                f"{_shown(rewritten[1])} now): the cache lost them, or validation or test rows changed, to which rewritten rows "
+                f"must not be similar; restore these rows, or start a new run, from its adapter with --from {run} if you like"
             )
         if before.get("rows") != now.get("rows"):
             raise DataError(
-                f"data.{split}: {before.get('rows')} rows when {run} began, {now.get('rows')} now; was it begun with another "
-                "version of mlxtune?"
+                f"data.{split}: {before.get('rows')} rows when {run} started, {now.get('rows')} now; another version of "
+                "mlxtune may have started it"
+                f"; start a new run, from its adapter with --from {run} if you like"
             )
 
 
 def adapter_to_begin_from(run: RunFolder, spec: LoraSpec, shapes: Mapping[str, tuple[int, int]], base: str) -> Weights:
-    """The adapter of another run as the beginning of a new one.
+    """The adapter of another run, to start a new one from.
 
     Args:
         run: The other run.
@@ -107,7 +109,7 @@ def adapter_to_begin_from(run: RunFolder, spec: LoraSpec, shapes: Mapping[str, t
         RunError: It is of other layers or another rank.
     """
     if not run.has_adapter:
-        raise RunError(f"{run}: has no adapter to begin from (status: {run.info().get('status')})")
+        raise RunError(f"{run}: has no adapter to start from (status: {run.info().get('status')})")
     found = read_adapter(run.adapter)
     differences = []
     if found.spec.rank != spec.rank:
@@ -117,7 +119,7 @@ def adapter_to_begin_from(run: RunFolder, spec: LoraSpec, shapes: Mapping[str, t
     if found.spec.scale != spec.scale:
         differences.append(f"its scale (alpha / rank) is {found.spec.scale:g}, the recipe's {spec.scale:g}")
     if differences:
-        raise RunError(f"{run}: its adapter cannot begin this training: {'; '.join(differences)}")
+        raise RunError(f"{run}: this training cannot start from its adapter: {'; '.join(differences)}")
     check_fits(found, shapes, f"the adapter of {run}", base)
     return {name: found.weights[name] for layer in spec.layers for name in (f"{layer}.lora_A", f"{layer}.lora_B")}
 

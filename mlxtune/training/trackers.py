@@ -79,7 +79,7 @@ class Trackers:
                     with _stdout_kept_clean():
                         tracker = self._open[name] = TRACKERS[name](opening)
                 except Exception as error:  # whatever a client raises: no network, no permission, another version
-                    log.info(f"{name}: cannot be opened, training goes on without it: {_short(error)}")
+                    log.info(f"{name}: cannot be opened, training continues without it: {_short(error)}")
                     continue
                 kept[name] = dict(tracker.kept)
                 with contextlib.suppress(OSError):  # at worst a resume begins a new run there
@@ -108,7 +108,7 @@ class Trackers:
                     tracker.log(values, int(event["step"]))
             except Exception as error:  # whatever a client raises
                 del self._open[name]
-                log.info(f"{name}: failed at step {event['step']}, training goes on without it: {_short(error)}")
+                log.info(f"{name}: failed at step {event['step']}, training continues without it: {_short(error)}")
                 with contextlib.suppress(Exception), _stdout_kept_clean():
                     tracker.close(FAILED, _short(error))
 
@@ -223,7 +223,7 @@ class _TensorBoard:
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        if self._continues:  # what an earlier file holds from this step on is drawn anew
+        if self._continues:  # TensorBoard discards what an earlier file holds from this step on
             self._continues = False
             start = SessionLog(status=SessionLog.START)
             self._writer.add_event(Event(wall_time=time.time(), step=step, session_log=start))
@@ -398,7 +398,7 @@ TRACKERS: Mapping[str, Callable[[Opening], Tracker]] = {
 
 
 def _is_installed(name: str) -> bool:
-    """Whether a package can be imported. A folder of that name, such as the wandb/ that wandb itself leaves, is none."""
+    """Whether a package can be imported. A folder of that name, such as the wandb/ that wandb writes, does not count."""
     if name in sys.modules:
         return sys.modules[name] is not None
     found = importlib.util.find_spec(name)

@@ -66,8 +66,8 @@ def tune(
         out: Run folder; None makes one under runs/.
         force: Replace a run that lies at `out`.
         on_event: Called with each event of metrics.jsonl.
-        resume: A run to go on with, from its last intact checkpoint; `out` and `force` do not count then.
-        begin_from: A run whose adapter is the beginning of this one.
+        resume: A run to resume from its last intact checkpoint; `out` and `force` are ignored then.
+        begin_from: A run from whose adapter the new one starts.
         measures: Makes what measures replies, for recipes that select by a metric of them.
 
     Returns:
@@ -83,7 +83,9 @@ def tune(
     config, tokenizer_folder = config_and_tokenizer(recipe.model)
     given, recipe = recipe, within_positions(recipe, config)
     if recipe != given:
-        log.info(f"train.max_tokens is {recipe.train.max_tokens:,}, the positions that the model has")
+        log.info(
+            f"train.max_tokens is lowered to {recipe.train.max_tokens:,}, the number of positions that the model has"
+        )
     spec = lora_spec(recipe, config)
     changed = check_recipe(recipe, resume) if resume else []
     tokenizer = load_tokenizer(tokenizer_folder)
@@ -113,7 +115,7 @@ def tune(
     model = backend.load(folder, dtype=recipe.model.dtype)
     model.attach_lora(spec, weights)
     trainable = sum(value.size for value in weights.values())
-    again = ", activations computed again in the backward pass" if recipe.train.gradient_checkpointing else ""
+    again = ", with gradient checkpointing" if recipe.train.gradient_checkpointing else ""
     log.info(
         f"training {trainable:,} of {model.n_parameters:,} parameters for {steps.total:,} steps, {steps.per_epoch:,} an epoch{again}",
     )
@@ -134,9 +136,11 @@ def tune(
         if resume:
             before = run.info()
             if before["backend"] != backend.name:
-                log.info(f"{run} was begun on {before['backend']}: on {backend.name} the numbers differ by rounding")
+                log.info(
+                    f"{run} was started with {before['backend']}; with {backend.name} the numbers differ by rounding"
+                )
             if changed:
-                log.info(f"going on under a changed recipe: {', '.join(changed)}")
+                log.info(f"resuming with changed recipe keys: {', '.join(changed)}")
                 write_text(run.recipe_file, recipe.to_yaml())
             times = [*before.get("resumed", []), {"at": _now(), "command": _command(), "changed": changed}]
             run.update_info(**facts, resumed=times, error=None)
@@ -198,9 +202,9 @@ def tune(
 
 
 def _require_something_left(run: RunFolder, recipe: Recipe, steps: Steps) -> None:
-    """Raise RunError where a run has ended, and has nothing left to do under a recipe.
+    """Raise RunError where a finished run has no steps left under a recipe.
 
-    One that was killed after its last checkpoint has its end left: the best adapter, what run.json says of it.
+    A run killed after its last checkpoint may resume: its best adapter and the end of run.json are still to be written.
     """
     last = Checkpoints(run.checkpoints).last()
     if last is None or run.info().get("status") != FINISHED:
@@ -208,12 +212,12 @@ def _require_something_left(run: RunFolder, recipe: Recipe, steps: Steps) -> Non
     if last.step >= steps.total:
         limit = "train.max_steps" if recipe.train.max_steps == steps.total else "train.epochs"
         raise RunError(
-            f"{run}: finished at step {last.step} of {steps.total}; to go on, raise {limit}: --set {limit}=N"
+            f"{run}: finished at step {last.step} of {steps.total}; to train further, raise {limit}: --set {limit}=N"
         )
     stopping = recipe.train.early_stopping
     if stopping is not None and last.since_best >= stopping.patience:
         raise RunError(
-            f"{run}: stopped early at step {last.step}, {last.since_best} validations after the best; to go on, raise "
+            f"{run}: stopped early at step {last.step}, {last.since_best} validations after the best; to train further, raise "
             "train.early_stopping.patience, or --set train.early_stopping=null"
         )
 
@@ -239,8 +243,10 @@ def describe_data(training: Split, validation: Split | None) -> str:
     )
     rewritten = ""
     if (augmented := training.augmented) is not None:
-        which = "still to be rewritten, which may become fewer" if augmented.is_estimate else "rewritten"
-        rewritten = f"; with {len(augmented.rows):,} {which}"
+        n_rows = f"{len(augmented.rows):,}"
+        rewritten = (
+            f"; with up to {n_rows} still to be rewritten" if augmented.is_estimate else f"; with {n_rows} rewritten"
+        )
     to_validate = f", {len(validation.examples):,} to validate" if validation else ", none to validate"
     balanced = f"; balanced from {training.balanced.n_before:,}" if training.balanced else ""
     return f"{len(training.examples):,} rows to train{cleaned}{rewritten}{balanced}{to_validate}"

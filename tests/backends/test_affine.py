@@ -143,7 +143,10 @@ def test_a_named_layer_has_its_own_packing_or_none(tmp_path: Path) -> None:
     ],
 )
 def test_another_quantization_is_refused_with_what_to_do(tmp_path: Path, config: dict[str, Any], found: str) -> None:
-    with pytest.raises(ModelError, match=rf"{tmp_path.name}: is quantized .*{found}; .*mlxtune convert .*--quantize 4"):
+    with pytest.raises(
+        ModelError,
+        match=rf"{tmp_path.name}: its quantization is not supported .*{found}; .*mlxtune convert .*--quantize 4",
+    ):
         affine.read_quantization(config, tmp_path)
 
 

@@ -33,7 +33,7 @@ class FakeBackend:
 
     def __post_init__(self) -> None:
         if (self.asked.startswith("cuda") and self.gpu != "CUDA") or (self.asked == "gpu" and not self.gpu):
-            raise BackendError(f"{self.asked} asked for, and {self.name} sees none; use --device cpu")
+            raise BackendError(f"--device {self.asked}: {self.name} sees none; use --device cpu")
 
     def device(self) -> Device:
         on_gpu = self.gpu and self.asked != "cpu"
@@ -78,24 +78,24 @@ ON_CPU = "on the CPU, 2 threads"
 RULES: list[tuple[str, dict[str, Any], str, str]] = [
     # what there is, the device asked for, the choice with its reason
     ("a Mac", {"system": "darwin", "mlx": "Metal"}, "auto", "mlx on the GPU (Metal) (MLX has a GPU here)"),
-    ("a Mac's GPU", {"system": "darwin", "mlx": "Metal"}, "gpu", "mlx on the GPU (Metal) (gpu asked for; MLX has a GPU here)"),
-    ("a Mac's CPU", {"system": "darwin", "mlx": "Metal"}, "cpu", f"mlx {ON_CPU} (cpu asked for; on a Mac MLX comes before torch)"),
+    ("a Mac's GPU", {"system": "darwin", "mlx": "Metal"}, "gpu", "mlx on the GPU (Metal) (gpu requested; MLX has a GPU here)"),
+    ("a Mac's CPU", {"system": "darwin", "mlx": "Metal"}, "cpu", f"mlx {ON_CPU} (cpu requested; MLX is preferred to torch on a Mac)"),
     ("a Mac without GPU", {"system": "darwin"}, "auto", f"torch {ON_CPU} (MLX has no GPU here)"),
     ("a Mac without torch", {"system": "darwin", "mlx": "Metal", "without": "torch peft"}, "auto", "mlx on the GPU (Metal) (MLX has a GPU here)"),
     ("Linux", {}, "auto", f"torch {ON_CPU} (MLX has no GPU here)"),
-    ("Linux, its CPU", {}, "cpu", f"torch {ON_CPU} (cpu asked for; without a GPU torch comes before MLX)"),
+    ("Linux, its CPU", {}, "cpu", f"torch {ON_CPU} (cpu requested; torch is preferred to MLX where there is no GPU)"),
     ("Linux without MLX", {"without": "mlx mlx_lm"}, "auto", f"torch {ON_CPU} (mlx is not installed)"),
-    ("Linux without mlx-lm", {"mlx": "CUDA", "without": "mlx_lm"}, "auto", f"torch {ON_CPU} (mlx is installed without mlx-lm, which mlxtune needs beside it)"),
+    ("Linux without mlx-lm", {"mlx": "CUDA", "without": "mlx_lm"}, "auto", f"torch {ON_CPU} (mlx is installed, but mlxtune also needs mlx-lm)"),
     ("Linux without torch", {"without": "torch peft"}, "auto", f"mlx {ON_CPU} (torch is not installed)"),
-    ("Linux without torch, its CPU", {"without": "torch"}, "cpu", f"mlx {ON_CPU} (cpu asked for; torch is not installed)"),
-    ("Linux without peft", {"without": "peft"}, "auto", f"mlx {ON_CPU} (torch is installed without peft, which mlxtune needs beside it)"),
+    ("Linux without torch, its CPU", {"without": "torch"}, "cpu", f"mlx {ON_CPU} (cpu requested; torch is not installed)"),
+    ("Linux without peft", {"without": "peft"}, "auto", f"mlx {ON_CPU} (torch is installed, but mlxtune also needs peft)"),
     ("torch that does not load", {"broken": "torch"}, "auto", f"mlx {ON_CPU} (torch is installed but cannot be loaded: lib.so: cannot open shared object file)"),
     ("CUDA in torch", {"torch": "CUDA"}, "auto", "torch on the GPU (CUDA) (MLX has no GPU here)"),
-    ("CUDA in torch, asked for", {"torch": "CUDA"}, "cuda:0", "torch on the GPU (CUDA) (cuda:0 asked for; MLX has no GPU here)"),
-    ("CUDA in torch, its CPU", {"torch": "CUDA"}, "cpu", f"torch {ON_CPU} (cpu asked for; without a GPU torch comes before MLX)"),
+    ("CUDA in torch, asked for", {"torch": "CUDA"}, "cuda:0", "torch on the GPU (CUDA) (cuda:0 requested; MLX has no GPU here)"),
+    ("CUDA in torch, its CPU", {"torch": "CUDA"}, "cpu", f"torch {ON_CPU} (cpu requested; torch is preferred to MLX where there is no GPU)"),
     ("CUDA in both", {"mlx": "CUDA", "torch": "CUDA"}, "auto", "mlx on the GPU (CUDA) (MLX has a GPU here)"),
-    ("CUDA in both, asked for", {"mlx": "CUDA", "torch": "CUDA"}, "cuda", "mlx on the GPU (CUDA) (cuda asked for; MLX has a GPU here)"),
-    ("Metal beside CUDA", {"system": "darwin", "mlx": "Metal", "torch": "CUDA"}, "cuda", "torch on the GPU (CUDA) (cuda asked for; MLX uses Metal here)"),
+    ("CUDA in both, asked for", {"mlx": "CUDA", "torch": "CUDA"}, "cuda", "mlx on the GPU (CUDA) (cuda requested; MLX has a GPU here)"),
+    ("Metal beside CUDA", {"system": "darwin", "mlx": "Metal", "torch": "CUDA"}, "cuda", "torch on the GPU (CUDA) (cuda requested; MLX uses Metal here)"),
 ]  # fmt: skip
 
 
@@ -115,22 +115,22 @@ def test_auto_takes_mlx_with_a_gpu_then_torch_then_mlx(
 def test_what_is_asked_for_is_taken(name: str, device: str, machine: Machine) -> None:
     machine(mlx="CUDA", torch="CUDA")
     choice = choose(name, device)
-    assert choice.backend.name == name and choice.reason.endswith("(asked for)")
+    assert choice.backend.name == name and choice.reason.endswith("(requested)")
     assert choice.backend.device().kind == ("cpu" if device == "cpu" else "gpu")
 
 
 FAILURES: list[tuple[str, dict[str, Any], tuple[str, str], list[str]]] = [
-    ("torch without peft", {"without": "peft"}, ("torch", "auto"), ["without peft", "pip install 'mlxtune[torch]'"]),
+    ("torch without peft", {"without": "peft"}, ("torch", "auto"), ["also needs peft", "pip install 'mlxtune[torch]'"]),
     ("torch that is absent", {"without": "torch peft accelerate"}, ("torch", "auto"), ["torch is not installed", "pip install 'mlxtune[torch]'"]),
     ("MLX that is absent", {"without": "mlx"}, ("mlx", "auto"), ["mlx is not installed", "pip install mlx"]),
     ("neither", {"without": "mlx torch"}, ("auto", "auto"), ["mlx is not installed", "torch is not installed", "pip install"]),
     ("torch that does not load", {"broken": "torch"}, ("torch", "auto"), ["torch is installed but cannot be loaded: lib.so"]),
     ("MLX that does not load", {"broken": "mlx"}, ("mlx", "auto"), ["mlx is installed but cannot be loaded", "'mlx[cpu]'"]),
-    ("no GPU", {}, ("auto", "gpu"), ["gpu asked for, and torch sees none", "--device cpu"]),
-    ("no CUDA", {}, ("auto", "cuda"), ["cuda asked for, and torch sees none"]),
-    ("no CUDA on a Mac", {"system": "darwin", "mlx": "Metal"}, ("auto", "cuda:0"), ["cuda:0 asked for, and torch sees none"]),
-    ("no CUDA and no torch", {"without": "torch"}, ("auto", "cuda"), ["cuda asked for, and mlx sees none", "torch is not installed"]),
-    ("no CUDA in MLX", {"torch": "CUDA"}, ("mlx", "cuda"), ["cuda asked for, and mlx sees none"]),
+    ("no GPU", {}, ("auto", "gpu"), ["--device gpu: torch sees none", "--device cpu"]),
+    ("no CUDA", {}, ("auto", "cuda"), ["--device cuda: torch sees none"]),
+    ("no CUDA on a Mac", {"system": "darwin", "mlx": "Metal"}, ("auto", "cuda:0"), ["--device cuda:0: torch sees none"]),
+    ("no CUDA and no torch", {"without": "torch"}, ("auto", "cuda"), ["--device cuda: mlx sees none", "torch is not installed"]),
+    ("no CUDA in MLX", {"torch": "CUDA"}, ("mlx", "cuda"), ["--device cuda: mlx sees none"]),
 ]  # fmt: skip
 
 
@@ -150,7 +150,7 @@ def test_what_cannot_be_had_is_named_with_the_next_step(
 
 @pytest.mark.parametrize("word", ["tpu", "", "CUDA", "cuda:", "cuda:x", "cuda:-1", "gpu:0", "cpu ", "mps"])
 def test_a_word_that_names_no_device_is_misuse_and_the_words_are_listed(word: str) -> None:
-    with pytest.raises(Misuse, match=r"there is auto, cpu, gpu, cuda or cuda:N"):
+    with pytest.raises(Misuse, match=r"expected auto, cpu, gpu, cuda or cuda:N"):
         check_device(word)
     with pytest.raises(Misuse):
         choose("auto", word)
@@ -212,10 +212,10 @@ def test_mlx_computes_where_it_is_asked_to(kind: str | None, word: str, wanted: 
 @pytest.mark.parametrize(
     ("kind", "word", "said"),
     [
-        (None, "gpu", r"gpu asked for, and MLX 0\.0 has no GPU here.*'mlx\[cuda\]'.*--device cpu"),
-        (None, "cuda", r"cuda asked for"),
-        ("Metal", "cuda", r"uses Metal here, not CUDA: use --device gpu"),
-        ("CUDA", "cuda:2", r"cuda:2 asked for, and MLX 0\.0 sees 2 GPUs"),
+        (None, "gpu", r"--device gpu: MLX 0\.0 finds no GPU on this machine.*'mlx\[cuda\]'.*--device cpu"),
+        (None, "cuda", r"--device cuda: MLX 0\.0 finds no GPU"),
+        ("Metal", "cuda", r"uses Metal on this machine, not CUDA; use --device gpu"),
+        ("CUDA", "cuda:2", r"--device cuda:2: MLX 0\.0 finds 2 GPUs"),
     ],
 )
 def test_mlx_refuses_a_device_that_is_not_there(kind: str | None, word: str, said: str, monkeypatch: Any) -> None:

@@ -170,7 +170,7 @@ def test_a_quantized_model_is_not_converted_again(
     convert: Convert, tmp_path: Path, spec: ConvertSpec, option: str
 ) -> None:
     base = tiny_model(tmp_path / "base", quantization={"bits": 4, "group_size": 32})
-    with pytest.raises(ModelError, match=rf"quantized already \(4 bits, group size 32\), so {option}"):
+    with pytest.raises(ModelError, match=rf"already quantized \(4 bits, group size 32\), so {option}"):
         convert(base, tmp_path / "out", spec)
 
 
@@ -432,11 +432,14 @@ def test_every_tensor_lies_where_it_can_be_read_in_place(tmp_path: Path, monkeyp
     ("change", "message"),
     [
         ({"model.norm.weight": None}, r"model\.norm\.weight is missing"),
-        ({"model.more.weight": np.ones(3, np.float32)}, r"model\.more\.weight is no weight of such a model"),
+        ({"model.more.weight": np.ones(3, np.float32)}, r"model\.more\.weight is not a weight of this kind of model"),
         ({"model.norm.weight": np.ones(32, np.float32)}, r"model\.norm\.weight should be 64, got 32"),
         ({"model.norm.weight": np.ones(64, np.int64)}, r"model\.norm\.weight is of type I64; expected F32, F16, BF16"),
-        ({"model.norm.weight": np.ones(64, np.uint32)}, r"model\.norm\.weight is of type U32"),
-        ({"model.layers.0.mlp.up_proj.scales": np.ones((128, 2), np.float32)}, r"up_proj\.scales is no weight of such"),
+        (
+            {"model.norm.weight": np.ones(64, np.uint32)},
+            r"model\.norm\.weight: expected floating-point numbers, got U32",
+        ),
+        ({"model.layers.0.mlp.up_proj.scales": np.ones((128, 2), np.float32)}, r"up_proj\.scales is not a weight of"),
     ],
 )
 def test_torch_names_the_first_weight_that_does_not_fit(tmp_path: Path, change: dict[str, Any], message: str) -> None:
@@ -481,9 +484,9 @@ def test_torch_refuses_another_quantization_as_what_it_is(tmp_path: Path) -> Non
     base = tiny_model(tmp_path / "base")
     config = {**config_of(base), "quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128}}
     (base / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelError, match=r"does not read here: gptq.*mlxtune convert"):
+    with pytest.raises(ModelError, match=r"not supported by the PyTorch backend: gptq.*mlxtune convert"):
         convert(base, tmp_path / "out", ConvertSpec())
-    with pytest.raises(ModelError, match=r"quantized already \(4 bits, group size 128\), so --quantize cannot apply"):
+    with pytest.raises(ModelError, match=r"already quantized \(4 bits, group size 128\), so --quantize cannot be used"):
         convert(base, tmp_path / "out", ConvertSpec(4))
 
 

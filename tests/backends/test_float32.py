@@ -95,5 +95,7 @@ def test_doctor_and_the_plan_say_what_tf32_costs_on_a_gpu(tmp_path: Path, base: 
     machine: Any = FakeBackend("gpu")
     machine._device = gpu
     check = check_blas(machine)
-    assert check.status == OK and said in check.found and check.next == "unset MLX_ENABLE_TF32 for exact products"
+    assert (
+        check.status == OK and said in check.found and check.next == "unset MLX_ENABLE_TF32 for full float32 precision"
+    )
     assert "TF32" not in check_blas(FakeBackend("gpu")).found  # type: ignore[arg-type]

@@ -53,7 +53,11 @@ def logits_of(backend: Backend, folder: Path) -> NDArray[np.float32]:
     ("family", "changes", "said"),
     [
         ("qwen2", WINDOWED, "1 of 2 layers attend to the last 8 tokens only"),
-        ("qwen3", WINDOWED, "set use_sliding_window to false in config.json, and keep train.max_tokens within it"),
+        (
+            "qwen3",
+            WINDOWED,
+            "set use_sliding_window to false in config.json, and set train.max_tokens to that length or less",
+        ),
         ("qwen3", {**WINDOWED, "layer_types": ["full_attention", "sliding_attention"]}, "and remove layer_types"),
         ("llama", {"sliding_window": 4096, "layer_types": ["sliding_attention", "full_attention"]}, "1 of 2 layers"),
     ],
@@ -143,7 +147,7 @@ def test_prompts_without_room_for_a_reply_are_refused_and_those_with_little_repo
     rows, tokenizer = evaluated_rows(recipe), load_tokenizer(Path(recipe.model.path))
     assert position_warnings(rows, recipe, tokenizer, {"max_position_embeddings": 500}) == []
     (said,) = position_warnings(rows, recipe, tokenizer, {"max_position_embeddings": 90})
-    assert "leave fewer than evaluate.max_new_tokens = 40 of the model's 90 positions" in said
+    assert "leave less room than evaluate.max_new_tokens = 40: the model has 90 positions" in said
     with pytest.raises(DataError, match=r"(?s)no room for a reply: the model has 30 positions.*test.jsonl:1"):
         position_warnings(rows, recipe, tokenizer, {"max_position_embeddings": 30})
 

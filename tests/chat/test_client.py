@@ -313,10 +313,10 @@ def test_nothing_listening_is_said_at_once() -> None:
     [
         (error(401, "who are you"), "no key was sent .status 401: who are you.; set MLXTUNE_API_KEY"),
         (error(403, "not you"), "status 403"),
-        (error(404, "no such model"), "expected model 'judge' there, got status 404: no such model"),
+        (error(404, "no such model"), "expected the model 'judge' on this server, got status 404: no such model"),
         (Sent(405, body=b"POST what?"), "status 405: POST what?"),
-        (error(402, "pay"), "nothing left to spend"),
-        (error(429, "you exceeded your quota", code="insufficient_quota"), "nothing left to spend"),
+        (error(402, "pay"), "no credit left"),
+        (error(429, "you exceeded your quota", code="insufficient_quota"), "no credit left"),
     ],
     ids=["401", "403", "404", "405", "402", "quota"],
 )
@@ -363,13 +363,13 @@ def test_a_server_that_breaks_down_is_not_asked_to_the_end(tmp_path: Path) -> No
         assert found[:3] == ["Q0", "Q1", "Q2"]
         failures = [one for one in found[3:] if isinstance(one, ChatFailure)]
         assert len(failures) == 37
-        assert failures[-1].reason.startswith("not asked: the server answered none of 5 questions in a row")
+        assert failures[-1].reason.startswith("not asked: 5 questions in a row got no answer")
         assert len(server.requests) == 3 + 5 * 2
 
 
 def test_a_server_that_never_answers_a_question_is_an_error() -> None:
     with serve(lambda request, number: error(500, "no weights")) as server:
-        with pytest.raises(ChatServerError, match=r"answered none of 5 questions in a row.*no weights"):
+        with pytest.raises(ChatServerError, match=r"5 questions in a row got no answer.*no weights"):
             client(server, retries=0).answers([ask(str(i)) for i in range(50)])
         assert len(server.requests) == 5
 
@@ -377,10 +377,10 @@ def test_a_server_that_never_answers_a_question_is_an_error() -> None:
 def test_a_server_that_hangs_from_the_start_is_an_error_after_two_requests(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "mlxtune")
     with serve(lambda request, number: Sent(seconds=5)) as server:
-        with pytest.raises(ChatServerError, match=r"no answer within 0\.1 s .asked 2 times.; give it more time"):
+        with pytest.raises(ChatServerError, match=r"no answer within 0\.1 s .asked 2 times.; raise the timeout"):
             client(server, timeout_s=0.1).answers([ask(str(i)) for i in range(50)])
         assert len(server.requests) == 2
-    assert [record.message for record in caplog.records if "no answer within 0.1 s; asked again" in record.message]
+    assert [record.message for record in caplog.records if "no answer within 0.1 s; trying again" in record.message]
 
 
 # What servers differ in ---------------------------------------------------------------------------------------------
@@ -408,7 +408,7 @@ def test_a_server_that_takes_no_temperature_is_asked_without_and_that_is_said(ca
     with serve(script) as server:
         assert client(server).answers([ask("a"), ask("b")]) == ["A", "B"]
         assert len(server.requests) == 3
-    assert [record.message for record in caplog.records if "does not take temperature" in record.message]
+    assert [record.message for record in caplog.records if "does not support temperature" in record.message]
 
 
 # The key ------------------------------------------------------------------------------------------------------------
@@ -483,12 +483,12 @@ def test_a_key_over_plain_http_is_warned_of_unless_it_stays_here(
     url: str, key: str | None, warned: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     ChatServer(url, "judge", cache=None, key=key)
-    assert ("plain http" in caplog.text) is warned
+    assert ("unencrypted over http" in caplog.text) is warned
     assert KEY not in caplog.text
 
 
 def test_a_key_that_no_header_can_carry_is_not_shown() -> None:
-    with pytest.raises(ChatServerError, match="characters that cannot be sent") as raised:
+    with pytest.raises(ChatServerError, match="characters that an HTTP header cannot hold") as raised:
         ChatServer("http://127.0.0.1:1", "judge", cache=None, key="ключ-секрет")
     assert "ключ" not in str(raised.value)
 

@@ -342,16 +342,16 @@ MISTAKES: list[tuple[str, Break, str, int, str]] = [
     ("other weights under a run", other_weights, "evaluate {p}/run", 1, "was trained on other weights"),
     ("an adapter of another base", base_of_another_size, "evaluate {p}/run --set model.path={p}/wide", 1, "does not fit"),
     ("a run that lies there", nothing, "lora {p}/recipe.yaml --out {p}/run", 1, "holds a run already"),
-    ("a folder of the user's own", nothing, "lora {p}/recipe.yaml --out {p} --force", 1, "is no run of mlxtune"),
+    ("a folder of the user's own", nothing, "lora {p}/recipe.yaml --out {p} --force", 1, "is not a run of mlxtune"),
     ("a fuse over something", lambda place: shutil.copytree(place.base, place.folder / "fused"), "fuse {p}/run --out {p}/fused", 1, "--force"),
     ("a fuse that rounds the adapter", nothing, "fuse {p}/run --out {p}/fused --dtype bfloat16 --tolerance 0", 1, "not written: fused and adapted model differ"),
-    ("a fuse of what is no number", adapter_of_nan, "fuse {p}/run --out {p}/fused", 1, "not written: fused and adapted model differ by up to nan"),
+    ("a fuse of what is no number", adapter_of_nan, "fuse {p}/run --out {p}/fused", 1, "not written: the logits of the fused model and of base + adapter differ by up to nan"),
     ("no test data", edit("  test: test.jsonl\n", ""), "evaluate {p}/recipe.yaml --base", 1, "data.test"),
     ("a run that was not evaluated", nothing, "compare {p}/run", 1, "was not evaluated; run `mlxtune evaluate"),
     ("nothing to compare", nothing, "compare", 2, "nothing to compare; name runs"),
     ("a comparison of what is no run", nothing, "compare {p}", 1, "not a run folder"),
     ("a sweep of impossible values", nothing, "sweep {p}/recipe.yaml --vary lora.rank=4,0", 1, "--vary lora.rank=0: lora.rank: expected at least 1"),
-    ("a sweep of one value", nothing, "sweep {p}/recipe.yaml --vary lora.rank=4", 2, "one value does not vary"),
+    ("a sweep of one value", nothing, "sweep {p}/recipe.yaml --vary lora.rank=4", 2, "expected two values or more"),
     ("a sweep inside a run", nothing, "sweep {p}/recipe.yaml --vary lora.rank=4,8 --out {p}/run", 1, "is a run of its own"),
     ("nothing to predict", nothing, "predict {p}/run", 2, "nothing to ask"),
     ("a review of no such run", nothing, "review {p}/rnu", 1, "rnu: no such run folder"),
@@ -362,14 +362,14 @@ MISTAKES: list[tuple[str, Break, str, int, str]] = [
     ("a mistyped command", nothing, "evalute {p}/run", 2, "did you mean 'evaluate'?"),
     ("an unknown option", nothing, "lora {p}/recipe.yaml --epochs 3", 2, "--epochs"),
     ("an unknown backend", nothing, "lora {p}/recipe.yaml --backend tensorflow", 2, "tensorflow"),
-    ("an unknown device", nothing, "lora {p}/recipe.yaml --device tpu", 2, "no device 'tpu'; there is auto, cpu, gpu, cuda or cuda:N"),
+    ("an unknown device", nothing, "lora {p}/recipe.yaml --device tpu", 2, "unknown device 'tpu'; expected auto, cpu, gpu, cuda or cuda:N"),
     ("a backend for replies that are there", nothing, "evaluate {p}/run --predictions x --backend mlx", 2, "--backend does not go with --predictions"),
     ("a device for replies that are there", nothing, "evaluate {p}/run --predictions x --device cpu", 2, "--device does not go with --predictions"),
     ("an encoder where no text is scored", nothing, "evaluate {p}/run --bertscore {p}/base", 2, "no field of kind text"),
     ("replies by ids that the rows have not", replies_by_id, "evaluate {p}/run --predictions {p}/replies.jsonl", 1, "test.jsonl:1: no column 'id'"),
     ("a judge without its model", nothing, "evaluate {p}/run --judge http://127.0.0.1:1", 2, "--judge goes with --judge-model NAME"),
-    ("a judge's model without a judge", nothing, "evaluate {p}/run --judge-model m", 2, "--judge-model goes with --judge URL"),
-    ("a sample for no judge", nothing, "compare {p}/run --judge-sample 5", 2, "--judge-sample goes with --judge URL"),
+    ("a judge's model without a judge", nothing, "evaluate {p}/run --judge-model m", 2, "--judge-model needs --judge URL"),
+    ("a sample for no judge", nothing, "compare {p}/run --judge-sample 5", 2, "--judge-sample needs --judge URL"),
     ("a judge that is no address", nothing, "evaluate {p}/run --judge localhost:8080 --judge-model m", 2, "expected the address of a chat server"),
     ("a judge of labels", nothing, "evaluate {p}/run --out {p}/new --judge http://127.0.0.1:1 --judge-model m", 1, "expected a field of kind text"),
     ("an option without its value", nothing, "lora {p}/recipe.yaml --out", 2, "--out"),
@@ -417,7 +417,7 @@ def test_no_command_ignores_the_device(
     assert mlxtune(*words) == result  # the environment says the same
     assert result.code == 1 and result.out == ""
     assert result.err.count("Error: ") == 1 and "Traceback" not in result.err
-    assert result.err.splitlines()[-1].startswith("Error: cuda:99 asked for, and ")
+    assert result.err.splitlines()[-1].startswith("Error: --device cuda:99: ")
     assert snapshot(tmp_path) == before
 
 

@@ -355,7 +355,7 @@ def test_a_driver_that_hangs_is_said_and_no_library_asks_it(tmp_path: Path, monk
 
 def test_a_backend_that_fails_is_a_check_like_any_other() -> None:
     def fails() -> ChosenBackend:
-        raise BackendError("cuda asked for, and there is none; use --device cpu")
+        raise BackendError("--device cuda: there is none; use --device cpu")
 
     diagnosis = examine(fails)
     assert not diagnosis.can_train and "cuda asked for" in diagnosis.checks["device"].found
@@ -436,7 +436,7 @@ def test_a_librarys_version_stands_beside_the_tested_one(monkeypatch: pytest.Mon
     monkeypatch.setattr("importlib.metadata.version", lambda name: "99.1")
     newer = doctor.check_library("transformers")
     assert newer.found == f"99.1, newer than the tested {tested}"
-    assert newer.next == f"if something fails in it: pip install 'transformers=={tested}'"
+    assert newer.next == f"if it causes an error: pip install 'transformers=={tested}'"
     assert newer.facts == {"version": "99.1", "tested": tested}
 
 
@@ -446,7 +446,7 @@ def test_on_an_intel_mac_doctor_says_why_there_is_no_mlx(monkeypatch: pytest.Mon
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setattr("importlib.metadata.version", _not_installed)
     checks = examine(choose).checks
-    assert (checks["mlx"].status, checks["mlx"].found) == (OK, "not installed: there is none for Intel Macs")
+    assert (checks["mlx"].status, checks["mlx"].found) == (OK, "not installed: it does not exist for Intel Macs")
     assert checks["device"].status == MISSING
     assert "pip's last is 2.2.2" in (checks["device"].next or "")
     assert "pip install mlx" not in (checks["device"].next or "")

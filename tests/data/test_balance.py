@@ -15,8 +15,8 @@ import pytest
 from sklearn.utils.class_weight import compute_class_weight
 
 from mlxtune.data.balance import Balanced, balance, balance_labels
-from mlxtune.data.class_weights import class_weights
-from mlxtune.data.prepare import RecipeRows, training_split, validation_split
+from mlxtune.data.class_weights import ClassWeights, class_weights
+from mlxtune.data.prepare import RecipeRows, Split, training_split, validation_split
 from mlxtune.data.report import DataReport, read_splits, report_data
 from mlxtune.errors import RecipeError
 from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
@@ -282,36 +282,62 @@ def report_of(file: Path, tokenizer: Tokenizer) -> DataReport:
     return report_data(recipe, read_splits(recipe), tokenizer)
 
 
-def test_balanced_weights_come_from_the_rows_that_are_trained_on_and_lie_on_their_labels(
-    tmp_path: Path, tokenizer: Tokenizer
-) -> None:
+def weighted_split(folder: Path, tokenizer: Tokenizer, weights: Any) -> Split:
+    """The training split of the forty rows, balanced by labels, a quarter held out, with these class weights."""
     balancing = {"field": "intents", "method": "oversample", "ratio": 0.5, "by": "labels"}
     settings: dict[str, Any] = {"clean": {"dedupe": "near"}, "valid_fraction": 0.25, "balance": balancing}
-    weighted = {"class_weights": "balanced", "loss_weight": 0.5}
-    file = recipe_file(tmp_path / "balanced", weighted, **settings)
-    training = training_split(RecipeRows(load_recipe(file)), tokenizer)
-    assert training.class_weights is not None and training.balanced is not None
-    found = training.class_weights["intents"]
-    trained = [training.rows[example.row].fields["intents"] for example in training.examples]
-    assert found.counts == {label: sum(label in labels for labels in trained) for label in LABELS}
-    assert training.balanced.most_repeats > 1 and training.n_validation == 10
-    occurrences = [label for labels in trained for label in labels]
+    file = recipe_file(folder, {"class_weights": weights, "loss_weight": 0.5}, **settings)
+    return training_split(RecipeRows(load_recipe(file)), tokenizer)
+
+
+@pytest.fixture(scope="module")
+def weighted(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Split:
+    return weighted_split(tmp_path_factory.mktemp("balanced"), tokenizer, "balanced")
+
+
+@pytest.fixture(scope="module")
+def weights_found(weighted: Split) -> ClassWeights:
+    assert weighted.class_weights is not None
+    return weighted.class_weights["intents"]
+
+
+def labels_trained_on(split: Split) -> list[Any]:
+    """The labels of each example, in the order of training."""
+    return [split.rows[example.row].fields["intents"] for example in split.examples]
+
+
+def test_balanced_weights_count_the_rows_that_are_trained_on(weighted: Split, weights_found: ClassWeights) -> None:
+    trained = labels_trained_on(weighted)
+    assert weighted.balanced is not None and weighted.balanced.most_repeats > 1  # repeated rows count as often
+    assert weighted.n_validation == 10  # and held-out ones not at all
+    assert weights_found.counts == {label: sum(label in labels for labels in trained) for label in LABELS}
+
+
+def test_balanced_weights_are_those_of_scikit_learn(weighted: Split, weights_found: ClassWeights) -> None:
+    occurrences = [label for labels in labels_trained_on(weighted) for label in labels]
     names = sorted(set(occurrences))
     wanted = compute_class_weight("balanced", classes=np.array(names), y=np.array(occurrences))
-    assert [found.weights[name] for name in names] == pytest.approx(wanted.tolist())
+    assert [weights_found.weights[name] for name in names] == pytest.approx(wanted.tolist())
 
-    given = {"class_weights": dict(found.weights), "loss_weight": 0.5}
-    same = training_split(RecipeRows(load_recipe(recipe_file(tmp_path / "given", given, **settings))), tokenizer)
-    assert len(same.examples) == len(training.examples) > 0
-    for one, other in zip(training.examples, same.examples, strict=True):
-        assert one.row == other.row and one.reply.tolist() == other.reply.tolist()
-        assert one.weights.tolist() == other.weights.tolist()
-        assert one.prompt.tolist() == other.prompt.tolist() and one.segments.tolist() == other.segments.tolist()
-    rare = next(example for example, labels in zip(training.examples, trained, strict=True) if "payment" not in labels)
-    assert rare.weights[:-1].tolist() == pytest.approx(
-        [found.weights["order_management"] * 0.5] * (len(rare.reply) - 1)
-    )
-    assert rare.weights[-1] == 1
+
+def test_balanced_weights_train_as_the_same_weights_given_in_the_recipe(
+    tmp_path: Path, tokenizer: Tokenizer, weighted: Split, weights_found: ClassWeights
+) -> None:
+    def content(split: Split) -> list[tuple[Any, ...]]:
+        return [
+            (one.row, *(part.tolist() for part in (one.prompt, one.reply, one.weights, one.segments)))
+            for one in split.examples
+        ]
+
+    given = content(weighted_split(tmp_path, tokenizer, dict(weights_found.weights)))
+    assert given == content(weighted) != []
+
+
+def test_a_class_weight_lies_on_its_label_times_the_loss_weight(weighted: Split, weights_found: ClassWeights) -> None:
+    trained = labels_trained_on(weighted)
+    rare = next(example for example, labels in zip(weighted.examples, trained, strict=True) if "payment" not in labels)
+    on_label = weights_found.weights["order_management"] * 0.5
+    assert rare.weights.tolist() == pytest.approx([on_label] * (len(rare.reply) - 1) + [1])  # 1: the end of turn
 
 
 @pytest.mark.parametrize("by", ["sets", "labels"])
@@ -333,50 +359,95 @@ def test_only_training_rows_are_balanced(tmp_path: Path, tokenizer: Tokenizer, m
     ]
 
 
-def test_by_and_ratio_and_max_repeats_say_what_is_counted_and_how_far(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    def account(**settings: Any) -> dict[str, Any]:
-        balancing = {"field": "intents", "method": "oversample", **settings}
-        report = report_of(recipe_file(tmp_path, balance=balancing), tokenizer)
-        return dict(report.as_json()["splits"]["train"]["balance"])
+def balance_reported(folder: Path, tokenizer: Tokenizer, **settings: Any) -> dict[str, Any]:
+    """What the data report's JSON says of balancing the forty rows."""
+    balancing = {"field": "intents", "method": "oversample", **settings}
+    report = report_of(recipe_file(folder, balance=balancing), tokenizer)
+    return dict(report.as_json()["splits"]["train"]["balance"])
 
-    assert account()["after"] == {"payment": 28, "user_auth, payment": 28, "order_management": 28}
-    assert account(ratio=0.5)["after"] == {"payment": 28, "user_auth, payment": 14, "order_management": 14}
-    capped = account(max_repeats=2)
-    assert capped["after"] == {"payment": 28, "user_auth, payment": 16, "order_management": 8}
+
+@pytest.mark.parametrize(
+    ("settings", "after"),
+    [
+        ({}, {"payment": 28, "user_auth, payment": 28, "order_management": 28}),
+        ({"ratio": 0.5}, {"payment": 28, "user_auth, payment": 14, "order_management": 14}),
+        ({"max_repeats": 2}, {"payment": 28, "user_auth, payment": 16, "order_management": 8}),
+        # Six of the rows that payment shares, until a third of its rows have the other label; four rows ten times.
+        ({"by": "labels"}, {"payment": 42, "user_auth": 14, "order_management": 40}),
+    ],
+)
+def test_by_ratio_and_max_repeats_decide_what_is_counted_and_how_far(
+    tmp_path: Path, tokenizer: Tokenizer, settings: dict[str, Any], after: dict[str, int]
+) -> None:
+    assert balance_reported(tmp_path, tokenizer, **settings)["after"] == after
+
+
+def test_what_max_repeats_left_uneven_is_reported(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    capped = balance_reported(tmp_path, tokenizer, max_repeats=2)
     assert capped["uneven"] == {"user_auth, payment": 16, "order_management": 8} and capped["most_repeats"] == 2
-    labels = account(by="labels")
+
+
+def test_balancing_by_labels_reports_counts_of_labels(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    labels = balance_reported(tmp_path, tokenizer, by="labels")
     assert labels["before"] == {"payment": 36, "user_auth": 8, "order_management": 4}
-    # Six of the rows that payment shares, until a third of its rows have the other label; four rows ten times.
-    assert labels["after"] == {"payment": 42, "user_auth": 14, "order_management": 40}
     assert labels["uneven"] == {"user_auth": 14, "order_management": 40} and labels["most_repeats"] == 10
     assert (labels["ratio_before"], labels["ratio_reached"]) == (0.1111, 0.3333)
     assert (labels["rows_before"], labels["rows_after"], labels["left_out"]) == (40, 82, 0)
-    left_out = account(method="undersample")
+
+
+def test_undersampling_reports_the_rows_it_left_out(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    left_out = balance_reported(tmp_path, tokenizer, method="undersample")
     assert (left_out["rows_after"], left_out["left_out"], left_out["ratio_reached"]) == (12, 28, 1.0)
 
 
-def test_the_data_report_shows_weights_with_counts_and_what_stayed_uneven(tmp_path: Path, tokenizer: Tokenizer) -> None:
+@pytest.fixture(scope="module")
+def weighted_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The forty rows, each repeated at most once more, with balanced class weights and a loss weight of 2."""
     balancing = {"field": "intents", "method": "oversample", "max_repeats": 2}
     field = {"class_weights": "balanced", "loss_weight": 2.0}
-    report = report_of(recipe_file(tmp_path, field, balance=balancing), tokenizer)
-    content = report.as_json()
-    shown = content["splits"]["train"]["class_weights"]["intents"]
+    return recipe_file(tmp_path_factory.mktemp("weighted"), field, balance=balancing)
+
+
+@pytest.fixture(scope="module")
+def weighted_report(weighted_recipe: Path, tokenizer: Tokenizer) -> DataReport:
+    return report_of(weighted_recipe, tokenizer)
+
+
+def test_the_data_report_gives_class_weights_with_their_counts(weighted_report: DataReport) -> None:
+    shown = weighted_report.as_json()["splits"]["train"]["class_weights"]["intents"]
     counts = {"user_auth": 16, "order_management": 8, "payment": 44, "none": 0}
     assert {label: one["count"] for label, one in shown["labels"].items()} == counts
-    assert shown["labels"]["order_management"]["weight"] == pytest.approx(68 / (3 * 8)) and shown["balanced"] is True
-    assert shown["labels"]["none"]["weight"] == 1 and content["loss_weights"] == {"intents": 2.0}
-    assert content["splits"]["test"]["class_weights"] == {}
-    text = to_text(data_tables(report))
+    weights = {name: pytest.approx(68 / (3 * count)) if count else 1 for name, count in counts.items()}
+    assert {label: one["weight"] for label, one in shown["labels"].items()} == weights
+    assert shown["balanced"] is True
+
+
+def test_the_data_report_gives_loss_weights_and_weighs_no_test_row(weighted_report: DataReport) -> None:
+    content = weighted_report.as_json()
+    assert (content["loss_weights"], content["splits"]["test"]["class_weights"]) == ({"intents": 2.0}, {})
+
+
+def test_the_data_tables_show_each_class_weight_with_its_count(weighted_report: DataReport) -> None:
+    text = to_text(data_tables(weighted_report))
     assert max(map(len, text.splitlines())) <= WIDTH
     assert "intents: class weights, balanced; loss weight 2" in text
     line = next(line for line in text.splitlines() if "order_management" in line and "2.833" in line)
     assert line.split()[-3:] == ["8", "2.833", "5.667"]
     assert "no row to count, so they weigh 1: none" in text
+
+
+def test_the_data_tables_show_what_balancing_left_uneven(weighted_report: DataReport) -> None:
+    text = to_text(data_tables(weighted_report))
     assert "rarest set / commonest set: 0.143 -> 0.286; data.balance.ratio is 1" in text
     assert "2 sets short of that; data.balance.max_repeats is 2" in text
     assert "user_auth, payment 8 -> 16; order_management 4 -> 8" in " ".join(text.split())
-    training = training_split(RecipeRows(load_recipe(tmp_path / "recipe.yaml")), tokenizer)
-    assert [example.weights.tolist() for example in report.train_examples] == [
+
+
+def test_the_data_report_weighs_examples_as_training_does(
+    weighted_report: DataReport, weighted_recipe: Path, tokenizer: Tokenizer
+) -> None:
+    training = training_split(RecipeRows(load_recipe(weighted_recipe)), tokenizer)
+    assert [example.weights.tolist() for example in weighted_report.train_examples] == [
         example.weights.tolist() for example in training.examples
     ]
     assert describe_data(training, None) == "52 rows to train; balanced from 40, none to validate"

@@ -119,7 +119,7 @@ def test_every_bad_row_is_named_at_once(recipe: Recipe, base: Path) -> None:
         build_examples(rows, recipe, load_tokenizer(base))
     assert "x.jsonl:1: 'intents': 'nope' is not one of" in str(caught.value)
     assert "x.jsonl:2: no 'intents'" in str(caught.value)
-    with pytest.raises(DataError, match=r"x.jsonl:3: no 'text', which prompt.user names"):
+    with pytest.raises(DataError, match=r"x.jsonl:3: no 'text', which prompt.user needs"):
         build_examples([Row({"body": "a", "intents": ["none"]}, "x.jsonl", 3)], recipe, load_tokenizer(base))
 
 

@@ -30,7 +30,8 @@ from mlxtune.backends.base import Constraint, Generation
 from mlxtune.cli import cli
 from mlxtune.data.rows import read_rows
 from mlxtune.evaluation.measure import EvaluationOptions, ask_baselines, evaluate
-from mlxtune.evaluation.results import EvaluatedModel, FileIdentity
+from mlxtune.evaluation.results import EvaluatedModel, EvaluationResult, FileIdentity
+from mlxtune.evaluation.stored import read_result
 from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
 from mlxtune.recipe.load import load_recipe
 from mlxtune.report.tables import before_after, error_tables, score_tables, to_text
@@ -42,6 +43,7 @@ from tests.tiny import tiny_tokenizer
 
 GOLDEN = Path(__file__).parent / "golden"
 LANGUAGES = ("en", "zh")
+NUMBER = re.compile(r"-?\d+\.\d+(?:e-?\d+)?")
 # What differs from run to run: times, and where the files lay.
 UNSTABLE = {"evaluated", "speed", "baseline_speed", "made", "read", "written", "url"}
 
@@ -172,7 +174,7 @@ def asked_model(source: Path, folder: Path) -> dict[str, str]:
     data = FileIdentity("test.jsonl", "0", len(rows))
     untuned_model = EvaluatedModel("a model", None, "2:abc", "the same", None, data, "mlx")
     found: dict[str, str] = {}
-    made: dict[str, Any] = {}
+    made: dict[str, EvaluationResult] = {}
     for name, skill, before in (("base", 0.4, []), ("tuned", 0.9, [folder / "evaluated-base"])):
         model = MadeUpModel(tokenizer, values, field["labels"], skill)
         out = folder / f"evaluated-{name}"
@@ -183,25 +185,21 @@ def asked_model(source: Path, folder: Path) -> dict[str, str]:
                 recipe, untuned, tokenizer, rows, out, ["zero_shot", "few_shot"], "both", untuned_model
             )
         adapter = FileIdentity("adapters.safetensors", "1") if before else None
-        made[name] = evaluate(
+        result = made[name] = evaluate(
             recipe, model, tokenizer, rows, out, EvaluationOptions("both", True, valid, 3, 0.7),
             replace(untuned_model, adapter=adapter), asked_baselines=asked, before=before,
-        ).result.to_json()  # fmt: skip
+        ).result  # fmt: skip
         written = json.loads((out / "scores.json").read_text(encoding="utf-8"))
-        assert written == made[name]
+        assert written == result.to_json() and read_result(out) == result
         found[f"{name}/scores.json"] = as_text(written, str(Path.cwd()))
         errors = json.loads((out / "errors.json").read_text(encoding="utf-8"))
-        tables = [*score_tables(written), *case_tables(errors, 2), *error_tables(errors, 4)]
+        tables = [*score_tables(result), *case_tables(errors, 2), *error_tables(errors, 4)]
         text = re.sub(r"(?m)^.* s a row, .*rows/s.*$", "(speed)", to_text(tables))
         found[f"{name}/terminal.txt"] = text.replace(str(Path.cwd()), "ROOT") + "\n"
         for file in (out / "predictions.jsonl", out / "predictions-free.jsonl"):
             found[f"{name}/{file.name}"] = file.read_text(encoding="utf-8").replace(str(Path.cwd()), "ROOT")
-    for scores in made.values():
-        scores.pop("speed")
-        for one in scores["decodings"].values():
-            one.pop("speed")
-    kept = [made["tuned"][key].get("before") for key in ("comparisons", "reply_comparisons")]
-    found["before_after.txt"] = to_text([before_after(made["base"], made["tuned"], *kept)]) + "\n"
+    base, tuned = (replace(one, top=replace(one.top, speed=None)) for one in made.values())
+    found["before_after.txt"] = to_text([before_after(base, tuned, tuned.before)]) + "\n"
     return found
 
 
@@ -284,21 +282,32 @@ def filled_sheet(sheet: Path, out: Path, rater: int) -> Path:
 
 
 def assert_same(name: str, got: str, wanted: str) -> None:
-    """Text is the same to the letter; of JSON the figures may differ in their twelfth digit."""
+    """Text is the same to the letter, the keys of JSON in their order; numbers in JSON and CSV may differ in their twelfth digit.
+
+    Sums of floats end in other digits on processors with other vector instructions.
+    """
     if name.endswith((".json", ".jsonl")):
         parts = [(got, wanted)] if name.endswith(".json") else zip(got.splitlines(), wanted.splitlines(), strict=True)
         for one, other in parts:
-            problem = difference(json.loads(one), json.loads(other))
+            made, expected = json.loads(one), json.loads(other)
+            if name.endswith("scores.json"):  # its outermost keys are the one place where the order has changed since
+                made = dict(sorted(made.items(), key=lambda item: [*expected, item[0]].index(item[0])))
+            problem = difference(made, expected)
             assert problem is None, f"{name}: {problem}"
+    elif name.endswith(".csv"):
+        assert NUMBER.split(got) == NUMBER.split(wanted), name
+        numbers = [list(map(float, NUMBER.findall(text))) for text in (got, wanted)]
+        assert numbers[0] == pytest.approx(numbers[1], rel=1e-12, abs=1e-12), name
     else:
         assert got == wanted, name
+
 
 
 def difference(got: Any, wanted: Any, place: str = "") -> str | None:
     """Where two JSON values differ first."""
     if isinstance(got, dict) and isinstance(wanted, dict):
-        if got.keys() != wanted.keys():
-            return f"{place}: keys {sorted(got)}, expected {sorted(wanted)}"
+        if list(got) != list(wanted):
+            return f"{place}: keys {list(got)}, expected {list(wanted)} in this order"
         found = (difference(got[key], wanted[key], f"{place}.{key}") for key in got)
         return next((one for one in found if one), None)
     if isinstance(got, list) and isinstance(wanted, list) and len(got) == len(wanted):
@@ -309,6 +318,11 @@ def difference(got: Any, wanted: Any, place: str = "") -> str | None:
     if type(got) is float and type(wanted) is float and math.isclose(got, wanted, rel_tol=1e-12, abs_tol=1e-12):
         return None
     return None if type(got) is type(wanted) and got == wanted else f"{place}: {got!r}, expected {wanted!r}"
+
+
+def test_keys_in_another_order_are_a_difference():
+    with pytest.raises(AssertionError, match=r"errors\.json: \.cases: keys \['b', 'a'\]"):
+        assert_same("errors.json", '{"cases": {"b": 1, "a": 2}}', '{"cases": {"a": 2, "b": 1}}')
 
 
 def give(case: Callable[[Path, Path], dict[str, str]], language: str) -> dict[str, str]:

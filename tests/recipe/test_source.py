@@ -192,11 +192,11 @@ def test_a_circle_is_refused_with_the_way_round_it(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     message = refused(one)
     way = " -> ".join(str(tmp_path / name) for name in ("one.yaml", "two.yaml", "three.yaml", "one.yaml"))
-    assert f"1 problem\n  {tmp_path}/three.yaml line 3: extends: goes round in a circle: {way}" in message
+    assert f"1 problem\n  {tmp_path}/three.yaml line 3: extends: extends itself in a circle: {way}" in message
 
 
 def test_a_recipe_does_not_extend_itself(tmp_path: Path) -> None:
-    assert "goes round in a circle" in refused(write(tmp_path / "one.yaml", "extends: one.yaml\n"))
+    assert "extends itself in a circle" in refused(write(tmp_path / "one.yaml", "extends: one.yaml\n"))
 
 
 # Paths -------------------------------------------------------------------------------------------------------------
@@ -330,8 +330,8 @@ def test_a_missing_parent_hides_no_other_problem_and_invents_none(tmp_path: Path
         ("extends: base.yaml\ntrain: {extends: base.yaml}\n", "line 2: train.extends: unknown key"),
         ("extends: empty.yaml\n", "line 1: extends: {folder}/empty.yaml: expected a recipe"),
         ("extends: broken.yaml\n", "{folder}/broken.yaml line 2: not valid YAML"),
-        ("extends: twice.yaml\n", "{folder}/twice.yaml line 2: lora: stands twice, first in line 1"),
-        ("extends: base.yaml\nextends: base.yaml\n", "line 2: extends: stands twice"),
+        ("extends: twice.yaml\n", "{folder}/twice.yaml line 2: lora: is given twice, first in line 1"),
+        ("extends: base.yaml\nextends: base.yaml\n", "line 2: extends: is given twice"),
     ],
 )
 def test_an_extends_that_cannot_be_is_refused_with_its_place(tmp_path: Path, text: str, said: str) -> None:
@@ -344,7 +344,7 @@ def test_an_extends_that_cannot_be_is_refused_with_its_place(tmp_path: Path, tex
 
 def test_the_command_line_extends_nothing(tmp_path: Path) -> None:
     file = write(tmp_path / "base.yaml", BASE)
-    assert "--set extends=other.yaml: a recipe says itself what it extends" in refused(file, "extends=other.yaml")
+    assert "--set extends=other.yaml: extends can only be set in the recipe file" in refused(file, "extends=other.yaml")
 
 
 # Where recipes go --------------------------------------------------------------------------------------------------

@@ -267,8 +267,8 @@ def test_cleaning_removes_the_checkpoints_of_finished_runs_and_nothing_else(mlxt
     result = mlxtune("runs", "clean", "--yes")
     assert result.code == 0 and result.out == "removed the checkpoints of 1 run, 1.0 kB\n"
     assert f"{done}/checkpoints: 1,002 bytes" in result.err
-    assert f"{others['interrupted']}: kept, interrupted: needed to go on with it" in result.err
-    assert f"{others['training']}: kept, died: needed to go on with it" in result.err
+    assert f"{others['interrupted']}: kept, interrupted: its checkpoints are needed to resume it" in result.err
+    assert f"{others['training']}: kept, died: its checkpoints are needed to resume it" in result.err
     assert files(done) == {name for name in before[done] if not name.startswith("checkpoints/")}
     assert not (done / "checkpoints").exists()
     assert all(files(folder) == before[folder] for folder in (damaged, *others.values()))
@@ -281,7 +281,7 @@ def test_a_run_that_did_not_finish_is_cleaned_if_it_is_named(status: str, mlxtun
     folder, other = made("intent/one", status=status), made("intent/two")
     result = mlxtune("runs", "clean", folder, str(folder) + "/", "--yes")
     assert result.code == 0 and "the checkpoints of 1 run" in result.out
-    assert "it cannot go on without them" in result.err
+    assert "cannot be resumed without them" in result.err
     assert not (folder / "checkpoints").exists() and (other / "checkpoints").exists()
 
 
@@ -300,7 +300,7 @@ def test_a_run_that_began_again_after_the_question_keeps_its_checkpoints() -> No
     folder = made("intent/one")
     plan = plan_cleaning([])
     RunFolder(folder).update_info(status="interrupted")
-    with pytest.raises(RunError, match="is interrupted now, was finished"):
+    with pytest.raises(RunError, match="changed from finished to interrupted"):
         list(clean(plan))
     with RunFolder(folder).locked(), pytest.raises(RunError, match="another process"):
         list(clean(plan))
@@ -346,7 +346,7 @@ def test_cleaning_says_in_json_what_it_removed_and_kept(mlxtune: Run) -> None:
     done, kept = made("intent/done"), made("intent/kept", status="failed")
     said = json.loads(mlxtune("runs", "clean", "--yes", "--json").out)
     assert said["removed"] == [{"run": str(done), "bytes": 1002}] and said["bytes"] == 1002
-    assert said["kept"] == [{"run": str(kept), "why": "failed: needed to go on with it"}]
+    assert said["kept"] == [{"run": str(kept), "why": "failed: its checkpoints are needed to resume it"}]
 
 
 def test_a_run_without_checkpoints_is_nothing_to_clean(mlxtune: Run) -> None:

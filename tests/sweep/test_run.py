@@ -71,15 +71,15 @@ def test_what_varies_is_read_as_it_is_written(
         ("lora.rank", "expected KEY=VALUE,VALUE"),
         ("=32,64", "expected KEY=VALUE,VALUE"),
         ("lora..rank=32,64", "expected KEY=VALUE,VALUE"),
-        ("lora.rank=32", "one value does not vary; a fixed one is --set lora.rank=32"),
+        ("lora.rank=32", "expected two values or more, got one; for a fixed value use --set lora.rank=32"),
         ("lora.rank=", "a value is missing"),
         ("lora.rank=32,,64", "a value is missing"),
-        ("lora.rank=32,64,32", "32 stands in it twice"),
-        ("train.learning_rate=1e-4,0.0001", "0.0001 stands in it twice"),
+        ("lora.rank=32,64,32", "names 32 twice"),
+        ("train.learning_rate=1e-4,0.0001", "names 0.0001 twice"),
         ("lora.rank,lora.alpha=32:64,64", "'64' holds 1 values for 2 keys"),
-        ("lora.rank,lora.rank=32:64,64:32", "a key stands in it twice"),
+        ("lora.rank,lora.rank=32:64,64:32", "names a key twice"),
         ("lora.targets=[a,{b", "not valid YAML"),
-        ("name=[&a [x],&b [*a,*a]],[&a [*a]]", "an alias stands inside what it names"),
+        ("name=[&a [x],&b [*a,*a]],[&a [*a]]", "an alias is part of the value that it refers to"),
     ],
 )
 def test_what_cannot_vary_is_refused(text: str, message: str) -> None:
@@ -156,9 +156,9 @@ def test_many_mistakes_in_the_recipe_itself_are_told_once_for_the_whole_grid(fil
     ("varied", "overrides", "message"),
     [
         ([], [], "nothing varies"),
-        (["lora.rank=4,8", "lora.rank=16,32"], [], "--vary lora.rank: varies twice"),
-        (["lora.rank=4,8"], ["lora.rank=4"], "is fixed by --set as well"),
-        (["name=a,b"], [], "a name changes nothing"),
+        (["lora.rank=4,8", "lora.rank=16,32"], [], "--vary lora.rank: is given twice"),
+        (["lora.rank=4,8"], ["lora.rank=4"], "is also set by --set; give it once"),
+        (["name=a,b"], [], "the recipe's name does not change the training"),
     ],
 )
 def test_a_key_varies_once(varied: list[str], overrides: list[str], message: str, file: Path) -> None:
@@ -262,7 +262,7 @@ def test_a_trial_that_fails_stops_no_other_and_is_tried_again(file: Path) -> Non
     assert [one.status for one in done] == ["failed"] * 4 + ["finished"]
     assert [one.error for one in done] == [
         "out of memory: the GPU has not enough for step 1", "ValueError: oh",
-        "killed by SIGKILL, as the system does where memory runs out", "interrupted; the same command goes on with it", None,
+        "killed by SIGKILL, as the system does when memory runs out", "interrupted; run the same command again to continue", None,
     ]  # fmt: skip
     noted = json.loads((FOLDER / "sweep.json").read_text())["cells"]
     assert [one["status"] for one in noted] == ["failed"] * 4 + ["finished"] and noted[0]["error"] == done[0].error
@@ -308,7 +308,7 @@ def test_trials_made_under_another_recipe_are_refused_and_forced_anew_alone(file
     fake = Fake()
     with pytest.raises(RunError) as caught:
         sweep(trials, FOLDER, fake)
-    assert "rank-4: lora.dropout was 0.0, is 0.1" in str(caught.value) and "--force makes these anew" in str(
+    assert "rank-4: lora.dropout was 0.0, is 0.1" in str(caught.value) and "--force runs these again" in str(
         caught.value
     )
     assert "2 problems" in str(caught.value) and fake.words == [] and not (FOLDER / "rank-16").exists()
@@ -359,7 +359,7 @@ def test_nothing_of_the_users_is_taken_for_a_trial(file: Path) -> None:
     (FOLDER / "rank-8").mkdir(parents=True)
     (FOLDER / "rank-8/notes.txt").write_text("mine")
     fake = Fake()
-    with pytest.raises(RunError, match="rank-8: exists and is no run of mlxtune"):
+    with pytest.raises(RunError, match="rank-8: exists and is not a run of mlxtune"):
         sweep(trials, FOLDER, fake, force=True)
     made_run(Path("run"), file)
     with pytest.raises(RunError, match="run: is a run of its own"):
@@ -448,7 +448,8 @@ def test_a_tiny_model_is_swept_from_recipe_to_table(
     failed = mlxtune(*command)
     assert failed.code == 1, failed.err
     assert (
-        "1 of 2 failed; the same command tries them again:" in failed.err and "(log: swept/layers-99.log)" in failed.err
+        "1 of 2 trials failed; run the same command again to retry them:" in failed.err
+        and "(log: swept/layers-99.log)" in failed.err
     )
     assert failed.err.count("Error: ") == 0 and "again: mlxtune compare swept\n" in failed.out
     command[3] = "lora.layers=1,2"
@@ -510,10 +511,10 @@ def test_without_evaluation_the_table_has_losses_and_no_figures(
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["--vary", "lora.rank=4"], 2, "one value does not vary"),
+        (["--vary", "lora.rank=4"], 2, "expected two values or more"),
         ([], 2, "--vary"),
         (["--vary", "lora.rank=4,x"], 1, "--vary lora.rank=x: lora.rank: expected a whole number"),
-        (["--vary", "lora.rank=4,8", "--device", "tpu"], 2, "no device 'tpu'"),
+        (["--vary", "lora.rank=4,8", "--device", "tpu"], 2, "unknown device 'tpu'"),
         (["--vary", "lora.rank=4,8", "--device", "cuda:99"], 1, "cuda:99 asked for"),
     ],
 )

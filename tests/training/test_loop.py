@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -35,28 +36,54 @@ def events(run: RunFolder, kind: str) -> list[dict[str, Any]]:
     return [event for event in map(json.loads, lines) if event["event"] == kind]
 
 
-def test_a_run_folder_is_whole_evidence(tmp_path: Path, base: Path) -> None:
-    tuned = trained(
-        tmp_path, base, train={"epochs": 6, "batch_size": 2, "gradient_accumulation": 2, "learning_rate": 0.01}
-    )
-    run = tuned.run
-    steps = events(run, "step")
-    assert len(steps) == 12 == tuned.outcome.progress.step
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Tuned:
+    """A training of 6 epochs, which are 12 steps."""
+    train = {"epochs": 6, "batch_size": 2, "gradient_accumulation": 2, "learning_rate": 0.01}
+    return trained(tmp_path_factory.mktemp("finished"), base, train=train)
+
+
+def test_every_step_is_an_event(finished: Tuned) -> None:
+    steps = events(finished.run, "step")
+    assert [event["step"] for event in steps] == list(range(1, 13))
+    assert finished.outcome.progress.step == 12 and steps[-1]["epoch"] == 6
+
+
+def test_the_event_of_a_step_has_the_keys_that_programs_read(finished: Tuned) -> None:
     keys = {"event", "step", "epoch", "loss", "learning_rate", "grad_norm", "tokens", "seconds", "peak_memory_gb"}
-    assert keys <= set(steps[0])
+    assert all(keys <= set(event) for event in events(finished.run, "step"))
+
+
+def test_training_lowers_the_loss(finished: Tuned) -> None:
+    steps = events(finished.run, "step")
     assert steps[-1]["loss"] < 0.7 * steps[0]["loss"]
-    assert steps[-1]["epoch"] == 6
-    validations = events(run, "validation")
+
+
+def test_every_epoch_ends_with_a_validation_by_segment(finished: Tuned) -> None:
+    validations = events(finished.run, "validation")
     assert [event["step"] for event in validations] == [2, 4, 6, 8, 10, 12]
-    assert set(validations[0]["segments"]) == {"template", "intents"}
-    info = run.info()
-    assert info["status"] == "finished" and info["valid_loss"] == validations[-1]["loss"]
-    assert info["data"]["train"]["rows"] == 7 and len(info["data"]["train"]["sha256"]) == 64
-    assert run.recipe().train.epochs == 6
-    assert read_adapter(run.adapter).spec.rank == 4
-    index = json.loads((run.checkpoints / "index.json").read_text())
+    assert all(set(event["segments"]) == {"template", "intents"} for event in validations)
+
+
+def test_a_finished_run_keeps_its_status_and_last_validation_loss(finished: Tuned) -> None:
+    info = finished.run.info()
+    assert (info["status"], info["valid_loss"]) == ("finished", events(finished.run, "validation")[-1]["loss"])
+
+
+def test_a_run_keeps_the_count_and_the_hash_of_its_rows(finished: Tuned) -> None:
+    data, file = finished.run.info()["data"]["train"], finished.run.path.parent / "train.jsonl"
+    assert (data["rows"], data["sha256"]) == (7, hashlib.sha256(file.read_bytes()).hexdigest())
+
+
+def test_a_run_keeps_its_recipe_and_its_adapter(finished: Tuned) -> None:
+    assert finished.run.recipe().train.epochs == 6
+    assert read_adapter(finished.run.adapter).spec.rank == 4
+
+
+def test_a_run_keeps_the_last_two_checkpoints_and_the_best(finished: Tuned) -> None:
+    index = json.loads((finished.run.checkpoints / "index.json").read_text())
+    kept = {path.name for path in finished.run.checkpoints.iterdir() if path.is_dir()}
     assert index["last"] == "step-000012"
-    kept = {path.name for path in run.checkpoints.iterdir() if path.is_dir()}
     assert kept == {index["last"], "step-000010", index["best"]}  # the one before the last, in case that is damaged
 
 
@@ -144,7 +171,7 @@ def test_an_existing_run_is_not_overwritten(tmp_path: Path, base: Path) -> None:
     assert tuned.run.metrics_file.read_bytes() == before
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "letter.txt").write_text("dear")
-    with pytest.raises(RunError, match="is no run of mlxtune"):
+    with pytest.raises(RunError, match="is not a run of mlxtune"):
         new_run(tuned.run.recipe(), tmp_path / "other", force=True)
     assert (tmp_path / "other" / "letter.txt").read_text() == "dear"
 

@@ -358,7 +358,7 @@ def test_a_tracker_that_fails_is_named_once_and_the_others_go_on(
         for step in (3, 4, 5):
             opened.event({**STEP, "step": step})
     warnings = [line for line in said if "without it" in line]
-    assert warnings == [f"{name}: failed at step 3, training goes on without it: ConnectionError: the server is away"]
+    assert warnings == [f"{name}: failed at step 3, training continues without it: ConnectionError: the server is away"]
     assert len(fakes.told(f"{other}.log")) == 3
     assert fakes.one(f"{other}.finish")
     ended = {"mlflow": "mlflow.set_terminated", "tensorboard": "tensorboard.close"}.get(name, f"{name}.finish")
@@ -372,7 +372,7 @@ def test_a_tracker_that_cannot_be_opened_does_not_stop_training(
     fakes.broken = broken
     name = broken.split(".")[0]
     (said,) = track([name], run, recipe, STEP, END)
-    assert said == f"{name}: cannot be opened, training goes on without it: ConnectionError: the server is away"
+    assert said == f"{name}: cannot be opened, training continues without it: ConnectionError: the server is away"
 
 
 @pytest.mark.parametrize("broken", ["wandb.finish", "swanlab.finish", "tensorboard.close", "mlflow.set_terminated"])

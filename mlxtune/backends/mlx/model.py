@@ -129,7 +129,7 @@ class MlxModel:
         weight before its gradient is added. A step whose gradient is not finite changes nothing and says so in its result.
         """
         if self._micro_step is None or self._optimizer is None or self._spec is None:
-            raise RuntimeError("prepare_training comes before train_step")
+            raise RuntimeError("call prepare_training before train_step")
         self._network.train()
         try:
             with memory_for(f"step {step} ({described(batches)})"):
@@ -338,7 +338,7 @@ class MlxModel:
     def save_state(self, folder: Path) -> None:
         """Write adapter values and optimizer state into an existing folder."""
         if self._optimizer is None:
-            raise RuntimeError("prepare_training comes before save_state")
+            raise RuntimeError("call prepare_training before save_state")
         moments = dict(tree_flatten(self._optimizer.state))
         write_state(
             folder,
@@ -353,7 +353,7 @@ class MlxModel:
     def load_state(self, folder: Path) -> None:
         """Read what `save_state` wrote."""
         if self._optimizer is None:
-            raise RuntimeError("prepare_training comes before load_state")
+            raise RuntimeError("call prepare_training before load_state")
         state = read_state(folder, self._layers)
         require_shapes(folder, state, self.adapter_weights())
         weights, moments = [], [("step", mx.array(state.steps, mx.uint64)), ("learning_rate", mx.array(0.0))]

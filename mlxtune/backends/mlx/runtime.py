@@ -85,16 +85,16 @@ def use_device(word: str) -> None:
         mx.set_default_device(mx.cpu)
         return
     kind = gpu_kind()
-    asked = f"{word} asked for, and MLX {mx.__version__}"
+    asked = f"--device {word}: MLX {mx.__version__}"
     if kind is None:
         raise BackendError(
-            f"{asked} has no GPU here: an NVIDIA GPU takes `pip install 'mlx[cuda]'`, or use --device cpu"
+            f"{asked} finds no GPU on this machine; for an NVIDIA GPU run `pip install 'mlx[cuda]'`, or use --device cpu"
         )
     if word != "gpu" and kind != "CUDA":
-        raise BackendError(f"{asked} uses {kind} here, not CUDA: use --device gpu")
+        raise BackendError(f"{asked} uses {kind} on this machine, not CUDA; use --device gpu")
     index, count = int(word.partition(":")[2] or 0), mx.device_count(mx.gpu)
     if index >= count:
-        raise BackendError(f"{asked} sees {count} GPU{'' if count == 1 else 's'}, counted from cuda:0")
+        raise BackendError(f"{asked} finds {count} GPU{'' if count == 1 else 's'}; numbers start at cuda:0")
     mx.set_default_device(mx.Device(mx.gpu, index))
 
 

@@ -169,7 +169,7 @@ def _packing(said: Mapping[str, Any], folder: Path, layer: str | None = None) ->
 
 def _unreadable(folder: Path, found: str) -> ModelError:
     return ModelError(
-        f"{folder}: is quantized in a way that PyTorch does not read here: {found}; it reads MLX's affine quantization of "
+        f"{folder}: its quantization is not supported by the PyTorch backend: {found}; it reads MLX's affine quantization of "
         "4 and 8 bits; convert the unquantized model with `mlxtune convert MODEL --quantize 4`, or use the MLX backend "
         "on a machine where it runs"
     )

@@ -173,11 +173,12 @@ def _layers(
             _check_weight(found.get(f"{layer}.{piece}"), wanted, f"{layer}.{piece}", folder)
             tensor = found[f"{layer}.{piece}"]
             if tensor.is_floating_point() == (packing is not None and piece == "weight"):
-                raise _misfit(folder, f"{layer}.{piece} is of type {_NAMES[tensor.dtype]}")
+                kind = "packed integers" if tensor.is_floating_point() else "floating-point numbers"
+                raise _misfit(folder, f"{layer}.{piece}: expected {kind}, got {_NAMES[tensor.dtype]}")
             layers.setdefault(layer, {})[piece] = tensor
     known = {f"{layer}.{part}" for layer, parts in layers.items() for part in parts}
     for name in sorted(found.keys() - known):
-        raise _misfit(folder, f"{name} is no weight of such a model")
+        raise _misfit(folder, f"{name} is not a weight of this kind of model")
     return layers, packings
 
 

@@ -74,7 +74,9 @@ def _empty(folder: Path, config: dict[str, Any]) -> PreTrainedModel:
     """The network with its parameters on no device; buffers, which no file holds, are real."""
     model_type = config["model_type"]
     if model_type not in CONFIG_MAPPING:
-        raise ModelError(f"{folder}: the transformers that is installed has no model type {model_type!r}; update it")
+        raise ModelError(
+            f"{folder}: the installed transformers does not support model type {model_type!r}; update transformers"
+        )
     settings = {key: value for key, value in config.items() if key not in QUANTIZATION_KEYS}
     settings |= {"attention_dropout": 0.0}  # LoRA's is the only dropout, on both backends
     try:

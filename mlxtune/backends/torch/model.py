@@ -122,7 +122,7 @@ class TorchModel:
         micro-batches. A step whose gradient is not finite changes nothing and says so in its result.
         """
         if self._optimizer is None or self._spec is None:
-            raise RuntimeError("prepare_training comes before train_step")
+            raise RuntimeError("call prepare_training before train_step")
         torch.manual_seed(dropout_seed(self._spec.seed, step))
         self._optimizer.zero_grad()
         with memory_for(f"step {step} ({described(batches)})", self._device):
@@ -367,7 +367,7 @@ class TorchModel:
     def save_state(self, folder: Path) -> None:
         """Write adapter values and optimizer state into an existing folder."""
         if self._optimizer is None:
-            raise RuntimeError("prepare_training comes before save_state")
+            raise RuntimeError("call prepare_training before save_state")
         state = self._optimizer.state
         parameters = self._parameters()
         first, second = (
@@ -380,7 +380,7 @@ class TorchModel:
     def load_state(self, folder: Path) -> None:
         """Read what `save_state` wrote."""
         if self._optimizer is None:
-            raise RuntimeError("prepare_training comes before load_state")
+            raise RuntimeError("call prepare_training before load_state")
         found = read_state(folder, tuple(self._adapted))
         require_shapes(folder, found, self.adapter_weights())
         moments = {}

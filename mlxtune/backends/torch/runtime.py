@@ -29,16 +29,16 @@ def pick_device(wanted: str) -> torch.device:
         return torch.device("cpu")
     found = re.fullmatch(CUDA_DEVICE, "cuda" if wanted == "auto" else wanted)
     if found is None:
-        raise BackendError(f"torch has no device {wanted!r}; it has auto, cpu, gpu, cuda and cuda:N")
+        raise BackendError(f"unknown torch device {wanted!r}; expected auto, cpu, gpu, cuda or cuda:N")
     gpus = find_gpus()
     if not gpus.found:
         if wanted == "auto":
             return torch.device("cpu")
-        raise BackendError(f"{wanted} asked for, and {gpus.why_none}; use --device cpu")
+        raise BackendError(f"--device {wanted}: {gpus.why_none}; use --device cpu")
     number = int(found[1] or 0)
     if number >= len(gpus.found):
         there = ", ".join(f"cuda:{index} ({gpu.name})" for index, gpu in enumerate(gpus.found))
-        raise BackendError(f"{wanted} asked for, and there is {there}")
+        raise BackendError(f"--device {wanted}: no such GPU; there is {there}")
     return torch.device("cuda", number)
 
 

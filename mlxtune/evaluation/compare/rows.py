@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from mlxtune.errors import DataError, RunError
 from mlxtune.evaluation.predict.predictions import Prediction
-from mlxtune.evaluation.stored import StoredEvaluation, decodings_of, short_names, stored_predictions
+from mlxtune.evaluation.results import DecodingResult, EvaluationResult
+from mlxtune.evaluation.stored import StoredEvaluation, short_names, stored_predictions
 from mlxtune.recipe.sections import Recipe
 
 
@@ -23,14 +23,14 @@ class SameRows:
 
     Attributes:
         recipe: Says what the fields are.
-        parts: Of each scores.json the part in the decoding that is compared.
+        results: Of each evaluation the result in the decoding that is compared.
         predictions: By evaluation, numbered alike.
-        whole: Whether these are all rows of all of them, which `parts` are the scores of.
+        whole: Whether these are all rows of all of them, which `results` are of.
         notes: What a reader should know of it.
     """
 
     recipe: Recipe
-    parts: Sequence[Mapping[str, Any]]
+    results: Sequence[DecodingResult]
     predictions: Sequence[Sequence[Prediction]]
     whole: bool
     notes: Sequence[str]
@@ -43,16 +43,16 @@ def same_rows(
     known = recipe or next((one.recipe for one in evaluations if one.recipe is not None), None)
     if known is None:
         raise RunError(
-            f"{evaluations[0].folder}: lies in no run folder, so nothing says what its fields are; add --recipe RECIPE"
+            f"{evaluations[0].folder}: is not in a run folder, so its output fields are unknown; add --recipe RECIPE"
         )
     _require_same_fields(evaluations, known)
     notes: list[str] = []
-    parts = _in_one_decoding([one.scores or {} for one in evaluations], notes)
-    answered = [stored_predictions(one.folder, part) for one, part in zip(evaluations, parts, strict=True)]
+    results = _in_one_decoding([one.result for one in evaluations if one.result is not None], notes)
+    answered = [stored_predictions(one.folder, result) for one, result in zip(evaluations, results, strict=True)]
     for one, predictions in zip(evaluations, answered, strict=True):
         _require_fields(one, predictions, known)
     taken, whole = _matched(evaluations, short_names(evaluations), answered, intersection, notes)
-    return SameRows(known, parts, taken, whole, notes)
+    return SameRows(known, results, taken, whole, notes)
 
 
 def _require_same_fields(evaluations: Sequence[StoredEvaluation], known: Recipe) -> None:
@@ -73,13 +73,13 @@ def _require_same_fields(evaluations: Sequence[StoredEvaluation], known: Recipe)
             if name not in got:
                 said = f"has no output field {name!r}"
             elif name not in wanted:
-                said = f"has an output field {name!r} that the first has not"
+                said = f"has an output field {name!r} that the first run does not have"
             elif wanted[name][0] != got[name][0]:
-                said = f"output field {name!r} is of kind {got[name][0]}, the first one's of kind {wanted[name][0]}"
+                said = f"output field {name!r} is of kind {got[name][0]}, in the first run of kind {wanted[name][0]}"
             else:
                 mine, other = got[name][1] or frozenset(), wanted[name][1] or frozenset()
-                unlike = ", ".join(map(repr, sorted(mine ^ other))) or "one list is open"
-                said = f"output field {name!r} has other labels than the first one's ({unlike})"
+                unlike = ", ".join(map(repr, sorted(mine ^ other))) or "one of the two has no list of labels"
+                said = f"output field {name!r} has other labels than in the first run ({unlike})"
             raise DataError(f"{one.title}: {said}; only runs that answer the same question can be compared")
 
 
@@ -88,18 +88,18 @@ def _require_fields(one: StoredEvaluation, predictions: Sequence[Prediction], kn
         raise DataError(f"{one.folder}: holds no predictions; evaluate it again with --force")
     if set(predictions[0].expected) != set(known.output.fields):
         fields, wanted = (", ".join(map(repr, names)) for names in (predictions[0].expected, known.output.fields))
-        raise DataError(f"{one.title}: its predictions are of the fields {fields}, the recipe's are {wanted}")
+        raise DataError(f"{one.title}: its predictions have the fields {fields}, but the recipe has {wanted}")
 
 
-def _in_one_decoding(scores: Sequence[Mapping[str, Any]], notes: list[str]) -> list[Mapping[str, Any]]:
-    """Of each scores.json the part in a decoding that all have, the first one's own if they do; else their tops."""
-    by_decoding = [dict(reversed(decodings_of(top).items())) for top in scores]
-    tops = [top["decoding"] for top in scores]
+def _in_one_decoding(evaluations: Sequence[EvaluationResult], notes: list[str]) -> list[DecodingResult]:
+    """Of each evaluation the result in a decoding that all have, the first one's own if they do; else those that count."""
+    by_decoding = [dict(reversed(one.by_decoding.items())) for one in evaluations]
+    tops = [one.top.decoding for one in evaluations]
     common = [name for name in dict.fromkeys(tops) if all(name in found for found in by_decoding)]
     common += [name for name in by_decoding[0] if all(name in found for found in by_decoding)]
     if not common:
-        notes.append(f"the decoding differs: {', '.join(tops)}; what differs may be due to that alone")
-        return list(scores)
+        notes.append(f"the decoding differs: {', '.join(tops)}; this alone may explain differences")
+        return [one.top for one in evaluations]
     if len(set(tops)) > 1:
         notes.append(f"compared in {common[0]} decoding, which all of them have")
     return [found[common[0]] for found in by_decoding]
@@ -130,18 +130,22 @@ def _matched(
     if not whole and not intersection:
         one = next(i for i, found in enumerate(by_key) if set(found) != set(by_key[0]))
         both = len(by_key[0].keys() & by_key[one].keys())
-        there = f"; --intersection compares them on the {len(shared)} rows that all have" if shared else ""
+        there = f"; --intersection compares on the {len(shared)} rows that all runs have" if shared else ""
         raise DataError(
-            f"{evaluations[one].title}: was evaluated on other rows than {evaluations[0].title}: it answered "
-            f"{len(by_key[one])}, that one {len(by_key[0])}, and {both} are in both{there}"
+            f"{evaluations[one].title} was evaluated on {len(by_key[one])} rows and {evaluations[0].title} on "
+            f"{len(by_key[0])}, of which {both} are the same{there}"
         )
     if not shared:
-        raise DataError("they have no row in common, by text and references; evaluate them on the same rows")
+        raise DataError(
+            "the runs have no row with the same text and references in common; evaluate them on the same rows"
+        )
     if not whole:
         counted = ", ".join(f"{len(found)} of {name}" for name, found in zip(names, by_key, strict=True))
-        notes.append(f"every figure is over the {len(shared)} rows that all have, of {counted}")
-        notes.append("what needs more than the predictions (probabilities, samples, judges) is left out on such a part")
+        notes.append(f"every metric is over the {len(shared)} rows that all runs have: {counted}")
+        notes.append(
+            "metrics that need more than the predictions (probabilities, samples, judges) are left out, as only some rows are compared"
+        )
     elif intersection:
-        notes.append(f"all were evaluated on the same {len(shared)} rows; --intersection leaves none out")
+        notes.append(f"all runs were evaluated on the same {len(shared)} rows, so --intersection changes nothing")
     # Comparing checks that rows are the same by number and text too: here they are, under one numbering.
     return [[replace(found[key], row=i) for i, key in enumerate(shared)] for found in by_key], whole

@@ -26,6 +26,7 @@ from mlxtune.evaluation.metrics.estimates import Estimate
 from mlxtune.evaluation.metrics.text_overlap import rouge_rows
 from mlxtune.evaluation.predict.predictions import Prediction
 from mlxtune.files import write_text
+from mlxtune.json_values import read_dataclass, required, typed
 from mlxtune.recipe.sections import Recipe
 
 RUBRIC_VERSION = 1  # of the text below; ratings given under another one are not comparable
@@ -53,7 +54,7 @@ STATUSES: tuple[Status, ...] = ("judged", "missing", "unparseable", "refused", "
 
 @dataclass(frozen=True)
 class JudgeRequest:
-    """A judge that is asked for: where it answers, and how many rows it gets (None: all)."""
+    """The judge to use: its server, and how many rows it gets (None: all)."""
 
     server: ChatServer
     sample: int | None = None
@@ -135,6 +136,7 @@ class Ratings:
         fields: Field -> criterion, and "overall" for their mean -> its estimate over what was judged or missing; None of
             nothing.
         agreement: Field -> metric -> Spearman's correlation of "overall" with it, over what was judged.
+        rubric: Version of the question; ratings under two of them are not comparable.
     """
 
     model: str
@@ -143,6 +145,7 @@ class Ratings:
     counts: Mapping[Status, int]
     fields: Mapping[str, Mapping[str, Estimate | None]]
     agreement: Mapping[str, Mapping[str, Estimate | None]]
+    rubric: int = RUBRIC_VERSION
 
     def to_json(self) -> dict[str, Any]:
         """As scores.json has it under "judge"."""
@@ -153,12 +156,18 @@ class Ratings:
         return {
             "model": self.model,
             "url": self.url,
-            "rubric": RUBRIC_VERSION,
+            "rubric": self.rubric,
             "rows": self.rows,
             **{status: self.counts[status] for status in STATUSES},
             "fields": plain(self.fields),
             "agreement": plain(self.agreement),
         }
+
+    @classmethod
+    def from_json(cls, content: Any) -> Ratings:
+        """What `to_json` says."""
+        counts = {status: required(content, status, typed(int)) for status in STATUSES}
+        return read_dataclass(cls, {**content, "counts": counts})
 
 
 def summarise_ratings(
@@ -232,8 +241,8 @@ def text_fields(recipe: Recipe) -> list[str]:
     names = recipe.output.text_fields
     if not names:
         raise RecipeError(
-            f"recipe {recipe.name!r}: a judge reads written text, expected a field of kind text in output.fields, got "
-            f"labels alone ({', '.join(recipe.output.fields)}); their scores need no judge"
+            f"recipe {recipe.name!r}: a judge rates written text: expected a field of kind text in output.fields, got "
+            f"only labels ({', '.join(recipe.output.fields)}), which are scored without a judge"
         )
     return names
 

@@ -46,11 +46,11 @@ class BertScore:
             try:
                 content = json.loads(config.read_text(encoding="utf-8"))
             except FileNotFoundError:
-                raise ModelError(f"{model}: no encoder: it has no config.json; {_WANTED}") from None
+                raise ModelError(f"{model}: not an encoder, as it has no config.json; {_WANTED}") from None
             except (OSError, ValueError) as error:
                 raise ModelError(f"{config}: cannot be read: {error}") from error
             if not isinstance(content, dict) or "model_type" not in content:
-                raise ModelError(f"{config}: names no model_type, as a model's does; {_WANTED}")
+                raise ModelError(f"{config}: not the config of a model, as it has no model_type; {_WANTED}")
         elif not HUB_ID.fullmatch(model):
             raise ModelError(f"{model}: no such folder; {_WANTED}")
 

@@ -87,8 +87,8 @@ class TemplateMatcher:
         """Take one generated token, which the mask must allow."""
         if not self._matcher.consume_token(token):
             raise ModelError(
-                f"the model wrote token {token}, which the template does not allow: its logits are not numbers; "
-                "is the adapter damaged?"
+                f"the model wrote token {token}, which the template does not allow: its logits must be NaN; "
+                "the adapter may be damaged"
             )
 
 

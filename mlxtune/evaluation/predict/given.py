@@ -42,7 +42,9 @@ def read_replies(path: Path, rows: Sequence[Row], recipe: Recipe) -> list[Predic
         asked = record.get("input")
         name = f"{key or 'row'} {record.get(key or 'row', row)!r}"
         if key is not None and key not in record:
-            problems.append(Problem(f"line {number}", f'no "{key}", which other lines have'))
+            problems.append(
+                Problem(f"line {number}", f'no "{key}", which other lines have; give it in every line or in none')
+            )
             continue
         if key == "id":
             row = row_of.get(str(record["id"]))
@@ -89,15 +91,15 @@ def _rows_by_id(rows: Sequence[Row], path: Path) -> dict[str, int]:
     for i, row in enumerate(rows):
         place, name = f"{row.file}:{row.line}", row.fields.get("id")
         if name is None or isinstance(name, (list, tuple, dict)):
-            problems.append(Problem(place, "no column 'id', by which replies with \"id\" find their rows"))
+            problems.append(Problem(place, "no column 'id', which replies with \"id\" need to find their rows"))
         elif str(name) in found:
-            problems.append(Problem(place, f"id {name!r} is that of line {rows[found[str(name)]].line} too"))
+            problems.append(Problem(place, f"id {name!r} is also the id of line {rows[found[str(name)]].line}"))
         else:
             found[str(name)] = i
     if problems:
         raise DataError(
-            f'{path}: tells its replies apart by "id", and the test rows do not (give "row" instead, '
-            "the row's index, or neither where the lines are in row order)",
+            f'{path}: its replies have an "id", but the test rows cannot be found by it (give "row" instead, '
+            "the row's index from 0, or neither if the replies are in the order of the rows)",
             problems,
         )
     return found

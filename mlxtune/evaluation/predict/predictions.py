@@ -100,8 +100,8 @@ def require_same_rows(ours: Sequence[Prediction], theirs: Sequence[Prediction], 
     for number, (our, their) in enumerate(zip(ours, theirs, strict=True)):
         if (our.row, our.input, our.expected) != (their.row, their.input, their.expected):
             raise DataError(
-                f"{name}: its predictions are of other rows: the one in place {number} is of row {their.row}, "
-                f"{their.input[:40]!r}, ours of row {our.row}, {our.input[:40]!r}; evaluate it on the same rows"
+                f"{name}: its predictions are of other rows: number {number} is of row {their.row}, "
+                f"{their.input[:40]!r}, expected row {our.row}, {our.input[:40]!r}; evaluate it on the same rows"
             )
 
 

@@ -1,4 +1,4 @@
-"""A model's replies to rows, recorded in predictions.jsonl as they come, so that an interrupted evaluation goes on.
+"""A model's replies to rows, recorded in predictions.jsonl as they arrive, so that an interrupted evaluation can resume.
 
 While it goes, whole lines are added to predictions.jsonl.part; when every row is answered they are put into row order and
 renamed to predictions.jsonl, so that a file of that name is always complete. What an interrupted attempt left is gone on
@@ -129,9 +129,7 @@ def _kept(path: Path, key: str | None, asked: Sequence[Sequence[int]]) -> tuple[
     found = {i: answered[i] for batch in asked if all(i in answered for i in batch) for i in batch}
     n_rows = sum(map(len, asked))
     if found:
-        log.info(
-            "%s: going on from an interrupted evaluation, %s of %s rows are answered", path.name, len(found), n_rows
-        )
+        log.info("%s: resuming an interrupted evaluation, %s of %s rows are answered", path.name, len(found), n_rows)
     elif unfinished.part_file(path).exists():
-        log.info("%s: left by another evaluation; discarded", unfinished.part_file(path))
+        log.info("%s: belongs to another evaluation, so it is discarded", unfinished.part_file(path))
     return found, 0.0 if earlier is None or not found else earlier.seconds

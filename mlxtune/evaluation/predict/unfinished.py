@@ -1,4 +1,4 @@
-"""What an interrupted evaluation left behind, to go on from if it asked the same. Files only: no model, no judging.
+"""Replies of an interrupted evaluation, to resume from if model, prompt and rows are the same. Files only: no model, no judging.
 
 Beside PREDICTIONS.jsonl.part lies PREDICTIONS.jsonl.part.json: who answers what, by hash, and the seconds spent so far. It
 stays until the whole evaluation is scored, so that of several files those that are complete are not asked again.
@@ -39,7 +39,7 @@ def json_hash(*content: Any) -> str:
 
 
 def read_attempt(path: Path, identity: str) -> EarlierAttempt | None:
-    """What an attempt of this identity left at `path`, finished or not; None where there is none, or it was another's."""
+    """The replies at `path` of an evaluation with this identity, finished or not; None where there are none, or of another identity."""
     try:
         header = json.loads(header_file(path).read_text(encoding="utf-8"))
         if header["identity"] != identity:
@@ -75,7 +75,7 @@ def _new_header(path: Path) -> Path:
 
 
 def _records(content: bytes) -> Iterator[dict[str, Any]]:
-    """The whole lines up to the first that is none: a machine that lost power may have left half of one."""
+    """The complete lines before the first incomplete one: a power failure may leave half a line."""
     for line in content.split(b"\n")[:-1]:
         try:
             record = json.loads(line)

@@ -26,9 +26,10 @@ from mlxtune.data.field_forms import Value
 from mlxtune.data.template import ReplyTemplate
 from mlxtune.errors import DataError, Misuse, RunError, did_you_mean
 from mlxtune.evaluation.metrics.text_overlap import ROUGE_L_BUCKETS, bucket_of, rouge_rows
+from mlxtune.evaluation.metrics.texts import TextScores
 from mlxtune.evaluation.predict.predictions import Prediction, read_predictions, require_same_rows
 from mlxtune.evaluation.review.sheet import MAX_CELL, Line, fingerprint, is_filled, sheet_text
-from mlxtune.evaluation.stored import identity, lies_in_a_run, read_scores
+from mlxtune.evaluation.stored import identity, lies_in_a_run, read_result
 from mlxtune.files import heal, write_json, write_text
 from mlxtune.recipe.load import load_recipe
 from mlxtune.recipe.sections import Recipe
@@ -134,7 +135,7 @@ def find_replies(path: Path) -> RatedReplies:
         raise RunError(f"{path}: no such run folder")
     if _holds_replies(path):
         return RatedReplies(str(path), path, path.parent.parent if lies_in_a_run(path) else None)
-    if not (path / RUN_FILE).is_file() and read_scores(path) is not None:
+    if not (path / RUN_FILE).is_file() and read_result(path) is not None:
         raise RunError(f"{path}: its {PREDICTIONS_FILE} is missing; evaluate again")
     run = open_run(path)
     tuned = run.evaluation(TUNED)
@@ -266,15 +267,17 @@ def write_review(review: Review, folder: Path, force: bool = False) -> None:
     Args:
         review: Of `make_review`.
         folder: Where to.
-        force: Replace a sheet that lies there, if nobody has filled it in. Ratings are hours of somebody's work and a key
+        force: Replace an existing sheet, if nobody has filled it in. Ratings are hours of somebody's work and a key
             that is replaced makes copies of its sheet worthless, so that a filled sheet or its result is never replaced.
 
     Raises:
-        RunError: A sheet lies there.
+        RunError: The folder holds a sheet.
     """
     sheet, key, result = (folder / name for name in (SHEET_FILE, KEY_FILE, RESULT_FILE))
     if result.exists():
-        raise RunError(f"{folder}: holds {RESULT_FILE}, made of filled sheets; choose another --out, or move it away")
+        raise RunError(
+            f"{folder}: holds {RESULT_FILE}, the result of filled sheets; choose another --out, or move it away"
+        )
     if sheet.exists() and is_filled(sheet):
         raise RunError(
             f"{sheet}: is filled in, and is not replaced even with --force; choose another --out, or move it away"
@@ -282,8 +285,8 @@ def write_review(review: Review, folder: Path, force: bool = False) -> None:
     if (sheet.exists() or key.exists()) and not force:
         there = sheet if sheet.exists() else key
         raise RunError(
-            f"{there}: lies there already, and copies of that sheet could not be read back without its key; "
-            "choose another --out, or --force to replace it"
+            f"{there}: exists already, and filled copies of the old sheet cannot be read once it is replaced; "
+            "choose another --out, or replace it with --force"
         )
     folder.mkdir(parents=True, exist_ok=True)
     sheet.unlink(missing_ok=True)  # never a sheet beside the key of another
@@ -305,7 +308,7 @@ def read_key(file: Path) -> Key:
         }
         runs = tuple(dict(run) for run in content["runs"])
         if not cases or not all(0 <= case.run < len(runs) and "run" in runs[case.run] for case in cases.values()):
-            raise ValueError("its cases are of no run")
+            raise ValueError("a case names no run of the key")
         return Key(
             content["tag"],
             runs,
@@ -349,7 +352,7 @@ def find_key(paths: Sequence[Path], out: Path | None, sheets: Sequence[Path]) ->
         if paths
         else "name the RUN, or that folder with --out"
     )
-    raise RunError(f"no {KEY_FILE} in {looked}: nothing says what the cases are; {advice}")
+    raise RunError(f"no {KEY_FILE} in {looked}: without it the cases are unknown; {advice}")
 
 
 def changed_predictions(key: Key, folder: Path) -> list[str]:
@@ -366,7 +369,7 @@ def changed_predictions(key: Key, folder: Path) -> list[str]:
 
 
 def _holds_replies(folder: Path) -> bool:
-    """Whether replies lie there, or did: a key is left of those that were rated, and reading scores takes no more."""
+    """Whether the folder holds replies, or the key of replies that were rated: reading scores needs only the key."""
     return any((folder / name).is_file() for name in (PREDICTIONS_FILE, KEY_FILE))
 
 
@@ -410,8 +413,9 @@ def _field(asked: str | None, evaluation: RatedReplies, recipe: Recipe | None, f
     if recipe is not None:
         texts = recipe.output.text_fields
     else:  # scores.json says which fields are text, by what they were scored with
-        scored = (read_scores(evaluation.folder) or {}).get("fields", {})
-        texts = [name for name, metrics in scored.items() if "rougeL" in metrics]
+        result = read_result(evaluation.folder)
+        scored = {} if result is None else result.top.fields
+        texts = [name for name, scores in scored.items() if isinstance(scores, TextScores)]
     texts = [name for name in texts if name in first.expected]
     if asked is not None:
         if asked not in texts:

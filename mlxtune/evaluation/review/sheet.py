@@ -152,7 +152,12 @@ def read_sheets(paths: Sequence[Path], fingerprints: Fingerprints) -> tuple[list
         twin = next((other for other in sheets if other.sha256 == sha256), None)
         if twin is not None and sheet.n_scores:
             what = "given twice" if twin.path == path else f"the same content as {twin.path}"
-            problems.append(Problem(str(path), f"{what}; give each rater's sheet once, or raters agree too well"))
+            problems.append(
+                Problem(
+                    str(path),
+                    f"{what}; give each rater's sheet once, as a copy would raise the agreement between raters",
+                )
+            )
         sheets.append(sheet)
     if problems:
         raise DataError("filled sheets", problems)
@@ -293,7 +298,9 @@ def _ratings(
             problems.append(Problem(f"{place} column {CASE}", _unknown(cells[CASE], fingerprints)))
             continue
         if case in seen:
-            problems.append(Problem(f"{place} column {CASE}", f"{case} stands in row {seen[case]} already; keep one"))
+            problems.append(
+                Problem(f"{place} column {CASE}", f"{case} is already in row {seen[case]}; keep one of the two")
+            )
             continue
         seen[case] = number
         comment = cells.get(COMMENT, "").strip().removeprefix("'")
@@ -303,8 +310,8 @@ def _ratings(
                 changed[name].append(case)
     for name, cases in changed.items():
         if cases:
-            what = f"the {name} is not what was written in {_named(cases)}"
-            warnings.append(f"{path}: {what}; the scores are taken as they are")
+            what = f"the {name} was changed since the sheet was written, in {_named(cases)}"
+            warnings.append(f"{path}: {what}; the scores are used all the same")
     missing = [case for case in fingerprints if case not in seen]
     if missing:
         warnings.append(f"{path}: does not hold {_named(missing)} of {len(fingerprints)}")
@@ -324,10 +331,10 @@ def _header_problems(header: Sequence[str], path: Path) -> tuple[list[Problem], 
     odd = []
     gone = [name for name in (*TEXTS, COMMENT) if name not in header]
     if gone:
-        odd.append(f"{path}: has no column {', '.join(gone)}; read without")
+        odd.append(f"{path}: has no column {', '.join(gone)}; it is read without")
     extra = [name for name in header if name and name not in COLUMNS]
     if extra:
-        odd.append(f"{path}: columns that are not the sheet's were left out: {', '.join(extra)}")
+        odd.append(f"{path}: unknown columns are ignored: {', '.join(extra)}")
     return problems, odd
 
 
@@ -348,7 +355,7 @@ def _scores(cells: Mapping[str, str], place: str, problems: list[Problem]) -> di
 
 
 def _score(written: str) -> int | None:
-    """A score, or None where it is none. Full-width digits count: some keyboards write no others."""
+    """A score, or None where the cell holds no valid one. Full-width digits are valid: some keyboards write only these."""
     whole = _WHOLE.fullmatch(unicodedata.normalize("NFKC", written))
     value = int(whole.group(1)) if whole else 0
     return value if LOWEST <= value <= HIGHEST else None

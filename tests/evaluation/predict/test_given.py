@@ -93,7 +93,7 @@ def test_ids_that_fit_no_row_or_several_are_named_with_their_line(rows, recipe, 
     for said in (
         "line 2: id 'T0' is answered twice",
         "line 3: id 'X99' is none of the 7 test rows'",
-        'line 4: no "id", which other lines have',
+        'line 4: no "id", which other lines have; give it in every line or in none',
     ):
         assert said in str(error.value)
     write_rows(file, [{"id": f"T{i}", "prediction": "none"} for i in range(6)])
@@ -105,7 +105,7 @@ def test_ids_need_a_column_of_them_that_tells_rows_apart(rows, recipe, tmp_path)
     file = write_rows(tmp_path / "replies.jsonl", [{"id": "a", "prediction": "none"} for _ in rows])
     with pytest.raises(DataError, match=r'(?s)give "row" instead.*test.jsonl:1: no column \'id\''):
         read_replies(file, rows, recipe)
-    with pytest.raises(DataError, match=r"test.jsonl:2: id 'a' is that of line 1 too"):
+    with pytest.raises(DataError, match=r"test.jsonl:2: id 'a' is also the id of line 1"):
         read_replies(file, with_ids(rows, ["a"] * len(rows)), recipe)
 
 

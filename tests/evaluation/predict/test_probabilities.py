@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -198,24 +199,58 @@ def make_chooser(recipe: Recipe, rows: list[Row], wrong: dict[str, str]) -> Choo
     return Chooser(load_tokenizer(Path(recipe.model.path)), answer, sure=sure)
 
 
-def test_predictions_and_scores_carry_probabilities_and_what_they_are_worth(
-    recipe: Recipe, rows: list[Row], tmp_path: Path
-) -> None:
+@dataclass(frozen=True)
+class Asked:
+    """An evaluation with probabilities: 6 of 7 rows are right with probability 0.9, the seventh wrong with 0.6."""
+
+    rows: list[Row]
+    scores: dict[str, Any]
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def asked(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Asked:
+    folder = tmp_path_factory.mktemp("asked")
+    recipe = load_recipe(write_recipe(folder / "recipe", base))
+    rows, out = read_rows(Path(str(recipe.data.test))), folder / "out"
     model = make_chooser(recipe, rows, {"你好": "payment"})
-    scores = scores_of(recipe, model, model.tokenizer, rows, tmp_path, "free", probabilities=True, validation=rows[:5])
-    found = read_predictions(tmp_path / "predictions.jsonl")
-    assert [one.probability["intents"] for one in found if one.probability] == pytest.approx(
-        [0.6 if row.fields["text"] == "你好" else 0.9 for row in rows], abs=1e-5
-    )
-    assert found[0].probabilities is not None
-    assert found[0].probabilities["intents"]["payment"] == pytest.approx(0.9 + 3 * 0.1 / 7, abs=1e-5)
-    got = scores["fields"]["intents"]["calibration"]
+    scores = scores_of(recipe, model, model.tokenizer, rows, out, "free", probabilities=True, validation=rows[:5])
+    return Asked(rows, scores, out)
+
+
+def test_a_prediction_carries_the_probability_of_its_own_reply(asked: Asked) -> None:
+    found = read_predictions(asked.folder / "predictions.jsonl")
+    wanted = [0.6 if row.fields["text"] == "你好" else 0.9 for row in asked.rows]
+    assert [(one.probability or {})["intents"] for one in found] == pytest.approx(wanted, abs=1e-5)
+
+
+def test_a_labels_probability_sums_the_sets_that_hold_it(asked: Asked) -> None:
+    first = read_predictions(asked.folder / "predictions.jsonl")[0].probabilities
+    assert first is not None and first["intents"]["payment"] == pytest.approx(0.9 + 3 * 0.1 / 7, abs=1e-5)
+
+
+def test_scores_carry_the_calibration_of_the_test_rows(asked: Asked) -> None:
+    got = asked.scores["fields"]["intents"]["calibration"]
     assert got["expected_calibration_error"] == pytest.approx((6 * 0.1 + 1 * 0.6) / 7, abs=1e-5)
+    assert sum(one["rows"] for one in got["reliability"]) == 7
+
+
+def test_coverage_is_at_the_threshold_of_the_validation_rows(asked: Asked) -> None:
+    got = asked.scores["fields"]["intents"]["calibration"]
     assert got["threshold"] == pytest.approx(0.9, abs=1e-5) and got["validation_rows"] == 5
     assert (got["coverage_at_95_precision"], got["precision"]) == (6 / 7, 1.0)
-    assert sum(one["rows"] for one in got["reliability"]) == 7
-    assert json.loads((tmp_path / "scores.json").read_text(encoding="utf-8")) == scores
-    assert len(read_predictions(tmp_path / "predictions-valid.jsonl")) == 5
+
+
+def test_what_an_evaluation_with_probabilities_returns_is_on_disk(asked: Asked) -> None:
+    assert json.loads((asked.folder / "scores.json").read_text(encoding="utf-8")) == asked.scores
+    assert len(read_predictions(asked.folder / "predictions-valid.jsonl")) == 5
+
+
+def test_an_evaluation_without_probabilities_removes_those_of_the_one_before(
+    recipe: Recipe, rows: list[Row], tmp_path: Path
+) -> None:
+    model = make_chooser(recipe, rows, {})
+    (tmp_path / "predictions-valid.jsonl").write_text("of an evaluation before this one", encoding="utf-8")
     scores_of(recipe, model, model.tokenizer, rows, tmp_path, "free")
     assert not (tmp_path / "predictions-valid.jsonl").exists()
     assert all(one.probability is None for one in read_predictions(tmp_path / "predictions.jsonl"))

@@ -8,7 +8,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,19 @@ import pytest
 import yaml
 
 from mlxtune.errors import DataError, Misuse, RunError
+from mlxtune.evaluation.fields.scorer import Scores
+from mlxtune.evaluation.metrics.agreement import Correlation
+from mlxtune.evaluation.metrics.labels import LabelScores
 from mlxtune.evaluation.metrics.paired import Verdict
 from mlxtune.evaluation.metrics.text_overlap import bucket_of, rouge_rows
+from mlxtune.evaluation.metrics.texts import TextScores
 from mlxtune.evaluation.predict.predictions import Prediction
+from mlxtune.evaluation.results import DecodingResult, EvaluationResult
 from mlxtune.evaluation.review.draw import (
     KEY_FILE,
     RESULT_FILE,
     SHEET_FILE,
+    Case,
     Key,
     draw,
     make_review,
@@ -152,29 +158,65 @@ def test_the_seed_decides_the_draw() -> None:
 # Sheets ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_sheet_holds_what_a_rater_needs_and_its_key_the_rest(two: list[Path], mlxtune: Run) -> None:
+@dataclass(frozen=True)
+class WrittenSheet:
+    """A sheet of one run as written: the lines that raters see, and the key that they do not."""
+
+    rows: list[dict[str, str]]
+    key: Key
+
+    def pairs(self) -> list[tuple[dict[str, str], Case, Prediction]]:
+        """Each line, its case, and the prediction that it was made of."""
+        by_row = {one.row: one for one in replies(1, 0.4, 120)}
+        cases = [self.key.cases[row["case_id"]] for row in self.rows]
+        return [(row, case, by_row[case.row]) for row, case in zip(self.rows, cases, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> WrittenSheet:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(tmp_path_factory.mktemp("written"))
+        write_review(make_review([made_run("ticket/a", replies(1, 0.4, 120))], sample=30), Path("out"))
+        return WrittenSheet(read_csv(Path("out") / SHEET_FILE), read_key(Path("out") / KEY_FILE))
+
+
+def test_a_sheet_lies_in_the_folder_of_the_evaluation(two: list[Path], mlxtune: Run) -> None:
     done = mlxtune("review", two[0], "--sample", 30, "--json")
     assert done.code == 0, done.err
-    facts = json.loads(done.out)
-    folder = two[0] / "evaluation" / "tuned"
-    assert facts["sheet"] == str(folder / SHEET_FILE) and facts["cases"] == facts["lines"] == 30
-    rows, key = read_csv(folder / SHEET_FILE), read_key(folder / KEY_FILE)
-    assert tuple(rows[0]) == COLUMNS and len(rows) == 30
-    assert all(not row[name] for row in rows for name in (*DIMENSIONS, "comment"))
-    told = {one.row: one for one in replies(1, 0.4, 120)}
-    for row in rows:
-        case = key.cases[row["case_id"]]
-        one = told[case.row]
-        assert (row["input"], row["reference"]) == (one.input, one.expected["response"])
+    facts, sheet = json.loads(done.out), two[0] / "evaluation" / "tuned" / SHEET_FILE
+    assert (facts["sheet"], facts["cases"], facts["lines"]) == (str(sheet), 30, 30)
+    assert len(read_csv(sheet)) == 30 and (sheet.parent / KEY_FILE).is_file()
+
+
+def test_a_sheet_has_a_line_a_case_and_nothing_filled_in(written: WrittenSheet) -> None:
+    assert tuple(written.rows[0]) == COLUMNS and len(written.rows) == 30
+    assert all(not row[name] for row in written.rows for name in (*DIMENSIONS, "comment"))
+
+
+def test_a_line_shows_the_request_the_reference_and_the_reply(written: WrittenSheet) -> None:
+    for row, _, one in written.pairs():
         reply = one.predicted["response"]
-        assert row["prediction"] == ("mumble" if reply is None else reply)
+        shown = "mumble" if reply is None else reply  # a reply that does not follow the template is shown whole
+        assert (row["input"], row["reference"], row["prediction"]) == (one.input, one.expected["response"], shown)
+
+
+def test_the_key_has_the_rouge_l_and_the_bucket_of_each_case(written: WrittenSheet) -> None:
+    for _, case, one in written.pairs():
+        reply = one.predicted["response"]
         rouge_l = rouge_rows([str(one.expected["response"])], [None if reply is None else str(reply)])["rougeL"][0]
         assert (case.rouge_l, case.bucket) == (rouge_l, bucket_of(float(rouge_l)))
-    assert [key.cases[row["case_id"]].row for row in rows] != sorted(key.cases[row["case_id"]].row for row in rows)
-    assert sum(one["rows"] for one in key.buckets.values()) == 120
-    assert Counter(case.bucket for case in key.cases.values()) == {
-        name: one["cases"] for name, one in key.buckets.items() if one["cases"]
-    }
+
+
+def test_the_lines_of_a_sheet_are_not_in_the_order_of_the_rows(written: WrittenSheet) -> None:
+    rows = [case.row for _, case, _ in written.pairs()]
+    assert rows != sorted(rows)
+
+
+def test_the_key_counts_rows_and_cases_by_bucket(written: WrittenSheet) -> None:
+    buckets = written.key.buckets
+    assert sum(one["rows"] for one in buckets.values()) == 120
+    drawn = Counter(case.bucket for case in written.key.cases.values())
+    assert drawn == {name: one["cases"] for name, one in buckets.items() if one["cases"]}
 
 
 def test_several_runs_are_blinded_shuffled_and_on_the_same_cases(two: list[Path]) -> None:
@@ -292,7 +334,9 @@ def test_without_a_text_field_the_whole_reply_is_judged() -> None:
 def test_replies_of_another_system_need_no_recipe(tmp_path: Path) -> None:
     folder = write_evaluation(tmp_path / "theirs", replies(1, 0.5, 10))
     assert make_review([folder]).lines[0].reference.startswith("priority: high\nresponse: ")
-    (folder / "scores.json").write_text('{"fields": {"priority": {"accuracy": {}}, "response": {"rougeL": {}}}}')
+    fields: dict[str, Scores] = {"priority": LabelScores({}, {}), "response": TextScores({}, {}, {})}
+    result = EvaluationResult(DecodingResult(1, "free", {}, fields))
+    (folder / "scores.json").write_text(json.dumps(result.to_json()))
     assert make_review([folder]).key.field == "response"
 
 
@@ -317,7 +361,7 @@ def test_a_sheet_is_replaced_with_force_alone_and_a_filled_one_never(two: list[P
     assert mlxtune("review", two[0], "--sample", 5).code == 0
     before = (folder / SHEET_FILE).read_bytes(), (folder / KEY_FILE).read_bytes()
     refused = mlxtune("review", two[0], "--sample", 6)
-    assert (refused.code, refused.out) == (1, "") and "--force to replace it" in refused.err
+    assert (refused.code, refused.out) == (1, "") and "replace it with --force" in refused.err
     assert ((folder / SHEET_FILE).read_bytes(), (folder / KEY_FILE).read_bytes()) == before
     assert mlxtune("review", two[0], "--sample", 6, "--force").code == 0
     assert len(read_csv(folder / SHEET_FILE)) == 6
@@ -328,7 +372,7 @@ def test_a_sheet_is_replaced_with_force_alone_and_a_filled_one_never(two: list[P
     assert ((folder / SHEET_FILE).read_bytes(), (folder / KEY_FILE).read_bytes()) == rated
     (folder / SHEET_FILE).unlink()
     (folder / RESULT_FILE).write_text("{}")
-    assert "made of filled sheets" in mlxtune("review", two[0], "--force").err
+    assert "the result of filled sheets" in mlxtune("review", two[0], "--force").err
     assert (folder / KEY_FILE).read_bytes() == rated[1]
 
 
@@ -444,7 +488,7 @@ def test_all_that_is_wrong_is_said_at_once_and_nothing_is_written(two: list[Path
     assert (result.code, result.out) == (1, "") and result.err.count("Error: ") == 1
     for said in (
         "filled sheets: 13 problems", "anna.csv row 2 column relevance", "anna.csv row 3 column overall",
-        f"anna.csv row 5 column case_id: {rows[3][0]} stands in row 4 already", "anna.csv row 6 column case_id: no case",
+        f"anna.csv row 5 column case_id: {rows[3][0]} is already in row 4; keep one", "anna.csv row 6 column case_id: no case",
         "anna.csv row 7 column case_id: empty", "anna.csv row 8: 11 cells under 10 columns",
         "ben.csv row 1: two columns 'overall'", "ben.csv row 1: no column 'tone'; did you mean 'tonne'?",
         "book.csv: a spreadsheet program's own format", "empty.csv: empty", "notes.csv: expected the columns case_id",
@@ -461,7 +505,7 @@ def test_a_changed_text_is_a_warning_and_another_sheet_an_error(two: list[Path],
     path = saved(Path("anna.csv"), [COLUMNS, *rows], ",", "utf-8")
     _, warnings = read_sheets([path], key.fingerprints())
     assert warnings == [
-        f"anna.csv: the prediction is not what was written in case {rows[0][0]}; the scores are taken as they are"
+        f"anna.csv: the prediction was changed since the sheet was written, in case {rows[0][0]}; the scores are used all the same"
     ]
     other = make_review(two[:1], sample=5)
     with pytest.raises(DataError, match=f"anna.csv: of another sheet: its case ids begin with '{key.tag}'"):
@@ -504,33 +548,88 @@ def rated(sheet: Path, key: Key) -> tuple[list[Path], np.ndarray]:
     return [filled(sheet, Path(f"{name}.csv"), score(i)) for i, name in enumerate(("anna", "ben"))], given
 
 
-def test_results_are_those_of_the_ratings(sheet: Path, key: Key) -> None:
-    paths, given = rated(sheet, key)
-    sheets, _ = read_sheets(paths, key.fingerprints())
-    result = summarise(key, sheets)
-    cases = list(key.cases.values())
-    tone = given[DIMENSIONS.index("tone")]
-    with np.testing.suppress_warnings() as quiet:
-        quiet.filter(RuntimeWarning)
-        means = np.nanmean(tone, axis=0)
-    for number, run in enumerate(result["runs"]):
-        mine = np.array([case.run == number for case in cases])
+@dataclass(frozen=True)
+class Rated:
+    """Two runs, rated by two: the result, the cases, and what was given, (dimensions, raters, lines)."""
+
+    result: dict[str, Any]
+    cases: list[Case]
+    given: np.ndarray
+
+    @property
+    def tone(self) -> np.ndarray:
+        """What was given for tone, (raters, lines)."""
+        return np.asarray(self.given[DIMENSIONS.index("tone")])
+
+    @property
+    def tone_means(self) -> np.ndarray:
+        """Mean over the raters of each line, (lines,)."""
+        with np.testing.suppress_warnings() as quiet:
+            quiet.filter(RuntimeWarning)
+            return np.asarray(np.nanmean(self.tone, axis=0))
+
+    def runs(self) -> list[tuple[dict[str, Any], np.ndarray]]:
+        """The result of each run, with which lines are its own, (lines,)."""
+        return [
+            (run, np.array([case.run == number for case in self.cases]))
+            for number, run in enumerate(self.result["runs"])
+        ]
+
+
+@pytest.fixture(scope="module")
+def by_two(tmp_path_factory: pytest.TempPathFactory) -> Rated:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(tmp_path_factory.mktemp("rated"))
+        runs = [made_run("ticket/a", replies(1, 0.4, 120)), made_run("ticket/b", replies(2, 0.7, 120))]
+        write_review(make_review(runs, sample=20, seed=2), Path("out"))
+        key = read_key(Path("out") / KEY_FILE)
+        paths, given = rated(Path("out") / SHEET_FILE, key)
+        sheets, _ = read_sheets(paths, key.fingerprints())
+        return Rated(summarise(key, sheets).to_json(), list(key.cases.values()), given)
+
+
+def test_a_runs_mean_is_over_its_cases_within_an_interval(by_two: Rated) -> None:
+    for run, mine in by_two.runs():
         one = run["dimensions"]["tone"]
-        assert one["mean"]["value"] == pytest.approx(means[mine].mean()) and one["cases"] == 20
+        assert one["mean"]["value"] == pytest.approx(by_two.tone_means[mine].mean()) and one["cases"] == 20
         assert one["mean"]["low"] < one["mean"]["value"] < one["mean"]["high"]
-        assert one["scores"] == (~np.isnan(tone[:, mine])).sum() == sum(one["counts"].values())
+
+
+def test_a_run_counts_its_scores(by_two: Rated) -> None:
+    for run, mine in by_two.runs():
+        one = run["dimensions"]["tone"]
+        assert one["scores"] == (~np.isnan(by_two.tone[:, mine])).sum() == sum(one["counts"].values())
+
+
+def test_a_buckets_mean_is_over_its_cases(by_two: Rated) -> None:
+    for run, mine in by_two.runs():
         for bucket, dimensions in run["buckets"].items():
-            inside = mine & np.array([case.bucket == bucket for case in cases])
-            assert dimensions["tone"]["mean"]["value"] == pytest.approx(means[inside].mean())
-        rouge_l = np.array([case.rouge_l for case in cases])[mine]
-        assert run["rouge"]["tone"]["pearson"]["value"] == pytest.approx(np.corrcoef(means[mine], rouge_l)[0, 1])
+            inside = mine & np.array([case.bucket == bucket for case in by_two.cases])
+            assert dimensions["tone"]["mean"]["value"] == pytest.approx(by_two.tone_means[inside].mean())
+
+
+def test_ratings_are_correlated_with_rouge_l(by_two: Rated) -> None:
+    for run, mine in by_two.runs():
+        rouge_l = np.array([case.rouge_l for case in by_two.cases])[mine]
+        wanted = np.corrcoef(by_two.tone_means[mine], rouge_l)[0, 1]
+        assert run["rouge"]["tone"]["pearson"]["value"] == pytest.approx(wanted)
+
+
+def test_agreement_is_over_the_lines_that_both_rated(by_two: Rated) -> None:
+    agreement, tone = by_two.result["agreement"]["tone"], by_two.tone
     both = int((~np.isnan(tone)).all(0).sum())
-    assert result["agreement"]["tone"]["lines"] == both == 20
-    equal = (tone[0] == tone[1]).sum() / both
-    assert result["agreement"]["tone"]["exact"]["value"] == pytest.approx(equal)
-    assert result["cases"] == result["rated"] == 20 and result["scores"] == (~np.isnan(given)).sum()
-    assert [rater["name"] for rater in result["raters"]] == ["anna", "ben"]
-    assert result["raters"][0]["means"]["tone"] > result["raters"][1]["means"]["tone"]
+    assert agreement["lines"] == both == 20
+    assert agreement["exact"]["value"] == pytest.approx((tone[0] == tone[1]).sum() / both)
+
+
+def test_the_result_counts_cases_and_scores(by_two: Rated) -> None:
+    result = by_two.result
+    assert (result["cases"], result["rated"], result["scores"]) == (20, 20, (~np.isnan(by_two.given)).sum())
+
+
+def test_the_result_shows_how_harsh_each_rater_is(by_two: Rated) -> None:
+    anna, ben = by_two.result["raters"]
+    assert (anna["name"], ben["name"]) == ("anna", "ben") and anna["means"]["tone"] > ben["means"]["tone"]
 
 
 def test_a_difference_is_within_raters_so_that_a_harsh_one_counts_against_no_run(sheet: Path, key: Key) -> None:
@@ -539,20 +638,23 @@ def test_a_difference_is_within_raters_so_that_a_harsh_one_counts_against_no_run
     anna = filled(sheet, Path("anna.csv"), lambda case, name: 4)
     ben = filled(sheet, Path("ben.csv"), lambda case, name: 1 if by_run[names.index(case)] else "")
     result = summarise(key, read_sheets([anna, ben], key.fingerprints())[0])
-    assert [run["dimensions"]["tone"]["mean"]["value"] for run in result["runs"]] == [4.0, 2.5]
-    (difference,) = result["differences"]
-    tone = difference["dimensions"]["tone"]
-    assert (tone["difference"], tone["cases"], tone["p_value"]) == (0.0, 20, 1.0)
-    assert tone["sentence"].startswith("no real difference from runs/ticket/a")
-    assert result["runs"][0]["rouge"]["tone"] == {"spearman": None, "pearson": None}
+    means = [run.dimensions["tone"].mean for run in result.runs]
+    assert [mean and mean.value for mean in means] == [4.0, 2.5]
+    (difference,) = result.differences
+    tone = difference.dimensions["tone"]
+    assert tone.compared is not None
+    assert (tone.compared.difference, tone.cases, tone.compared.p_value) == (0.0, 20, 1.0)
+    assert tone.compared.sentence.startswith("no real difference from runs/ticket/a")
+    assert result.runs[0].rouge["tone"] == Correlation(None, None)
 
 
 def test_the_better_run_is_found(sheet: Path, key: Key) -> None:
     paths, given = rated(sheet, key)
     result = summarise(key, read_sheets(paths, key.fingerprints())[0])
-    overall = result["differences"][0]["dimensions"]["overall"]
-    assert result["differences"][0]["against"] == "runs/ticket/a" and overall["low"] > 0
-    assert overall["sentence"].startswith("better than runs/ticket/a by ")
+    overall = result.differences[0].dimensions["overall"].compared
+    assert overall is not None and overall.low is not None
+    assert result.differences[0].against == "runs/ticket/a" and overall.low > 0
+    assert overall.sentence.startswith("better than runs/ticket/a by ")
     rows = {case.row for case in key.cases.values()}
     line = {(case.run, case.row): i for i, case in enumerate(key.cases.values())}
     per_case = []
@@ -561,7 +663,7 @@ def test_the_better_run_is_found(sheet: Path, key: Key) -> None:
             given[DIMENSIONS.index("overall"), :, line[1, row]] - given[DIMENSIONS.index("overall"), :, line[0, row]]
         )
         per_case.append(np.mean([one for one in apart if not np.isnan(one)]))
-    assert overall["difference"] == pytest.approx(np.mean(per_case))
+    assert overall.difference == pytest.approx(np.mean(per_case))
 
 
 @pytest.mark.parametrize(
@@ -603,7 +705,7 @@ def test_filled_sheets_become_tables_json_and_a_file(two: list[Path], sheet: Pat
     assert json.loads((Path("out") / RESULT_FILE).read_text(encoding="utf-8"))["raters"] == on_disk["raters"]
     alone = mlxtune("review", "--out", "out", "--force", "--scores", paths[0], sheet)
     assert alone.code == 0 and "it takes two who rate the same cases" in alone.out
-    assert alone.err == f"{sheet}: no score in it; left out\n"
+    assert alone.err == f"{sheet}: contains no score, so it is left out\n"
 
 
 def test_the_key_is_found_where_the_runs_or_the_sheets_are(two: list[Path], mlxtune: Run) -> None:
