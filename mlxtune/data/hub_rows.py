@@ -155,7 +155,7 @@ def _files_of(name: str, config: str | None, split: str, repository: str, listin
         )
     if not found:
         raise DataError(
-            f"{name}: README.md names no file of {', '.join(SUFFIXES)} for {split!r}; give a file's path after the colon"
+            f"{name}: no file of {', '.join(SUFFIXES)} matches what README.md names for {split!r}; give a file's path after the colon"
         )
     suffixes = sorted({PurePosixPath(file).suffix.lower() for file in found})
     if len(suffixes) > 1:

@@ -55,8 +55,8 @@ def check_recipe(recipe: Recipe, run: RunFolder) -> list[str]:
         )
         raise RunError(
             f"{run}: cannot resume, because these recipe keys changed:\n{listed}\n"
-            f"Resume with the recipe in the run folder: `{shlex.join(['mlxtune', 'lora', str(run), '--resume'])}`; or start a "
-            f"new run from its adapter with --from {run}"
+            "Start a new run from its adapter with --from, or resume with the recipe in the run folder: "
+            f"`{shlex.join(['mlxtune', 'lora', str(run), '--resume'])}`"
         )
     return changed
 

@@ -133,7 +133,7 @@ def test_nothing_is_overwritten_without_force_and_the_recipes_own_files_never(da
     assert data("--write", "out", "--force").code == 0
     assert len((tmp_path / "out" / "train.jsonl").read_text().splitlines()) == 12
     own = data("--write", ".", "--force")
-    assert own.code == 1 and "the recipe reads this very file" in own.err
+    assert own.code == 1 and "the recipe reads this file" in own.err
     assert "expected a folder" in data("--write", "recipe.yaml").err
 
 

@@ -124,7 +124,7 @@ def test_a_device_that_is_not_there_stops_training_and_is_said_once(mlxtune: Run
     done = mlxtune("doctor", "--json", "--backend", "mlx", "--device", "cuda:99")
     device = json.loads(done.out)["checks"]["device"]
     assert done.code == 1 and done.err == ""
-    assert device["status"] == MISSING and device["found"].startswith("cuda:99 asked for") and device["next"]
+    assert device["status"] == MISSING and device["found"].startswith("--device cuda:99: ") and device["next"]
 
 
 def test_the_backend_that_auto_takes_is_said_with_its_reason(mlxtune: Run) -> None:
@@ -358,7 +358,7 @@ def test_a_backend_that_fails_is_a_check_like_any_other() -> None:
         raise BackendError("--device cuda: there is none; use --device cpu")
 
     diagnosis = examine(fails)
-    assert not diagnosis.can_train and "cuda asked for" in diagnosis.checks["device"].found
+    assert not diagnosis.can_train and "--device cuda: there is none" in diagnosis.checks["device"].found
     assert "gpu" not in diagnosis.checks and diagnosis.checks["disk"].found
 
 

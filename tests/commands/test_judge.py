@@ -76,7 +76,7 @@ def test_a_finished_evaluation_is_only_judged(file: Path, evaluated: dict[str, A
     with serve(marks) as server:
         judged = mlxtune(*judging(file, server.url))
     assert judged.code == 0, judged.err
-    assert "it is only judged" in judged.err and "backend:" not in judged.err
+    assert "so only the judge is asked" in judged.err and "backend:" not in judged.err
     assert "Judged by big: 7 rows" in judged.out and "4.000 [" in judged.out
 
 
@@ -128,7 +128,7 @@ def test_a_judge_that_is_not_there_loses_nothing(file: Path, mlxtune: Run) -> No
     assert "ROUGE-L" in lost.out and "scores: " in lost.out  # the evaluation itself
     with serve(marks) as server:
         again = mlxtune(*command, server.url)
-    assert again.code == 0 and "it is only judged" in again.err, again.err
+    assert again.code == 0 and "so only the judge is asked" in again.err, again.err
     as_json = mlxtune(*command, nowhere(), "--json")
     assert as_json.code == 1 and json.loads(as_json.out)["rows"] == 3
 

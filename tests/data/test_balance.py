@@ -438,7 +438,7 @@ def test_the_data_tables_show_each_class_weight_with_its_count(weighted_report: 
 
 def test_the_data_tables_show_what_balancing_left_uneven(weighted_report: DataReport) -> None:
     text = to_text(data_tables(weighted_report))
-    assert "rarest set / commonest set: 0.143 -> 0.286; data.balance.ratio is 1" in text
+    assert "rarest set / most frequent set: 0.143 -> 0.286; data.balance.ratio is 1" in text
     assert "2 sets short of that; data.balance.max_repeats is 2" in text
     assert "user_auth, payment 8 -> 16; order_management 4 -> 8" in " ".join(text.split())
 

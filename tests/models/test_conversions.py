@@ -183,7 +183,7 @@ def test_much_to_be_read_is_said_before(
     for _ in range(2):
         base_folder(section, backend)
     said = caplog.messages
-    assert [line.split()[0] for line in said] == ["reading", "converting"] and "model.gguf (0.0 GB) once" in said[0]
+    assert [line.split()[0] for line in said] == ["hashing", "converting"] and "model.gguf (0.0 GB) once" in said[0]
 
 
 # Seen and removed --------------------------------------------------------------------------------------------------

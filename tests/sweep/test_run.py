@@ -155,7 +155,7 @@ def test_many_mistakes_in_the_recipe_itself_are_told_once_for_the_whole_grid(fil
 @pytest.mark.parametrize(
     ("varied", "overrides", "message"),
     [
-        ([], [], "nothing varies"),
+        ([], [], "nothing to vary"),
         (["lora.rank=4,8", "lora.rank=16,32"], [], "--vary lora.rank: is given twice"),
         (["lora.rank=4,8"], ["lora.rank=4"], "is also set by --set; give it once"),
         (["name=a,b"], [], "the recipe's name does not change the training"),
@@ -362,7 +362,7 @@ def test_nothing_of_the_users_is_taken_for_a_trial(file: Path) -> None:
     with pytest.raises(RunError, match="rank-8: exists and is not a run of mlxtune"):
         sweep(trials, FOLDER, fake, force=True)
     made_run(Path("run"), file)
-    with pytest.raises(RunError, match="run: is a run of its own"):
+    with pytest.raises(RunError, match="run: is a run folder, not the folder of a sweep"):
         sweep(trials, Path("run"), fake)
     with pytest.raises(RunError, match="expected a folder, this is a file"):
         sweep(trials, file, fake)
@@ -480,7 +480,7 @@ def test_an_interrupted_sweep_exits_130_and_prints_no_result(
     monkeypatch.setattr(sweeping_run, "run_process", Fake({"lora rank-8": interrupted}))
     result = mlxtune("sweep", file, "--vary", "lora.rank=4,8")
     assert result.code == 130 and result.out == ""
-    assert "the same command goes on from there" in result.err and "Traceback" not in result.err
+    assert "run the same command again to continue" in result.err and "Traceback" not in result.err
 
 
 def test_trials_with_other_test_rows_are_told_though_they_cannot_be_compared(
@@ -492,7 +492,10 @@ def test_trials_with_other_test_rows_are_told_though_they_cannot_be_compared(
     monkeypatch.setattr(sweeping_run, "run_process", Fake())
     monkeypatch.setattr(run_comparison, "compare_runs", refuses)
     result = mlxtune("sweep", file, "--vary", "lora.rank=4,8", "--no-evaluate", "--json")
-    assert result.code == 0 and "not compared: b was evaluated on other rows than a; mlxtune compare" in result.err
+    assert (
+        result.code == 0
+        and "not compared: b was evaluated on other rows than a; to compare some of them: mlxtune compare" in result.err
+    )
     content = json.loads(result.out)
     assert [one["status"] for one in content["cells"]] == ["finished"] * 2 and content["comparison"] is None
 
@@ -515,7 +518,7 @@ def test_without_evaluation_the_table_has_losses_and_no_figures(
         ([], 2, "--vary"),
         (["--vary", "lora.rank=4,x"], 1, "--vary lora.rank=x: lora.rank: expected a whole number"),
         (["--vary", "lora.rank=4,8", "--device", "tpu"], 2, "unknown device 'tpu'"),
-        (["--vary", "lora.rank=4,8", "--device", "cuda:99"], 1, "cuda:99 asked for"),
+        (["--vary", "lora.rank=4,8", "--device", "cuda:99"], 1, "--device cuda:99: "),
     ],
 )
 def test_mistakes_get_one_message_and_start_nothing(

@@ -164,7 +164,7 @@ def test_without_an_intact_checkpoint_nothing_goes_on(tmp_path: Path, base: Path
     run = open_run(tmp_path / "run")
     for state in run.checkpoints.glob("step-*/state.json"):
         state.write_text("{")
-    with pytest.raises(RunError, match="holds no intact checkpoint to go on from"):
+    with pytest.raises(RunError, match="has no intact checkpoint to resume from"):
         trained(recipe, tmp_path, "mlx", resume=run)
     assert run.info()["status"] == "failed"
 
@@ -303,7 +303,7 @@ def test_changed_data_is_refused(tmp_path: Path, base: Path) -> None:
     with pytest.raises(Killed):
         trained(recipe, tmp_path / "run", "mlx", ("checkpoint", 2))
     write_rows(tmp_path / "train.jsonl", [*ROWS[:-1], {"text": "other", "intents": ["none"]}])
-    with pytest.raises(DataError, match=r"train\.jsonl: changed since .*run began"):
+    with pytest.raises(DataError, match=r"train\.jsonl: the file changed since .*run started"):
         trained(recipe, tmp_path, "mlx", resume=open_run(tmp_path / "run"))
     (tmp_path / "train.jsonl").unlink()
     with pytest.raises(DataError, match=r"train\.jsonl"):
@@ -515,7 +515,7 @@ def test_a_run_goes_on_by_its_name_alone_under_the_recipe_that_it_keeps(
     assert open_run(tmp_path / "my run").info()["step"] == 10
 
 
-def test_a_recipe_without_its_settings_names_the_command_that_goes_on(tmp_path: Path, base: Path, mlxtune: Run) -> None:
+def test_a_recipe_without_its_settings_names_the_command_that_resumes(tmp_path: Path, base: Path, mlxtune: Run) -> None:
     recipe = stopped_under_a_setting(tmp_path, base)
     for more in ((recipe, "--resume", tmp_path / "my run"), (tmp_path / "my run", "--resume", "--set", "lora.rank=4")):
         refused = mlxtune("lora", *more)
@@ -539,7 +539,7 @@ def test_a_run_in_place_of_a_recipe_is_planned_or_answered_with_the_ways_on(
             for way in ("'my run' --resume", "'my run/recipe.yaml' --from 'my run'", "'my run/recipe.yaml'")
         )
     two = mlxtune("lora", "my run", "--resume", "other")
-    assert (two.code, two.out) == (2, "") and "expected one run to go on with, got two" in two.err
+    assert (two.code, two.out) == (2, "") and "expected one run to resume, got two" in two.err
     none = mlxtune("lora", "recipes", "--resume")
     assert none.code == 1 and "recipes: no such recipe" in none.err
     (tmp_path / "folder").mkdir()
@@ -563,7 +563,7 @@ def test_sigterm_saves_and_resume_without_a_name_goes_on_with_the_newest_run(tmp
     process.terminate()
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in errors
-    assert re.search(r"Go on with: mlxtune lora runs/tiny/[^ /]+ --resume ", errors)
+    assert re.search(r"Resume with: mlxtune lora runs/tiny/[^ /]+ --resume ", errors)
     done = subprocess.run(
         [*command, "--resume", "--set", "train.max_steps=60", "--json"],
         cwd=tmp_path, capture_output=True, text=True, check=False,
@@ -581,10 +581,10 @@ def test_sigterm_saves_and_resume_without_a_name_goes_on_with_the_newest_run(tmp
     [
         (["--resume"], 1, "no run of 'tiny' with a checkpoint under runs/"),
         (["--resume", "nowhere"], 1, "nowhere: no such run folder"),
-        (["--resume", "--out", "x"], 2, "--out does not go with --resume"),
-        (["--resume", "--force"], 2, "--force does not go with --resume"),
+        (["--resume", "--out", "x"], 2, "--out cannot be used with --resume"),
+        (["--resume", "--force"], 2, "--force cannot be used with --resume"),
         (["--from", "nowhere"], 1, "nowhere: no such run folder"),
-        (["--plan", "--resume"], 2, "it does not go with --resume or --from"),
+        (["--plan", "--resume"], 2, "it cannot be used with --resume or --from"),
     ],
 )
 def test_mistakes_about_runs_are_answered(

@@ -460,5 +460,5 @@ def test_a_real_mlx_server_judges(mlx_server: str, tickets: Recipe, tmp_path: Pa
     with pytest.raises(ChatServerError, match="cannot connect"):  # another server's answers are not this one's
         judge_replies(replies, tickets, again, max_tokens=24)
     assert judge_replies(replies, tickets, server, max_tokens=24) == found
-    with pytest.raises(ChatServerError, match="expected model 'no/such-model' there, got status 404"):
+    with pytest.raises(ChatServerError, match="expected the model 'no/such-model' on this server, got status 404"):
         judge_replies(replies, tickets, ChatServer(mlx_server, "no/such-model", cache=None), max_tokens=24)

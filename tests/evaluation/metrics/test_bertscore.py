@@ -133,7 +133,7 @@ def test_without_bert_score_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, 
 
 @pytest.mark.parametrize(
     ("config", "said"),
-    [(None, "it has no config.json"), ("{", "cannot be read"), (json.dumps({"a": 1}), "names no model_type")],
+    [(None, "it has no config.json"), ("{", "cannot be read"), (json.dumps({"a": 1}), "it has no model_type")],
 )
 def test_a_folder_without_a_model_is_refused_at_once(
     installed: Any, tmp_path: Path, config: str | None, said: str

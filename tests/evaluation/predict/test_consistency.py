@@ -143,7 +143,7 @@ def test_evaluate_samples_and_says_speed_and_memory(
 def test_a_temperature_without_repeats_and_a_single_repeat_are_misuse(tmp_path: Path, base: Path, mlxtune: Run) -> None:
     file = write_recipe(tmp_path / "recipe", base)
     for words, told in (
-        (["--temperature", "0.5"], "--temperature goes with --repeats"),
+        (["--temperature", "0.5"], "--temperature needs --repeats"),
         (["--repeats", "1"], "x>=2"),
         (["--repeats", "2", "--temperature", "0"], "x>0"),
     ):

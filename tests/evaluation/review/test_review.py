@@ -749,5 +749,5 @@ def test_what_a_rater_wrote_commands_no_terminal(two: list[Path], sheet: Path, m
 @pytest.mark.parametrize("words", [["--sample", "3"], ["--seed", "1"], ["--field", "response"]])
 def test_options_of_writing_do_not_go_with_reading(words: list[str], two: list[Path], mlxtune: Run) -> None:
     result = mlxtune("review", two[0], "--scores", "anna.csv", *words)
-    assert result.code == 2 and f"{words[0]} belongs to writing a sheet" in result.err
+    assert result.code == 2 and f"{words[0]} is for writing a sheet" in result.err
     assert mlxtune("review").code == 2
