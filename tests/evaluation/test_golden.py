@@ -291,7 +291,7 @@ def assert_same(name: str, got: str, wanted: str) -> None:
             problem = difference(json.loads(one), json.loads(other))
             assert problem is None, f"{name}: {problem}"
     elif name.endswith(".csv"):
-        problem = difference(*(numbers_of(text) for text in (got, wanted)))
+        problem = difference(numbers_of(got), numbers_of(wanted))
         assert problem is None, f"{name}: {problem}"
     else:
         assert got == wanted, name
