@@ -302,7 +302,6 @@ def assert_same(name: str, got: str, wanted: str) -> None:
         assert got == wanted, name
 
 
-
 def difference(got: Any, wanted: Any, place: str = "") -> str | None:
     """Where two JSON values differ first."""
     if isinstance(got, dict) and isinstance(wanted, dict):
