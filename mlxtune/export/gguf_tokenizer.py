@@ -87,6 +87,7 @@ def gguf_tokenizer(folder: Path, config: Mapping[str, Any]) -> GgufTokenizer:
     hf = tokenizer.hf
     definition = _definition(folder, hf)
     tokens, types = _tokens(folder, definition, int(config["vocab_size"]))
+    split = _split(folder, definition, list(hf(PROBE)["input_ids"]))
     plain, whole = (list(hf("a", add_special_tokens=special)["input_ids"]) for special in (False, True))
     before, after = _added(folder, plain, whole)
     special = {
@@ -97,7 +98,7 @@ def gguf_tokenizer(folder: Path, config: Mapping[str, Any]) -> GgufTokenizer:
         "padding": _first(hf.pad_token_id, config.get("pad_token_id")),
     }
     return GgufTokenizer(
-        split=_split(folder, definition, list(hf(PROBE)["input_ids"])),
+        split=split,
         tokens=tokens,
         types=types,
         merges=_merges(definition["model"]["merges"]),
