@@ -60,7 +60,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "export": {
         *LOW, "version", "progress", "markdown", "recipe", "runs", "models", "backends/base", "backends/adapter", "data",
-        "evaluation", "evaluation/metrics", "evaluation/predict",
+        "evaluation", "evaluation/metrics", "evaluation/fields", "evaluation/predict",
     },
     "report": {
         "markdown", "runs", "data", "export", "evaluation", "evaluation/metrics", "evaluation/fields", "evaluation/predict",
