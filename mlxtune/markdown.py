@@ -23,12 +23,12 @@ def markdown_row(cells: Sequence[str]) -> str:
 def markdown_code(text: str) -> str:
     """Text as code within a line, outside of tables, whatever backticks are in it.
 
-    >>> markdown_code("a`b"), markdown_code("")
-    ('`` a`b ``', '``  ``')
+    >>> markdown_code("ab"), markdown_code("a`b")
+    ('`ab`', '`` a`b ``')
     """
     plain = _on_one_line(text)
     mark = "`" * (_longest(r"`+", plain) + 1)
-    return f"{mark} {plain} {mark}" if "`" in plain or not plain else f"{mark}{plain}{mark}"
+    return f"{mark} {plain} {mark}" if "`" in plain else f"{mark}{plain}{mark}"
 
 
 def markdown_block(text: str, language: str = "") -> str:

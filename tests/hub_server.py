@@ -263,7 +263,7 @@ def hub_server(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[Hub]:
         folder: Empty; the client's home.
     """
     from huggingface_hub import constants
-    from huggingface_hub.utils import close_session
+    from huggingface_hub.utils import close_session  # type: ignore[attr-defined]
 
     hub = Hub(monkeypatch)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
