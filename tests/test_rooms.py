@@ -21,6 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "files": set(),
     "progress": set(),
+    "markdown": set(),
     "json_values": set(),
     "evaluation/metrics": {"errors", "json_values"},
     "tested": {"version"},
@@ -58,11 +59,11 @@ MAY_IMPORT: dict[str, set[str]] = {
         *LOW, "version", "recipe", "runs", "data", "evaluation/metrics", "evaluation/predict", "evaluation"
     },
     "export": {
-        *LOW, "version", "progress", "recipe", "runs", "models", "backends/base", "backends/adapter", "data", "evaluation",
-        "evaluation/metrics", "evaluation/predict",
+        *LOW, "version", "progress", "markdown", "recipe", "runs", "models", "backends/base", "backends/adapter", "data",
+        "evaluation", "evaluation/metrics", "evaluation/fields", "evaluation/predict",
     },
     "report": {
-        "runs", "data", "export", "evaluation", "evaluation/metrics", "evaluation/fields", "evaluation/predict",
+        "markdown", "runs", "data", "export", "evaluation", "evaluation/metrics", "evaluation/fields", "evaluation/predict",
         "evaluation/judge", "evaluation/compare", "evaluation/review",
     },
     "sweep": {*LOW, "recipe", "runs", "data", "evaluation/metrics"},

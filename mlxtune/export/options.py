@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 from mlxtune.errors import Misuse
 
@@ -15,6 +15,14 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "gguf-lora": (),
     "ollama": ("type", "adapter_only"),
 }
+HUB = "hub"  # where --to is no format but a place
+UPLOADS = (
+    "peft",
+    "hf",
+    "mlx",
+    "gguf",
+    "gguf-lora",
+)  # the formats that may go there, the first unless the user says another
 COMPUTED = ("hf", "mlx")  # formats that a backend writes and proves; the rest need one only to read a base model
 GGUF_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1")
 GGUF_TYPE = "f16"  # unless the user says another
@@ -44,7 +52,7 @@ class ExportOptions:
 
 def check_options(to: str, options: ExportOptions) -> None:
     """Raise Misuse where an option is given that a format would ignore."""
-    for name in (field.name for field in fields(options)):
+    for name in (one.name for one in fields(options)):
         if getattr(options, name) not in (None, False) and name not in FORMATS[to]:
             takers = " and ".join(one for one, taken in FORMATS.items() if name in taken)
             raise Misuse(f"--{name.replace('_', '-')} is an option of {takers}, not of {to}; leave it out")
@@ -52,3 +60,27 @@ def check_options(to: str, options: ExportOptions) -> None:
         raise Misuse("--group-size says how --quantize packs weights; give both, or neither")
     if options.adapter_only is not None and options.type is not None:
         raise Misuse("--type is the type of a whole model's weights, and --adapter-only writes none; give one of them")
+
+
+@dataclass(frozen=True)
+class UploadOptions:
+    """What is uploaded, and how.
+
+    Attributes:
+        artifact: One of UPLOADS.
+        options: Of that format.
+        public: Whether everybody may read the repository.
+        force: Replace files that are there.
+    """
+
+    artifact: str = UPLOADS[0]
+    options: ExportOptions = field(default_factory=ExportOptions)
+    public: bool = False
+    force: bool = False
+
+
+def check_upload(upload: UploadOptions) -> None:
+    """Raise Misuse where an option is given that the artifact would ignore."""
+    check_options(upload.artifact, upload.options)
+    if upload.options.base:
+        raise Misuse("--base leaves the adapter out, which is what a repository of the run is about; leave --base out")

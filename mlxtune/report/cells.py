@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # a third of a second that commands without tables do not spend
@@ -37,21 +35,6 @@ def cell_text(text: str) -> Any:
     from rich.text import Text
 
     return Text("".join(c if c.isprintable() else "\ufffd" for c in text))
-
-
-def markdown_text(text: str) -> str:
-    r"""Text that Markdown shows as it is, in a table's cell or a line of its own.
-
-    >>> print(markdown_text("a|b <i>"))
-    a\|b \<i\>
-    """
-    plain = "".join(c if c.isprintable() else " " for c in text)
-    return re.sub(r"([\\`*_|<>\[\]~#])", r"\\\1", " ".join(plain.split()))
-
-
-def markdown_row(cells: Sequence[str]) -> str:
-    """A line of a Markdown table; its cells are Markdown already."""
-    return f"| {' | '.join(cells)} |"
 
 
 def estimate_text(estimate: Estimate | None, digits: int = 3) -> str:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from mlxtune.evaluation.metrics.registry import metric
 from mlxtune.evaluation.review.sheet import safe_cell
-from mlxtune.report.cells import cell_text, estimate_text, markdown_row, markdown_text, new_table, titled
+from mlxtune.markdown import markdown_row, markdown_text
+from mlxtune.report.cells import cell_text, estimate_text, new_table, titled
 from mlxtune.report.run_table import size_text
 
 if TYPE_CHECKING:

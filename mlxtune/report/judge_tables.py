@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mlxtune.evaluation.review.sheet import safe_cell
-from mlxtune.report.cells import cell_text, clipped, estimate_text, markdown_row, markdown_text, new_table, titled
+from mlxtune.markdown import markdown_row, markdown_text
+from mlxtune.report.cells import cell_text, clipped, estimate_text, new_table, titled
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
