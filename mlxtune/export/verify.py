@@ -9,15 +9,17 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlxtune.backends.adapter import WEIGHTS_FILE
-from mlxtune.backends.base import Backend, Model
+from mlxtune.backends.base import Backend, Constraint, Generation, Model
+from mlxtune.data.examples import prompt_ids
 from mlxtune.data.rows import Row
 from mlxtune.errors import MlxtuneError, RunError
 from mlxtune.evaluation.differences import compare
@@ -30,13 +32,13 @@ from mlxtune.evaluation.predict.recording import record_predictions
 from mlxtune.evaluation.score import score
 from mlxtune.evaluation.stored import finished_evaluation, identity
 from mlxtune.evaluation.subject import Subject, load_subject, read_test_rows
+from mlxtune.export import llama_cpp, llama_server
 from mlxtune.export.artifacts import Artifact, ArtifactKind, artifact, loaded
 from mlxtune.export.exported import size_on_disk
 from mlxtune.export.fuse import checked_logits, checked_prompts, largest_difference
-from mlxtune.export.llama_cpp import LlamaCpp, find_llama_cpp
 from mlxtune.export.source import ExportSource, open_source
 from mlxtune.files import write_json
-from mlxtune.models.tokenizer import Tokenizer
+from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
 from mlxtune.progress import SILENT, Progress
 from mlxtune.recipe.sections import Recipe
 from mlxtune.runs.folder import RunFolder
@@ -213,20 +215,23 @@ def verify_run(
     source = open_source(run, backend)
     subject = Subject(source.recipe, run, base=False)
     rows = read_test_rows(source.recipe)[:limit]
-    llama_cpp = find_llama_cpp() if any(kind.to == "gguf" for kind in kinds) else None
+    ggufs = any(kind.to == "gguf" for kind in kinds)
+    with_llama_cpp = ggufs and has_llama_cpp()
     asking = _Asking(source, rows, backend, progress)
-    references = asking.references(subject, limit, free=llama_cpp is not None)
+    references = asking.references(subject, limit, free=with_llama_cpp)
     found: list[Verified] = []
     failed: dict[str, str] = {}
     notes: list[str] = []
-    if any(kind.to == "gguf" for kind in kinds) and llama_cpp is None:
-        notes.append("llama.cpp was not found, so GGUFs were read back by mlxtune alone")
+    if ggufs and not with_llama_cpp:
+        notes.append(
+            f"GGUFs were read back by mlxtune alone: {llama_cpp.missing()}, and there is no {llama_server.PROGRAM} on the PATH"
+        )
     for kind in kinds:
         try:
             with artifact(kind, run, backend) as one:
                 found.append(asking.ask(one, references))
-                if kind.to == "gguf" and llama_cpp is not None:
-                    found.append(asking.ask_llama_cpp(one, references, llama_cpp))
+                if kind.to == "gguf" and with_llama_cpp:
+                    found.append(asking.ask_llama_cpp(one, references))
         except MlxtuneError as error:
             failed[kind.name] = str(error)
     shown = {name: one.verified for name, one in references.items()}
@@ -288,20 +293,17 @@ class _Asking:
             one.kind.name, path, self.backend.name, one.n_bytes, predictions, reference, distance, seconds
         )
 
-    def ask_llama_cpp(self, one: Artifact, references: Mapping[str, _Reference], llama_cpp: LlamaCpp) -> Verified:
+    def ask_llama_cpp(self, one: Artifact, references: Mapping[str, _Reference]) -> Verified:
         """A GGUF, loaded by llama.cpp itself and asked the same prompts, greedily."""
         name = f"{one.kind.name} in llama.cpp"
-        with llama_cpp.load(one.path, self.source.config) as model:
-            tokenizer = self._tokenizer()
+        tokenizer = load_tokenizer(self.source.base)
+        longest = max(map(len, prompt_ids(self.rows, self.recipe, tokenizer)))
+        with load_in_llama_cpp(one.path, longest + self.recipe.evaluate.max_new_tokens) as writer:
+            model = cast(Model, LlamaCppModel(writer, self.source.config))
             predictions, seconds = self._asked(name, model, tokenizer, FREE, None)
         path = str(one.path) if one.kept else None
         reference = references[FREE].predictions
         return self._verified(name, path, "llama.cpp", one.n_bytes, predictions, reference, None, seconds)
-
-    def _tokenizer(self) -> Tokenizer:
-        from mlxtune.models.tokenizer import load_tokenizer
-
-        return load_tokenizer(self.source.base)
 
     def _logit_difference(self, model: Model) -> float:
         """Largest difference of any logit to base plus adapter; of a padded vocabulary the part that both have."""
@@ -348,6 +350,63 @@ class _Asking:
             logit_difference,
             seconds,
         )
+
+
+class Writer(Protocol):
+    """What writes greedy replies: llama.cpp in either way."""
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop_tokens: Sequence[int]
+    ) -> list[Generation]:
+        """Replies to prompts of token ids."""
+        ...
+
+
+class LlamaCppModel:
+    """A model that llama.cpp holds, as far as a `Predictor` that decodes freely asks for one.
+
+    Args:
+        writer: Writes the replies.
+        config: config.json of the model.
+    """
+
+    def __init__(self, writer: Writer, config: Mapping[str, Any]) -> None:
+        self._writer, self.config = writer, config
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        stop_tokens: Sequence[int],
+        constraint: Constraint | None = None,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> list[Generation]:
+        """Greedy replies to all prompts.
+
+        Raises:
+            ValueError: A constraint, or a temperature.
+        """
+        if constraint is not None or temperature:
+            raise ValueError("llama.cpp is asked freely and greedily here")
+        return self._writer.generate(prompts, max_new_tokens, stop_tokens)
+
+
+def has_llama_cpp() -> bool:
+    """Whether llama.cpp can be asked here, in one way or the other."""
+    return llama_cpp.missing() is None or llama_server.found()
+
+
+def load_in_llama_cpp(gguf: Path, context: int) -> AbstractContextManager[Writer]:
+    """A GGUF in llama.cpp: by the npm package node-llama-cpp, or by llama-server where that is not here.
+
+    Args:
+        gguf: The file.
+        context: Tokens of a prompt with its reply at most.
+    """
+    if llama_cpp.missing() is None:
+        return llama_cpp.LlamaCpp(gguf, context=context)
+    return llama_server.LlamaServer(gguf, context=context)
 
 
 def _headlines(

@@ -8,18 +8,21 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mlxtune.backends.base import ConvertSpec, Generation
 from mlxtune.data.rows import read_rows
 from mlxtune.errors import Misuse
 from mlxtune.evaluation.metrics.estimates import Estimate
 from mlxtune.evaluation.metrics.paired import Comparison
 from mlxtune.evaluation.predict.predictor import Predictor
 from mlxtune.evaluation.subject import Subject, load_subject
+from mlxtune.export import verify
 from mlxtune.export.artifacts import parse_kinds
 from mlxtune.export.verify import HeadlineMetric, Verification, Verified, read_verification, verify_run
 from mlxtune.runs.folder import RunFolder
@@ -140,6 +143,35 @@ def test_a_damaged_artifact_keeps_the_others_from_nothing(run: RunFolder) -> Non
 
     assert [one.name for one in verification.artifacts] == ["fused"]
     assert list(verification.failed) == ["peft"]
+
+
+def test_llama_cpp_is_asked_where_it_is_found(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for it: the GGUF, read back, which decodes greedily."""
+
+    class Writer:
+        def __init__(self, gguf: Path) -> None:
+            backend = backend_named("mlx")
+            backend.convert(gguf, run.path.parent / "read", ConvertSpec())
+            self.model = backend.load(run.path.parent / "read")
+
+        def generate(self, prompts: Any, max_new_tokens: int, stop_tokens: Any) -> list[Generation]:
+            return self.model.generate(prompts, max_new_tokens, stop_tokens)
+
+    monkeypatch.setattr(verify, "has_llama_cpp", lambda: True)
+    monkeypatch.setattr(verify, "load_in_llama_cpp", lambda gguf, context: nullcontext(Writer(gguf)))
+
+    back, own = verified(run, "gguf-f32").artifacts
+
+    assert (back.name, back.decoding, own.name, own.decoding) == (
+        "gguf-f32", "constrained", "gguf-f32 in llama.cpp", "free"
+    )  # fmt: skip
+    assert (own.loaded_by, own.agreement.value) == ("llama.cpp", 1.0)
+
+
+def test_a_gguf_that_llama_cpp_did_not_see_is_noted(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify, "has_llama_cpp", lambda: False)
+
+    assert "GGUFs were read back by mlxtune alone" in verified(run, "gguf").notes[0]
 
 
 def test_only_the_first_rows_are_asked(run: RunFolder) -> None:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
@@ -81,10 +82,10 @@ def random_run(folder: Path, layers: int, tokenizer: Path | None) -> int:
     run.update_info(status="done")
     random = np.random.default_rng(0)
     shapes = linear_layers(config)
-    weights = {}
+    weights: dict[str, NDArray[np.float32]] = {}
     for layer, (n_in, n_out) in shapes.items():
-        weights[f"{layer}.lora_A"] = random.standard_normal((RANK, n_in), np.float32) / 32
-        weights[f"{layer}.lora_B"] = random.standard_normal((n_out, RANK), np.float32) / 32
+        weights[f"{layer}.lora_A"] = (random.standard_normal((RANK, n_in)) / 32).astype(np.float32)
+        weights[f"{layer}.lora_B"] = (random.standard_normal((n_out, RANK)) / 32).astype(np.float32)
     write_adapter(run.adapter, Adapter(LoraSpec(RANK, 2.0, 0.0, tuple(shapes)), weights), layers)
     return n_bytes
 
