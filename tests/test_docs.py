@@ -35,6 +35,7 @@ PAGES = {
     "docs/tickets.md": 16,
     "docs/intents.zh.md": 15,
     "docs/from-mlx-lm.md": 7,
+    "docs/export.md": 10,
 }
 ROWS = {"raw": 60, "train": 12, "valid": 4, "test": 4}
 BASE = re.compile(r"(?<=path: )(?:package:|Qwen/)\S+|(?<=^model: )Qwen/\S+", re.MULTILINE)

@@ -71,7 +71,7 @@ def export_gguf_lora(source: ExportSource, out: Path, *, force: bool = False) ->
     with new_file(out, force=force) as new:
         write_gguf(new, str(architecture), metadata, tensors)
     load = f"llama-cli -m BASE.gguf --lora {shlex.quote(str(out))}"
-    notes = ("BASE.gguf is the base model's own GGUF, or `mlxtune export RUN --to gguf --base-only`",)
+    notes = ("BASE.gguf is the base model's own GGUF, or `mlxtune export RUN --to gguf --base`",)
     return Exported("gguf-lora", out, size_on_disk(out), load, notes)
 
 

@@ -11,7 +11,6 @@ Source:
 
 from __future__ import annotations
 
-import logging
 import math
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,8 +38,6 @@ from mlxtune.models.gguf_tensors import (
     interleaved,
     rope_divisors,
 )
-
-log = logging.getLogger(__name__)
 
 QUANTIZATIONS = tuple(kind.lower() for kind in FILE_TYPES)
 FALLBACK = "F16"  # of a matrix whose rows cannot be divided into blocks, as in llama.cpp
@@ -75,10 +72,9 @@ def export_gguf(source: ExportSource, out: Path, quantization: str = "f16", *, f
         **tokenizer.metadata(),
         **_template(source, tokenizer),
     }
-    log.info("writing %s: %d tensors, matrices as %s", out, len(plan.tensors), kind)
     with new_file(out, force=force) as new:
         write_gguf(new, str(source.config["model_type"]), metadata, plan.tensors)
-    notes = [*plan.notes, *_notes(tokenizer), "for Ollama, export with --to ollama"]
+    notes = [*plan.notes, *_notes(tokenizer)]
     return Exported("gguf", out, size_on_disk(out), f"llama-cli -m {shlex.quote(str(out))}", tuple(notes))
 
 
