@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import keyword
 import logging
 import sys
 import traceback
@@ -24,6 +25,9 @@ COMMANDS = {
     "review": "Write sheets for people to rate replies with, or read filled ones back.",
     "predict": "Ask a run a few questions.",
     "fuse": "Fold a run's adapter into its base model.",
+    "export": "Write a run for other tools: PEFT, Hugging Face, MLX, GGUF, Ollama, the Hub.",
+    "import": "Turn an adapter of another tool into a run, mlx-lm's config and rows into a recipe.",
+    "verify": "Evaluate a run's fused, quantized and converted models beside its adapter.",
     "runs": "List the runs under runs/, or remove checkpoints and converted models that nothing needs.",
 }
 
@@ -39,7 +43,8 @@ class LazyGroup(click.Group):
         """The command, imported."""
         if name not in COMMANDS:
             return None
-        command: click.Command = getattr(importlib.import_module(f"mlxtune.commands.{name}"), name)
+        python = f"{name}_" if keyword.iskeyword(name) else name  # the module's name, and the function's
+        command: click.Command = getattr(importlib.import_module(f"mlxtune.commands.{python}"), python)
         return command
 
     def resolve_command(

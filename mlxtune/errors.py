@@ -95,6 +95,10 @@ class AdapterError(MlxtuneError):
     """An adapter that cannot be read, or that does not fit its base model."""
 
 
+class ExportError(MlxtuneError):
+    """An artifact that cannot be written, or that its format has no place for."""
+
+
 class RunError(MlxtuneError):
     """A run folder that is missing something, is in use, or may not be overwritten."""
 

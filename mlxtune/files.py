@@ -45,6 +45,34 @@ def write_safetensors(file: Path, arrays: Mapping[str, Any], metadata: Mapping[s
     file.chmod(mode)
 
 
+def read_safetensors(file: Path) -> dict[str, Any]:
+    """The tensors of a safetensors file as NumPy arrays, in the order of their names; bfloat16, which NumPy lacks, is widened to float32.
+
+    Raises:
+        ValueError: It is cut off or corrupt, or holds a type that is no number.
+        OSError: It cannot be read.
+    """
+    import numpy as np
+    from safetensors import SafetensorError, deserialize
+
+    types = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1"}
+    arrays: dict[str, Any] = {}
+    try:
+        stored = sorted(deserialize(file.read_bytes()), key=lambda one: str(one[0]))  # type: ignore[no-untyped-call]
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+    for name, tensor in stored:
+        kind, data = tensor["dtype"], tensor["data"]
+        if kind == "BF16":
+            array = (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4")
+        elif kind in types:
+            array = np.frombuffer(data, types[kind])
+        else:
+            raise ValueError(f"{name} is of type {kind}, which is not read here")
+        arrays[name] = array.reshape(tensor["shape"])
+    return arrays
+
+
 def cache_folder() -> Path:
     """Where everything is kept that may be made again: $MLXTUNE_CACHE, else ~/.cache/mlxtune."""
     root = os.environ.get("MLXTUNE_CACHE")

@@ -48,6 +48,12 @@ with contextlib.suppress(ImportError):
     import torch  # noqa: F401
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where several processes share the tests, those of minutes come first: the others then fill the rest of the time."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: item.get_closest_marker("real") is None)
+
+
 @pytest.fixture(scope="session")
 def backend_name() -> str:
     """The backend that command lines compute with."""

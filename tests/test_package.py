@@ -12,5 +12,5 @@ def test_data_files_that_the_package_names_are_there() -> None:
     config = ConfigParser(inline_comment_prefixes=("#",))
     config.read(ROOT / "setup.cfg", encoding="utf-8")
     named = config["options.package_data"]["mlxtune"].split()
-    assert set(named) == {"py.typed", "tested.txt"}
+    assert set(named) == {"py.typed", "tested.txt", "export/llama_cpp.mjs"}
     assert all((ROOT / "mlxtune" / name).is_file() for name in named)

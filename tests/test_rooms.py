@@ -21,7 +21,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "files": set(),
     "progress": set(),
-    "evaluation/metrics": {"errors"},
+    "markdown": set(),
+    "json_values": set(),
+    "evaluation/metrics": {"errors", "json_values"},
     "tested": {"version"},
     "chat": LOW,
     "recipe": {"errors", "evaluation/metrics"},  # which metrics there are; nothing is computed
@@ -36,25 +38,34 @@ MAY_IMPORT: dict[str, set[str]] = {
         *LOW, "version", "recipe", "runs", "models", "backends/base", "backends/adapter", "backends/state", "data",
         "evaluation/metrics",
     },
-    "evaluation/fields": {"recipe", "data", "evaluation/metrics"},
+    "evaluation/fields": {"json_values", "recipe", "data", "evaluation/metrics"},
     "evaluation/predict": {
-        "errors", "progress", "recipe", "models", "backends/base", "data", "evaluation/metrics", "evaluation/fields"
+        "errors", "json_values", "progress", "recipe", "models", "backends/base", "data", "evaluation/metrics",
+        "evaluation/fields",
     },
-    "evaluation/judge": {*LOW, "progress", "recipe", "runs", "chat", "evaluation/metrics", "evaluation/predict"},
+    "evaluation/judge": {
+        *LOW, "json_values", "progress", "recipe", "runs", "chat", "evaluation/metrics", "evaluation/predict"
+    },
     "evaluation": {
-        *LOW, "version", "progress", "recipe", "runs", "chat", "models", "backends/base", "backends/adapter", "data",
+        *LOW, "json_values", "version", "progress", "recipe", "runs", "chat", "models", "backends/base", "backends/adapter", "data",
         "evaluation/metrics",
         "evaluation/fields", "evaluation/predict", "evaluation/judge",
     },
     "evaluation/compare": {
         "errors", "recipe", "runs", "backends/adapter", "evaluation/metrics", "evaluation/fields", "evaluation/predict",
-        "evaluation",
+        "evaluation/judge", "evaluation",
     },
     "evaluation/review": {
         *LOW, "version", "recipe", "runs", "data", "evaluation/metrics", "evaluation/predict", "evaluation"
     },
-    "export": {"errors", "recipe", "runs", "models", "backends/base", "backends/adapter", "data"},
-    "report": {"runs", "data", "evaluation", "evaluation/metrics", "evaluation/compare", "evaluation/review"},
+    "export": {
+        *LOW, "version", "progress", "markdown", "recipe", "runs", "models", "backends/base", "backends/adapter", "data",
+        "evaluation", "evaluation/metrics", "evaluation/fields", "evaluation/predict",
+    },
+    "report": {
+        "markdown", "runs", "data", "export", "evaluation", "evaluation/metrics", "evaluation/fields", "evaluation/predict",
+        "evaluation/judge", "evaluation/compare", "evaluation/review",
+    },
     "sweep": {*LOW, "recipe", "runs", "data", "evaluation/metrics"},
     "doctor": {"errors", "version", "tested", "models", "backends/base", "backends"},
     "commands": {

@@ -157,7 +157,7 @@ def command_reference() -> str:
         example = EXAMPLE.search(inspect.cleandoc(command.help or ""))
         usage = " ".join([inner.command_path, *command.collect_usage_pieces(inner)])
         lines += ["", f"## {inner.command_path}", "", "    " + usage, ""]
-        lines += ["\n\n".join(_text(paragraph) for paragraph in _paragraphs(command)), ""]
+        lines += ["\n\n".join(_paragraph(paragraph) for paragraph in _paragraphs(command)), ""]
         if example:
             lines += ["Example:", "", "    " + " ".join(example["command"].split()), ""]
         records = [parameter.get_help_record(inner) for parameter in command.get_params(inner)]
@@ -201,6 +201,13 @@ def anchor(name: str) -> str:
 
 def _code(value: object) -> str:
     return f"`{value}`".replace("|", "\\|")
+
+
+def _paragraph(text: str) -> str:
+    """A paragraph of a command's help; one that click is told to leave as it stands is a block."""
+    if text.startswith("\b\n"):
+        return "\n".join(f"    {line}" for line in text.removeprefix("\b\n").splitlines())
+    return _text(text)
 
 
 def _text(text: str) -> str:

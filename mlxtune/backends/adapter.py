@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from mlxtune.backends.base import LoraSpec
 from mlxtune.errors import AdapterError
-from mlxtune.files import whole_folder, write_json, write_safetensors
+from mlxtune.files import read_safetensors, whole_folder, write_json, write_safetensors
 
 WEIGHTS_FILE = "adapters.safetensors"
 CONFIG_FILE = "adapter_config.json"
@@ -82,26 +82,29 @@ def read_adapter(folder: Path) -> Adapter:
     Raises:
         AdapterError: A file is missing or corrupt, or the adapter is of a kind other than LoRA.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
             raise AdapterError(f"{folder}: not an adapter folder: {name} is missing")
     try:
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        kind = config.get("fine_tune_type", "lora")
+        if kind != "lora":
+            raise AdapterError(f"{folder / CONFIG_FILE}: expected a LoRA adapter, got fine_tune_type {kind!r}")
         parameters = config["lora_parameters"]
         rank, scale = int(parameters["rank"]), float(parameters["scale"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise AdapterError(
             f"{folder / CONFIG_FILE}: expected mlx-lm's adapter configuration with lora_parameters.rank and .scale; {error!r}"
         ) from error
-    if config.get("fine_tune_type", "lora") != "lora":
-        raise AdapterError(f"{folder / CONFIG_FILE}: expected a LoRA adapter, got {config['fine_tune_type']!r}")
     try:
-        on_disk = load_file(folder / WEIGHTS_FILE)
-    except (SafetensorError, OSError) as error:
+        on_disk = read_safetensors(folder / WEIGHTS_FILE)
+    except (ValueError, OSError) as error:
         raise AdapterError(f"{folder / WEIGHTS_FILE}: damaged, not readable as safetensors: {error}") from error
+    if others := sorted(name for name in on_disk if not name.endswith((".lora_a", ".lora_b"))):
+        raise AdapterError(
+            f"{folder / WEIGHTS_FILE}: expected tensors named *.lora_a and *.lora_b, got {others[0]} and "
+            f"{len(others) - 1} others; weights that are no LoRA update cannot be used here"
+        )
     weights = {_memory_name(name): np.ascontiguousarray(value.T, np.float32) for name, value in on_disk.items()}
     layers = tuple(dict.fromkeys(name.rpartition(".")[0] for name in weights))
     dropout = float(parameters.get("dropout", 0.0))

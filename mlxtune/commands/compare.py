@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,6 +14,7 @@ from mlxtune.commands.options import json_option, print_json
 
 if TYPE_CHECKING:
     from mlxtune.evaluation.compare.runs import RunComparison
+    from mlxtune.evaluation.judge.pairs import JudgedRuns
     from mlxtune.evaluation.judge.ratings import JudgeRequest
 
 MIN_WIDTH = 60
@@ -67,7 +67,7 @@ def compare(
     known = None if recipe is None else load_recipe(recipe)
     evaluations = open_evaluations(runs, name)
     compared = compare_runs(evaluations, intersection, known)
-    judged: Mapping[str, Any] | None = None
+    judged: JudgedRuns | None = None
     unjudged: ChatServerError | None = None  # raised once the figures are shown, which do not need the judge
     if judge_request is not None:
         same = same_rows(evaluations, intersection, known)
@@ -86,14 +86,14 @@ def show(
     markdown: bool = False,
     as_csv: bool = False,
     as_json: bool = False,
-    judged: Mapping[str, Any] | None = None,
+    judged: JudgedRuns | None = None,
 ) -> None:
     """A comparison on stdout, and what a judge chose if there was one."""
     from mlxtune.report import comparison_tables, judge_tables
     from mlxtune.report.tables import to_text
 
     if as_json:
-        print_json({**compared.to_json(), **({"judge": judged} if judged else {})})
+        print_json({**compared.to_json(), **({"judge": judged.to_json()} if judged else {})})
     elif markdown:
         click.echo(comparison_tables.as_markdown(compared))
         if judged:

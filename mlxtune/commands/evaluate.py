@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -169,12 +168,12 @@ def _show(outcome: EvaluationOutcome, n_errors: int, n_cases: int) -> None:
     from mlxtune.report.tables import WIDTH, before_after, error_tables, score_tables, to_text
     from mlxtune.report.text_tables import case_tables
 
-    scores, errors, pair = outcome.scores, outcome.errors, outcome.counterpart
-    tables = [*score_tables(scores), *case_tables(errors, n_cases), *error_tables(errors, n_errors)]
-    if "judge" in scores:
-        tables += judge_tables(scores["judge"], [asdict(one) for one in outcome.judgements], n_errors)
+    result, errors, pair = outcome.result, outcome.errors, outcome.counterpart
+    tables = [*score_tables(result), *case_tables(errors, n_cases), *error_tables(errors, n_errors)]
+    if result.judge is not None:
+        tables += judge_tables(result.judge, outcome.judgements, n_errors)
     if pair is not None:
-        tables.append(before_after(pair.before, pair.after, pair.fields, pair.replies))
+        tables.append(before_after(pair.before, pair.after, pair.changes))
     terminal = sys.stdout.isatty()
     width = min(WIDTH, shutil.get_terminal_size().columns) if terminal else WIDTH
     click.echo(to_text(tables, width, color=terminal))

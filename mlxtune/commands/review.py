@@ -131,7 +131,7 @@ def _read_back(runs: Sequence[Path], sheets: Sequence[Path], out: Path | None, f
         if not sheet.n_scores:
             say(f"{sheet.path}: contains no score, so it is left out")
     if as_json:
-        print_json({"run": key.runs[0]["run"], **result, "files": {"result": str(written), "key": str(file)}})
+        print_json({"run": key.runs[0]["run"], **result.to_json(), "files": {"result": str(written), "key": str(file)}})
         return
 
     from mlxtune.report.review_tables import review_tables

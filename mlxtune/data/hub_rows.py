@@ -23,15 +23,12 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import yaml
-
 from mlxtune.data.formats import SUFFIXES
 from mlxtune.data.globs import Glob
 from mlxtune.errors import DataError, did_you_mean
 from mlxtune.files import cache_folder, write_json
-from mlxtune.models.hub import first_line, is_of_http_library, progress_bars, refusal, why_unreachable
+from mlxtune.models.hub import first_line, front_matter, is_of_http_library, progress_bars, refusal, why_unreachable
 from mlxtune.recipe.sections import HUB_ROWS
-from mlxtune.recipe.yaml_text import YamlError, read_yaml
 
 # Split -> words in the name of a file or folder that mean it, as on the Hub.
 WORDS = {
@@ -209,23 +206,13 @@ def _configs(repository: str, listing: _Listing) -> dict[str, Mapping[str, Any]]
     if "README.md" not in listing.files:
         return {}
     text = _download(repository, "README.md", listing.commit).read_text(encoding="utf-8", errors="replace")
-    try:
-        said = read_yaml(_front_matter(text), yaml.SafeLoader)  # as the Hub reads it: YAML 1.1
-    except YamlError:
-        return {}
-    configs = said.get("configs") if isinstance(said, dict) else None
+    said = front_matter(text)
+    configs = said.get("configs")
     return {
         str(one.get("config_name", "default")): one
         for one in (configs if isinstance(configs, list) else [])
         if isinstance(one, dict)
     }
-
-
-def _front_matter(text: str) -> str:
-    """What stands between two lines of three dashes at the beginning of a text."""
-    first, *lines = text.split("\n")
-    ends = (number for number, line in enumerate(lines) if line.rstrip() == "---")
-    return "\n".join(lines[: next(ends, 0)]) if first.rstrip() == "---" else ""
 
 
 def _configuration(name: str, config: str | None, configs: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:

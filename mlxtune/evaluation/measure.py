@@ -35,7 +35,7 @@ from mlxtune.evaluation.predict.probabilities import Distribution, field_calibra
 from mlxtune.evaluation.predict.recording import Recorded, record_predictions
 from mlxtune.evaluation.results import Against, DecodingResult, Evaluated, EvaluatedModel, EvaluationResult, Speed
 from mlxtune.evaluation.score import score
-from mlxtune.evaluation.stored import comparable, decodings_of, read_scores, stored_predictions
+from mlxtune.evaluation.stored import comparable, read_result, stored_predictions
 from mlxtune.files import write_json
 from mlxtune.models.tokenizer import Tokenizer
 from mlxtune.progress import SILENT, Progress
@@ -309,15 +309,14 @@ def _compare_before(
     recipe: Recipe, asked: Sequence[_Asked], evaluated: EvaluatedModel | None, folders: Sequence[Path]
 ) -> tuple[Against | None, list[str]]:
     """What changed since the first comparable evaluation in `folders`; and why nothing could be compared."""
-    ours = {} if evaluated is None else {**asked[-1].result.to_json(), **evaluated.to_json()}
     for folder in folders:
-        others = read_scores(folder)
-        if others is None or not comparable(ours, others):
+        others = read_result(folder)
+        if others is None or not comparable(evaluated, others.evaluated):
             continue
-        theirs = decodings_of(others)
+        theirs = others.by_decoding
         mine = next((one for one in (asked[-1], *asked) if one.result.decoding in theirs), asked[-1])
         try:
-            predictions = stored_predictions(folder, theirs.get(mine.result.decoding, others))
+            predictions = stored_predictions(folder, theirs.get(mine.result.decoding, others.top))
             return compare(mine.predictions, predictions, recipe, "before"), []
         except DataError as error:
             return None, [f"before: not compared: {error}"]

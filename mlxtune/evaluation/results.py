@@ -1,20 +1,24 @@
-"""What an evaluation comes to, as values: one decoding scored, the baselines beside it, the whole. `to_json` is scores.json.
+"""What an evaluation comes to, as values: one decoding scored, the baselines beside it, the whole. `to_json` is scores.json,
+`from_json` reads it.
 
-Nothing else writes scores.json, and nothing is added to it afterwards.
+Nothing else makes the content of scores.json, and nothing is added to it afterwards. Every `from_json` raises JsonError for
+content of another shape.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
-from mlxtune.evaluation.fields.scorer import Scores
+from mlxtune.evaluation.fields.scorer import Scores, scores_from_json
 from mlxtune.evaluation.judge.ratings import Ratings
 from mlxtune.evaluation.metrics.estimates import Estimate
 from mlxtune.evaluation.metrics.paired import Comparison
 from mlxtune.evaluation.predict.consistency import Consistency
 from mlxtune.evaluation.predict.probabilities import FieldCalibration
+from mlxtune.json_values import each, inside, mapping, optional, read_dataclass, required, typed
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,11 @@ class FileIdentity:
         """As scores.json has it."""
         rows = {} if self.rows is None else {"rows": self.rows}
         return {"file": self.file, "sha256": self.sha256, **rows}
+
+    @classmethod
+    def from_json(cls, content: Any) -> FileIdentity:
+        """What `to_json` says."""
+        return read_dataclass(cls, content)
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,24 @@ class EvaluatedModel:
             "overrides": list(self.overrides),
         }
 
+    @classmethod
+    def from_json(cls, content: Any) -> EvaluatedModel:
+        """What `to_json` says."""
+        text = typed(str)
+        model = required(content, "model", mapping)
+        with inside("model"):
+            path, revision = required(model, "path", text), optional(model, "revision", text)
+        return cls(
+            path,
+            revision,
+            required(content, "base", text),
+            required(content, "asked", text),
+            optional(content, "adapter", FileIdentity.from_json),
+            required(content, "data", FileIdentity.from_json),
+            required(content, "backend", text),
+            required(content, "overrides", typed(tuple[str, ...])),
+        )
+
 
 @dataclass(frozen=True)
 class GivenReplies:
@@ -79,8 +106,21 @@ class GivenReplies:
         """As scores.json has it."""
         return {"data": self.data.to_json(), "replies_of": self.replies.to_json()}
 
+    @classmethod
+    def from_json(cls, content: Any) -> GivenReplies:
+        """What `to_json` says."""
+        read = FileIdentity.from_json
+        return cls(required(content, "data", read), required(content, "replies_of", read))
+
 
 Evaluated = EvaluatedModel | GivenReplies
+
+
+def evaluated_from_json(content: Any) -> Evaluated | None:
+    """What a scores.json says that it is of; None where it does not."""
+    if "replies_of" in mapping(content):
+        return GivenReplies.from_json(content)
+    return EvaluatedModel.from_json(content) if {"model", "base", "asked"} & content.keys() else None
 
 
 @dataclass(frozen=True)
@@ -108,6 +148,11 @@ class Speed:
             "tokens_per_second": self.tokens_per_second,
             **memory,
         }
+
+    @classmethod
+    def from_json(cls, content: Any) -> Speed:
+        """What `to_json` says."""
+        return read_dataclass(cls, content)
 
 
 @dataclass(frozen=True)
@@ -145,16 +190,37 @@ class DecodingResult:
         fields = {name: scores.to_json() for name, scores in self.fields.items()}
         for name, one in self.calibration.items():
             fields[name]["calibration"] = one.to_json()
-        optional = {"speed": self.speed and self.speed.to_json(), "predictions": self.predictions,
-                    "consistency": self.consistency and self.consistency.to_json()}  # fmt: skip
+        further = {"speed": self.speed and self.speed.to_json(), "predictions": self.predictions,
+                   "consistency": self.consistency and self.consistency.to_json()}  # fmt: skip
         return {
             "rows": self.rows,
             "decoding": self.decoding,
             "replies": {name: one.to_json() for name, one in self.replies.items()},
             "fields": fields,
             "notes": list(self.notes),
-            **{key: value for key, value in optional.items() if value is not None},
+            **{key: value for key, value in further.items() if value is not None},
         }
+
+    @classmethod
+    def from_json(cls, content: Any) -> DecodingResult:
+        """What `to_json` says."""
+        scores, calibration = {}, {}
+        for name, of_field in required(content, "fields", each(mapping)).items():
+            with inside("fields", name):
+                scores[name] = scores_from_json({key: one for key, one in of_field.items() if key != "calibration"})
+                if (one := optional(of_field, "calibration", FieldCalibration.from_json)) is not None:
+                    calibration[name] = one
+        return cls(
+            required(content, "rows", typed(int)),
+            required(content, "decoding", typed(str)),
+            required(content, "replies", each(Estimate.from_json)),
+            scores,
+            required(content, "notes", typed(tuple[str, ...])),
+            calibration,
+            optional(content, "consistency", Consistency.from_json),
+            optional(content, "speed", Speed.from_json),
+            optional(content, "predictions", typed(str)),
+        )
 
 
 @dataclass(frozen=True)
@@ -176,6 +242,27 @@ class Against:
     def replies_json(self) -> dict[str, Any]:
         """As scores.json has it under "reply_comparisons"."""
         return comparisons_json(self.replies)
+
+    @classmethod
+    def from_json(cls, fields: Any, replies: Any, other: str) -> Against:
+        """What `fields_json` and `replies_json` say.
+
+        Args:
+            fields: Of `fields_json`.
+            replies: Of `replies_json`.
+            other: What the other system is called.
+        """
+
+        def read(comparisons: Any) -> dict[str, Comparison]:
+            return {
+                metric: required(comparisons, metric, partial(Comparison.from_json, name=metric, other=other))
+                for metric in mapping(comparisons)
+            }
+
+        with inside("comparisons", other):
+            by_field = each(read)(fields)
+        with inside("reply_comparisons", other):
+            return cls(by_field, read(replies))
 
 
 @dataclass(frozen=True)
@@ -240,6 +327,37 @@ class EvaluationResult:
         if self.judge is not None:
             content["judge"] = self.judge.to_json()
         return content
+
+    @classmethod
+    def from_json(cls, content: Any) -> EvaluationResult:
+        """What a scores.json says."""
+        compared = optional(content, "comparisons", each(mapping)) or {}
+        replies = optional(content, "reply_comparisons", each(mapping)) or {}
+        speeds = optional(content, "baseline_speed", each(Speed.from_json)) or {}
+        against = {
+            name: Against.from_json(compared.get(name, {}), replies.get(name, {}), name)
+            for name in {**compared, **replies}
+        }
+        baselines = optional(content, "baselines", each(each(scores_from_json)))
+        return cls(
+            DecodingResult.from_json(content),
+            evaluated_from_json(content),
+            optional(content, "decodings", each(DecodingResult.from_json)),
+            optional(content, "limits", each(typed(int))),
+            None if baselines is None else {
+                name: BaselineResult(fields, against.get(name, Against()), speeds.get(name))
+                for name, fields in baselines.items()
+            },
+            against.get("before"),
+            optional(content, "evaluated", typed(str)),
+            optional(content, "judge", Ratings.from_json),
+        )  # fmt: skip
+
+    @property
+    def by_decoding(self) -> dict[str, DecodingResult]:
+        """The results by decoding, that which counts first."""
+        others = {} if self.decodings is None else {one.decoding: one for one in self.decodings.values()}
+        return {self.top.decoding: self.top, **{name: one for name, one in others.items() if name != self.top.decoding}}
 
 
 def comparisons_json(comparisons: Mapping[str, Comparison]) -> dict[str, Any]:

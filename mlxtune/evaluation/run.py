@@ -1,7 +1,7 @@
 """One evaluation, from the user's request to its files: asks the model, scores the replies, asks the judge.
 
 outcome = run_evaluation(EvaluationRequest(find_subject(Path("runs/demo-intent/a"))), backend=lambda: choice.backend)
-outcome.scores["fields"]["intents"]["exact_match"]  # {"value": 0.81, "low": 0.71, "high": 0.90}
+outcome.result.top.fields["intents"]["exact_match"]  # Estimate(value=0.81, low=0.71, high=0.90)
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from mlxtune.evaluation.error_analysis import find_errors
 from mlxtune.evaluation.judge.ratings import (
     Judgement,
     JudgeRequest,
-    Ratings,
     judge_replies,
     n_judged,
     summarise_ratings,
@@ -42,19 +41,18 @@ from mlxtune.evaluation.measure import (
 from mlxtune.evaluation.metrics.bertscore import BertScore
 from mlxtune.evaluation.predict.given import read_replies
 from mlxtune.evaluation.predict.predictions import Prediction
-from mlxtune.evaluation.results import Against, EvaluatedModel, GivenReplies
+from mlxtune.evaluation.results import Against, EvaluatedModel, EvaluationResult, GivenReplies
 from mlxtune.evaluation.stored import (
     common_decoding,
     comparable,
     finished_evaluation,
     identity,
-    read_scores,
+    read_result,
     refuse_finished,
     stored_predictions,
     task_hash,
 )
 from mlxtune.evaluation.subject import Subject, load_subject, read_test_rows, read_validation_rows
-from mlxtune.files import write_json
 from mlxtune.models.base_model import base_folder, fingerprint
 from mlxtune.progress import SILENT, Progress
 from mlxtune.runs.folder import locked
@@ -106,16 +104,14 @@ class BeforeAfter:
     """The evaluation of the model before tuning and that after it.
 
     Attributes:
-        before: scores.json of the one.
+        before: The result of the one.
         after: Of the other.
-        fields: Field -> metric -> comparison of after with before, as scores.json has it; None where it is not known.
-        replies: The same of whole replies.
+        changes: What is different after; empty where that is not known.
     """
 
-    before: Mapping[str, Any]
-    after: Mapping[str, Any]
-    fields: Mapping[str, Any] | None
-    replies: Mapping[str, Any] | None
+    before: EvaluationResult
+    after: EvaluationResult
+    changes: Against
 
 
 @dataclass(frozen=True)
@@ -123,7 +119,7 @@ class EvaluationOutcome:
     """What came of a request.
 
     Attributes:
-        scores: The content of scores.json.
+        result: The content of scores.json.
         errors: Of errors.json.
         folder: Where they lie; None where nothing was written.
         run: The run, or the place kept for it; None for replies from a file.
@@ -132,7 +128,7 @@ class EvaluationOutcome:
         unjudged: Why the judge could not be asked; the evaluation does not need it.
     """
 
-    scores: Mapping[str, Any]
+    result: EvaluationResult
     errors: Mapping[str, Any]
     folder: Path | None
     run: Path | None
@@ -147,12 +143,12 @@ class EvaluationOutcome:
             files = {
                 "evaluation": str(self.folder),
                 "scores": str(self.folder / SCORES_FILE),
-                "predictions": str(self.folder / str(self.scores["predictions"])),
+                "predictions": str(self.folder / str(self.result.top.predictions)),
                 "errors": str(self.folder / ERRORS_FILE),
             }
-            if "judge" in self.scores:
+            if self.result.judge is not None:
                 files["judge"] = str(self.folder / JUDGE_FILE)
-        return {**self.scores, "run": self.run and str(self.run), "files": files}
+        return {**self.result.to_json(), "run": self.run and str(self.run), "files": files}
 
 
 def run_evaluation(
@@ -183,17 +179,18 @@ def run_evaluation(
     if (done := _judge_alone(request, rows)) is not None:
         assert out is not None
         log.info("%s: this evaluation is finished already, so only the judge is asked", out)
-        scores, predictions = done
-        outcome = EvaluationOutcome(scores, find_errors(predictions, subject.recipe).to_json(), out, _run(request))
-        return _with_counterpart(_judged(outcome, None, predictions, request, judge_progress), request)
+        result, predictions = done
+        evaluation = Evaluation(result, find_errors(predictions, subject.recipe), predictions)
+        outcome = EvaluationOutcome(result, evaluation.errors.to_json(), out, _run(request))
+        return _with_counterpart(_judged(outcome, evaluation, request, judge_progress), request)
     if out is not None:
         refuse_finished(out, request.force)
     evaluation = _given(request, rows) if request.replies else _asked(request, rows, backend, progress)
     if out is not None:
         (out / JUDGE_FILE).unlink(missing_ok=True)  # of an evaluation that this one replaced
-    outcome = EvaluationOutcome(evaluation.result.to_json(), evaluation.errors.to_json(), out, _run(request))
+    outcome = EvaluationOutcome(evaluation.result, evaluation.errors.to_json(), out, _run(request))
     if request.judge is not None:
-        outcome = _judged(outcome, evaluation, evaluation.predictions, request, judge_progress)
+        outcome = _judged(outcome, evaluation, request, judge_progress)
     return _with_counterpart(outcome, request)
 
 
@@ -264,7 +261,7 @@ def _asked(
 # Judging -----------------------------------------------------------------------------------------------------------
 
 
-def _judge_alone(request: EvaluationRequest, rows: Sequence[Row]) -> tuple[dict[str, Any], list[Prediction]] | None:
+def _judge_alone(request: EvaluationRequest, rows: Sequence[Row]) -> tuple[EvaluationResult, list[Prediction]] | None:
     """The finished evaluation that only the judge is asked about; None where there is none, or everything is asked again."""
     out = request.folder
     if out is None or request.judge is None or request.replies or request.bertscore or request.force:
@@ -274,8 +271,7 @@ def _judge_alone(request: EvaluationRequest, rows: Sequence[Row]) -> tuple[dict[
 
 def _judged(
     outcome: EvaluationOutcome,
-    evaluation: Evaluation | None,
-    predictions: Sequence[Prediction],
+    evaluation: Evaluation,
     request: EvaluationRequest,
     progress: Progress,
 ) -> EvaluationOutcome:
@@ -283,12 +279,12 @@ def _judged(
 
     Args:
         outcome: Without them.
-        evaluation: That was just made; None where it was read.
-        predictions: Its replies.
+        evaluation: That it is of, just made or read.
         request: Names the judge.
         progress: Told how far it is.
     """
     judge, out, recipe = request.judge, outcome.folder, request.subject.recipe
+    predictions = evaluation.predictions
     assert judge is not None
     progress.begin("judging", n_judged(predictions, judge.sample) * len(text_fields(recipe)))
     with nullcontext() if out is None else locked(out):
@@ -302,25 +298,11 @@ def _judged(
             unjudged.__cause__ = error
             return replace(outcome, unjudged=unjudged)
         ratings = summarise_ratings(judgements, predictions, judge.server, recipe.train.seed)
+        result = replace(evaluation.result, judge=ratings)
         if out is not None:
             write_judgements(out / JUDGE_FILE, judgements)
-        scores = _write_ratings(ratings, evaluation, outcome.scores, out)
-    return replace(outcome, scores=scores, judgements=judgements)
-
-
-def _write_ratings(
-    ratings: Ratings, evaluation: Evaluation | None, scores: Mapping[str, Any], out: Path | None
-) -> Mapping[str, Any]:
-    """scores.json with a judge's ratings: of an evaluation that was just made, or of an existing one."""
-    if evaluation is None:
-        scores = {**scores, "judge": ratings.to_json()}
-        if out is not None:
-            write_json(out / SCORES_FILE, scores)
-        return scores
-    judged = replace(evaluation, result=replace(evaluation.result, judge=ratings))
-    if out is not None:
-        write_evaluation(judged, out)
-    return judged.result.to_json()
+            write_evaluation(replace(evaluation, result=result), out)
+    return replace(outcome, result=result, judgements=judgements)
 
 
 def _go_on(request: EvaluationRequest) -> str:
@@ -338,22 +320,20 @@ def _go_on(request: EvaluationRequest) -> str:
 
 def _with_counterpart(outcome: EvaluationOutcome, request: EvaluationRequest) -> EvaluationOutcome:
     """The outcome with the evaluation of the other of base and tuned model, if there is a comparable one."""
-    subject, scores = request.subject, outcome.scores
+    subject, result = request.subject, outcome.result
     for folder in [] if request.replies is not None else subject.counterparts(request.limit):
-        other = read_scores(folder)
-        if other is None or not comparable(scores, other):
+        other = read_result(folder)
+        if other is None or not comparable(result.evaluated, other.evaluated):
             continue
         if not subject.base:
-            kept = [scores.get(key, {}).get("before") for key in ("comparisons", "reply_comparisons")]
-            return replace(outcome, counterpart=BeforeAfter(other, scores, *kept))
+            return replace(outcome, counterpart=BeforeAfter(other, result, result.before or Against()))
         changes = Against()
         if outcome.folder is not None:
-            mine, theirs = common_decoding(other, scores)
+            mine, theirs = common_decoding(other, result)
             try:
                 after, before = stored_predictions(folder, mine), stored_predictions(outcome.folder, theirs)
                 changes = compare(after, before, subject.recipe, "before")
             except DataError:  # the other evaluation's predictions are gone or damaged: its metrics are still there
                 changes = Against()
-        pair = BeforeAfter(scores, other, changes.fields_json() or None, changes.replies_json() or None)
-        return replace(outcome, counterpart=pair)
+        return replace(outcome, counterpart=BeforeAfter(result, other, changes))
     return outcome

@@ -1,7 +1,7 @@
 """An evaluation as it lies on disk: found by the path that a user names (a run, a folder in it, a sweep, a recipe), and
 whether it is the one that is asked for. Computes no metric, asks no model.
 
-    open_evaluation(Path("runs/demo-intent/a")).scores["rows"]  # 68
+    open_evaluation(Path("runs/demo-intent/a")).result.top.rows  # 68
 """
 
 from __future__ import annotations
@@ -20,15 +20,14 @@ from mlxtune.data.examples import expected_values
 from mlxtune.data.rows import Row, content_hash
 from mlxtune.errors import Misuse, Problem, RunError
 from mlxtune.evaluation.predict.predictions import Prediction, read_predictions
-from mlxtune.evaluation.results import FileIdentity
+from mlxtune.evaluation.results import DecodingResult, Evaluated, EvaluatedModel, EvaluationResult, FileIdentity
 from mlxtune.evaluation.subject import Subject
 from mlxtune.files import heal
+from mlxtune.json_values import JsonError
 from mlxtune.recipe.load import load_recipe
 from mlxtune.recipe.sections import Recipe
 from mlxtune.runs.folder import RunFolder, latest_run, open_run
 from mlxtune.runs.layout import BASE, EVALUATIONS, PREDICTIONS_FILE, RUN_FILE, RUNS, SCORES_FILE, TUNED
-
-StoredScores = Mapping[str, Any]  # the content of a scores.json, of this version or an earlier one
 
 
 @dataclass(frozen=True)
@@ -40,23 +39,27 @@ class StoredEvaluation:
         run: The run folder that it belongs to; None where it lies elsewhere.
         recipe: The run's; None where there is no run.
         info: run.json; empty where there is no run.
-        scores: scores.json; None where the run was not evaluated and that is not asked for.
+        result: What scores.json says; None where the run was not evaluated and that is not asked for.
     """
 
     folder: Path
     run: RunFolder | None
     recipe: Recipe | None
     info: Mapping[str, Any]
-    scores: Mapping[str, Any] | None
+    result: EvaluationResult | None
+
+    @property
+    def model(self) -> EvaluatedModel | None:
+        """The model that was evaluated; None where nothing was, or replies that were there already."""
+        evaluated = None if self.result is None else self.result.evaluated
+        return evaluated if isinstance(evaluated, EvaluatedModel) else None
 
     @property
     def before_tuning(self) -> bool:
         """Whether it is of the base model, or of replies that no run wrote: nothing was trained for it."""
         if self.run is None:
             return True
-        if self.scores is None or "adapter" not in self.scores:
-            return self.folder.name == BASE
-        return self.scores["adapter"] is None
+        return self.folder.name == BASE if self.model is None else self.model.adapter is None
 
     @property
     def title(self) -> str:
@@ -80,10 +83,10 @@ def open_evaluation(path: Path, name: str = TUNED, evaluated: bool = True) -> St
     if path.is_dir() and not (path / RUN_FILE).is_file() and ((path / SCORES_FILE).is_file() or lies_in_a_run(path)):
         place = path if len(path.parts) > 1 else path.absolute()
         run = open_run(place.parent.parent) if lies_in_a_run(path) else None
-        scores = read_scores(path)
-        if scores is None:
+        result = read_result(path)
+        if result is None:
             raise RunError(f"{path}: holds no scores.json; make it with `mlxtune evaluate {run}`")
-        return StoredEvaluation(path, run, run.recipe() if run else None, run.info() if run else {}, scores)
+        return StoredEvaluation(path, run, run.recipe() if run else None, run.info() if run else {}, result)
     if path.is_dir() or not path.exists():
         run = open_run(path)
     else:
@@ -93,10 +96,10 @@ def open_evaluation(path: Path, name: str = TUNED, evaluated: bool = True) -> St
             raise RunError(f"{path}: no run of {recipe.name!r} under {RUNS}/; train one with `mlxtune lora {path}`")
         run = newest
     folder = run.evaluation(name)
-    scores = read_scores(folder)
-    if scores is None and evaluated:
+    result = read_result(folder)
+    if result is None and evaluated:
         raise RunError(f"{run}: {_not_evaluated(run, name)}")
-    return StoredEvaluation(folder, run, run.recipe(), run.info(), scores)
+    return StoredEvaluation(folder, run, run.recipe(), run.info(), result)
 
 
 def open_evaluations(paths: Sequence[Path], name: str = TUNED, evaluated: bool = True) -> list[StoredEvaluation]:
@@ -166,30 +169,29 @@ def refuse_finished(out: Path, force: bool) -> None:
         )
 
 
-def read_scores(out: Path) -> dict[str, Any] | None:
-    """The scores in an evaluation folder; None if it holds none.
+def read_result(out: Path) -> EvaluationResult | None:
+    """What the scores.json in an evaluation folder says; None if it holds none.
 
     Raises:
-        RunError: scores.json is there and cannot be read.
+        RunError: It is there and cannot be read, or is damaged; names the key.
     """
     file = out / SCORES_FILE
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        return EvaluationResult.from_json(json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
+    except JsonError as error:
+        raise RunError(f"{file}: not the scores of an evaluation: {error}; delete it and evaluate again") from error
     except (OSError, ValueError) as error:
         raise RunError(f"{file}: cannot be read: {error}; delete it and evaluate again") from error
-    if not isinstance(content, dict) or "fields" not in content:
-        raise RunError(f"{file}: not the scores of an evaluation; delete it and evaluate again")
-    return content
 
 
-def comparable(scores: StoredScores, others: StoredScores) -> bool:
-    """Whether two evaluations put the same questions about the same rows to the same base model."""
-    keys = ("sha256", "rows")
-    ours, theirs = scores.get("data", {}), others.get("data", {})
-    same_rows = "sha256" in ours and all(ours[key] == theirs.get(key) for key in keys)
-    return bool(same_rows and all(scores.get(key) == others.get(key) for key in ("asked", "base")))
+def comparable(ours: Evaluated | None, theirs: Evaluated | None) -> bool:
+    """Whether the same questions about the same rows were put to the same base model, both times."""
+    if not isinstance(ours, EvaluatedModel) or not isinstance(theirs, EvaluatedModel):
+        return False
+    same_rows = (ours.data.sha256, ours.data.rows) == (theirs.data.sha256, theirs.data.rows)
+    return same_rows and (ours.task_hash, ours.base) == (theirs.task_hash, theirs.base)
 
 
 def task_hash(recipe: Recipe) -> str:
@@ -203,34 +205,26 @@ def identity(file: Path, rows: int | None = None) -> FileIdentity:
     return FileIdentity(str(file), content_hash(file), rows)
 
 
-def decodings_of(scores: StoredScores) -> dict[str, StoredScores]:
-    """The parts of a scores.json by decoding, its top first."""
-    parts = {scores["decoding"]: scores}
-    for part in scores.get("decodings", {}).values():
-        parts.setdefault(part["decoding"], part)
-    return parts
+def common_decoding(ours: EvaluationResult, theirs: EvaluationResult) -> tuple[DecodingResult, DecodingResult]:
+    """Of two evaluations, the results in a decoding that both have, the one that counts before others; else those that count."""
+    if ours.top.decoding != theirs.top.decoding:
+        for name, one in ours.by_decoding.items():
+            if name in theirs.by_decoding:
+                return one, theirs.by_decoding[name]
+    return ours.top, theirs.top
 
 
-def common_decoding(scores: StoredScores, others: StoredScores) -> tuple[StoredScores, StoredScores]:
-    """Of two scores.json, the parts in a decoding that both have; where they share none, their tops."""
-    ours, theirs = decodings_of(scores), decodings_of(others)
-    if scores["decoding"] == others["decoding"]:
-        return scores, others
-    common = next((name for name in ours if name in theirs), None)
-    return (ours[common], theirs[common]) if common else (scores, others)
-
-
-def stored_predictions(folder: Path, part: StoredScores) -> list[Prediction]:
-    """The predictions that a part of a scores.json is of.
+def stored_predictions(folder: Path, result: DecodingResult) -> list[Prediction]:
+    """The predictions that a result is of.
 
     Args:
         folder: Of the evaluation.
-        part: The scores, or one of their decodings.
+        result: Of one of its decodings.
 
     Raises:
         DataError: They are missing or damaged.
     """
-    return read_predictions(folder / str(part.get("predictions", PREDICTIONS_FILE)))
+    return read_predictions(folder / (result.predictions or PREDICTIONS_FILE))
 
 
 def finished_evaluation(
@@ -240,7 +234,7 @@ def finished_evaluation(
     decoding: str | None = None,
     probabilities: bool = False,
     repeats: int | None = None,
-) -> tuple[dict[str, Any], list[Prediction]] | None:
+) -> tuple[EvaluationResult, list[Prediction]] | None:
     """The evaluation in a folder, if it says what evaluating the subject now would say.
 
     Args:
@@ -252,38 +246,40 @@ def finished_evaluation(
         repeats: Required samples of each row.
 
     Returns:
-        Its scores.json and predictions; None where there is none.
+        Its result and predictions; None where there is none.
 
     Raises:
         RunError: It is another one; says in what.
         DataError: Its predictions are missing or damaged.
     """
-    scores = read_scores(out)
-    if scores is None:
+    result = read_result(out)
+    if result is None:
         return None
-    predictions = stored_predictions(out, scores)
+    predictions = stored_predictions(out, result.top)
     recipe = subject.recipe
+    model = result.evaluated if isinstance(result.evaluated, EvaluatedModel) else None
     adapter = subject.adapter and identity(subject.adapter / WEIGHTS_FILE).sha256
     other = []
     if not _same_rows(predictions, rows, expected_values(rows, recipe)):
         other.append("other rows")
-    if scores.get("asked") != task_hash(recipe):
+    if model is None or model.task_hash != task_hash(recipe):
         other.append("another prompt, output or evaluate.max_new_tokens")
-    if scores.get("model") != {"path": recipe.model.path, "revision": recipe.model.revision}:
+    if model is None or (model.path, model.revision) != (recipe.model.path, recipe.model.revision):
         other.append("another base model")
-    if (scores.get("adapter") or {}).get("sha256") != adapter:
+    if (None if model is None or model.adapter is None else model.adapter.sha256) != adapter:
         other.append("another adapter")
-    if decoding is not None and decoding != ("both" if "decodings" in scores else scores.get("decoding")):
+    if decoding is not None and decoding != (result.top.decoding if result.decodings is None else "both"):
         other.append("another decoding")
     if probabilities and any(one.probabilities is None for one in predictions):
         other.append("no probabilities")
-    if repeats is not None and scores.get("consistency", {}).get("repeats") != repeats:
+    samples = result.top.consistency
+    if repeats is not None and (samples is None or samples.repeats != repeats):
         other.append(f"no {repeats} samples of each row")
     if other:
         raise RunError(
             f"{out}: holds another evaluation ({', '.join(other)}); replace it with --force, or choose another folder with --out"
         )
-    return scores, predictions
+    return result, predictions
 
 
 # Details -----------------------------------------------------------------------------------------------------------
@@ -325,9 +321,9 @@ def _before_tuning(one: StoredEvaluation) -> StoredEvaluation:
     if one.run is not None and one.recipe is not None and not one.before_tuning:
         name = one.folder.name.replace(TUNED, BASE, 1)
         for folder in (one.run.evaluation(name), RunFolder(RUNS / one.recipe.name / BASE).evaluation(name)):
-            scores = read_scores(folder)
-            if scores is not None:
-                return StoredEvaluation(folder, one.run, one.recipe, one.info, scores)
+            result = read_result(folder)
+            if result is not None:
+                return StoredEvaluation(folder, one.run, one.recipe, one.info, result)
         raise RunError(
             f"{one.run}: nothing to compare it with; name another run, or evaluate its base model first: "
             f"`mlxtune evaluate {one.run} --base`"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +21,8 @@ from mlxtune.backends.adapter import read_adapter
 from mlxtune.backends.base import STORED, Backend, Model, WrittenModel
 from mlxtune.data.examples import prompt_ids
 from mlxtune.data.rows import Row, read_rows
-from mlxtune.errors import DataError, ModelError, RunError
-from mlxtune.models.base_model import base_folder, require_base
+from mlxtune.errors import DataError, ModelError
+from mlxtune.export.source import ExportSource, open_source
 from mlxtune.models.source import tensor_places, weight_files
 from mlxtune.models.tokenizer import load_tokenizer
 from mlxtune.models.writing import check_free, model_folder
@@ -128,20 +128,44 @@ def fuse_run(
         RunError: The run has no adapter.
         ModelError: Something lies at `out`, or the fused model says something else than base plus adapter.
     """
-    if not run.has_adapter:
-        raise RunError(f"{run}: has no adapter yet; its training did not reach a checkpoint")
     check_free(out, force=force)
-    recipe = run.recipe()
-    base = base_folder(recipe.model, backend)
-    require_base(base, run.info().get("base", {}).get("fingerprint"), str(run))
-    prompts = _prompts(recipe, base)
+    source = open_source(run, backend)
     with model_folder(out, force=force) as new:
-        written = backend.fuse(base, run.adapter, new, requantize, dtype)
-        proof = prove(backend, base, run.adapter, new, prompts)
-        if problem := proof.problem(tolerance):
-            raise ModelError(f"{out}: not written: {problem}")
-    kept = WrittenModel(out, written.n_bytes, written.n_parameters, written.bits_per_weight, written.notes)
-    return Fused(kept, proof)
+        fused = fuse_into(new, source, backend, out, requantize=requantize, dtype=dtype, tolerance=tolerance)
+    written = replace(fused.written, folder=out)
+    return Fused(written, fused.proof)
+
+
+def fuse_into(
+    folder: Path,
+    source: ExportSource,
+    backend: Backend,
+    out: Path,
+    *,
+    requantize: bool = False,
+    dtype: str | None = None,
+    tolerance: float = 0.1,
+) -> Fused:
+    """Write a fused model into an empty folder, and prove it.
+
+    Args:
+        folder: Empty.
+        source: The run, with an adapter.
+        backend: Computes.
+        out: Name of the folder in messages, which it takes later.
+        requantize: As `fuse_run`.
+        dtype: As `fuse_run`.
+        tolerance: As `fuse_run`.
+
+    Raises:
+        ModelError: The fused model says something else than base plus adapter.
+    """
+    prompts = checked_prompts(source.recipe, source.base)
+    written = backend.fuse(source.base, source.run.adapter, folder, requantize, dtype)
+    proof = prove(backend, source.base, source.run.adapter, folder, prompts)
+    if problem := proof.problem(tolerance):
+        raise ModelError(f"{out}: not written: {problem}")
+    return Fused(written, proof)
 
 
 def prove(backend: Backend, base: Path, adapter: Path, fused: Path, prompts: Sequence[Sequence[int]]) -> Proof:
@@ -157,20 +181,20 @@ def prove(backend: Backend, base: Path, adapter: Path, fused: Path, prompts: Seq
     found = read_adapter(adapter)
     types = {name: place.dtype for file in weight_files(fused) for name, place in tensor_places(file).items()}
     model = backend.load(base, None, STORED)
-    without = [_logits(model, prompt) for prompt in prompts]
+    without = [checked_logits(model, prompt) for prompt in prompts]
     model.attach_lora(found.spec, found.weights)
-    adapted = [_logits(model, prompt) for prompt in prompts]
+    adapted = [checked_logits(model, prompt) for prompt in prompts]
     effect = _largest(adapted, without)
     del without
     model.fold(types)
-    rounded = [_logits(model, prompt) for prompt in prompts]
+    rounded = [checked_logits(model, prompt) for prompt in prompts]
     del model
     model = backend.load(fused, None, STORED)
     difference, unexplained = [], []
     for prompt, ours, folded in zip(prompts, adapted, rounded, strict=True):
-        written = _logits(model, prompt)
-        difference.append(_distance(written, ours))
-        unexplained.append(_distance(written, folded))
+        written = checked_logits(model, prompt)
+        difference.append(largest_difference(written, ours))
+        unexplained.append(largest_difference(written, folded))
     return Proof(
         difference=float(np.max(difference)),
         effect=effect,
@@ -182,7 +206,7 @@ def prove(backend: Backend, base: Path, adapter: Path, fused: Path, prompts: Seq
     )
 
 
-def _logits(model: Model, prompt: Sequence[int]) -> NDArray[np.float32]:
+def checked_logits(model: Model, prompt: Sequence[int]) -> NDArray[np.float32]:
     """Logits at up to CHECKED_POSITIONS of a prompt's positions, spread evenly, its last among them."""
     places = np.linspace(len(prompt) - 1, 0, min(len(prompt), CHECKED_POSITIONS)).round().astype(int)
     return model.logits(prompt, places.tolist())
@@ -190,10 +214,11 @@ def _logits(model: Model, prompt: Sequence[int]) -> NDArray[np.float32]:
 
 def _largest(some: Sequence[NDArray[np.float32]], others: Sequence[NDArray[np.float32]]) -> float:
     """Largest distance of any pair; NaN where any logit is."""
-    return float(np.max([_distance(one, other) for one, other in zip(some, others, strict=True)]))
+    return float(np.max([largest_difference(one, other) for one, other in zip(some, others, strict=True)]))
 
 
-def _distance(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+def largest_difference(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    """Largest absolute difference of two arrays of the same shape; NaN where any value is."""
     return float(np.abs(one - other).max())
 
 
@@ -206,8 +231,8 @@ def _rounded_to(types: Mapping[str, str], adapted: Sequence[str], config: Mappin
     return " and ".join(sorted(TYPE_NAMES[kind] for kind in kinds))
 
 
-def _prompts(recipe: Recipe, base: Path) -> list[list[int]]:
-    """Prompts of the first rows of the recipe's data, test rows first."""
+def checked_prompts(recipe: Recipe, base: Path) -> list[list[int]]:
+    """Token ids of the first rows' prompts, CHECKED_PROMPTS of them; of the recipe's data, test rows first."""
     tokenizer = load_tokenizer(base)
     for file in (recipe.data.test, recipe.data.valid, recipe.data.train):
         if file and (is_on_hub(file) or Path(file).is_file()):

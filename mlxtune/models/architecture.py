@@ -30,8 +30,8 @@ def linear_layers(config: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
     """
     check(config)
     hidden, inner = config["hidden_size"], config["intermediate_size"]
-    queries = config["num_attention_heads"] * _head_dim(config)
-    values = _kv_heads(config) * _head_dim(config)
+    queries = config["num_attention_heads"] * head_dim(config)
+    values = kv_heads(config) * head_dim(config)
     block = {
         "self_attn.q_proj": (hidden, queries),
         "self_attn.k_proj": (hidden, values),
@@ -72,7 +72,7 @@ def weight_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         for part in ATTENTION:
             add(f"{block}.self_attn.{part}")
         if config["model_type"] == "qwen3":  # one norm for q, one for k, shared by the heads
-            shapes |= {f"{block}.self_attn.{part}.weight": (_head_dim(config),) for part in ("q_norm", "k_norm")}
+            shapes |= {f"{block}.self_attn.{part}.weight": (head_dim(config),) for part in ("q_norm", "k_norm")}
         for part in ("gate_proj", "down_proj", "up_proj"):
             add(f"{block}.mlp.{part}")
         shapes |= {f"{block}.{part}.weight": (hidden,) for part in ("input_layernorm", "post_attention_layernorm")}
@@ -172,11 +172,13 @@ def _check_window(config: Mapping[str, Any]) -> None:
     )
 
 
-def _kv_heads(config: Mapping[str, Any]) -> int:
+def kv_heads(config: Mapping[str, Any]) -> int:
+    """Heads of keys and values."""
     return int(config.get("num_key_value_heads") or config["num_attention_heads"])
 
 
-def _head_dim(config: Mapping[str, Any]) -> int:
+def head_dim(config: Mapping[str, Any]) -> int:
+    """Width of a head."""
     default = 128 if config["model_type"] == "qwen3" else config["hidden_size"] // config["num_attention_heads"]
     return int(config.get("head_dim") or default)
 

@@ -9,10 +9,7 @@ GGUF does not say is not guessed: an unknown architecture, tokenizer or pre-toke
 
 from __future__ import annotations
 
-import functools
 import json
-import math
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,48 +19,18 @@ from numpy.typing import NDArray
 
 from mlxtune.errors import ModelError
 from mlxtune.files import write_safetensors
-from mlxtune.models.gguf_layout import UnknownVersion, check_layout
-
-ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
-SHARD_BYTES = 2 << 30
-
-_NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
-_BLOCK_NAMES = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "attn_q_norm": "self_attn.q_norm",
-    "attn_k_norm": "self_attn.k_norm",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
-
-# Token types of tokenizer.ggml.token_type.
-_CONTROL, _USER_DEFINED, _UNUSED = 3, 4, 5
-
-# How text is split before BPE, by tokenizer.ggml.pre. The patterns are those that llama.cpp applies for that name;
-# the Qwen one is also, character by character, that of Qwen's own tokenizer.json.
-_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-_QWEN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+from mlxtune.models.gguf_file import open_gguf, read_list, read_number, read_tensor, read_value, shortest
+from mlxtune.models.gguf_tensors import (
+    ARCHITECTURES,
+    INTERLEAVED,
+    ROPE_DIVISORS,
+    deinterleaved,
+    hugging_face_name,
+    rope_divisors,
 )
-_LLAMA3 = _QWEN.replace(r"\p{N}|", r"\p{N}{1,3}|", 1)
-_DEFAULT = (r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", r"[0-9][0-9][0-9]")
-_SPLITS: dict[str, tuple[str, ...]] = {
-    "gpt-2": (_GPT2,),
-    "default": _DEFAULT,
-    "smollm": (r"\p{N}", _GPT2),
-    "qwen2": (_QWEN,),
-    "deepseek-r1-qwen": (_QWEN,),
-    "llama-bpe": (_LLAMA3,),
-    "llama3": (_LLAMA3,),
-}
-_NFC = ("qwen2", "deepseek-r1-qwen")  # Qwen composes Unicode first; llama.cpp does not, its own tokenizer does
-_LLAMA3_NAMES = ("llama-bpe", "llama3")
+from mlxtune.models.gguf_tokens import COMPOSING_SPLITS, CONTROL, LLAMA3_SPLITS, SPLITS, UNUSED, USER_DEFINED
+
+SHARD_BYTES = 2 << 30
 
 
 def to_folder(path: Path, folder: Path, dtype: str = "float16") -> None:
@@ -93,7 +60,7 @@ def write_config_and_tokenizer(path: Path, folder: Path, dtype: str = "float16")
 def stored_type(path: Path) -> str:
     """What most of the weights are stored as: "F32", "BF16", "Q4_K", ..."""
     sizes: dict[str, int] = {}
-    for tensor in _open(path).tensors:
+    for tensor in open_gguf(path).tensors:
         sizes[tensor.tensor_type.name] = sizes.get(tensor.tensor_type.name, 0) + int(tensor.n_elements)
     return max(sizes, key=lambda name: sizes[name])
 
@@ -104,12 +71,12 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         ModelError: Not a GGUF, corrupt, or an architecture that is not supported.
     """
-    file = _open(path)
+    file = open_gguf(path)
     architecture = _architecture(path)
     shapes = {tensor.name: tuple(reversed(tensor.shape.tolist())) for tensor in file.tensors}
 
     def value(key: str, default: float | None = None) -> float:
-        found = _number(path, f"{architecture}.{key}", default)
+        found = read_number(path, f"{architecture}.{key}", default)
         if found is None:
             raise ModelError(
                 f"{path}: the GGUF lacks {architecture}.{key}; it is damaged or was written by a very old tool"
@@ -134,8 +101,8 @@ def read_config(path: Path) -> dict[str, Any]:
         "head_dim": int(value("attention.key_length", hidden // heads)),
         "vocab_size": shapes["token_embd.weight"][0],
         "max_position_embeddings": int(value("context_length")),
-        "rms_norm_eps": _short(value("attention.layer_norm_rms_epsilon")),
-        "rope_theta": _short(value("rope.freq_base", 10000.0)),
+        "rms_norm_eps": shortest(value("attention.layer_norm_rms_epsilon")),
+        "rope_theta": shortest(value("rope.freq_base", 10000.0)),
         "tie_word_embeddings": "output.weight" not in shapes,
         "hidden_act": "silu",
     }
@@ -160,28 +127,16 @@ def tensors(path: Path) -> Iterator[tuple[str, NDArray[np.float32]]]:
     Raises:
         ModelError: A tensor of unknown name, or in a quantization that the gguf package cannot read.
     """
-    from gguf import GGMLQuantizationType
-    from gguf.quants import dequantize
-
     config = read_config(path)
-    for tensor in _open(path).tensors:
-        if tensor.name == "rope_freqs.weight":
+    heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
+    for tensor in open_gguf(path).tensors:
+        if tensor.name == ROPE_DIVISORS:
             continue  # read by read_config
         name = _hugging_face_name(path, tensor.name)
-        quantization = GGMLQuantizationType(tensor.tensor_type)
-        try:
-            value = dequantize(tensor.data, quantization)
-        except NotImplementedError:
-            raise ModelError(
-                f"{path}: {tensor.name} is quantized as {quantization.name}, which the gguf package cannot read; "
-                "take a GGUF of another quantization, such as Q8_0 or Q4_K_M"
-            ) from None
-        shape = tuple(reversed(tensor.shape.tolist()))
-        value = np.ascontiguousarray(value.reshape(shape), dtype=np.float32)
-        if config["model_type"] == "llama" and ".attn_q." in tensor.name:
-            value = _unpermute(value, config["num_attention_heads"])
-        if config["model_type"] == "llama" and ".attn_k." in tensor.name:
-            value = _unpermute(value, config["num_key_value_heads"])
+        value = read_tensor(path, tensor)
+        part = tensor.name.split(".")[-2]
+        if config["model_type"] in INTERLEAVED and part in heads:
+            value = deinterleaved(value, heads[part])
         yield name, value
 
 
@@ -191,41 +146,41 @@ def write_tokenizer(path: Path, folder: Path) -> None:
     Raises:
         ModelError: Not a byte-level BPE tokenizer, or split in a way that is not known.
     """
-    model = _value(path, "tokenizer.ggml.model")
+    model = read_value(path, "tokenizer.ggml.model")
     if model != "gpt2":
         raise ModelError(
             f"{path}: its tokenizer is of kind {model!r}; only byte-level BPE ('gpt2', as Qwen's and SmolLM's) is "
             "supported; use the model's own folder or Hub id"
         )
     split = _splitting(path)
-    tokens: list[str] = _list(path, "tokenizer.ggml.tokens", str)
-    types: list[int] = _list(path, "tokenizer.ggml.token_type", int) or [1] * len(tokens)
-    merges: list[str] = _list(path, "tokenizer.ggml.merges", str)
+    tokens: list[str] = read_list(path, "tokenizer.ggml.tokens", str)
+    types: list[int] = read_list(path, "tokenizer.ggml.token_type", int) or [1] * len(tokens)
+    merges: list[str] = read_list(path, "tokenizer.ggml.merges", str)
     if not tokens or len(types) != len(tokens):
         raise ModelError(
             f"{path}: the GGUF is damaged: it has {len(tokens):,} tokens and {len(types):,} types of tokens"
         )
     # Unused ids only pad the embedding; the model's own tokenizer does not have them.
-    vocabulary = {token: index for index, token in enumerate(tokens) if types[index] != _UNUSED}
+    vocabulary = {token: index for index, token in enumerate(tokens) if types[index] != UNUSED}
     added = [
         {
             "id": index, "content": token, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
-            "special": types[index] == _CONTROL,
+            "special": types[index] == CONTROL,
         }
         for index, token in enumerate(tokens)
-        if types[index] in (_CONTROL, _USER_DEFINED)
+        if types[index] in (CONTROL, USER_DEFINED)
     ]  # fmt: skip
 
     named = {name: _token_id(path, name) for name in ("bos", "eos", "unknown", "padding")}
     text = {name: tokens[index] for name, index in named.items() if index is not None and index < len(tokens)}
     # Where the file does not say, llama.cpp opens a text with BOS for Llama 3 only.
-    add_bos = _value(path, "tokenizer.ggml.add_bos_token")
-    add_bos = "bos" in text and (split in _LLAMA3_NAMES if add_bos is None else bool(add_bos))
+    add_bos = read_value(path, "tokenizer.ggml.add_bos_token")
+    add_bos = "bos" in text and (split in LLAMA3_SPLITS if add_bos is None else bool(add_bos))
 
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
     splits = [
         {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
-        for pattern in _SPLITS[split]
+        for pattern in SPLITS[split]
     ]
     opening: dict[str, Any] = byte_level
     if add_bos:
@@ -242,14 +197,14 @@ def write_tokenizer(path: Path, folder: Path) -> None:
         "truncation": None,
         "padding": None,
         "added_tokens": added,
-        "normalizer": {"type": "NFC"} if split in _NFC else None,
+        "normalizer": {"type": "NFC"} if split in COMPOSING_SPLITS else None,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [*splits, byte_level]},
         "post_processor": opening,
         "decoder": byte_level,
         "model": {
             "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": "",
             "end_of_word_suffix": "", "fuse_unk": False, "byte_fallback": False,
-            "ignore_merges": split in _LLAMA3_NAMES,
+            "ignore_merges": split in LLAMA3_SPLITS,
             "vocab": vocabulary, "merges": [merge.split(" ", 1) for merge in merges],
         },
     }  # fmt: skip
@@ -259,7 +214,7 @@ def write_tokenizer(path: Path, folder: Path) -> None:
         "add_bos_token": add_bos,
         "add_prefix_space": False,
         "clean_up_tokenization_spaces": False,
-        "model_max_length": _value(path, f"{_architecture(path)}.context_length"),
+        "model_max_length": read_value(path, f"{_architecture(path)}.context_length"),
         "bos_token": text.get("bos"),
         "eos_token": text.get("eos"),
         "unk_token": text.get("unknown"),
@@ -270,7 +225,7 @@ def write_tokenizer(path: Path, folder: Path) -> None:
         "added_tokens_decoder": {
             str(token["id"]): {key: item for key, item in token.items() if key != "id"} for token in added
         },
-        "chat_template": _value(path, "tokenizer.chat_template"),
+        "chat_template": read_value(path, "tokenizer.chat_template"),
     }
     folder.mkdir(parents=True, exist_ok=True)
     _write_json(folder / "tokenizer.json", tokenizer)
@@ -280,137 +235,63 @@ def write_tokenizer(path: Path, folder: Path) -> None:
 # Reading the file ------------------------------------------------------------------------------------------------
 
 
-def check(path: Path) -> None:
-    """Raise ModelError unless the file begins as a GGUF does; whether it is whole shows when it is read, in seconds."""
-    with path.open("rb") as stream:
-        magic = stream.read(4)
-    if magic != b"GGUF":
-        raise ModelError(f"{path}: not a GGUF file: it begins with {magic!r}, a GGUF with b'GGUF'")
-
-
-def _open(path: Path) -> Any:
-    status = path.stat()
-    return _open_version(path, status.st_size, status.st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=1)
-def _open_version(path: Path, n_bytes: int, modified_ns: int) -> Any:
-    """The gguf package's reader; parsing a vocabulary takes it seconds, so the last file stays open."""
-    check(path)
-    from gguf import GGUFReader
-
-    class Reader(GGUFReader):  # type: ignore[misc]
-        """Slices the file as a plain array: np.memmap's own slicing takes most of the time that a vocabulary does."""
-
-        @property
-        def data(self) -> Any:
-            return self._bytes
-
-        @data.setter
-        def data(self, memory_map: Any) -> None:
-            self._bytes = np.asarray(memory_map)
-
-    try:
-        check_layout(path)
-        return Reader(path)
-    except UnknownVersion as error:
-        raise ModelError(f"{path}: a GGUF of {error}; take a newer file, or the model's own folder or Hub id") from None
-    except (ValueError, IndexError, KeyError, UnicodeDecodeError, OverflowError) as error:
-        raise ModelError(
-            f"{path}: the GGUF is truncated or damaged ({n_bytes:,} bytes; {error}); download it again"
-        ) from error
-
-
 def _architecture(path: Path) -> str:
-    architecture = _value(path, "general.architecture")
+    architecture = read_value(path, "general.architecture")
     if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
         raise ModelError(
             f"{path}: architecture {architecture!r} is not supported; supported: {', '.join(ARCHITECTURES)}"
         )
-    if (n_files := _number(path, "split.count", 1) or 0) > 1:
+    if (n_files := read_number(path, "split.count", 1) or 0) > 1:
         raise ModelError(
             f"{path}: one part of a GGUF in {n_files:g} files; join them first with "
             "`llama-gguf-split --merge FIRST OUT`"
         )
-    if (_number(path, f"{architecture}.expert_count") or 0) > 0:
+    if (read_number(path, f"{architecture}.expert_count") or 0) > 0:
         raise ModelError(f"{path}: a mixture of experts; only dense models are supported")
     return str(architecture)
 
 
-def _value(path: Path, key: str) -> Any:
-    field = _open(path).fields.get(key)
-    try:
-        return None if field is None else field.contents()
-    except UnicodeDecodeError as error:
-        raise ModelError(f"{path}: the GGUF is damaged: {key} is not UTF-8 ({error}); download it again") from error
-
-
-def _number(path: Path, key: str, default: float | None = None) -> float | None:
-    """A number of the metadata, whole or not."""
-    value = _value(path, key)
-    if value is None:
-        return default
-    if not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ModelError(f"{path}: {key}: expected a number, got {str(value)[:40]}")
-    return value
-
-
-def _list(path: Path, key: str, kind: type) -> list[Any]:
-    """A list of the metadata; empty where there is none."""
-    value = _value(path, key)
-    if value is not None and not (isinstance(value, list) and all(isinstance(one, kind) for one in value)):
-        raise ModelError(f"{path}: {key}: expected a list of {kind.__name__}, got {str(value)[:40]}")
-    return value or []
-
-
 def _token_id(path: Path, name: str) -> int | None:
-    value = _number(path, f"tokenizer.ggml.{name}_token_id")
+    value = read_number(path, f"tokenizer.ggml.{name}_token_id")
     return None if value is None else int(value)
 
 
-def _short(value: float) -> float:
-    """The shortest decimal number that is this float32: 1e-05, not 9.999999747378752e-06."""
-    return float(str(np.float32(value)))
-
-
 def _splitting(path: Path) -> str:
-    split = _value(path, "tokenizer.ggml.pre")
+    split = read_value(path, "tokenizer.ggml.pre")
     if split in (None, "default") and _architecture(path).startswith("qwen"):
         return "qwen2"  # files from before llama.cpp told pre-tokenizers apart
     split = split or "default"
-    if not isinstance(split, str) or split not in _SPLITS:
-        raise ModelError(
-            f"{path}: its text is split as {split!r}, which is not known here; known: {', '.join(_SPLITS)}"
-        )
+    if not isinstance(split, str) or split not in SPLITS:
+        raise ModelError(f"{path}: its text is split as {split!r}, which is not known here; known: {', '.join(SPLITS)}")
     return str(split)
 
 
 def _rope_scaling(path: Path, config: dict[str, Any]) -> dict[str, Any] | None:
     prefix = f"{config['model_type']}.rope.scaling"
-    kind = _value(path, f"{prefix}.type")
-    frequencies = next((tensor for tensor in _open(path).tensors if tensor.name == "rope_freqs.weight"), None)
+    kind = read_value(path, f"{prefix}.type")
+    frequencies = next((tensor for tensor in open_gguf(path).tensors if tensor.name == ROPE_DIVISORS), None)
     if frequencies is not None:
         return _llama3_scaling(path, config, np.array(frequencies.data, dtype=np.float32))
     if kind in (None, "none"):
         return None
     if kind not in ("linear", "yarn"):
         raise ModelError(f"{path}: RoPE scaling of kind {kind!r} is not supported; supported: linear, yarn")
-    factor = _number(path, f"{prefix}.factor")
+    factor = read_number(path, f"{prefix}.factor")
     if factor is None:
         raise ModelError(f"{path}: the GGUF lacks {prefix}.factor, by which it scales RoPE")
     scaling = {"rope_type": kind, "type": kind, "factor": float(factor)}
-    if (original := _number(path, f"{prefix}.original_context_length")) is not None:
+    if (original := read_number(path, f"{prefix}.original_context_length")) is not None:
         scaling["original_max_position_embeddings"] = int(original)
+    for name in ("beta_fast", "beta_slow"):
+        if (turns := read_number(path, f"{prefix}.yarn_{name}")) is not None:
+            scaling[name] = float(turns)
     return scaling
 
 
 def _llama3_scaling(path: Path, config: dict[str, Any], factors: NDArray[np.float32]) -> dict[str, Any]:
     """Llama 3's scaling, of which a GGUF keeps only the divisor of each frequency, (head_dim / 2,)."""
     factor, low, high, original = float(factors.max()), 1.0, 4.0, 8192
-    width = config["head_dim"]
-    wavelengths = 2 * math.pi * config["rope_theta"] ** (np.arange(0, width, 2) / width)
-    smooth = np.clip((original / wavelengths - low) / (high - low), 0, 1)
-    expected = 1 / ((1 - smooth) / factor + smooth)
+    expected = rope_divisors(config["head_dim"], config["rope_theta"], factor, low=low, high=high, original=original)
     if factors.shape != expected.shape or not np.allclose(factors, expected, rtol=1e-3):
         raise ModelError(
             f"{path}: its RoPE frequencies are scaled in a way that is not Llama 3's, the only one known here"
@@ -425,18 +306,10 @@ def _llama3_scaling(path: Path, config: dict[str, Any], factors: NDArray[np.floa
 
 
 def _hugging_face_name(path: Path, name: str) -> str:
-    if (whole := re.fullmatch(r"(\w+)\.(weight|bias)", name)) and whole[1] in _NAMES:
-        return f"{_NAMES[whole[1]]}.{whole[2]}"
-    if (block := re.fullmatch(r"blk\.(\d+)\.(\w+)\.(weight|bias)", name)) and block[2] in _BLOCK_NAMES:
-        return f"model.layers.{block[1]}.{_BLOCK_NAMES[block[2]]}.{block[3]}"
-    raise ModelError(f"{path}: the tensor {name} belongs to no {', '.join(ARCHITECTURES)} model that is known here")
-
-
-def _unpermute(weight: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
-    """Rows of q or k from llama.cpp's interleaved order of rotary pairs to Hugging Face's two halves."""
-    half = weight.shape[0] // heads // 2
-    pairs = weight.reshape(heads, half, 2, *weight.shape[1:])
-    return np.ascontiguousarray(pairs.swapaxes(1, 2).reshape(weight.shape))
+    found = hugging_face_name(name)
+    if found is None:
+        raise ModelError(f"{path}: the tensor {name} belongs to no {', '.join(ARCHITECTURES)} model that is known here")
+    return found
 
 
 # Writing the folder ----------------------------------------------------------------------------------------------

@@ -9,9 +9,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import yaml
 
 from mlxtune.errors import ModelError
+from mlxtune.recipe.yaml_text import YamlError, read_yaml
 
 CONFIG_PATTERNS = ["*.json", "*.jinja", "*.txt", "tokenizer.model", "LICENSE*", "NOTICE*"]
 WEIGHT_PATTERNS = ["model*.safetensors"]
@@ -73,6 +76,18 @@ def progress_bars(wanted: bool) -> Iterator[None]:
     finally:
         if quiet:
             enable_progress_bars()
+
+
+def front_matter(readme: str) -> dict[str, Any]:
+    """What the README.md of a repository says between two lines of three dashes at its beginning; nothing if it cannot be read."""
+    first, *lines = readme.split("\n")
+    ends = (number for number, line in enumerate(lines) if line.rstrip() == "---")
+    text = "\n".join(lines[: next(ends, 0)]) if first.rstrip() == "---" else ""
+    try:
+        said = read_yaml(text, yaml.SafeLoader)  # as the Hub reads it: YAML 1.1
+    except YamlError:
+        return {}
+    return said if isinstance(said, dict) else {}
 
 
 def refusal(error: Exception, name: str, kind: str, revision: str | None) -> str | None:

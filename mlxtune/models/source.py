@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from mlxtune.errors import ModelError, did_you_mean
 from mlxtune.files import heal
-from mlxtune.models import architecture, gguf, hub
+from mlxtune.models import architecture, gguf_file, hub
 from mlxtune.recipe.sections import is_local_model
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -218,7 +218,7 @@ def _local(path: Path, given: str, need: Literal["all", "config"]) -> ModelSourc
         return ModelSource("folder", path, None, path.resolve().name)
     if path.suffix != ".gguf":
         raise ModelError(f"{given}: is a file; expected a model folder or a .gguf file{_advice(path)}")
-    gguf.check(path)
+    gguf_file.check(path)
     return ModelSource("gguf", path, None, path.stem)
 
 

@@ -36,7 +36,7 @@ class Tokenizer:
     def __init__(self, hf: Any, eos_tokens: Sequence[int] = (), source: str = "the tokenizer") -> None:
         self.hf = hf
         self._eos_tokens = tuple(eos_tokens)
-        self._source = source
+        self.source = source
 
     @property
     def vocabulary_size(self) -> int:
@@ -58,7 +58,7 @@ class Tokenizer:
         Returns:
             Ids up to and including the opening of the assistant's turn.
         """
-        texts = [self._render(messages, True, thinking) for messages in conversations]
+        texts = [self.prompt_text(messages, thinking) for messages in conversations]
         return [
             list(ids)
             for start in range(0, len(texts), _BLOCK)
@@ -68,6 +68,16 @@ class Tokenizer:
     def prompt(self, messages: Sequence[Mapping[str, str]], thinking: bool = False) -> list[int]:
         """`prompts` for one conversation."""
         return self.prompts([messages], thinking)[0]
+
+    def prompt_text(self, messages: Sequence[Mapping[str, str]], thinking: bool = False) -> str:
+        """The text whose ids `prompt` gives."""
+        return self._render(messages, True, thinking)
+
+    @cached_property
+    def adds_bos(self) -> bool:
+        """Whether the tokenizer itself opens a text with its beginning-of-text token, unless told not to."""
+        bos = self.hf.bos_token_id
+        return bos is not None and self.hf("a")["input_ids"][:1] == [bos]
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         """Ids and offsets of plain texts, without any special token added."""
@@ -92,7 +102,7 @@ class Tokenizer:
             if token in special:
                 return int(token)
         if self.hf.eos_token_id is None:
-            raise ModelError(f"{self._source}: no end-of-turn token: neither the chat template nor eos_token names one")
+            raise ModelError(f"{self.source}: no end-of-turn token: neither the chat template nor eos_token names one")
         return int(self.hf.eos_token_id)
 
     @cached_property
@@ -114,7 +124,7 @@ class Tokenizer:
     def _render(self, messages: Sequence[Mapping[str, str]], open_reply: bool, thinking: bool) -> str:
         if not self.hf.chat_template:
             raise ModelError(
-                f"{self._source}: no chat template, so prompts cannot be formatted; use the model's "
+                f"{self.source}: no chat template, so prompts cannot be formatted; use the model's "
                 "-Instruct version, or put chat_template.jinja into its folder"
             )
         try:
@@ -122,7 +132,7 @@ class Tokenizer:
                 list(messages), tokenize=False, add_generation_prompt=open_reply, enable_thinking=thinking
             )
         except Exception as error:  # jinja2's many kinds, and whatever a template raises on purpose
-            raise ModelError(f"{self._source}: its chat template refuses the prompt: {error}") from error
+            raise ModelError(f"{self.source}: its chat template refuses the prompt: {error}") from error
         return str(text)
 
 

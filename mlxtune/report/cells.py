@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # a third of a second that commands without tables do not spend
     from rich.console import RenderableType
     from rich.table import Table
+
+    from mlxtune.evaluation.metrics.estimates import Estimate
 
 
 def new_table(*columns: str) -> Table:
@@ -37,28 +37,13 @@ def cell_text(text: str) -> Any:
     return Text("".join(c if c.isprintable() else "\ufffd" for c in text))
 
 
-def markdown_text(text: str) -> str:
-    r"""Text that Markdown shows as it is, in a table's cell or a line of its own.
-
-    >>> print(markdown_text("a|b <i>"))
-    a\|b \<i\>
-    """
-    plain = "".join(c if c.isprintable() else " " for c in text)
-    return re.sub(r"([\\`*_|<>\[\]~#])", r"\\\1", " ".join(plain.split()))
-
-
-def markdown_row(cells: Sequence[str]) -> str:
-    """A line of a Markdown table; its cells are Markdown already."""
-    return f"| {' | '.join(cells)} |"
-
-
-def estimate_text(estimate: Mapping[str, float | None] | None, digits: int = 3) -> str:
+def estimate_text(estimate: Estimate | None, digits: int = 3) -> str:
     """A metric with its interval, where it has one; "" for none."""
     if estimate is None:
         return ""
-    if estimate["low"] is None:
-        return f"{estimate['value']:.{digits}f}"
-    return f"{estimate['value']:.{digits}f} [{estimate['low']:.{digits}f}, {estimate['high']:.{digits}f}]"
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value:.{digits}f}"
+    return f"{estimate.value:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
 
 
 def value_text(value: Any) -> str:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from mlxtune.evaluation.metrics.registry import metric
 from mlxtune.evaluation.review.sheet import safe_cell
-from mlxtune.report.cells import cell_text, estimate_text, markdown_row, markdown_text, new_table, titled
+from mlxtune.markdown import markdown_row, markdown_text
+from mlxtune.report.cells import cell_text, estimate_text, new_table, titled
 from mlxtune.report.run_table import size_text
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def as_csv(compared: RunComparison) -> str:
                 _write(writer, [section, "", fact.name, name, cell])
     for figure in compared.metrics:
         for name, value, one in zip(compared.names, figure.values, figure.comparisons, strict=True):
-            got, tested = value or {}, one.to_marked_json() if one else {}
+            got, tested = value.to_json() if value else {}, one.to_marked_json() if one else {}
             _write(
                 writer,
                 [

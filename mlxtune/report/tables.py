@@ -1,6 +1,6 @@
-"""Scores as tables for the terminal: rich renderables, and their text. Reads scores.json's shape, computes no metric.
+"""Scores as tables for the terminal: rich renderables, and their text. Computes no metric.
 
-print(to_text([*score_tables(scores), before_after(base_scores, scores)]))
+print(to_text([*score_tables(result), before_after(before, result)]))
 """
 
 from __future__ import annotations
@@ -15,7 +15,13 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-Scores = Mapping[str, Any]  # the content of scores.json
+    from mlxtune.evaluation.fields.scorer import Scores
+    from mlxtune.evaluation.metrics.estimates import Estimate
+    from mlxtune.evaluation.metrics.labels import Confusion, GroupScore, LabelScore
+    from mlxtune.evaluation.metrics.paired import Comparison
+    from mlxtune.evaluation.predict.consistency import Consistency, Flip
+    from mlxtune.evaluation.predict.probabilities import FieldCalibration
+    from mlxtune.evaluation.results import Against, DecodingResult, EvaluationResult, Speed
 
 WIDTH = 100
 MAX_LABELS = 40  # of an open set there may be thousands
@@ -31,70 +37,74 @@ SPEEDS = {
 }
 
 
-def score_tables(scores: Scores) -> list[RenderableType]:
+def score_tables(result: EvaluationResult) -> list[RenderableType]:
     """Everything worth reading of one evaluation: headlines, then labels, groups and texts of each field, then speed."""
     from rich.text import Text
 
-    from mlxtune.report.text_tables import text_tables
-
-    decodings = {name: scores["decodings"][name] for name in scores.get("decodings", {})}
-    columns = decodings or {scores["decoding"]: scores}
-    tables: list[RenderableType] = [headlines(columns, f"{scores['rows']} rows; 95% intervals over rows in brackets")]
-    for name, field in scores["fields"].items():
-        if field.get("labels"):
-            tables.append(label_table(name, field["labels"]))
-        if len(field.get("by_count", {})) > 1:
-            tables.append(count_table(name, field["by_count"]))
-        if 2 <= len(field.get("confusion", {}).get("labels", [])) <= MAX_CONFUSED:
-            tables += confusion_tables(name, field["confusion"])
-        tables += text_tables(name, field)
-        if field.get("calibration", {}).get("rows"):
-            tables.append(calibration_table(name, field["calibration"]))
-    if "consistency" in scores:
-        tables.append(consistency_table(scores["consistency"]))
-        if scores["consistency"]["flips"]:
-            tables.append(flip_table(scores["consistency"]["flips"]))
-    tables += baseline_tables(scores)
-    tables += [Text(note) for note in scores.get("notes", [])]
-    tables += [Text(_speed(name, column["speed"])) for name, column in columns.items() if column.get("speed")]
+    top, columns = result.top, result.decodings or {result.top.decoding: result.top}
+    tables: list[RenderableType] = [headlines(columns, f"{top.rows} rows; 95% intervals over rows in brackets")]
+    for name, scores in top.fields.items():
+        tables += field_tables(name, scores)
+        if name in top.calibration and top.calibration[name].calibration.rows:
+            tables.append(calibration_table(name, top.calibration[name]))
+    if top.consistency is not None:
+        tables.append(consistency_table(top.consistency))
+        if top.consistency.flips:
+            tables.append(flip_table(top.consistency.flips))
+    tables += baseline_tables(result)
+    tables += [Text(note) for note in top.notes]
+    tables += [Text(_speed(name, column.speed)) for name, column in columns.items() if column.speed]
     tables += [
-        Text(_speed(f"{name}, before tuning", speed)) for name, speed in scores.get("baseline_speed", {}).items()
+        Text(_speed(f"{name}, before tuning", baseline.speed))
+        for name, baseline in (result.baselines or {}).items()
+        if baseline.speed
     ]
     return tables
 
 
-def before_after(
-    base_scores: Scores,
-    tuned_scores: Scores,
-    changes: Mapping[str, Any] | None = None,
-    reply_changes: Mapping[str, Any] | None = None,
-) -> RenderableType:
+def field_tables(name: str, scores: Scores) -> list[RenderableType]:
+    """What one field has besides its main metrics: labels and groups, or texts by ROUGE-L and by whether labels are right."""
+    from mlxtune.evaluation.metrics.texts import TextScores
+    from mlxtune.report.text_tables import text_tables
+
+    if isinstance(scores, TextScores):
+        return text_tables(name, scores)
+    tables = [label_table(name, scores.labels)] if scores.labels else []
+    if scores.by_count is not None and len(scores.by_count) > 1:
+        tables.append(count_table(name, scores.by_count))
+    if scores.confusion is not None and 2 <= len(scores.confusion.labels) <= MAX_CONFUSED:
+        tables += confusion_tables(name, scores.confusion)
+    return tables
+
+
+def before_after(base: EvaluationResult, tuned: EvaluationResult, changes: Against | None = None) -> RenderableType:
     """The model before and after tuning, in a decoding that both were evaluated in, if there is one.
 
     Args:
-        changes: Field -> metric -> comparison of after with before; gives each change its interval.
-        reply_changes: Metric -> comparison, of whole replies.
+        base: Before.
+        tuned: After.
+        changes: After compared with before; gives each change its interval.
     """
     from mlxtune.evaluation.stored import common_decoding
 
-    after, before = common_decoding(tuned_scores, base_scores)
-    decoding = before["decoding"] if before["decoding"] == after["decoding"] else None
-    how = f"{decoding} decoding" if decoding else f"{before['decoding']} against {after['decoding']} decoding"
-    rows = str(after["rows"]) if before["rows"] == after["rows"] else f"{before['rows']} and {after['rows']}"
+    after, before = common_decoding(tuned, base)
+    same = before.decoding == after.decoding
+    how = f"{before.decoding} decoding" if same else f"{before.decoding} against {after.decoding} decoding"
+    rows = str(after.rows) if before.rows == after.rows else f"{before.rows} and {after.rows}"
     title = f"Before and after tuning: {rows} rows, {how}"
-    columns = {"before": before, "after": after}
-    return headlines(columns, title, change=True, changes=changes, reply_changes=reply_changes)
+    return headlines({"before": before, "after": after}, title, change=True, changes=changes)
 
 
-def baseline_tables(scores: Scores) -> list[RenderableType]:
+def baseline_tables(result: EvaluationResult) -> list[RenderableType]:
     """The baselines of each field beside the model, and what the comparison with each says."""
-
-    baselines, comparisons = scores.get("baselines", {}), scores.get("comparisons", {})
     tables = []
-    for name, field in scores["fields"].items():
-        answering = {baseline: fields[name] for baseline, fields in baselines.items() if name in fields}
-        compared = [baseline for baseline in answering if name in comparisons.get(baseline, {})]
-        headline_name = headline(comparisons[compared[0]][name]) if compared else None
+    for name, scores in result.top.fields.items():
+        compared = {
+            baseline: one
+            for baseline, one in (result.baselines or {}).items()
+            if name in one.fields and name in one.against.fields
+        }
+        headline_name = headline(next(iter(compared.values())).against.fields[name]) if compared else None
         if headline_name is None:
             continue
         shown = METRICS[headline_name]
@@ -104,12 +114,11 @@ def baseline_tables(scores: Scores) -> list[RenderableType]:
         for column in (shown.title, METRICS[beside].title):
             table.add_column(column, justify="right", no_wrap=True)
         table.add_column(f"the model, by {shown.title}", overflow="fold")
-        table.add_row("the model", estimate_text(field[best]), f"{field[beside]['value']:.3f}", "")
-        for baseline in compared:
-            got = answering[baseline]
-            sentence = comparisons[baseline][name][best]["sentence"]
-            table.add_row(baseline, estimate_text(got[best]), f"{got[beside]['value']:.3f}", sentence)
-        tables.append(titled(f"{name}: the model against baselines on the same {scores['rows']} rows", table))
+        table.add_row("the model", estimate_text(scores[best]), f"{scores[beside].value:.3f}", "")
+        for baseline, one in compared.items():
+            got, sentence = one.fields[name], one.against.fields[name][best].sentence
+            table.add_row(baseline, estimate_text(got[best]), f"{got[beside].value:.3f}", sentence)
+        tables.append(titled(f"{name}: the model against baselines on the same {result.top.rows} rows", table))
     return tables
 
 
@@ -146,85 +155,85 @@ def error_tables(errors: Mapping[str, Any], n_rows: int) -> list[RenderableType]
 
 
 def headlines(
-    columns: Mapping[str, Scores],
-    title: str,
-    change: bool = False,
-    changes: Mapping[str, Any] | None = None,
-    reply_changes: Mapping[str, Any] | None = None,
+    columns: Mapping[str, DecodingResult], title: str, change: bool = False, changes: Against | None = None
 ) -> RenderableType:
-    """The main metrics of several scores side by side; with `change`, the last less the first, with its interval."""
+    """The main metrics of several results side by side; with `change`, the last less the first, with its interval."""
+    from mlxtune.evaluation.metrics.labels import LabelScores
+
     table = new_table("field", "metric")
     for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
     if change:
         table.add_column("change", justify="right", no_wrap=True)
-    names = list(dict.fromkeys(name for scores in columns.values() for name in scores["fields"]))
-    parts = {name: [scores["fields"].get(name, {}) for scores in columns.values()] for name in names}
-    every = {name: (changes or {}).get(name, {}) for name in names}
-    if sum(any(field.get("labels") for field in fields) for fields in parts.values()) > 1:
-        replies = [scores.get("replies", {}).get("all_fields_correct") for scores in columns.values()]
+    results = list(columns.values())
+    by_field = {name: [one.fields.get(name) for one in results] for one in results for name in one.fields}
+    parts = {name: [_shown(one) for one in scores] for name, scores in by_field.items()}
+    every: dict[str, Mapping[str, Comparison]] = dict(changes.fields) if changes else {}
+    if sum(any(isinstance(one, LabelScores) and one.labels for one in scores) for scores in by_field.values()) > 1:
+        replies = [one.replies.get("all_fields_correct") for one in results]
         if any(replies):  # last, under a name that no field can have
-            parts["(reply)"] = [{"all_fields_correct": reply} for reply in replies]
-            every["(reply)"] = reply_changes or {}
+            parts["(reply)"] = [{"all_fields_correct": reply} if reply else {} for reply in replies]
+            every["(reply)"] = changes.replies if changes else {}
     for name, fields in parts.items():
         first = True
         for metric, title_of_metric in shown_metrics():
-            estimates = [field.get(metric) for field in fields]
+            estimates = [metrics.get(metric) for metrics in fields]
             if not any(estimates):
                 continue
             cells = [estimate_text(estimate) for estimate in estimates]
             if change:
-                known = estimates[0] is not None and estimates[-1] is not None
-                compared = every[name].get(metric)
-                cells.append(_change(estimates[-1]["value"] - estimates[0]["value"], compared) if known else "")
+                before, after = estimates[0], estimates[-1]
+                compared = every.get(name, {}).get(metric)
+                cells.append("" if before is None or after is None else _change(after.value - before.value, compared))
             table.add_row(cell_text(name if first else ""), title_of_metric, *cells)
             first = False
         if name != list(parts)[-1]:
             table.add_section()
     if change:
-        _add_speed(table, list(columns.values()))
+        _add_speed(table, [one.speed for one in results])
     return titled(title, table)
 
 
-def label_table(name: str, labels: Mapping[str, Mapping[str, Any]]) -> RenderableType:
+def label_table(name: str, labels: Mapping[str, LabelScore]) -> RenderableType:
     """Precision, recall and F1 of each label of a field, the most frequent first where there are too many to show."""
+    from mlxtune.evaluation.metrics.estimates import Estimate
+
     shown = list(labels)
     if len(shown) > MAX_LABELS:
-        shown = sorted(shown, key=lambda label: -labels[label]["support"])[:MAX_LABELS]
+        shown = sorted(shown, key=lambda label: -labels[label].support)[:MAX_LABELS]
     title = f"{name}: by label" + (f", the commonest {MAX_LABELS} of {len(labels)}" if len(shown) < len(labels) else "")
     table = new_table("label")
     for column in ("precision", "recall", "F1", "support"):
         table.add_column(column, justify="right", no_wrap=True)
     for label in shown:
         got = labels[label]
-        low, high = got.get("recall_interval") or (None, None)
-        recall = estimate_text({"value": got["recall"], "low": low, "high": high})
-        table.add_row(cell_text(label), f"{got['precision']:.3f}", recall, f"{got['f1']:.3f}", str(got["support"]))
+        recall = estimate_text(Estimate(got.recall, *(got.recall_interval or (None, None))))
+        table.add_row(cell_text(label), f"{got.precision:.3f}", recall, f"{got.f1:.3f}", str(got.support))
     return titled(title, table)
 
 
-def count_table(name: str, by_count: Mapping[str, Mapping[str, Any]]) -> RenderableType:
+def count_table(name: str, by_count: Mapping[str, GroupScore]) -> RenderableType:
     """Exact match by the number of labels that a row expects."""
     table = new_table("labels")
     for column in ("rows", "exact match"):
         table.add_column(column, justify="right", no_wrap=True)
     for count, group in by_count.items():
-        table.add_row(count, str(group["rows"]), estimate_text(group["exact_match"]))
+        table.add_row(count, str(group.rows), estimate_text(group.exact_match))
     return titled(f"{name}: by number of expected labels", table)
 
 
-def confusion_tables(name: str, confusion: Mapping[str, Any]) -> list[RenderableType]:
+def confusion_tables(name: str, confusion: Confusion) -> list[RenderableType]:
     """Rows by expected and predicted label, and those without a valid prediction; then the same in percent of each row."""
-    counts = [[*of_label, none] for of_label, none in zip(confusion["counts"], confusion["invalid"], strict=True)]
-    cells = [[str(n) for n in row] for row in counts]
-    tables = [_confusion(f"{name}: rows by expected (down) and predicted (across) label", confusion["labels"], cells)]
-    if "percent" in confusion:
-        percents = zip(confusion["percent"], confusion["invalid_percent"], strict=True)
-        sign = "" if _numbered(confusion["labels"]) else "%"  # many columns: the title has to do
-        cells = [[f"{percent:.1f}{sign}" for percent in (*of_label, none)] for of_label, none in percents]
-        title = f"{name}: the same in percent of the rows that expect each label"
-        tables.append(_confusion(title, confusion["labels"], cells))
-    return tables
+    labels = confusion.labels
+    counts = zip(confusion.counts, confusion.invalid, strict=True)
+    percents = zip(confusion.percent, confusion.invalid_percent, strict=True)
+    sign = "" if _numbered(labels) else "%"  # many columns: the title has to do
+    rows = [[str(n) for n in (*of_label, none)] for of_label, none in counts]
+    shares = [[f"{percent:.1f}{sign}" for percent in (*of_label, none)] for of_label, none in percents]
+    return [
+        _confusion(f"{name}: rows by expected (down) and predicted (across) label", labels, rows),
+        _confusion(f"{name}: the same in percent of the rows that expect each label", labels, shares),
+    ]
 
 
 def _confusion(title: str, labels: Sequence[str], cells: Sequence[Sequence[str]]) -> RenderableType:
@@ -246,44 +255,44 @@ def _numbered(labels: Sequence[str]) -> bool:
     return sum(map(len, labels)) > MAX_HEAD_CHARS
 
 
-def calibration_table(name: str, calibration: Mapping[str, Any]) -> RenderableType:
+def calibration_table(name: str, calibration: FieldCalibration) -> RenderableType:
     """Whether a field's probabilities hold: rows by probability of what was predicted, and how many were right."""
     table = new_table("probability")
     for column in ("rows", "mean", "right"):
         table.add_column(column, justify="right", no_wrap=True)
-    for one in calibration["reliability"]:
-        if one["rows"]:
-            figures = (str(one["rows"]), f"{one['confidence']:.3f}", f"{one['accuracy']:.3f}")
-            table.add_row(f"{one['low']:.1f} to {one['high']:.1f}", *figures)
-    title = f"{name}: probabilities; expected calibration error {calibration['expected_calibration_error']:.3f}"
-    share = calibration["coverage_at_95_precision"]
-    if share is not None:
-        threshold = calibration["threshold"]
-        at = "at no probability" if threshold is None else f"at probability {threshold:.3f} or more"
-        right = "" if calibration["precision"] is None else f", {calibration['precision']:.3f} of them right"
-        title += f"\n95% right on validation rows {at}: answers {share:.3f} of the rows here{right}"
+    found, covered = calibration.calibration, calibration.coverage
+    for one in found.reliability:
+        if one.rows:
+            table.add_row(
+                f"{one.low:.1f} to {one.high:.1f}", str(one.rows), f"{one.confidence:.3f}", f"{one.accuracy:.3f}"
+            )
+    title = f"{name}: probabilities; expected calibration error {found.expected_calibration_error:.3f}"
+    if covered is not None:
+        at = "at no probability" if covered.threshold is None else f"at probability {covered.threshold:.3f} or more"
+        right = "" if covered.precision is None else f", {covered.precision:.3f} of them right"
+        title += f"\n95% right on validation rows {at}: answers {covered.coverage:.3f} of the rows here{right}"
     return titled(title, table)
 
 
-def consistency_table(consistency: Mapping[str, Any]) -> RenderableType:
+def consistency_table(consistency: Consistency) -> RenderableType:
     """How far the samples of a row agree, and the rows that flip."""
     table = new_table("field", "metric")
     table.add_column("mean over rows", justify="right", no_wrap=True)
-    titles = {"agreement": "agreement", "entropy_bits": "entropy, bits", "flip_rate": "rows that flip"}
-    for name, field in consistency["fields"].items():
-        for position, (metric, title_of_metric) in enumerate(titles.items()):
-            table.add_row(cell_text("" if position else name), title_of_metric, estimate_text(field[metric]))
-    how = f"{consistency['repeats']} samples of each row at temperature {consistency['temperature']:g}"
+    for name, one in consistency.fields.items():
+        table.add_row(cell_text(name), "agreement", estimate_text(one.agreement))
+        table.add_row("", "entropy, bits", estimate_text(one.entropy_bits))
+        table.add_row("", "rows that flip", estimate_text(one.flip_rate))
+    how = f"{consistency.repeats} samples of each row at temperature {consistency.temperature:g}"
     return titled(f"Consistency: {how}", table)
 
 
-def flip_table(flips: Sequence[Mapping[str, Any]]) -> RenderableType:
+def flip_table(flips: Sequence[Flip]) -> RenderableType:
     """Rows whose samples do not agree, and what each said how often."""
     table = new_table("row", "field", "text", "samples")
     for flip in flips[:MAX_FLIPS]:
-        said = "; ".join(f"{value or 'not valid'} ({times}x)" for value, times in flip["values"].items())
-        text = " ".join(flip["input"].split())
-        table.add_row(str(flip["row"]), cell_text(flip["field"]), cell_text(text[:MAX_FLIP_CHARS]), cell_text(said))
+        said = "; ".join(f"{value or 'not valid'} ({times}x)" for value, times in flip.values.items())
+        text = " ".join(flip.input.split())
+        table.add_row(str(flip.row), cell_text(flip.field), cell_text(text[:MAX_FLIP_CHARS]), cell_text(said))
     left_out = len(flips) - MAX_FLIPS
     return titled(f"Rows that flip{f'; {left_out} more are in scores.json' if left_out > 0 else ''}", table)
 
@@ -309,9 +318,19 @@ def to_text(renderables: Sequence[RenderableType], width: int = WIDTH, color: bo
     return "\n".join(line for line, next_line in zip(lines, [*lines[1:], ""], strict=True) if line or next_line)
 
 
-def _add_speed(table: Table, columns: Sequence[Scores]) -> None:
+def _shown(scores: Scores | None) -> dict[str, Estimate]:
+    """A field's metrics; of texts BERTScore too, where it was asked for."""
+    from mlxtune.evaluation.metrics.texts import TextScores
+
+    if scores is None:
+        return {}
+    further = {"bertscore": scores.bertscore} if isinstance(scores, TextScores) and scores.bertscore else {}
+    return {**scores.metrics, **further}
+
+
+def _add_speed(table: Table, of_results: Sequence[Speed | None]) -> None:
     """Time and memory below the metrics, where all have them."""
-    speeds = [scores.get("speed") or {} for scores in columns]
+    speeds = [{} if speed is None else speed.to_json() for speed in of_results]
     shown = [key for key in SPEEDS if all(key in speed for speed in speeds)]
     for key in shown:
         if key == shown[0]:
@@ -322,10 +341,10 @@ def _add_speed(table: Table, columns: Sequence[Scores]) -> None:
         table.add_row("speed" if key == shown[0] else "", title, *cells, change)
 
 
-def _change(difference: float, compared: Mapping[str, Any] | None) -> str:
-    if not compared or compared["low"] is None:
+def _change(difference: float, compared: Comparison | None) -> str:
+    if compared is None or compared.low is None or compared.high is None:
         return f"{difference:+.3f}"
-    return f"{difference:+.3f} [{compared['low']:+.3f}, {compared['high']:+.3f}]"
+    return f"{difference:+.3f} [{compared.low:+.3f}, {compared.high:+.3f}]"
 
 
 def _beside(error: Mapping[str, Any]) -> str:
@@ -347,9 +366,9 @@ def _differ(right: Any, said: Any) -> bool:
     return bool(right != said)
 
 
-def _speed(decoding: str, speed: Mapping[str, float]) -> str:
+def _speed(decoding: str, speed: Speed) -> str:
     return (
-        f"{decoding}: {speed['seconds_per_row']:.3f} s a row, {speed['rows_per_second']:.2f} rows/s, "
-        f"{speed['tokens_per_second']:.1f} tokens/s"
-        + (f", peak memory {speed['peak_memory_gb']:.2f} GB" if "peak_memory_gb" in speed else "")
+        f"{decoding}: {speed.seconds_per_row:.3f} s a row, {speed.rows_per_second:.2f} rows/s, "
+        f"{speed.tokens_per_second:.1f} tokens/s"
+        + ("" if speed.peak_memory_gb is None else f", peak memory {speed.peak_memory_gb:.2f} GB")
     )

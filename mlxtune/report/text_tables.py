@@ -1,4 +1,4 @@
-"""Scores and cases of a text field as tables for the terminal. Reads scores.json's and errors.json's shapes, computes no metric."""
+"""Scores and cases of a text field as tables for the terminal. Reads errors.json's shape, computes no metric."""
 
 from __future__ import annotations
 
@@ -11,35 +11,37 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
+    from mlxtune.evaluation.metrics.texts import Bucket, TextPart, TextScores
+
 MAX_CASE_CHARS = 300  # of a text: three lines of a terminal
 
 
-def text_tables(name: str, field: Mapping[str, Any]) -> list[RenderableType]:
+def text_tables(name: str, scores: TextScores) -> list[RenderableType]:
     """Rows by ROUGE-L, and the metrics where the labels are right beside those where they are not."""
-    tables = [bucket_table(name, field["buckets"])] if field.get("buckets") else []
-    if field.get("when_right"):
-        tables.append(condition_table(name, field))
+    tables = [bucket_table(name, scores.buckets)] if scores.buckets else []
+    if scores.when_right is not None and scores.when_wrong is not None:
+        tables.append(condition_table(name, scores.when_right, scores.when_wrong))
     return tables
 
 
-def bucket_table(name: str, buckets: Mapping[str, Mapping[str, Any]]) -> RenderableType:
+def bucket_table(name: str, buckets: Mapping[str, Bucket]) -> RenderableType:
     """How many rows are in each bucket of ROUGE-L."""
     table = new_table("ROUGE-L")
     for column in ("rows", "share"):
         table.add_column(column, justify="right", no_wrap=True)
     for bucket, inside in buckets.items():
-        table.add_row(cell_text(bucket), str(inside["rows"]), estimate_text(inside["share"]))
+        table.add_row(cell_text(bucket), str(inside.rows), estimate_text(inside.share))
     return titled(f"{name}: rows by ROUGE-L", table)
 
 
-def condition_table(name: str, field: Mapping[str, Any]) -> RenderableType:
+def condition_table(name: str, when_right: TextPart, when_wrong: TextPart) -> RenderableType:
     """The metrics of a text where the row's labels are right, and where they are not."""
-    parts = {"labels right": field["when_right"], "labels wrong": field["when_wrong"]}
+    parts = {"labels right": when_right, "labels wrong": when_wrong}
     table = new_table("metric")
     for title, part in parts.items():
-        table.add_column(f"{title}: {part['rows']} rows", justify="right", no_wrap=True)
+        table.add_column(f"{title}: {part.rows} rows", justify="right", no_wrap=True)
     for metric, title in shown_metrics():
-        estimates = [part.get(metric) for part in parts.values()]
+        estimates = [part.metrics.get(metric) for part in parts.values()]
         if any(estimates):
             table.add_row(title, *map(estimate_text, estimates))
     return titled(f"{name}: with every label of a closed list right, and without", table)

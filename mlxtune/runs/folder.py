@@ -19,12 +19,15 @@ from mlxtune.runs.layout import (
     ADAPTER_CONFIG,
     CHECKPOINTS,
     EVALUATIONS,
+    EXPORTS,
     FUSED,
     LOCK_FILE,
     METRICS_FILE,
     RECIPE_FILE,
     RUN_FILE,
     RUNS,
+    VERIFY,
+    VERIFY_FILE,
     checkpoint_folders,
 )
 
@@ -51,6 +54,21 @@ class RunFolder:
     def fused(self) -> Path:
         """Where the base model with the adapter folded in goes, unless the user says another place."""
         return self.path / FUSED
+
+    @property
+    def exports(self) -> Path:
+        """Where exports go, unless the user says another place."""
+        return self.path / EXPORTS
+
+    @property
+    def verify(self) -> Path:
+        """Where the replies of verified artifacts lie."""
+        return self.path / VERIFY
+
+    @property
+    def verify_file(self) -> Path:
+        """The scores of verified artifacts."""
+        return self.path / VERIFY_FILE
 
     @property
     def has_adapter(self) -> bool:
@@ -127,14 +145,7 @@ def new_run(recipe: Recipe, out: Path | None, force: bool = False) -> RunFolder:
     Raises:
         RunError: Something lies there, or it cannot be made.
     """
-    if out is None:
-        stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
-        parent = RUNS / recipe.name
-        out = next(
-            path
-            for number in range(1, 1000)
-            if not (path := parent / (stamp if number == 1 else f"{stamp}-{number}")).exists()
-        )
+    out = free_run_path(recipe.name) if out is None else out
     run = RunFolder(out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         if not out.is_dir() or not run.run_file.exists():
@@ -149,6 +160,14 @@ def new_run(recipe: Recipe, out: Path | None, force: bool = False) -> RunFolder:
     except OSError as error:
         raise RunError(f"{out}: the run folder cannot be written: {error.strerror}; choose another --out") from error
     return run
+
+
+def free_run_path(recipe_name: str) -> Path:
+    """Where a new run of a recipe goes unless the user says another place: runs/NAME/UTC-TIME under the current folder."""
+    stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+    parent = RUNS / recipe_name
+    names = (stamp if number == 1 else f"{stamp}-{number}" for number in range(1, 1000))
+    return next(path for name in names if not (path := parent / name).exists())
 
 
 def open_run(path: Path) -> RunFolder:

@@ -7,6 +7,8 @@ runs/RECIPE/RUN/
   checkpoints/       step-000020/, ..., and index.json: which is the last and which the best
   adapter/           in mlx-lm's layout; its two files are named in backends/adapter.py
   evaluation/NAME/   predictions.jsonl, scores.json, errors.json, judge.jsonl
+  fused/, exports/   models and adapters in the forms that other tools read
+  verify.json        the recipe's scores on each of these; verify/ holds their replies
 """
 
 from __future__ import annotations
@@ -26,6 +28,9 @@ ADAPTER = "adapter"
 ADAPTER_CONFIG = "adapter_config.json"  # which every adapter has; its folder's layout is backends/adapter.py's
 EVALUATIONS = "evaluation"
 FUSED = "fused"
+EXPORTS = "exports"
+VERIFY = "verify"
+VERIFY_FILE = "verify.json"
 
 # Of an evaluation.
 TUNED, BASE = "tuned", "base"  # with and without the adapter

@@ -24,6 +24,15 @@ FREE_TO_CHANGE = (
 MEASURED_BY = ("train.metric_rows", "evaluate.decoding", "evaluate.max_new_tokens")
 
 
+def require_trained(run: RunFolder) -> None:
+    """Raise RunError where a run's adapter was imported: it has no checkpoint to go on from."""
+    if run.info().get("imported"):
+        raise RunError(
+            f"{run}: its adapter was imported, so it has no checkpoint to go on from; begin a new run from the adapter: "
+            f"`{shlex.join(['mlxtune', 'lora', str(run.recipe_file), '--from', str(run)])}`"
+        )
+
+
 def measured_anew(changed: Sequence[str]) -> bool:
     """Whether the previous best no longer compares with what is measured from now on."""
     return any(key in MEASURED_BY for key in changed)

@@ -30,7 +30,7 @@ from mlxtune.runs.layout import FAILED, FINISHED, INTERRUPTED, TRAINING
 from mlxtune.training.checkpoints import Checkpoints
 from mlxtune.training.diagnosis import diagnose
 from mlxtune.training.loop import Measure, Outcome, Steps, train
-from mlxtune.training.resume import adapter_to_begin_from, check_data, check_recipe, measured_anew
+from mlxtune.training.resume import adapter_to_begin_from, check_data, check_recipe, measured_anew, require_trained
 from mlxtune.training.selection import Selection
 from mlxtune.training.trackers import Trackers, require
 from mlxtune.version import __version__
@@ -77,6 +77,8 @@ def tune(
         MlxtuneError: Data, model or settings cannot be used; nothing was written unless training had begun.
     """
     require(recipe.track)
+    if resume:
+        require_trained(resume)
     backend = choice.backend
     config, tokenizer_folder = config_and_tokenizer(recipe.model)
     given, recipe = recipe, within_positions(recipe, config)

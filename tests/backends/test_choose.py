@@ -276,7 +276,7 @@ def test_mlx_is_not_imported_to_learn_that_it_has_no_gpu(machine: Machine, monke
 
 # The command line ----------------------------------------------------------------------------------------------------
 
-COMPUTING = ("doctor", "convert", "lora", "evaluate", "sweep", "predict", "fuse")
+COMPUTING = ("doctor", "convert", "lora", "evaluate", "sweep", "predict", "fuse", "export", "import", "verify")
 
 
 @pytest.mark.parametrize("name", COMPUTING)

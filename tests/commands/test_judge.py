@@ -14,6 +14,9 @@ from typing import Any
 
 import pytest
 
+from mlxtune.evaluation.judge.pairs import JudgedPairs, JudgedRuns, Outcome, PairScores
+from mlxtune.evaluation.judge.ratings import Judgement, Ratings, Status
+from mlxtune.evaluation.metrics.estimates import Estimate
 from mlxtune.report.judge_tables import judge_tables, pair_markdown
 from mlxtune.report.tables import to_text
 from tests.chatting import Request, Sent, answer, error, serve
@@ -202,12 +205,13 @@ def test_a_judge_that_takes_longer_than_the_timeout_counts_as_failed(file: Path,
 
 
 def test_the_judges_table_to_paste_is_not_broken_by_odd_names() -> None:
-    rate = {"value": 0.5, "low": 0.4, "high": 0.6}
-    pair = {"win": 1, "loss": 1, "tie": 0, "order_decided": 0, "win_rate": rate, "sentence": "no real\ndifference"}
-    text = pair_markdown({"model": "<b>\x1b[2Jbig</b>", "runs": {"a|b": {"fields": {"res_ponse": pair}}}})
+    counts: dict[Outcome, int] = {"win": 1, "loss": 1, "tie": 0, "order_decided": 0}
+    pair = PairScores(counts, 2, Estimate(0.5, 0.4, 0.6), 1.0, None, "first\nrun")
+    judged = JudgedPairs("big", "http://h/v1", 2, {"res_ponse": pair})
+    text = pair_markdown(JudgedRuns("<b>\x1b[2Jbig</b>", "http://h/v1", "first\nrun", {"a|b": judged}))
     table = [line for line in text.splitlines() if line.startswith("|")]
     assert [line.replace("\\|", "").count("|") for line in table] == [9, 9, 9]
-    assert table[2].startswith("| a\\|b | res\\_ponse | 1 |") and "no real difference" in table[2]
+    assert table[2].startswith("| a\\|b | res\\_ponse | 1 |") and "no real difference from first run" in table[2]
     assert "\x1b" not in text and "<b>" not in text
 
 
@@ -240,15 +244,15 @@ def test_runs_are_compared_by_a_judge_in_every_form(file: Path, mlxtune: Run) ->
 
 
 def test_the_lowest_marks_are_shown_and_nothing_judged_is_said() -> None:
-    estimate = {"value": 4.0, "low": 3.5, "high": 4.5}
-    judge = {
-        "model": "m", "rows": 3, "judged": 2, "missing": 1, "unparseable": 0, "refused": 0, "failed": 0,
-        "fields": {"response": {"accuracy": estimate, "overall": None}}, "agreement": {"response": {"rougeL": estimate}},
-    }  # fmt: skip
+    estimate = Estimate(4.0, 3.5, 4.5)
+    counts: dict[Status, int] = {"judged": 2, "missing": 1, "unparseable": 0, "refused": 0, "failed": 0}
+    fields = {"response": {"accuracy": estimate, "overall": None}}
+    judge = Ratings("m", "http://h/v1", 3, counts, fields, {"response": {"rougeL": estimate}})
+    low = dict.fromkeys(GOOD, 1)
     lines = [
-        {"row": 0, "field": "response", "status": "judged", "scores": GOOD, "reason": "well said"},
-        {"row": 1, "field": "response", "status": "judged", "scores": dict.fromkeys(GOOD, 1), "reason": "rude"},
-        {"row": 2, "field": "response", "status": "missing", "scores": dict.fromkeys(GOOD, 1), "reason": "nothing"},
+        Judgement(0, "test.jsonl", 1, "response", "judged", GOOD, "well said", "{}"),
+        Judgement(1, "test.jsonl", 2, "response", "judged", low, "rude", "{}"),
+        Judgement(2, "test.jsonl", 3, "response", "missing", low, "nothing", ""),
     ]
     text = to_text(judge_tables(judge, lines, n_rows=1))
     assert "4.000 [3.500, 4.500]" in text and "nothing judged" in text

@@ -30,7 +30,8 @@ from mlxtune.backends.base import Constraint, Generation
 from mlxtune.cli import cli
 from mlxtune.data.rows import read_rows
 from mlxtune.evaluation.measure import EvaluationOptions, ask_baselines, evaluate
-from mlxtune.evaluation.results import EvaluatedModel, FileIdentity
+from mlxtune.evaluation.results import EvaluatedModel, EvaluationResult, FileIdentity
+from mlxtune.evaluation.stored import read_result
 from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
 from mlxtune.recipe.load import load_recipe
 from mlxtune.report.tables import before_after, error_tables, score_tables, to_text
@@ -173,7 +174,7 @@ def asked_model(source: Path, folder: Path) -> dict[str, str]:
     data = FileIdentity("test.jsonl", "0", len(rows))
     untuned_model = EvaluatedModel("a model", None, "2:abc", "the same", None, data, "mlx")
     found: dict[str, str] = {}
-    made: dict[str, Any] = {}
+    made: dict[str, EvaluationResult] = {}
     for name, skill, before in (("base", 0.4, []), ("tuned", 0.9, [folder / "evaluated-base"])):
         model = MadeUpModel(tokenizer, values, field["labels"], skill)
         out = folder / f"evaluated-{name}"
@@ -184,25 +185,21 @@ def asked_model(source: Path, folder: Path) -> dict[str, str]:
                 recipe, untuned, tokenizer, rows, out, ["zero_shot", "few_shot"], "both", untuned_model
             )
         adapter = FileIdentity("adapters.safetensors", "1") if before else None
-        made[name] = evaluate(
+        result = made[name] = evaluate(
             recipe, model, tokenizer, rows, out, EvaluationOptions("both", True, valid, 3, 0.7),
             replace(untuned_model, adapter=adapter), asked_baselines=asked, before=before,
-        ).result.to_json()  # fmt: skip
+        ).result  # fmt: skip
         written = json.loads((out / "scores.json").read_text(encoding="utf-8"))
-        assert written == made[name]
+        assert written == result.to_json() and read_result(out) == result
         found[f"{name}/scores.json"] = as_text(written, str(Path.cwd()))
         errors = json.loads((out / "errors.json").read_text(encoding="utf-8"))
-        tables = [*score_tables(written), *case_tables(errors, 2), *error_tables(errors, 4)]
+        tables = [*score_tables(result), *case_tables(errors, 2), *error_tables(errors, 4)]
         text = re.sub(r"(?m)^.* s a row, .*rows/s.*$", "(speed)", to_text(tables))
         found[f"{name}/terminal.txt"] = text.replace(str(Path.cwd()), "ROOT") + "\n"
         for file in (out / "predictions.jsonl", out / "predictions-free.jsonl"):
             found[f"{name}/{file.name}"] = file.read_text(encoding="utf-8").replace(str(Path.cwd()), "ROOT")
-    for scores in made.values():
-        scores.pop("speed")
-        for one in scores["decodings"].values():
-            one.pop("speed")
-    kept = [made["tuned"][key].get("before") for key in ("comparisons", "reply_comparisons")]
-    found["before_after.txt"] = to_text([before_after(made["base"], made["tuned"], *kept)]) + "\n"
+    base, tuned = (replace(one, top=replace(one.top, speed=None)) for one in made.values())
+    found["before_after.txt"] = to_text([before_after(base, tuned, tuned.before)]) + "\n"
     return found
 
 

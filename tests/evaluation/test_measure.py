@@ -21,7 +21,7 @@ from mlxtune.evaluation.predict.given import read_replies
 from mlxtune.evaluation.predict.predictions import Prediction, read_predictions
 from mlxtune.evaluation.results import EvaluationResult, FileIdentity, GivenReplies, Speed
 from mlxtune.evaluation.score import score
-from mlxtune.evaluation.stored import read_scores
+from mlxtune.evaluation.stored import read_result
 from mlxtune.evaluation.subject import read_test_rows
 from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
 from mlxtune.recipe.load import load_recipe
@@ -60,7 +60,7 @@ def perfect(tmp_path_factory, base):
 
 @pytest.fixture(scope="module")
 def perfect_scores(perfect):
-    return read_scores(perfect)
+    return json.loads((perfect / "scores.json").read_text())
 
 
 def test_scores_say_how_many_rows_were_asked_in_which_decoding(perfect_scores):
@@ -163,7 +163,7 @@ def of_every_kind(tmp_path_factory, base):
 
 @pytest.fixture(scope="module")
 def every_kind(of_every_kind):
-    return read_scores(of_every_kind)
+    return json.loads((of_every_kind / "scores.json").read_text())
 
 
 def test_a_label_is_scored_by_accuracy_and_confusion(every_kind):
@@ -233,7 +233,7 @@ def test_replies_of_another_program_are_kept_as_ours_are(tmp_path, base):
     replies = replies_to(rows, tmp_path, recipe, 4)
     done = evaluate_replies(recipe, replies, rows, out, GivenReplies(FileIdentity("a", "1", 6), FileIdentity("b", "2")))
     scores, errors = done.result.to_json(), done.errors.to_json()
-    assert read_scores(out) == scores and scores["replies_of"] == {"file": "b", "sha256": "2"}
+    assert read_result(out) == done.result and scores["replies_of"] == {"file": "b", "sha256": "2"}
     assert read_predictions(out / scores["predictions"]) == replies
     assert json.loads((out / "errors.json").read_text(encoding="utf-8")) == errors
     assert sorted(file.name for file in out.iterdir()) == ["errors.json", "predictions.jsonl", "scores.json"]
@@ -255,10 +255,12 @@ def test_an_encoder_scores_texts_and_only_texts(tmp_path, base):
 
     recipe = load_recipe(write_recipe(tmp_path / "recipe", base, output=TICKET))
     replies = replies_to(ticket_rows(), tmp_path, recipe, 3)
-    scores = evaluate_replies(recipe, replies, ticket_rows(), bertscore=HalfOfThem()).result.to_json()
+    result = evaluate_replies(recipe, replies, ticket_rows(), bertscore=HalfOfThem()).result
+    scores = result.to_json()
+    assert EvaluationResult.from_json(scores) == result
     assert scores["fields"]["response"]["bertscore"]["value"] == 0.25 and "bertscore" not in scores["fields"]["type"]
     assert scores["fields"]["response"]["signatures"]["bertscore"] == "model:half|layer:1"
-    assert "BERTScore" in to_text(score_tables(scores))
+    assert "BERTScore" in to_text(score_tables(result))
 
 
 def test_replies_are_compared_as_a_whole(tmp_path, base):
@@ -267,12 +269,13 @@ def test_replies_are_compared_as_a_whole(tmp_path, base):
     ours, theirs = (replies_to(rows, tmp_path, recipe, n_right) for n_right in (18, 6))
     asked = AskedBaseline(theirs, Speed(1.0, 1.0, 1.0))
     results, _ = baseline_results(with_evaluate(recipe, baselines=["zero_shot"]), ours, {}, {"zero_shot": asked})
-    scores = EvaluationResult(score(ours, recipe), baselines=results).to_json()
+    result = EvaluationResult(score(ours, recipe), baselines=results)
+    scores = result.to_json()
     compared = scores["reply_comparisons"]["zero_shot"]["all_fields_correct"]
     assert compared["difference"] == pytest.approx(0.6) and compared["p_value"] == 2.0**-11  # 12 rows, all one way
     assert scores["baselines"]["zero_shot"]["response"]["rougeL"]["value"] == pytest.approx(6 / 20)
     assert scores["comparisons"]["zero_shot"]["response"]["rougeL"]["sentence"].startswith("better than zero_shot")
-    text = to_text(score_tables(scores))
+    text = to_text(score_tables(result))
     assert "response: the model against baselines on the same 20 rows" in text and "all fields right" not in text
 
 

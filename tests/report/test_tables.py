@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 import pytest
 
-from mlxtune.evaluation.metrics.labels import label_scores, label_set_scores
-from mlxtune.evaluation.metrics.texts import text_scores
+from mlxtune.evaluation.fields.scorer import Scores
+from mlxtune.evaluation.metrics.estimates import Estimate
+from mlxtune.evaluation.metrics.labels import LabelScore, label_scores, label_set_scores
+from mlxtune.evaluation.metrics.paired import Comparison
+from mlxtune.evaluation.metrics.texts import TextScores, text_scores
+from mlxtune.evaluation.results import Against, BaselineResult, DecodingResult, EvaluationResult, Speed
 from mlxtune.report.tables import (
     MAX_LABELS,
     WIDTH,
@@ -21,33 +25,44 @@ from mlxtune.report.tables import (
 LABELS = ["payment", "[bold]notification[/bold]", "库存查询"]
 
 
-def make_scores(decoding: str = "constrained", right: bool = True) -> dict[str, Any]:
+BETTER = Comparison(1.0, 0.2, 1.0, 0.01, "better", "tfidf")
+
+
+def decoded(decoding: str = "constrained", right: bool = True) -> DecodingResult:
     expected = [(LABELS[0],), (LABELS[1], LABELS[2])]
     sets = label_set_scores(expected, expected if right else [None, None], [False] * 2, LABELS)
     single = label_scores(["high", "low"], ["high", "high"], [False] * 2, ["high", "low"])
-    speed = {"seconds_per_row": 0.5, "rows_per_second": 2.0, "tokens_per_second": 9.0}
-    fields = {"intents": sets.to_json(), "priority": single.to_json()}
-    return {"rows": 2, "decoding": decoding, "fields": fields, "speed": speed, "notes": ["a [note]"]}
+    fields: dict[str, Scores] = {"intents": sets, "priority": single}
+    return DecodingResult(2, decoding, {}, fields, ("a [note]",), speed=Speed(0.5, 2.0, 9.0))
+
+
+def make_result(decoding: str = "constrained", right: bool = True) -> EvaluationResult:
+    return EvaluationResult(decoded(decoding, right))
+
+
+def of_replies(result: DecodingResult, value: float) -> DecodingResult:
+    """The same with this share of replies that are all right."""
+    return replace(result, replies={"all_fields_correct": Estimate(value, 0.0, 1.0)})
 
 
 def test_tables_fit_and_are_plain_text():
-    text = to_text(score_tables(make_scores()))
+    text = to_text(score_tables(make_result()))
     assert max(map(len, text.splitlines())) <= WIDTH
     assert "\x1b" not in text
 
 
 def test_tables_have_color_only_when_asked():
-    assert "\x1b" in to_text(score_tables(make_scores()), color=True)
+    assert "\x1b" in to_text(score_tables(make_result()), color=True)
 
 
 def test_labels_and_notes_are_no_markup():
-    text = to_text(score_tables(make_scores()))
+    text = to_text(score_tables(make_result()))
     assert "[bold]notification[/bold]" in text
     assert "a [note]" in text
 
 
 def test_labels_of_an_open_set_command_no_terminal():
-    labels = {"\x1b[2Jgone": {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 1}}
+    labels = {"\x1b[2Jgone": LabelScore(0.0, 0.0, 0.0, 1)}
     assert "\x1b" not in to_text([label_table("tags", labels)])
 
 
@@ -56,7 +71,7 @@ def without_rules(text: str) -> str:
 
 
 def test_every_part_of_the_scores_is_shown():
-    assert without_rules(to_text(score_tables(make_scores()))) == OF_LABELS
+    assert without_rules(to_text(score_tables(make_result()))) == OF_LABELS
 
 
 OF_LABELS = """\
@@ -122,7 +137,8 @@ QUEUES = [
 def test_confusion_is_shown_in_rows_and_in_percent_of_each_label() -> None:
     expected = ["high"] * 82 + ["low"]
     predicted = ["high"] * 51 + ["medium"] * 24 + ["low"] * 6 + [None] + ["low"]
-    confusion = label_scores(expected, predicted, [False] * 83, ["high", "medium", "low"]).to_json()["confusion"]
+    confusion = label_scores(expected, predicted, [False] * 83, ["high", "medium", "low"]).confusion
+    assert confusion is not None
     counts, percents = (to_text([table]) for table in confusion_tables("priority", confusion))
     assert "high       51       24     6         1" in counts and "priority: rows by expected" in counts
     assert "high     62.2%    29.3%     7.3%      1.2%" in percents and "percent" in percents
@@ -130,8 +146,9 @@ def test_confusion_is_shown_in_rows_and_in_percent_of_each_label() -> None:
 
 
 def test_eight_queues_with_long_names_are_numbered_and_fit() -> None:
-    confusion = label_scores(QUEUES, QUEUES, [False] * 8, QUEUES).to_json()["confusion"]
-    confusion["counts"] = [[1000 * n for n in row] for row in confusion["counts"]]
+    confusion = label_scores(QUEUES, QUEUES, [False] * 8, QUEUES).confusion
+    assert confusion is not None
+    confusion = replace(confusion, counts=[[1000 * n for n in row] for row in confusion.counts])
     counts, percents = (to_text([table]) for table in confusion_tables("queue", confusion))
     for text, cell in ((counts, "1000"), (percents, "100.0")):
         line = next(line for line in text.splitlines() if "Maintenance" in line)
@@ -142,18 +159,18 @@ def test_eight_queues_with_long_names_are_numbered_and_fit() -> None:
 def test_recalls_have_their_intervals() -> None:
     single = label_scores(["high", "high", "high", "low"], ["high", "low", "high", "low"], [False] * 4, ["high", "low"])
     low, high = single.labels["high"].recall_interval or (0, 0)
-    text = to_text([label_table("priority", single.to_json()["labels"])])
+    text = to_text([label_table("priority", single.labels)])
     assert f"0.667 [{low:.3f}, {high:.3f}]" in text
 
 
-def text_field(labels_right: list[bool] | None = None) -> dict[str, Any]:
+def text_field(labels_right: list[bool] | None = None) -> TextScores:
     expected = ["Dear <name>, we will help you today."] * 3
-    return text_scores(expected, ["Dear <name>, we will help you.", "Call [Name].", None], labels_right).to_json()
+    return text_scores(expected, ["Dear <name>, we will help you.", "Call [Name].", None], labels_right)
 
 
 def test_every_metric_of_a_text_is_shown() -> None:
-    scores = {"rows": 3, "decoding": "free", "fields": {"response": text_field([True, False, False])}}
-    assert without_rules(to_text(score_tables(scores))) == OF_A_TEXT
+    result = EvaluationResult(DecodingResult(3, "free", {}, {"response": text_field([True, False, False])}))
+    assert without_rules(to_text(score_tables(result))) == OF_A_TEXT
 
 
 OF_A_TEXT = """\
@@ -189,10 +206,9 @@ response: with every label of a closed list right, and without
 
 
 def test_whole_replies_are_shown_last_and_beside_texts_everything_fits() -> None:
-    scores = make_scores()
-    scores["fields"]["response"] = text_field([True, False, False])
-    scores["replies"] = {"all_fields_correct": {"value": 0.25, "low": 0.0, "high": 0.5}}
-    text = to_text(score_tables(scores))
+    fields = {**decoded().fields, "response": text_field([True, False, False])}
+    replies = {"all_fields_correct": Estimate(0.25, 0.0, 0.5)}
+    text = to_text(score_tables(EvaluationResult(replace(decoded(), fields=fields, replies=replies))))
     (table, _) = text.split("intents: by label")
     assert table.rstrip().splitlines()[-1].split() == [
         "(reply)",
@@ -207,70 +223,63 @@ def test_whole_replies_are_shown_last_and_beside_texts_everything_fits() -> None
 
 
 def test_texts_stand_beside_their_baselines_by_rouge_l() -> None:
-    scores = {**make_scores(), "fields": {"response": text_field()}, "rows": 3}
-    compared = {"rougeL": {"difference": 0.1, "sentence": "no real difference from zero_shot: +0.10 [-0.1, 0.2]"}}
-    scores.update(
-        baselines={"zero_shot": {"response": text_field()}}, comparisons={"zero_shot": {"response": compared}}
-    )
-    text = to_text(score_tables(scores))
+    compared = Comparison(0.1, -0.1, 0.2, 0.4, "no real difference", "zero_shot")
+    baseline = BaselineResult({"response": text_field()}, Against({"response": {"rougeL": compared}}))
+    top = DecodingResult(3, "constrained", {}, {"response": text_field()})
+    text = to_text(score_tables(EvaluationResult(top, baselines={"zero_shot": baseline})))
     assert "the model, by ROUGE-L" in text and "BLEU" in text and "no real difference from zero_shot" in text
 
 
 def test_before_and_after_shows_whole_replies_with_the_interval_of_their_change() -> None:
-    before, after = make_scores(right=False), make_scores()
-    for scores, value in ((before, 0.25), (after, 0.75)):
-        scores["replies"] = {"all_fields_correct": {"value": value, "low": 0.0, "high": 1.0}}
-    change = {"all_fields_correct": {"low": 0.125, "high": 0.625}}
-    assert "+0.500 [+0.125, +0.625]" in to_text([before_after(before, after, {}, change)])
+    before = EvaluationResult(of_replies(decoded(right=False), 0.25))
+    after = EvaluationResult(of_replies(decoded(), 0.75))
+    change = Against(replies={"all_fields_correct": Comparison(0.5, 0.125, 0.625, 0.01, "better", "before")})
+    assert "+0.500 [+0.125, +0.625]" in to_text([before_after(before, after, change)])
 
 
 def test_both_decodings_stand_side_by_side():
-    scores = {**make_scores(), "decodings": {"free": make_scores("free", right=False), "constrained": make_scores()}}
-    line = next(line for line in to_text(score_tables(scores)).splitlines() if "exact match" in line)
+    both = {"free": decoded("free", right=False), "constrained": decoded()}
+    result = EvaluationResult(decoded(), decodings=both)
+    line = next(line for line in to_text(score_tables(result)).splitlines() if "exact match" in line)
     figures = line.split("match")[1].split()
     assert figures[0] == "0.000" and figures[1] == "[0.000," and figures[3] == "1.000" and figures[5] == "1.000]"
 
 
 def test_before_and_after_shows_the_change():
-    text = to_text([before_after(make_scores(right=False), make_scores())])
+    text = to_text([before_after(make_result(right=False), make_result())])
     line = next(line for line in text.splitlines() if "exact match" in line)
     assert line.endswith("+1.000")
     assert "2 rows, constrained decoding" in text
 
 
 def test_a_change_has_its_interval_where_the_rows_were_compared():
-    compared = {"difference": 1.0, "low": 0.2, "high": 1.0, "p_value": 0.01, "sentence": "better"}
-    changes = {"intents": {"exact_match": compared}}
-    lines = to_text([before_after(make_scores(right=False), make_scores(), changes)]).splitlines()
+    changes = Against({"intents": {"exact_match": BETTER}})
+    lines = to_text([before_after(make_result(right=False), make_result(), changes)]).splitlines()
     assert next(line for line in lines if "exact match" in line).endswith("+1.000 [+0.200, +1.000]")
     assert next(line for line in lines if "partial match" in line).endswith("+1.000")
     assert max(map(len, lines)) <= WIDTH
 
 
 def test_baselines_stand_below_the_model_with_a_sentence_each():
-    scores, worse = make_scores(), make_scores(right=False)
-    sentence = "better than tfidf by 1.00 [0.20, 1.00]"
-    compared = {"difference": 1.0, "low": 0.2, "high": 1.0, "p_value": 0.01, "sentence": sentence}
-    scores["baselines"] = {"tfidf": worse["fields"]}
-    scores["comparisons"] = {"tfidf": {"intents": {"exact_match": compared}, "priority": {"accuracy": compared}}}
-    text = to_text(score_tables(scores))
-    assert text.count(sentence) == 2
+    against = Against({"intents": {"exact_match": BETTER}, "priority": {"accuracy": BETTER}})
+    baselines = {"tfidf": BaselineResult(decoded(right=False).fields, against)}
+    text = to_text(score_tables(EvaluationResult(decoded(), baselines=baselines)))
+    assert text.count("better than tfidf by 1.00 [0.20, 1.00]") == 2
     assert "intents: the model against baselines on the same 2 rows" in text
     assert max(map(len, text.splitlines())) <= WIDTH
 
 
 def test_before_and_after_compares_a_decoding_that_both_have():
-    base = make_scores("free", right=False)
-    tuned = {**make_scores(), "decodings": {"free": make_scores("free"), "constrained": make_scores()}}
-    assert "free decoding" in to_text([before_after(base, tuned)])
+    tuned = EvaluationResult(decoded(), decodings={"free": decoded("free"), "constrained": decoded()})
+    assert "free decoding" in to_text([before_after(make_result("free", right=False), tuned)])
 
 
 def test_different_decodings_are_said_to_be_different():
-    assert "free against constrained" in to_text([before_after(make_scores("free"), make_scores("constrained"))])
+    assert "free against constrained" in to_text([before_after(make_result("free"), make_result("constrained"))])
 
 
 def test_of_many_labels_the_commonest_are_shown():
-    labels = {f"tag{n}": {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": n} for n in range(500)}
+    labels = {f"tag{n}": LabelScore(0.0, 0.0, 0.0, n) for n in range(500)}
     text = to_text([label_table("tags", labels)])
     assert f"the commonest {MAX_LABELS} of 500" in text
     assert "tag499" in text
@@ -279,12 +288,12 @@ def test_of_many_labels_the_commonest_are_shown():
 
 @pytest.mark.parametrize("width", [60, 100])
 def test_long_labels_are_folded_into_the_width(width):
-    labels = {"x" * 150: {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 1}}
+    labels = {"x" * 150: LabelScore(0.0, 0.0, 0.0, 1)}
     assert max(map(len, to_text([label_table("tags", labels)], width).splitlines())) <= width
 
 
 def test_one_row_shows_no_interval():
-    scores = make_scores()
-    scores["fields"] = {"intents": label_set_scores([("payment",)], [("payment",)], [False], LABELS).to_json()}
-    line = next(line for line in to_text(score_tables(scores)).splitlines() if "exact match" in line)
+    fields = {"intents": label_set_scores([("payment",)], [("payment",)], [False], LABELS)}
+    result = EvaluationResult(DecodingResult(1, "free", {}, fields))
+    line = next(line for line in to_text(score_tables(result)).splitlines() if "exact match" in line)
     assert line.endswith("1.000")

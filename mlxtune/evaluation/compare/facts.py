@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mlxtune.backends.adapter import WEIGHTS_FILE
+from mlxtune.evaluation.results import Speed
 from mlxtune.evaluation.stored import StoredEvaluation
 from mlxtune.runs.events import read_events
 from mlxtune.runs.folder import RunFolder
@@ -41,7 +42,7 @@ def differing_settings(evaluations: Sequence[StoredEvaluation]) -> Iterator[Fact
     ]
     contents = {
         "model.path": [_base(one) for one in evaluations],
-        "data.test": [((one.scores or {}).get("data") or {}).get("sha256") for one in evaluations],
+        "data.test": [_test_rows(one) for one in evaluations],
         **{
             f"data.{split}": [((one.info.get("data") or {}).get(split) or {}).get("sha256") for one in evaluations]
             for split in ("train", "valid")
@@ -70,15 +71,16 @@ def differing_settings(evaluations: Sequence[StoredEvaluation]) -> Iterator[Fact
         if differ:
             yield Fact(key, tuple(values))
     trained = [{} if one.before_tuning else one.info for one in evaluations]
-    scores = [one.scores or {} for one in evaluations]
+    models = [one.model for one in evaluations]
+    judges = [one.result and one.result.judge for one in evaluations]
     for name, facts in (
         ("trained with", [info.get("backend") for info in trained]),
         ("trained on", [(info.get("device") or {}).get("description") for info in trained]),
         ("mlxtune", [info.get("mlxtune") for info in trained]),
         ("begun from", [info.get("begun_from") for info in trained]),
-        ("evaluated with", [one.get("backend") for one in scores]),
-        ("evaluation judged by", [(one.get("judge") or {}).get("model") for one in scores]),
-        ("evaluated with --set", [" ".join(one.get("overrides") or ()) or None for one in scores]),
+        ("evaluated with", [model and model.backend for model in models]),
+        ("evaluation judged by", [judge and judge.model for judge in judges]),
+        ("evaluated with --set", [" ".join(model.overrides if model else ()) or None for model in models]),
     ):
         applying = [
             fact
@@ -98,8 +100,8 @@ def training_facts(evaluations: Sequence[StoredEvaluation]) -> Iterator[Fact]:
             yield Fact(name, values)
 
 
-def cost_facts(evaluations: Sequence[StoredEvaluation], speeds: Sequence[Mapping[str, Any]]) -> Iterator[Fact]:
-    """Time, memory and size."""
+def cost_facts(evaluations: Sequence[StoredEvaluation], speeds: Sequence[Speed | None]) -> Iterator[Fact]:
+    """Time, memory and size; `speeds` are the evaluations'."""
     columns = []
     for one, speed in zip(evaluations, speeds, strict=True):
         info = {} if one.before_tuning else one.info
@@ -110,8 +112,8 @@ def cost_facts(evaluations: Sequence[StoredEvaluation], speeds: Sequence[Mapping
                 "training peak memory, GB": info.get("peak_memory_gb"),
                 "trainable parameters": info.get("trainable_parameters"),
                 "adapter bytes": None if one.before_tuning or one.run is None else _adapter_bytes(one.run),
-                "evaluation seconds a row": speed.get("seconds_per_row"),
-                "evaluation peak memory, GB": speed.get("peak_memory_gb"),
+                "evaluation seconds a row": speed and speed.seconds_per_row,
+                "evaluation peak memory, GB": speed and speed.peak_memory_gb,
             }
         )
     for name in columns[0]:
@@ -122,8 +124,14 @@ def cost_facts(evaluations: Sequence[StoredEvaluation], speeds: Sequence[Mapping
 
 def _base(one: StoredEvaluation) -> str | None:
     """Fingerprint of the base model."""
-    found = (one.scores or {}).get("base") or (one.info.get("base") or {}).get("fingerprint")
+    found = one.model.base if one.model is not None else (one.info.get("base") or {}).get("fingerprint")
     return None if found is None else str(found)
+
+
+def _test_rows(one: StoredEvaluation) -> str | None:
+    """SHA-256 of the test rows."""
+    evaluated = None if one.result is None else one.result.evaluated
+    return None if evaluated is None else evaluated.data.sha256
 
 
 def _of_training(one: StoredEvaluation) -> dict[str, Any]:

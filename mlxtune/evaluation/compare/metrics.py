@@ -14,28 +14,18 @@ import numpy as np
 from mlxtune.evaluation.differences import compare
 from mlxtune.evaluation.fields.kinds import scorers
 from mlxtune.evaluation.fields.scorer import Scorer
-from mlxtune.evaluation.metrics.estimates import Means, mean_estimate
-from mlxtune.evaluation.metrics.labels import label_table
+from mlxtune.evaluation.judge.ratings import Ratings
+from mlxtune.evaluation.metrics.estimates import Estimate, Means, mean_estimate
+from mlxtune.evaluation.metrics.labels import LabelScore, LabelScores, label_table
 from mlxtune.evaluation.metrics.paired import Comparison, compare_tables
 from mlxtune.evaluation.predict.predictions import Prediction
+from mlxtune.evaluation.results import DecodingResult
 from mlxtune.evaluation.score import column, faults
 from mlxtune.recipe.sections import Recipe
 
 REPLY = "reply"  # what metrics of whole replies stand under, where fields' stand under the field
 OF_REPLIES = "repeated_rate"  # counted in every field, although it is of the whole reply
 MAX_LABELS = 20  # whose recall is compared; of more, a table of them says nothing any more
-# Parts of scores.json that hold metrics of something else, or the same ones again.
-NOT_METRICS = (
-    "baselines",
-    "baseline_speed",
-    "comparisons",
-    "decodings",
-    "limits",
-    "speed",
-    "data",
-    "fields",
-    "replies",
-)
 ESTIMATE = {"value", "low", "high"}
 # What is not tested against the first run, by the first part of a metric's name: what a reader calls it, and why.
 _OTHER_ROWS = ("figures of the rows with all labels right, or not", "these are other rows in each run")
@@ -60,14 +50,14 @@ class ComparedMetric:
     Attributes:
         field: The field that it is of; REPLY for whole replies.
         name: As scores.json names it; nested ones joined with a dot, as when_right.rougeL.
-        values: {"value", "low", "high"} by run; None where a run has none.
+        values: By run; None where a run has none.
         comparisons: The difference to the first run by run; None for the first, and where the difference is not tested.
         untested: Why no run's difference is tested; None where one is, or fewer than two runs have the metric.
     """
 
     field: str
     name: str
-    values: tuple[Mapping[str, Any] | None, ...]
+    values: tuple[Estimate | None, ...]
     comparisons: tuple[Comparison | None, ...]
     untested: str | None = None
 
@@ -76,7 +66,7 @@ class ComparedMetric:
         return {
             "field": self.field,
             "name": self.name,
-            "values": list(self.values),
+            "values": [one and one.to_json() for one in self.values],
             "comparisons": [one and one.to_marked_json() for one in self.comparisons],
             "untested": self.untested,
         }
@@ -84,33 +74,37 @@ class ComparedMetric:
 
 def compared_metrics(
     names: Sequence[str],
-    parts: Sequence[Mapping[str, Any]],
+    results: Sequence[DecodingResult],
+    judges: Sequence[Ratings | None],
     answered: Sequence[Sequence[Prediction]],
     recipe: Recipe,
 ) -> tuple[ComparedMetric, ...]:
-    """Every metric with an interval of every part of scores.json, and its difference to the first run's.
+    """Every metric with an interval, and its difference to the first run's.
 
     Args:
         names: Of the runs.
-        parts: Of each run's scores.json the part in the decoding that is compared.
+        results: Of each run, in the decoding that is compared.
+        judges: Their ratings of these replies, by run.
         answered: The predictions of each run, of the same rows.
         recipe: Says what the fields are.
     """
-    return tuple(map(_with_reason, _metrics(names, parts, answered, recipe)))
+    return tuple(map(_with_reason, _metrics(names, results, judges, answered, recipe)))
 
 
 def _metrics(
     names: Sequence[str],
-    parts: Sequence[Mapping[str, Any]],
+    results: Sequence[DecodingResult],
+    judges: Sequence[Ratings | None],
     answered: Sequence[Sequence[Prediction]],
     recipe: Recipe,
 ) -> Iterator[ComparedMetric]:
     against = [None, *(_compared(one, answered[0], recipe, names[0]) for one in answered[1:])]
     by_field = scorers(recipe)
-    fields = [field for field in recipe.output.fields if any(field in part["fields"] for part in parts)]
+    contents = [one.to_json() for one in results]
+    fields = [field for field in recipe.output.fields if any(field in one.fields for one in results)]
     for field in (REPLY, *fields):
         found = [
-            dict(_estimates(part["replies"] if field == REPLY else part["fields"].get(field, {}))) for part in parts
+            dict(_estimates(one["replies"] if field == REPLY else one["fields"].get(field, {}))) for one in contents
         ]
         for name in dict.fromkeys(name for one in found for name in one):
             if field != REPLY and name == OF_REPLIES:  # the same in every field, and there already
@@ -118,14 +112,14 @@ def _metrics(
             tested = [None if one is None else one.get(field, {}).get(name) for one in against]
             yield ComparedMetric(field, name, tuple(one.get(name) for one in found), tuple(tested))
         if field != REPLY:
-            labels = [part["fields"].get(field, {}).get("labels") or {} for part in parts]
+            scores = [one.fields.get(field) for one in results]
+            labels = [one.labels if isinstance(one, LabelScores) else {} for one in scores]
             yield from _recalls(field, by_field[field], names, labels, answered, recipe.train.seed)
-    other = [
-        dict(_estimates({name: value for name, value in part.items() if name not in NOT_METRICS})) for part in parts
-    ]
+    further = [{"consistency": one.consistency, "judge": judge} for one, judge in zip(results, judges, strict=True)]
+    other = [dict(_estimates({name: one.to_json() for name, one in of.items() if one is not None})) for of in further]
     for path in dict.fromkeys(path for one in other for path in one):
         field, name = _of_field(path, fields)
-        yield ComparedMetric(field, name, tuple(one.get(path) for one in other), (None,) * len(parts))
+        yield ComparedMetric(field, name, tuple(one.get(path) for one in other), (None,) * len(results))
 
 
 def _of_field(path: str, fields: Sequence[str]) -> tuple[str, str]:
@@ -155,7 +149,7 @@ def _recalls(
     field: str,
     scorer: Scorer,
     names: Sequence[str],
-    scores: Sequence[Mapping[str, Any]],
+    scores: Sequence[Mapping[str, LabelScore]],
     answered: Sequence[Sequence[Prediction]],
     seed: int,
 ) -> Iterator[ComparedMetric]:
@@ -181,24 +175,24 @@ def _recalls(
             for hits in said
         ]
         values = []
-        for got, hits in zip((one.get(label) or {} for one in scores), said, strict=True):
-            if interval := got.get("recall_interval"):
-                values.append({"value": got["recall"], "low": interval[0], "high": interval[1]})
+        for got, hits in zip((one.get(label) for one in scores), said, strict=True):
+            if got is not None and got.recall_interval:
+                values.append(Estimate(got.recall, *got.recall_interval))
             else:
-                values.append(mean_estimate(np.array(hits, dtype=float), seed).to_json())
+                values.append(mean_estimate(np.array(hits, dtype=float), seed))
         compared = [
             compare_tables(one, tables[0], names[0], seed)["accuracy"] for one in tables[1:]
         ]  # the share that is right, of rows that all expect the label: its recall
         yield ComparedMetric(field, f"recall.{label}", tuple(values), (None, *compared))
 
 
-def _estimates(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Every {"value", "low", "high"} in a part of scores.json by its dotted name; labels are left to `_recalls`."""
+def _estimates(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Estimate]]:
+    """Every metric with an interval in a part of scores.json by its dotted name; labels are left to `_recalls`."""
     for name, value in content.items():
         if not isinstance(value, Mapping) or (name == "labels" and not prefix):
             continue
         if value.keys() >= ESTIMATE:
-            yield prefix + name, {key: value[key] for key in ("value", "low", "high")}
+            yield prefix + name, Estimate.from_json(value)
         else:
             yield from _estimates(value, f"{prefix}{name}.")
 

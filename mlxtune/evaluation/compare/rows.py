@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from mlxtune.errors import DataError, RunError
 from mlxtune.evaluation.predict.predictions import Prediction
-from mlxtune.evaluation.stored import StoredEvaluation, decodings_of, short_names, stored_predictions
+from mlxtune.evaluation.results import DecodingResult, EvaluationResult
+from mlxtune.evaluation.stored import StoredEvaluation, short_names, stored_predictions
 from mlxtune.recipe.sections import Recipe
 
 
@@ -23,14 +23,14 @@ class SameRows:
 
     Attributes:
         recipe: Says what the fields are.
-        parts: Of each scores.json the part in the decoding that is compared.
+        results: Of each evaluation the result in the decoding that is compared.
         predictions: By evaluation, numbered alike.
-        whole: Whether these are all rows of all of them, which `parts` are the scores of.
+        whole: Whether these are all rows of all of them, which `results` are of.
         notes: What a reader should know of it.
     """
 
     recipe: Recipe
-    parts: Sequence[Mapping[str, Any]]
+    results: Sequence[DecodingResult]
     predictions: Sequence[Sequence[Prediction]]
     whole: bool
     notes: Sequence[str]
@@ -47,12 +47,12 @@ def same_rows(
         )
     _require_same_fields(evaluations, known)
     notes: list[str] = []
-    parts = _in_one_decoding([one.scores or {} for one in evaluations], notes)
-    answered = [stored_predictions(one.folder, part) for one, part in zip(evaluations, parts, strict=True)]
+    results = _in_one_decoding([one.result for one in evaluations if one.result is not None], notes)
+    answered = [stored_predictions(one.folder, result) for one, result in zip(evaluations, results, strict=True)]
     for one, predictions in zip(evaluations, answered, strict=True):
         _require_fields(one, predictions, known)
     taken, whole = _matched(evaluations, short_names(evaluations), answered, intersection, notes)
-    return SameRows(known, parts, taken, whole, notes)
+    return SameRows(known, results, taken, whole, notes)
 
 
 def _require_same_fields(evaluations: Sequence[StoredEvaluation], known: Recipe) -> None:
@@ -91,15 +91,15 @@ def _require_fields(one: StoredEvaluation, predictions: Sequence[Prediction], kn
         raise DataError(f"{one.title}: its predictions have the fields {fields}, but the recipe has {wanted}")
 
 
-def _in_one_decoding(scores: Sequence[Mapping[str, Any]], notes: list[str]) -> list[Mapping[str, Any]]:
-    """Of each scores.json the part in a decoding that all have, the first one's own if they do; else their tops."""
-    by_decoding = [dict(reversed(decodings_of(top).items())) for top in scores]
-    tops = [top["decoding"] for top in scores]
+def _in_one_decoding(evaluations: Sequence[EvaluationResult], notes: list[str]) -> list[DecodingResult]:
+    """Of each evaluation the result in a decoding that all have, the first one's own if they do; else those that count."""
+    by_decoding = [dict(reversed(one.by_decoding.items())) for one in evaluations]
+    tops = [one.top.decoding for one in evaluations]
     common = [name for name in dict.fromkeys(tops) if all(name in found for found in by_decoding)]
     common += [name for name in by_decoding[0] if all(name in found for found in by_decoding)]
     if not common:
         notes.append(f"the decoding differs: {', '.join(tops)}; this alone may explain differences")
-        return list(scores)
+        return [one.top for one in evaluations]
     if len(set(tops)) > 1:
         notes.append(f"compared in {common[0]} decoding, which all of them have")
     return [found[common[0]] for found in by_decoding]

@@ -7,7 +7,7 @@ difference to the first, and what each cost. Reads run folders; trains nothing, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,10 @@ from typing import Any
 from mlxtune.evaluation.compare.facts import Fact, cost_facts, differing_settings, training_facts
 from mlxtune.evaluation.compare.metrics import ComparedMetric, compared_metrics, untested_note
 from mlxtune.evaluation.compare.rows import same_rows
+from mlxtune.evaluation.judge.ratings import Ratings
 from mlxtune.evaluation.metrics.paired import LEVEL
+from mlxtune.evaluation.metrics.texts import TextScores
+from mlxtune.evaluation.results import DecodingResult, Speed
 from mlxtune.evaluation.score import score
 from mlxtune.evaluation.stored import StoredEvaluation, short_names
 from mlxtune.recipe.sections import Recipe
@@ -94,28 +97,26 @@ def compare_runs(
     notes: list[str] = []
     metrics: tuple[ComparedMetric, ...] = ()
     rows = None
-    speeds: list[Mapping[str, Any]] = [{} for _ in evaluations]
-    if all(one.scores is not None for one in evaluations):
+    speeds: list[Speed | None] = [None] * len(evaluations)
+    if all(one.result is not None for one in evaluations):
         same = same_rows(evaluations, intersection, recipe)
         notes += same.notes
-        speeds = [part.get("speed") or {} for part in same.parts]
-        parts = (
-            same.parts
-            if same.whole
-            else [score(predictions, same.recipe).to_json() for predictions in same.predictions]
-        )
+        speeds = [result.speed for result in same.results]
+        results, judges = same.results, [_ratings(*one) for one in zip(evaluations, same.results, strict=True)]
+        if not same.whole:
+            results, judges = [score(one, same.recipe) for one in same.predictions], [None] * len(evaluations)
         rows = len(same.predictions[0])
-        metrics = compared_metrics(names, parts, same.predictions, same.recipe)
-        notes += [*_on_measures(names, parts), *untested_note(metrics, names[0])]
-    elif any(one.scores is not None for one in evaluations):
-        missing = [name for name, one in zip(names, evaluations, strict=True) if one.scores is None]
+        metrics = compared_metrics(names, results, judges, same.predictions, same.recipe)
+        notes += [*_on_measures(names, results, judges), *untested_note(metrics, names[0])]
+    elif any(one.result is not None for one in evaluations):
+        missing = [name for name, one in zip(names, evaluations, strict=True) if one.result is None]
         notes.append(f"not evaluated, so no metrics are compared: {', '.join(missing)}")
     compared = RunComparison(
         names=tuple(names),
         runs=tuple(one.run.path if one.run else None for one in evaluations),
         evaluations=tuple(one.folder for one in evaluations),
         rows=rows,
-        rows_evaluated=tuple(None if one.scores is None else one.scores["rows"] for one in evaluations),
+        rows_evaluated=tuple(None if one.result is None else one.result.top.rows for one in evaluations),
         settings=tuple(differing_settings(evaluations)),
         training=tuple(training_facts(evaluations)),
         metrics=metrics,
@@ -125,16 +126,23 @@ def compare_runs(
     return replace(compared, notes=(*notes, *_on_chance(compared.n_comparisons)))
 
 
-def _on_measures(names: Sequence[str], parts: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _ratings(one: StoredEvaluation, compared: DecodingResult) -> Ratings | None:
+    """A judge's ratings of what is compared: a judge reads the replies of the decoding that counts."""
+    return one.result.judge if one.result is not None and compared is one.result.top else None
+
+
+def _on_measures(
+    names: Sequence[str], results: Sequence[DecodingResult], ratings: Sequence[Ratings | None]
+) -> Iterator[str]:
     """Which runs were measured by another judge or encoder: their metrics stand side by side and are of other scales."""
     judges: dict[str, list[str]] = {}
     encoders: dict[str, list[str]] = {}
-    for name, part in zip(names, parts, strict=True):
-        if judge := part.get("judge"):
-            judges.setdefault(f"{judge.get('model')} (rubric {judge.get('rubric')})", []).append(name)
-        for field in part["fields"].values():
-            if signature := (field.get("signatures") or {}).get("bertscore"):
-                encoders.setdefault(str(signature), []).append(name)
+    for name, result, judge in zip(names, results, ratings, strict=True):
+        if judge is not None:
+            judges.setdefault(f"{judge.model} (rubric {judge.rubric})", []).append(name)
+        for scores in result.fields.values():
+            if isinstance(scores, TextScores) and (signature := scores.signatures.get("bertscore")):
+                encoders.setdefault(signature, []).append(name)
     for what, measured in (("a judge's marks", judges), ("BERTScore", encoders)):
         if len(measured) > 1:
             by = "; ".join(f"{', '.join(dict.fromkeys(of))} by {measure}" for measure, of in measured.items())

@@ -16,8 +16,15 @@ from mlxtune.evaluation.metrics.labels import LabelScores
 from mlxtune.evaluation.metrics.mistakes import LabelMistakes
 from mlxtune.evaluation.metrics.paired import Comparison
 from mlxtune.evaluation.metrics.texts import TextScores
+from mlxtune.json_values import mapping
 
 Scores = LabelScores | TextScores
+
+
+def scores_from_json(content: Any) -> Scores:
+    """What the `to_json` of a field's scores says, of whichever kind it is."""
+    of_texts = {"buckets", "signatures"} & mapping(content).keys()
+    return TextScores.from_json(content) if of_texts else LabelScores.from_json(content)
 
 
 @dataclass(frozen=True)

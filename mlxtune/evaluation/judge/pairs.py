@@ -4,7 +4,7 @@ A judge that prefers whatever it reads first would find a winner in every row. S
 and a reply wins only where it is chosen both times; where the order decides, nobody does, and how often the first one was
 chosen says how far the judge leans.
 
-    judge_pairs(ours, theirs, recipe, server, "rank-32")["fields"]["response"]["sentence"]
+    judge_pairs(ours, theirs, recipe, server, "rank-32").fields["response"].sentence
     # 'better than rank-32: chosen in 0.64 [0.55, 0.73] of the rows'
 """
 
@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -66,6 +66,73 @@ class PairVerdict:
     choices: tuple[Choice | None, ...]
 
 
+@dataclass(frozen=True)
+class PairScores:
+    """Wins and losses of one text field over rows, and whether they say anything.
+
+    Attributes:
+        counts: Outcome -> rows.
+        judged: Rows with a win, a loss, a tie or an order that decided.
+        win_rate: (Wins + half of the rows that nobody won) / judged; None over no rows.
+        p_value: Of the sign test on wins and losses.
+        first_chosen: How often the first of two was chosen, where both orders chose one: 0.5 is no leaning; None over no rows.
+        other: What theirs is called.
+    """
+
+    counts: Mapping[Outcome, int]
+    judged: int
+    win_rate: Estimate | None
+    p_value: float
+    first_chosen: Estimate | None
+    other: str
+
+    @property
+    def sentence(self) -> str:
+        """What that means: 'better than rank-32: chosen in 0.64 [0.55, 0.73] of the rows'."""
+        return _sentence(self.win_rate, self.p_value, self.other)
+
+    def to_json(self) -> dict[str, Any]:
+        """As `compare --judge --json` has it under a field."""
+        return {
+            **{outcome: self.counts[outcome] for outcome in OUTCOMES},
+            "judged": self.judged,
+            "win_rate": self.win_rate and self.win_rate.to_json(),
+            "p_value": self.p_value,
+            "first_chosen": self.first_chosen and self.first_chosen.to_json(),
+            "sentence": self.sentence,
+        }
+
+
+@dataclass(frozen=True)
+class JudgedPairs:
+    """A judge's choices between two systems' replies: the judge, the rows that it was shown, text field -> scores."""
+
+    model: str
+    url: str
+    rows: int
+    fields: Mapping[str, PairScores]
+
+    def to_json(self) -> dict[str, Any]:
+        """As `compare --judge --json` has it under a run."""
+        fields = {name: one.to_json() for name, one in self.fields.items()}
+        return {"model": self.model, "url": self.url, "rubric": RUBRIC_VERSION, "rows": self.rows, "fields": fields}
+
+
+@dataclass(frozen=True)
+class JudgedRuns:
+    """A judge's choices between each run's replies and the first run's: the judge, the first run, other run -> choices."""
+
+    model: str
+    url: str
+    first: str
+    runs: Mapping[str, JudgedPairs]
+
+    def to_json(self) -> dict[str, Any]:
+        """As `compare --judge --json` has it under "judge"."""
+        runs = {name: one.to_json() for name, one in self.runs.items()}
+        return {"model": self.model, "url": self.url, "first": self.first, "runs": runs}
+
+
 def judge_pairs(
     ours: Sequence[Prediction],
     theirs: Sequence[Prediction],
@@ -75,7 +142,7 @@ def judge_pairs(
     sample: int | None = None,
     on_answer: Callable[[int], None] = lambda n_questions: None,
     max_tokens: int = MAX_TOKENS,
-) -> dict[str, Any]:
+) -> JudgedPairs:
     """Have a model choose between two systems' replies.
 
     Args:
@@ -88,16 +155,14 @@ def judge_pairs(
         on_answer: Called with the number of questions just answered, two a row and text field; of rows that need none as well.
         max_tokens: Where the judge is truncated.
 
-    Returns:
-        `pair_scores`, and "model" and "url" of the judge.
-
     Raises:
         RecipeError: The recipe has no text field.
         DataError: The replies are not to the same rows, or there are none.
         ChatServerError: The judge cannot be asked at all.
     """
     verdicts = pair_verdicts(ours, theirs, recipe, server, name, sample, on_answer, max_tokens)
-    return {"model": server.model, "url": server.url, **pair_scores(verdicts, name, recipe.train.seed)}
+    n_rows = len({one.row for one in verdicts})
+    return JudgedPairs(server.model, server.url, n_rows, pair_scores(verdicts, name, recipe.train.seed))
 
 
 def judge_runs(
@@ -106,7 +171,7 @@ def judge_runs(
     replies: Sequence[Sequence[Prediction]],
     recipe: Recipe,
     progress: Progress = SILENT,
-) -> dict[str, Any]:
+) -> JudgedRuns:
     """Have each run's replies chosen from beside the first run's.
 
     Args:
@@ -115,9 +180,6 @@ def judge_runs(
         replies: Theirs, to the same rows in the same order.
         recipe: Says which fields are text.
         progress: Told how far it is.
-
-    Returns:
-        {"model", "url", "first": its name, "runs": name of another -> `judge_pairs` of its replies with the first one's}.
     """
     n_fields = len(text_fields(recipe))
     progress.begin("judging", 2 * n_judged(replies[0], judge.sample) * n_fields * (len(replies) - 1))
@@ -128,7 +190,7 @@ def judge_runs(
     except KeyboardInterrupt:
         log.info("The judge's answers so far are kept; run the same command again to continue.")
         raise
-    return {"model": judge.server.model, "url": judge.server.url, "first": names[0], "runs": runs}
+    return JudgedRuns(judge.server.model, judge.server.url, names[0], runs)
 
 
 def pair_verdicts(
@@ -168,39 +230,25 @@ def pair_verdicts(
     return found
 
 
-def pair_scores(verdicts: Sequence[PairVerdict], name: str, seed: int = 0) -> dict[str, Any]:
-    """Wins and losses, and whether they say anything.
+def pair_scores(verdicts: Sequence[PairVerdict], name: str, seed: int = 0) -> dict[str, PairScores]:
+    """The scores of each text field.
 
     Args:
         verdicts: Of `pair_verdicts`.
         name: What theirs is called.
         seed: Of the resampling.
-
-    Returns:
-        {"rubric", "rows", "fields": field -> {one count a kind of outcome; "judged": rows with a win, a loss, a tie or an
-        order that decided; "win_rate": (wins + half of the rows that nobody won) / judged, with its 95% bootstrap interval;
-        "p_value": of the sign test on wins and losses; "first_chosen": how often the first of two was chosen, where both
-        orders chose one: 0.5 is no leaning; "sentence"}}; estimates are None over no rows.
     """
-    fields: dict[str, dict[str, Any]] = {}
+    fields: dict[str, PairScores] = {}
     for field in dict.fromkeys(one.field for one in verdicts):
         of_field = [one for one in verdicts if one.field == field]
-        counts: dict[str, int] = {outcome: sum(one.outcome == outcome for one in of_field) for outcome in OUTCOMES}
+        counts = {outcome: sum(one.outcome == outcome for one in of_field) for outcome in OUTCOMES}
         points = np.array([POINTS[one.outcome] for one in of_field if one.outcome in POINTS])
         leaning = np.array(
             [one.choices.count(FIRST) / 2 for one in of_field if one.choices and {*one.choices} <= {FIRST, SECOND}]
         )
         rate, first = mean_rating(points, (0, 1), seed), mean_rating(leaning, (0, 1), seed)
-        p_value = mcnemar(counts["win"], counts["loss"])
-        fields[field] = {
-            **counts,
-            "judged": len(points),
-            "win_rate": None if rate is None else asdict(rate),
-            "p_value": p_value,
-            "first_chosen": None if first is None else asdict(first),
-            "sentence": _sentence(rate, p_value, name),
-        }
-    return {"rubric": RUBRIC_VERSION, "rows": len({one.row for one in verdicts}), "fields": fields}
+        fields[field] = PairScores(counts, len(points), rate, mcnemar(counts["win"], counts["loss"]), first, name)
+    return fields
 
 
 def read_choice(text: str) -> Choice | None:

@@ -26,6 +26,7 @@ from mlxtune.evaluation.metrics.estimates import Estimate
 from mlxtune.evaluation.metrics.text_overlap import rouge_rows
 from mlxtune.evaluation.predict.predictions import Prediction
 from mlxtune.files import write_text
+from mlxtune.json_values import read_dataclass, required, typed
 from mlxtune.recipe.sections import Recipe
 
 RUBRIC_VERSION = 1  # of the text below; ratings given under another one are not comparable
@@ -135,6 +136,7 @@ class Ratings:
         fields: Field -> criterion, and "overall" for their mean -> its estimate over what was judged or missing; None of
             nothing.
         agreement: Field -> metric -> Spearman's correlation of "overall" with it, over what was judged.
+        rubric: Version of the question; ratings under two of them are not comparable.
     """
 
     model: str
@@ -143,6 +145,7 @@ class Ratings:
     counts: Mapping[Status, int]
     fields: Mapping[str, Mapping[str, Estimate | None]]
     agreement: Mapping[str, Mapping[str, Estimate | None]]
+    rubric: int = RUBRIC_VERSION
 
     def to_json(self) -> dict[str, Any]:
         """As scores.json has it under "judge"."""
@@ -153,12 +156,18 @@ class Ratings:
         return {
             "model": self.model,
             "url": self.url,
-            "rubric": RUBRIC_VERSION,
+            "rubric": self.rubric,
             "rows": self.rows,
             **{status: self.counts[status] for status in STATUSES},
             "fields": plain(self.fields),
             "agreement": plain(self.agreement),
         }
+
+    @classmethod
+    def from_json(cls, content: Any) -> Ratings:
+        """What `to_json` says."""
+        counts = {status: required(content, status, typed(int)) for status in STATUSES}
+        return read_dataclass(cls, {**content, "counts": counts})
 
 
 def summarise_ratings(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mlxtune.json_values import read_dataclass
 
 N_RESAMPLES = 1000
 Z_95 = 1.959964  # of the normal distribution
@@ -28,6 +30,11 @@ class Estimate:
     def to_json(self) -> dict[str, float | None]:
         """As scores.json has it."""
         return {"value": self.value, "low": self.low, "high": self.high}
+
+    @classmethod
+    def from_json(cls, content: Any) -> Estimate:
+        """What `to_json` says; raises JsonError as every `from_json` does."""
+        return read_dataclass(cls, content)
 
 
 class MetricTable(Protocol):

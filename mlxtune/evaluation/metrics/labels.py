@@ -33,6 +33,7 @@ from mlxtune.evaluation.metrics.estimates import (
     widened,
 )
 from mlxtune.evaluation.metrics.metric import Metric
+from mlxtune.json_values import read_dataclass
 
 
 @dataclass(frozen=True)
@@ -212,6 +213,11 @@ class LabelScores:
         if self.confusion is not None:
             content["confusion"] = asdict(self.confusion)
         return content
+
+    @classmethod
+    def from_json(cls, content: Any) -> LabelScores:
+        """What `to_json` says."""
+        return read_dataclass(cls, content, rest="metrics")
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import numpy as np
 
 from mlxtune.evaluation.metrics.estimates import INTERVAL, Z_95, Draws, Floats, MetricTable, resamples
 from mlxtune.evaluation.metrics.registry import metric
+from mlxtune.json_values import optional, required, typed
 
 LEVEL = 0.05  # a difference is called better or worse where its p-value is below this and its interval leaves out 0
 
@@ -61,6 +62,22 @@ class Comparison:
             "p_value": self.p_value,
             "sentence": self.sentence,
         }
+
+    @classmethod
+    def from_json(cls, content: Any, name: str, other: str) -> Comparison:
+        """What `to_json` says; the verdict follows from its numbers.
+
+        Args:
+            content: The comparison.
+            name: Of the metric.
+            other: What theirs is called.
+        """
+        number = typed(float)
+        difference = required(content, "difference", number)
+        low, high, p_value = (optional(content, key, number) for key in ("low", "high", "p_value"))
+        if low is None or high is None or p_value is None:
+            return _too_few(name, difference, other)
+        return with_verdict(name, difference, low, high, p_value, other)
 
     def to_marked_json(self) -> dict[str, Any]:
         """As `compare --json` has it."""

@@ -33,6 +33,7 @@ from mlxtune.evaluation.metrics.text_overlap import (
     rouge_rows,
     tokens,
 )
+from mlxtune.json_values import read_dataclass
 
 OVERLAP = (*ROUGE, "bleu", "chrf")  # how far a text is its reference
 _BLEU = slice(0, N_BLEU_COUNTS)
@@ -97,8 +98,8 @@ class TextScores:
     metrics: Mapping[str, Estimate]
     buckets: Mapping[str, Bucket]
     signatures: Mapping[str, str]
-    when_right: TextPart | None
-    when_wrong: TextPart | None
+    when_right: TextPart | None = None
+    when_wrong: TextPart | None = None
     bertscore: Estimate | None = None
 
     def __getitem__(self, metric: str) -> Estimate:
@@ -116,6 +117,11 @@ class TextScores:
             content["bertscore"] = self.bertscore.to_json()
         return content
 
+    @classmethod
+    def from_json(cls, content: Any) -> TextScores:
+        """What `to_json` says."""
+        return read_dataclass(cls, content, rest="metrics")
+
 
 @dataclass(frozen=True)
 class TextPart:
@@ -131,6 +137,11 @@ class TextPart:
     def to_json(self) -> dict[str, Any]:
         """As scores.json has it."""
         return {"rows": self.rows, **{name: one.to_json() for name, one in self.metrics.items()}}
+
+    @classmethod
+    def from_json(cls, content: Any) -> TextPart:
+        """What `to_json` says."""
+        return read_dataclass(cls, content, rest="metrics")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from mlxtune.data.rows import Row
 from mlxtune.data.template import ReplyTemplate
 from mlxtune.evaluation.metrics.estimates import Estimate, mean_estimate
 from mlxtune.evaluation.predict.predictor import Values
+from mlxtune.json_values import read_dataclass
 from mlxtune.recipe.sections import Recipe
 
 
@@ -61,6 +62,11 @@ class Consistency:
             "fields": {name: asdict(one) for name, one in self.fields.items()},
             "flips": [asdict(one) for one in self.flips],
         }
+
+    @classmethod
+    def from_json(cls, content: Any) -> Consistency:
+        """What `to_json` says."""
+        return read_dataclass(cls, content)
 
 
 def consistency(

@@ -102,11 +102,11 @@ class Predictor:
         rows = [self._row(text, f"text {position}") for position, text in enumerate(texts, start=1)]
         found: list[Reply] = []
         for start in range(0, len(rows), self.recipe.evaluate.batch_size):
-            found += self.ask(rows[start : start + self.recipe.evaluate.batch_size])
+            found += self.predict_batch(rows[start : start + self.recipe.evaluate.batch_size])
         return found
 
-    def ask(self, rows: Sequence[Row]) -> list[Reply]:
-        """The replies to rows and what is known of their probabilities, asked as one batch.
+    def predict_batch(self, rows: Sequence[Row]) -> list[Reply]:
+        """The replies to rows, with the probabilities of the first field where they are known; all rows are one batch.
 
         Raises:
             DataError: Rows that lack a column of the prompt.
@@ -120,7 +120,7 @@ class Predictor:
         return [replace(reply, distribution=one) for reply, one in zip(replies, found, strict=True)]
 
     def replies(self, rows: Sequence[Row], progress: Progress = SILENT) -> list[Reply]:
-        """The replies to rows, in their order, asked batch by batch; errors as for `ask`."""
+        """The replies to rows, in their order, asked batch by batch and without probabilities; errors as for `predict_batch`."""
         prompts = self.prompts(rows)
         found: dict[int, Reply] = {}
         for batch in self.batches(prompts):
@@ -161,7 +161,7 @@ class Predictor:
     # Pieces, for whoever keeps replies as they come
 
     def prompts(self, rows: Sequence[Row], shots: Sequence[Row] = ()) -> list[list[int]]:
-        """The tokens that ask about each row, after rows shown with their replies; errors as for `ask`."""
+        """The tokens that ask about each row, after rows shown with their replies; errors as for `predict_batch`."""
         return [list(ids) for ids in prompt_ids(rows, self.recipe, self.tokenizer, shots)]
 
     def batches(self, prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:

@@ -29,6 +29,7 @@ from mlxtune.data.template import ReplyTemplate
 from mlxtune.evaluation.fields.kinds import scorer_of
 from mlxtune.evaluation.metrics.calibration import Calibration, Coverage, calibration, coverage_at, threshold_for
 from mlxtune.evaluation.predict.predictions import Prediction
+from mlxtune.json_values import optional, read_dataclass, required, typed
 from mlxtune.models.tokenizer import Tokenizer
 from mlxtune.recipe.sections import Recipe
 
@@ -124,6 +125,18 @@ class FieldCalibration:
             "precision": None if covered is None else covered.precision,
             "validation_rows": self.validation_rows,
         }
+
+    @classmethod
+    def from_json(cls, content: Any) -> FieldCalibration:
+        """What `to_json` says."""
+        number = typed(float)
+        covered = optional(content, "coverage_at_95_precision", number)
+        threshold, precision = (optional(content, key, number) for key in ("threshold", "precision"))
+        return cls(
+            read_dataclass(Calibration, content),
+            None if covered is None else Coverage(threshold, covered, precision),
+            required(content, "validation_rows", typed(int)),
+        )
 
 
 def field_calibration(

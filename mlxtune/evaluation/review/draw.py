@@ -26,9 +26,10 @@ from mlxtune.data.field_forms import Value
 from mlxtune.data.template import ReplyTemplate
 from mlxtune.errors import DataError, Misuse, RunError, did_you_mean
 from mlxtune.evaluation.metrics.text_overlap import ROUGE_L_BUCKETS, bucket_of, rouge_rows
+from mlxtune.evaluation.metrics.texts import TextScores
 from mlxtune.evaluation.predict.predictions import Prediction, read_predictions, require_same_rows
 from mlxtune.evaluation.review.sheet import MAX_CELL, Line, fingerprint, is_filled, sheet_text
-from mlxtune.evaluation.stored import identity, lies_in_a_run, read_scores
+from mlxtune.evaluation.stored import identity, lies_in_a_run, read_result
 from mlxtune.files import heal, write_json, write_text
 from mlxtune.recipe.load import load_recipe
 from mlxtune.recipe.sections import Recipe
@@ -134,7 +135,7 @@ def find_replies(path: Path) -> RatedReplies:
         raise RunError(f"{path}: no such run folder")
     if _holds_replies(path):
         return RatedReplies(str(path), path, path.parent.parent if lies_in_a_run(path) else None)
-    if not (path / RUN_FILE).is_file() and read_scores(path) is not None:
+    if not (path / RUN_FILE).is_file() and read_result(path) is not None:
         raise RunError(f"{path}: its {PREDICTIONS_FILE} is missing; evaluate again")
     run = open_run(path)
     tuned = run.evaluation(TUNED)
@@ -412,8 +413,9 @@ def _field(asked: str | None, evaluation: RatedReplies, recipe: Recipe | None, f
     if recipe is not None:
         texts = recipe.output.text_fields
     else:  # scores.json says which fields are text, by what they were scored with
-        scored = (read_scores(evaluation.folder) or {}).get("fields", {})
-        texts = [name for name, metrics in scored.items() if "rougeL" in metrics]
+        result = read_result(evaluation.folder)
+        scored = {} if result is None else result.top.fields
+        texts = [name for name, scores in scored.items() if isinstance(scores, TextScores)]
     texts = [name for name in texts if name in first.expected]
     if asked is not None:
         if asked not in texts:

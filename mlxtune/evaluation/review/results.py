@@ -1,20 +1,18 @@
-"""Filled sheets and their key to human_eval.json: what raters said of each run. Reads no model and no predictions.
+"""Filled sheets and their key to a human evaluation: what raters said of each run. Reads no model and no predictions.
 
 The unit is the case: its ratings by several raters are averaged first, so that a case that more people rated counts no
 more than another, and every interval is over cases. Agreement is between raters, on the same line of the sheet.
 
-    summarise(key, sheets)["runs"][0]["dimensions"]["tone"]["mean"]
-    # {'value': 4.2, 'low': 4.0, 'high': 4.4}
+    summarise(key, sheets).runs[0].dimensions["tone"].mean  # Estimate(value=4.2, low=4.0, high=4.4)
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +23,20 @@ from mlxtune.evaluation.metrics.estimates import Floats
 from mlxtune.evaluation.metrics.paired import Comparison, bootstrap_p, with_verdict
 from mlxtune.evaluation.metrics.text_overlap import ROUGE_L_BUCKETS
 from mlxtune.evaluation.review.draw import RESULT_FILE, Key
+from mlxtune.evaluation.review.human_evaluation import (
+    Comment,
+    DimensionDifference,
+    DimensionScores,
+    HumanEvaluation,
+    LowLine,
+    MeanScore,
+    RatedLine,
+    RatedRun,
+    Rater,
+    RaterAgreement,
+    RunDifference,
+    Sample,
+)
 from mlxtune.evaluation.review.sheet import DIMENSIONS, HIGHEST, LOWEST, Sheet
 from mlxtune.files import write_json
 
@@ -32,22 +44,13 @@ BOUNDS = (float(LOWEST), float(HIGHEST))
 LOW_SCORE = 3  # of a line worth reading: its overall mean is below this
 N_LOWEST = 10
 
-Result = dict[str, Any]  # the content of human_eval.json
 
-
-def summarise(key: Key, sheets: Sequence[Sheet]) -> Result:
+def summarise(key: Key, sheets: Sequence[Sheet]) -> HumanEvaluation:
     """What the raters said.
 
     Args:
         key: Of the sheet.
         sheets: One a rater; those without a score are left out.
-
-    Returns:
-        {"raters": name, file, scores given, their mean a dimension; "cases", "scores"; "runs": for each run its
-        "dimensions" (mean, cases, scores, how often each score), its "buckets" (the same means by ROUGE-L bucket) and "rouge"
-        (correlation of a case's mean with its ROUGE-L); "agreement": of each dimension alpha, exact and how many lines two
-        or more raters scored; "differences": of each run after the first from the first, on the cases in which one rater
-        scored both; "lowest": the lines with the lowest overall mean; "comments"}.
 
     Raises:
         DataError: No sheet holds a score.
@@ -65,30 +68,29 @@ def summarise(key: Key, sheets: Sequence[Sheet]) -> Result:
     run_of = np.array([case.run for case in key.cases.values()])
     row_of = np.array([case.row for case in key.cases.values()])
     means = _means(ratings, axis=1)  # (dimensions, lines)
-    result: Result = {
-        "tag": key.tag,
-        "field": key.field,
-        "read": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "cases": len(np.unique(row_of)),
-        "rated": len(np.unique(row_of[~np.isnan(ratings).all((0, 1))])),
-        "scores": int((~np.isnan(ratings)).sum()),
-        "sample": {"rows": key.rows, "seed": key.seed, "buckets": dict(key.buckets)},
-        "raters": [_rater(sheet, ratings[:, rater]) for rater, sheet in enumerate(sheets)],
-        "runs": [
-            {**run, **_run(key, ratings[:, :, run_of == number], means[:, run_of == number], number)}
-            for number, run in enumerate(key.runs)
+    return HumanEvaluation(
+        tag=key.tag,
+        field=key.field,
+        read=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        cases=len(np.unique(row_of)),
+        rated=len(np.unique(row_of[~np.isnan(ratings).all((0, 1))])),
+        scores=int((~np.isnan(ratings)).sum()),
+        sample=Sample(key.rows, key.seed, key.buckets),
+        raters=[_rater(sheet, ratings[:, rater]) for rater, sheet in enumerate(sheets)],
+        runs=[
+            _run(key, ratings[:, :, run_of == number], means[:, run_of == number], number)
+            for number in range(len(key.runs))
         ],
-        "agreement": None if len(sheets) < 2 else _agreement(ratings, row_of, key.seed),
-        "differences": _differences(key, ratings, run_of, row_of),
-        "lowest": _lowest(key, means[DIMENSIONS.index("overall")], names),
-        "comments": [
-            {"case": rating.case, **_about(key, rating.case), "rater": sheet.rater, "comment": rating.comment}
+        agreement=None if len(sheets) < 2 else _agreement(ratings, row_of, key.seed),
+        differences=_differences(key, ratings, run_of, row_of),
+        lowest=_lowest(key, means[DIMENSIONS.index("overall")], names),
+        comments=[
+            Comment(_line(key, rating.case), sheet.rater, rating.comment)
             for sheet in sheets
             for rating in sheet.ratings
             if rating.comment
         ],
-    }
-    return result
+    )
 
 
 def paired_difference(values: Floats, reach: float, name: str, seed: int = 0) -> Comparison | None:
@@ -111,7 +113,7 @@ def paired_difference(values: Floats, reach: float, name: str, seed: int = 0) ->
     return replace(found, verdict="too few cases", mark=None) if found.verdict == "too few rows" else found
 
 
-def write_result(result: Result, folder: Path, force: bool = False) -> Path:
+def write_result(result: HumanEvaluation, folder: Path, force: bool = False) -> Path:
     """Write human_eval.json beside the key.
 
     Args:
@@ -129,81 +131,65 @@ def write_result(result: Result, folder: Path, force: bool = False) -> Path:
             before = [str(rater["name"]) for rater in json.loads(file.read_text(encoding="utf-8"))["raters"]]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(f"{file}: cannot be read; --force replaces it") from error
-        now = {rater["name"] for rater in result["raters"]}
+        now = {rater.name for rater in result.raters}
         missing = [name for name in before if name not in now]
         if missing:
             raise RunError(
                 f"{file}: was made with the sheets of {', '.join(missing)} too; give all sheets at once, or --force to replace it"
             )
-    write_json(file, result)
+    write_json(file, result.to_json())
     return file
 
 
 # Parts of the result ---------------------------------------------------------------------------------------------
 
 
-def _rater(sheet: Sheet, ratings: Floats) -> dict[str, Any]:
-    """Who rated, how much, and how severely."""
-    return {
-        "name": sheet.rater,
-        "file": str(sheet.path),
-        "sha256": sheet.sha256,
-        "cases": int((~np.isnan(ratings)).any(0).sum()),
-        "scores": sheet.n_scores,
-        "means": {
-            name: float(np.nanmean(ratings[i])) if not np.isnan(ratings[i]).all() else None
-            for i, name in enumerate(DIMENSIONS)
-        },
+def _rater(sheet: Sheet, ratings: Floats) -> Rater:
+    means = {
+        name: float(np.nanmean(ratings[i])) if not np.isnan(ratings[i]).all() else None
+        for i, name in enumerate(DIMENSIONS)
     }
+    n_cases = int((~np.isnan(ratings)).any(0).sum())
+    return Rater(sheet.rater, str(sheet.path), sheet.sha256, n_cases, sheet.n_scores, means)
 
 
-def _run(key: Key, ratings: Floats, means: Floats, number: int) -> dict[str, Any]:
+def _run(key: Key, ratings: Floats, means: Floats, number: int) -> RatedRun:
     """One run's lines, of which there is one a case: (dimensions, raters, lines) and (dimensions, lines)."""
     cases = [case for case in key.cases.values() if case.run == number]
     rouge_l = np.array([case.rouge_l for case in cases])
     bucket_of_line = np.array([case.bucket for case in cases])
+    dimensions, rouge = {}, {}
+    for i, name in enumerate(DIMENSIONS):
+        mean, rated = _mean(means[i], key.seed), ~np.isnan(means[i])
+        counts = {str(score): int((ratings[i] == score).sum()) for score in range(LOWEST, HIGHEST + 1)}
+        dimensions[name] = DimensionScores(mean.mean, mean.cases, int((~np.isnan(ratings[i])).sum()), counts)
+        rouge[name] = correlate(means[i][rated], rouge_l[rated], seed=key.seed)
+    buckets = {
+        bucket: {name: _mean(means[i, bucket_of_line == bucket], key.seed) for i, name in enumerate(DIMENSIONS)}
+        for bucket in ROUGE_L_BUCKETS
+        if (bucket_of_line == bucket).any()
+    }
+    return RatedRun(key.runs[number], dimensions, buckets, rouge)
+
+
+def _mean(per_case: Floats, seed: int) -> MeanScore:
+    rated = per_case[~np.isnan(per_case)]
+    return MeanScore(mean_rating(rated, BOUNDS, seed), len(rated))
+
+
+def _agreement(ratings: Floats, row_of: NDArray[np.int_], seed: int) -> dict[str, RaterAgreement]:
     return {
-        "dimensions": {
-            name: {
-                **_mean(means[i], key.seed),
-                "scores": int((~np.isnan(ratings[i])).sum()),
-                "counts": {str(score): int((ratings[i] == score).sum()) for score in range(LOWEST, HIGHEST + 1)},
-            }
-            for i, name in enumerate(DIMENSIONS)
-        },
-        "buckets": {
-            bucket: {name: _mean(means[i, bucket_of_line == bucket], key.seed) for i, name in enumerate(DIMENSIONS)}
-            for bucket in ROUGE_L_BUCKETS
-            if (bucket_of_line == bucket).any()
-        },
-        "rouge": {
-            name: asdict(correlate(means[i][rated], rouge_l[rated], seed=key.seed))
-            for i, name in enumerate(DIMENSIONS)
-            for rated in [~np.isnan(means[i])]
-        },
+        name: RaterAgreement(
+            int(((~np.isnan(ratings[i])).sum(0) > 1).sum()),
+            alpha(ratings[i], "ordinal", row_of, seed),
+            alpha(ratings[i], "interval", row_of, seed),
+            exact_agreement(ratings[i], row_of, seed),
+        )
+        for i, name in enumerate(DIMENSIONS)
     }
 
 
-def _mean(per_case: Floats, seed: int) -> dict[str, Any]:
-    rated = per_case[~np.isnan(per_case)]
-    estimate = mean_rating(rated, BOUNDS, seed)
-    return {"mean": estimate and asdict(estimate), "cases": len(rated)}
-
-
-def _agreement(ratings: Floats, row_of: NDArray[np.int_], seed: int) -> dict[str, Any]:
-    found = {}
-    for i, name in enumerate(DIMENSIONS):
-        metrics = {
-            "alpha_ordinal": alpha(ratings[i], "ordinal", row_of, seed),
-            "alpha_interval": alpha(ratings[i], "interval", row_of, seed),
-            "exact": exact_agreement(ratings[i], row_of, seed),
-        }
-        shared = int(((~np.isnan(ratings[i])).sum(0) > 1).sum())
-        found[name] = {"lines": shared, **{metric: one and asdict(one) for metric, one in metrics.items()}}
-    return found
-
-
-def _differences(key: Key, ratings: Floats, run_of: NDArray[np.int_], row_of: NDArray[np.int_]) -> list[dict[str, Any]]:
+def _differences(key: Key, ratings: Floats, run_of: NDArray[np.int_], row_of: NDArray[np.int_]) -> list[RunDifference]:
     """Each later run less the first.
 
     A rater's two scores of one case are subtracted first, so that a severe rater counts against no run; then a case's
@@ -222,20 +208,20 @@ def _differences(key: Key, ratings: Floats, run_of: NDArray[np.int_], row_of: ND
         for i, name in enumerate(DIMENSIONS):
             both = apart[i][~np.isnan(apart[i])]
             compared = paired_difference(both, HIGHEST - LOWEST, str(key.runs[0]["run"]), key.seed)
-            dimensions[name] = {"cases": len(both), **(compared.to_json() if compared else {})}
-        found.append({"run": run["run"], "against": key.runs[0]["run"], "dimensions": dimensions})
+            dimensions[name] = DimensionDifference(len(both), compared)
+        found.append(RunDifference(run["run"], key.runs[0]["run"], dimensions))
     return found
 
 
-def _lowest(key: Key, overall: Floats, names: Sequence[str]) -> list[dict[str, Any]]:
+def _lowest(key: Key, overall: Floats, names: Sequence[str]) -> list[LowLine]:
     """The lines that raters liked least, the worst first."""
     rated = [i for i in np.argsort(overall, kind="stable").tolist() if overall[i] < LOW_SCORE]
-    return [{"case": names[i], **_about(key, names[i]), "overall": float(overall[i])} for i in rated[:N_LOWEST]]
+    return [LowLine(_line(key, names[i]), float(overall[i])) for i in rated[:N_LOWEST]]
 
 
-def _about(key: Key, name: str) -> Mapping[str, Any]:
+def _line(key: Key, name: str) -> RatedLine:
     case = key.cases[name]
-    return {"run": key.runs[case.run]["run"], "row": case.row, "rougeL": case.rouge_l, "bucket": case.bucket}
+    return RatedLine(name, key.runs[case.run]["run"], case.row, case.rouge_l, case.bucket)
 
 
 def _means(ratings: Floats, axis: int) -> Floats:

@@ -18,7 +18,8 @@ from mlxtune.errors import DataError, Misuse, RunError
 from mlxtune.evaluation.compare.facts import Fact
 from mlxtune.evaluation.compare.metrics import REPLY, ComparedMetric
 from mlxtune.evaluation.compare.runs import RunComparison, compare_runs
-from mlxtune.evaluation.metrics.estimates import N_RESAMPLES
+from mlxtune.evaluation.judge.ratings import STATUSES, Ratings
+from mlxtune.evaluation.metrics.estimates import N_RESAMPLES, Estimate
 from mlxtune.evaluation.metrics.paired import Comparison, Verdict
 from mlxtune.evaluation.predict.predictions import read_predictions
 from mlxtune.evaluation.stored import open_evaluation, open_evaluations, short_names
@@ -30,6 +31,7 @@ from tests.conftest import Run, write_rows
 from tests.made_runs import PRIORITIES, made_evaluation, made_run, replies_of, ticket_recipe, tickets, validation
 
 ROWS = tickets(60)
+MARKS = Estimate(4.1, 3.9, 4.3)
 
 
 @pytest.fixture
@@ -81,10 +83,12 @@ def test_metrics_are_those_of_scores_json(place: Path) -> None:
         scores = json.loads((run / "evaluation/tuned/scores.json").read_text())
         for field, names in (("priority", ("accuracy", "macro_f1")), ("tags", ("exact_match", "micro_f1"))):
             for name in names:
-                assert metric(found, field, name).values[position] == scores["fields"][field][name]
-        assert metric(found, "response", "rougeL").values[position] == scores["fields"]["response"]["rougeL"]
+                assert metric(found, field, name).values[position] == Estimate(**scores["fields"][field][name])
+        assert metric(found, "response", "rougeL").values[position] == Estimate(
+            **scores["fields"]["response"]["rougeL"]
+        )
         right = scores["replies"]["all_fields_correct"]
-        assert metric(found, REPLY, "all_fields_correct").values[position] == right
+        assert metric(found, REPLY, "all_fields_correct").values[position] == Estimate(**right)
     text = metric(found, "response", "rougeL").comparisons[1]
     assert text is not None and text.mark == "worse"
     assert found.rows == 30 and found.names == ("a", "b")
@@ -111,8 +115,9 @@ def test_recall_of_a_label_is_scikit_learns_and_its_difference_is_over_the_rows_
         for position, (expected, predicted) in enumerate(sides):
             wanted = recall_score(expected, predicted, labels=[label], average=None, zero_division=0)[0]
             got = one.values[position]
-            assert got is not None and got["value"] == pytest.approx(wanted)
-            assert got["low"] <= got["value"] <= got["high"] and got["low"] < got["high"]
+            assert got is not None and got.value == pytest.approx(wanted)
+            assert got.low is not None and got.high is not None
+            assert got.low <= got.value <= got.high and got.low < got.high
         rows = [i for i, expected in enumerate(sides[0][0]) if expected == label]
         gain = np.array([float(rng_rows[1][i]) - float(rng_rows[0][i]) for i in rows])
         drawn = gain[np.random.default_rng(0).integers(len(rows), size=(N_RESAMPLES, len(rows)))].mean(1)
@@ -141,13 +146,10 @@ def test_the_same_replies_are_no_real_difference_anywhere(file: Path) -> None:
 
 def test_what_else_was_measured_of_a_field_is_shown_with_it(file: Path) -> None:
     runs = two_runs(file)
-    scores = runs[1] / "evaluation/tuned/scores.json"
-    marks = {"value": 4.1, "low": 3.9, "high": 4.3}
-    judge = {"model": "judge-7b", "fields": {"tags": {"accuracy": marks}}, "agreement": {"tags": {"rougeL": marks}}}
-    scores.write_text(json.dumps({**json.loads(scores.read_text()), "judge": judge}))
+    with_judge(runs[1], "judge-7b", 1, "tags")
     found = compared(*runs)
     for name in ("judge.accuracy", "judge.agreement.rougeL"):
-        assert metric(found, "tags", name).values == (None, marks)
+        assert metric(found, "tags", name).values == (None, MARKS)
     assert values(found.settings) == {"evaluation judged by": (None, "judge-7b")}
 
 
@@ -245,9 +247,9 @@ def test_what_is_shown_without_a_test_says_so_and_why(place: Path) -> None:
 
 def with_judge(run: Path, model: str, rubric: int, field: str) -> None:
     scores = run / "evaluation/tuned/scores.json"
-    marks = {"value": 4.1, "low": 3.9, "high": 4.3}
-    judge = {"model": model, "rubric": rubric, "fields": {field: {"accuracy": marks}}}
-    scores.write_text(json.dumps({**json.loads(scores.read_text()), "judge": judge}))
+    counts = dict.fromkeys(STATUSES, 0)
+    judge = Ratings(model, "", 0, counts, {field: {"accuracy": MARKS}}, {field: {"rougeL": MARKS}}, rubric)
+    scores.write_text(json.dumps({**json.loads(scores.read_text()), "judge": judge.to_json()}))
 
 
 @pytest.mark.parametrize("other", [("judge-30b", 1), ("judge-7b", 2)])
@@ -305,9 +307,9 @@ def test_an_intersection_is_scored_anew_on_the_rows_that_all_have(file: Path, pl
         kept = [one for one in predictions if one.input in shared]
         expected, predicted = ([getattr(one, side)["priority"] for one in kept] for side in ("expected", "predicted"))
         accuracy, macro = (metric(found, "priority", name).values[position] for name in ("accuracy", "macro_f1"))
-        assert accuracy is not None and accuracy["value"] == pytest.approx(accuracy_score(expected, predicted))
+        assert accuracy is not None and accuracy.value == pytest.approx(accuracy_score(expected, predicted))
         wanted = f1_score(expected, predicted, labels=PRIORITIES, average="macro", zero_division=0)
-        assert macro is not None and macro["value"] == pytest.approx(wanted)
+        assert macro is not None and macro.value == pytest.approx(wanted)
 
 
 def test_rows_in_another_order_or_file_are_the_same_rows(file: Path, place: Path) -> None:
@@ -368,7 +370,7 @@ def test_a_decoding_that_all_have_is_compared(file: Path) -> None:
     (free / "scores.json").write_text(json.dumps({**scores, **other, "decodings": both}))  # constrained is on top
     found = compared(*runs)
     assert "compared in free decoding, which all of them have" in found.notes
-    assert metric(found, "priority", "accuracy").values[1] == scores["fields"]["priority"]["accuracy"]
+    assert metric(found, "priority", "accuracy").values[1] == Estimate(**scores["fields"]["priority"]["accuracy"])
     (free / "scores.json").write_text(json.dumps({**scores, **other}))
     assert any(note.startswith("the decoding differs: free, constrained") for note in compared(*runs).notes)
 
@@ -453,7 +455,7 @@ def test_a_run_that_was_not_evaluated_names_the_command_and_all_are_listed(file:
     made_evaluation(RunFolder(first).evaluation("tuned-first-20"), load_recipe(file), replies_of(ROWS, 0.9))
     with pytest.raises(RunError, match="choose one that exists with --name: tuned-first-20"):
         open_evaluation(first)
-    assert open_evaluation(first, "tuned-first-20").scores
+    assert open_evaluation(first, "tuned-first-20").result
     with pytest.raises(
         RunError, match=r"was not evaluated before tuning; run `mlxtune evaluate runs/tickets/a --base`"
     ):
@@ -566,7 +568,7 @@ def test_tables_show_what_is_real(file: Path) -> None:
 def made_up_runs(n_runs: int, name: str = "rank-{}_learning_rate-1e-4") -> RunComparison:
     """Runs with long names, metrics whose differences have every mark, and a long setting."""
     marks: tuple[Verdict, ...] = ("no real difference", "better", "worse", "too few rows")
-    estimate = {"value": 0.731, "low": 0.681, "high": 0.780}
+    estimate = Estimate(0.731, 0.681, 0.780)
     differences = [
         Comparison(0.02, -0.01, 0.051, 0.2, marks[i % 4], "the first", marks[i % 4]) for i in range(n_runs - 1)
     ]

@@ -18,7 +18,7 @@ from scipy.stats import binomtest, spearmanr
 
 from mlxtune.chat.client import ChatServer, ChatServerError
 from mlxtune.errors import DataError, RecipeError
-from mlxtune.evaluation.judge.pairs import judge_pairs, judge_runs, pair_verdicts, read_choice
+from mlxtune.evaluation.judge.pairs import JudgedRuns, judge_pairs, judge_runs, pair_verdicts, read_choice
 from mlxtune.evaluation.judge.ratings import (
     CRITERIA,
     RUBRIC_VERSION,
@@ -339,29 +339,30 @@ def test_a_win_needs_both_orders(tickets: Recipe) -> None:
     with serve(prefers("good")) as server:
         found = judge_pairs(ours, theirs, tickets, judge(server), "theirs")
         assert len(server.requests) == 80
-    field = found["fields"]["response"]
-    assert (field["win"], field["loss"], field["tie"], field["order_decided"]) == (30, 5, 5, 0)
-    assert field["win_rate"]["value"] == pytest.approx((30 + 2.5) / 40)
-    assert field["p_value"] == pytest.approx(binomtest(30, 35).pvalue)
-    assert field["first_chosen"]["value"] == 0.5
-    assert field["sentence"].startswith("better than theirs: chosen in 0.81 [")
-    assert (found["model"], found["url"], found["rows"]) == ("judge", f"{server.url}/v1", 40)
+    field = found.fields["response"]
+    assert [field.counts[outcome] for outcome in ("win", "loss", "tie", "order_decided")] == [30, 5, 5, 0]
+    assert field.win_rate is not None and field.win_rate.value == pytest.approx((30 + 2.5) / 40)
+    assert field.p_value == pytest.approx(binomtest(30, 35).pvalue)
+    assert field.first_chosen is not None and field.first_chosen.value == 0.5
+    assert field.sentence.startswith("better than theirs: chosen in 0.81 [")
+    assert (found.model, found.url, found.rows) == ("judge", f"{server.url}/v1", 40)
 
 
 def test_a_judge_that_likes_what_it_reads_first_finds_no_winner(tickets: Recipe) -> None:
     ours, theirs = [reply(i, f"a {i}") for i in range(20)], [reply(i, f"b {i}") for i in range(20)]
     with serve(lambda request, number: answer('{"better": "A"}')) as server:
-        found = judge_pairs(ours, theirs, tickets, judge(server), "theirs")["fields"]["response"]
-    assert (found["win"], found["loss"], found["order_decided"]) == (0, 0, 20)
-    assert found["win_rate"]["value"] == 0.5 and found["first_chosen"]["value"] == 1
-    assert found["sentence"].startswith("no real difference from theirs")
+        found = judge_pairs(ours, theirs, tickets, judge(server), "theirs").fields["response"]
+    assert [found.counts[outcome] for outcome in ("win", "loss", "order_decided")] == [0, 0, 20]
+    assert found.win_rate is not None and found.win_rate.value == 0.5
+    assert found.first_chosen is not None and found.first_chosen.value == 1
+    assert found.sentence.startswith("no real difference from theirs")
 
 
 def test_worse_is_said_as_well(tickets: Recipe) -> None:
     ours, theirs = [reply(i, f"poor {i}") for i in range(20)], [reply(i, f"good {i}") for i in range(20)]
     with serve(prefers("good")) as server:
-        found = judge_pairs(ours, theirs, tickets, judge(server), "theirs")["fields"]["response"]
-    assert found["sentence"].startswith("worse than theirs: chosen in 0.00")
+        found = judge_pairs(ours, theirs, tickets, judge(server), "theirs").fields["response"]
+    assert found.sentence.startswith("worse than theirs: chosen in 0.00")
 
 
 def test_what_needs_no_judge_is_not_asked_and_what_fails_is_apart(tickets: Recipe) -> None:
@@ -399,10 +400,9 @@ def test_each_run_is_chosen_from_beside_the_first_one(tickets: Recipe) -> None:
             name: judge_pairs(run, runs[0], tickets, judge(server), "a", sample=4)
             for name, run in (("b", runs[1]), ("c", runs[2]))
         }
-    assert found == {"model": "judge", "url": f"{server.url}/v1", "first": "a", "runs": alone}
-    outcomes = {
-        name: (one["fields"]["response"]["win"], one["fields"]["response"]["tie"]) for name, one in alone.items()
-    }
+    assert found == JudgedRuns("judge", f"{server.url}/v1", "a", alone)
+    counts = {name: one.fields["response"].counts for name, one in alone.items()}
+    outcomes = {name: (of_run["win"], of_run["tie"]) for name, of_run in counts.items()}
     assert outcomes == {"b": (4, 0), "c": (0, 4)}
     assert told.begun == [("judging", sum(told.advanced))] == [("judging", 16)]
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy.stats import pearsonr, spearmanr
 
+from mlxtune.evaluation.metrics import estimates
 from mlxtune.evaluation.metrics.agreement import alpha, correlate, exact_agreement, mean_rating
 from mlxtune.evaluation.metrics.estimates import N_RESAMPLES
 
@@ -69,9 +70,10 @@ def test_alpha_is_its_definition_over_pairs(level: Any) -> None:
 
 
 @pytest.mark.parametrize("level", ["ordinal", "interval"])
-def test_the_interval_of_alpha_is_that_of_resampled_units(level: Any) -> None:
-    ratings, seed = random_ratings(3, units=10), 5
-    rows = np.random.default_rng(seed).integers(10, size=(N_RESAMPLES, 10))
+def test_the_interval_of_alpha_is_that_of_resampled_units(level: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    ratings, seed, n_resamples = random_ratings(3, units=10), 5, 100  # loops take milliseconds for each
+    monkeypatch.setattr(estimates, "N_RESAMPLES", n_resamples)
+    rows = np.random.default_rng(seed).integers(10, size=(n_resamples, 10))
     drawn = [alpha_by_loops(ratings[:, units], level) for units in rows]
     got = alpha(ratings, level, seed=seed)
     assert got is not None and got.low is not None and got.high is not None

@@ -9,7 +9,8 @@ import pytest
 from scipy.stats import binomtest
 from sklearn.metrics import f1_score
 
-from mlxtune.evaluation.metrics.estimates import N_RESAMPLES, Means
+from mlxtune.evaluation.metrics import estimates
+from mlxtune.evaluation.metrics.estimates import Means
 from mlxtune.evaluation.metrics.labels import label_set_scores, label_set_table, label_table
 from mlxtune.evaluation.metrics.paired import (
     LEVEL,
@@ -53,14 +54,15 @@ def test_mcnemar_is_the_binomial_test_on_rows_that_one_side_alone_has_right(ours
     assert mcnemar(ours, theirs) == pytest.approx(wanted, rel=1e-9, abs=1e-300)
 
 
-def test_intervals_equal_a_row_by_row_bootstrap_with_scikit_learn() -> None:
-    n_rows, seed = 40, 3
+def test_intervals_equal_a_row_by_row_bootstrap_with_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    n_rows, seed, n_resamples = 40, 3, 100  # scikit-learn takes milliseconds for each
+    monkeypatch.setattr(estimates, "N_RESAMPLES", n_resamples)
     expected, ours, theirs = random_sets(n_rows, 1)
     true, mine, other = indicator(expected), indicator(ours), indicator(theirs)
     invalid = np.array([row is None for row in theirs])
     drawn: dict[str, list[float]] = {name: [] for name in ("exact_match", "micro_f1", "macro_f1", "sample_f1")}
     rng = np.random.default_rng(seed)
-    for rows in rng.integers(n_rows, size=(N_RESAMPLES, n_rows)):
+    for rows in rng.integers(n_rows, size=(n_resamples, n_rows)):
         right = (
             [(true[i] == mine[i]).all() for i in rows],
             [(true[i] == other[i]).all() and not invalid[i] for i in rows],

@@ -14,6 +14,7 @@ from mlxtune.backends import choose
 from mlxtune.data.rows import Row, read_rows
 from mlxtune.evaluation.predict.consistency import consistency, entropy_bits
 from mlxtune.evaluation.predict.predictor import Predictor
+from mlxtune.evaluation.results import DecodingResult, EvaluationResult, Speed
 from mlxtune.models.tokenizer import load_tokenizer
 from mlxtune.recipe.sections import Recipe
 from mlxtune.report.tables import before_after, score_tables, to_text
@@ -85,7 +86,7 @@ def test_every_draw_has_its_own_seed_and_greedy_predictions_stay(
     assert all(flip["values"] == {"none": 2, "payment": 2} for flip in flips)
     lines = (tmp_path / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
     assert {json.loads(line)["prediction"] for line in lines} == {"none"}
-    text = to_text(score_tables(scores))
+    text = to_text(score_tables(EvaluationResult.from_json(scores)))
     assert "Consistency: 4 samples of each row at temperature 0.9" in text and "none (2x); payment (2x)" in text
 
 
@@ -107,11 +108,11 @@ def test_real_samples_are_the_same_for_the_same_seed_and_vary_with_it(
 
 
 def test_before_and_after_show_time_and_memory_side_by_side() -> None:
-    def scores(seconds: float, peak: float) -> dict[str, Any]:
-        speed = {"seconds_per_row": seconds, "rows_per_second": 1 / seconds, "tokens_per_second": 8 / seconds}
-        return {"rows": 2, "decoding": "free", "fields": {}, "speed": {**speed, "peak_memory_gb": peak}}
+    def result(seconds: float, peak: float | None) -> EvaluationResult:
+        speed = Speed(seconds, 1 / seconds, 8 / seconds, peak)
+        return EvaluationResult(DecodingResult(2, "free", {}, {}, speed=speed))
 
-    lines = to_text([before_after(scores(0.5, 1.0), scores(0.625, 1.25))]).splitlines()
+    lines = to_text([before_after(result(0.5, 1.0), result(0.625, 1.25))]).splitlines()
 
     def cells(title: str) -> list[str]:
         return next(line for line in lines if title in line).split()[-3:]
@@ -119,8 +120,7 @@ def test_before_and_after_show_time_and_memory_side_by_side() -> None:
     assert cells("seconds a row") == ["0.500", "0.625", "+0.125"]
     assert cells("tokens a second") == ["16.0", "12.8", "-3.2"]
     assert cells("peak memory, GB") == ["1.00", "1.25", "+0.25"]
-    older = {**scores(0.5, 1.0), "speed": {"seconds_per_row": 0.5, "rows_per_second": 2.0, "tokens_per_second": 16.0}}
-    assert "peak memory" not in to_text([before_after(older, scores(0.5, 1.0))])
+    assert "peak memory" not in to_text([before_after(result(0.5, None), result(0.5, 1.0))])
 
 
 def test_evaluate_samples_and_says_speed_and_memory(

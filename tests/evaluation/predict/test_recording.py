@@ -136,4 +136,4 @@ def test_thinking_is_not_part_of_the_answer(rows, recipe, tokenizer, tmp_path, d
     assert {prediction.predicted["intents"] for prediction in recorded.predictions} == {("payment",)}
     assert {prediction.prediction for prediction in recorded.predictions} == {"<think>\nhm\n</think>\n\npayment"}
     assert predictor.samples(rows, 1, temperature=1.0) == [[{"intents": ("payment",)}] for _ in rows]
-    assert predictor.ask(rows[:1])[0].values == {"intents": ("payment",)}
+    assert predictor.predict_batch(rows[:1])[0].values == {"intents": ("payment",)}

@@ -18,9 +18,14 @@ import pytest
 import yaml
 
 from mlxtune.errors import DataError, Misuse, RunError
+from mlxtune.evaluation.fields.scorer import Scores
+from mlxtune.evaluation.metrics.agreement import Correlation
+from mlxtune.evaluation.metrics.labels import LabelScores
 from mlxtune.evaluation.metrics.paired import Verdict
 from mlxtune.evaluation.metrics.text_overlap import bucket_of, rouge_rows
+from mlxtune.evaluation.metrics.texts import TextScores
 from mlxtune.evaluation.predict.predictions import Prediction
+from mlxtune.evaluation.results import DecodingResult, EvaluationResult
 from mlxtune.evaluation.review.draw import (
     KEY_FILE,
     RESULT_FILE,
@@ -329,7 +334,9 @@ def test_without_a_text_field_the_whole_reply_is_judged() -> None:
 def test_replies_of_another_system_need_no_recipe(tmp_path: Path) -> None:
     folder = write_evaluation(tmp_path / "theirs", replies(1, 0.5, 10))
     assert make_review([folder]).lines[0].reference.startswith("priority: high\nresponse: ")
-    (folder / "scores.json").write_text('{"fields": {"priority": {"accuracy": {}}, "response": {"rougeL": {}}}}')
+    fields: dict[str, Scores] = {"priority": LabelScores({}, {}), "response": TextScores({}, {}, {})}
+    result = EvaluationResult(DecodingResult(1, "free", {}, fields))
+    (folder / "scores.json").write_text(json.dumps(result.to_json()))
     assert make_review([folder]).key.field == "response"
 
 
@@ -578,7 +585,7 @@ def by_two(tmp_path_factory: pytest.TempPathFactory) -> Rated:
         key = read_key(Path("out") / KEY_FILE)
         paths, given = rated(Path("out") / SHEET_FILE, key)
         sheets, _ = read_sheets(paths, key.fingerprints())
-        return Rated(summarise(key, sheets), list(key.cases.values()), given)
+        return Rated(summarise(key, sheets).to_json(), list(key.cases.values()), given)
 
 
 def test_a_runs_mean_is_over_its_cases_within_an_interval(by_two: Rated) -> None:
@@ -631,20 +638,23 @@ def test_a_difference_is_within_raters_so_that_a_harsh_one_counts_against_no_run
     anna = filled(sheet, Path("anna.csv"), lambda case, name: 4)
     ben = filled(sheet, Path("ben.csv"), lambda case, name: 1 if by_run[names.index(case)] else "")
     result = summarise(key, read_sheets([anna, ben], key.fingerprints())[0])
-    assert [run["dimensions"]["tone"]["mean"]["value"] for run in result["runs"]] == [4.0, 2.5]
-    (difference,) = result["differences"]
-    tone = difference["dimensions"]["tone"]
-    assert (tone["difference"], tone["cases"], tone["p_value"]) == (0.0, 20, 1.0)
-    assert tone["sentence"].startswith("no real difference from runs/ticket/a")
-    assert result["runs"][0]["rouge"]["tone"] == {"spearman": None, "pearson": None}
+    means = [run.dimensions["tone"].mean for run in result.runs]
+    assert [mean and mean.value for mean in means] == [4.0, 2.5]
+    (difference,) = result.differences
+    tone = difference.dimensions["tone"]
+    assert tone.compared is not None
+    assert (tone.compared.difference, tone.cases, tone.compared.p_value) == (0.0, 20, 1.0)
+    assert tone.compared.sentence.startswith("no real difference from runs/ticket/a")
+    assert result.runs[0].rouge["tone"] == Correlation(None, None)
 
 
 def test_the_better_run_is_found(sheet: Path, key: Key) -> None:
     paths, given = rated(sheet, key)
     result = summarise(key, read_sheets(paths, key.fingerprints())[0])
-    overall = result["differences"][0]["dimensions"]["overall"]
-    assert result["differences"][0]["against"] == "runs/ticket/a" and overall["low"] > 0
-    assert overall["sentence"].startswith("better than runs/ticket/a by ")
+    overall = result.differences[0].dimensions["overall"].compared
+    assert overall is not None and overall.low is not None
+    assert result.differences[0].against == "runs/ticket/a" and overall.low > 0
+    assert overall.sentence.startswith("better than runs/ticket/a by ")
     rows = {case.row for case in key.cases.values()}
     line = {(case.run, case.row): i for i, case in enumerate(key.cases.values())}
     per_case = []
@@ -653,7 +663,7 @@ def test_the_better_run_is_found(sheet: Path, key: Key) -> None:
             given[DIMENSIONS.index("overall"), :, line[1, row]] - given[DIMENSIONS.index("overall"), :, line[0, row]]
         )
         per_case.append(np.mean([one for one in apart if not np.isnan(one)]))
-    assert overall["difference"] == pytest.approx(np.mean(per_case))
+    assert overall.difference == pytest.approx(np.mean(per_case))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,64 @@
+"""`mlxtune verify`: the recipe's scores on every artifact of a run."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import click
+
+from mlxtune.commands.options import RowsProgress, compute_options, json_option, print_json, say
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--artifacts",
+    default="fused,q8,q4,gguf",
+    show_default=True,
+    metavar="NAMES",
+    help="Artifacts, with commas: fused, q8, q4, hf, peft, gguf, gguf-TYPE as gguf-q8_0, gguf-lora.",
+)
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0),
+    default=0.02,
+    show_default=True,
+    help="How far a headline metric may fall below the adapter's.",
+)
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first so many test rows.")
+@compute_options
+@json_option
+def verify(
+    run: Path, artifacts: str, tolerance: float, limit: int | None, backend: str, device: str, as_json: bool
+) -> None:
+    """Evaluate RUN's fused, quantized and converted models, and compare each with its adapter.
+
+    Artifacts in RUN/fused and RUN/exports are taken; others are made for this and removed. Exit code 1 if a headline metric
+    of one falls by more than the tolerance.
+
+    Example: mlxtune verify runs/demo-intent/demo --artifacts fused,q4,gguf-q8_0
+    """
+    from mlxtune.backends import choose
+    from mlxtune.export.artifacts import parse_kinds
+    from mlxtune.export.verify import verify_run
+    from mlxtune.report.tables import WIDTH, to_text
+    from mlxtune.report.verify_table import verify_tables
+    from mlxtune.runs.folder import open_run
+
+    kinds = parse_kinds(artifacts)
+    opened = open_run(run)
+    choice = choose(backend, device)
+    say(f"backend: {choice.reason}")
+    with RowsProgress() as progress:
+        verification = verify_run(opened, kinds, choice.backend, tolerance=tolerance, limit=limit, progress=progress)
+    if as_json:
+        print_json({**verification.to_json(), "file": str(opened.verify_file)})
+    else:
+        terminal = sys.stdout.isatty()
+        width = min(WIDTH, shutil.get_terminal_size().columns) if terminal else WIDTH
+        click.echo(to_text(verify_tables(verification), width, color=terminal))
+        click.echo(f"\n{opened.verify_file}")
+    if verification.failures:
+        sys.exit(1)

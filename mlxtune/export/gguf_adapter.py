@@ -1,0 +1,179 @@
+"""A run's adapter as a .gguf file of its own, which llama.cpp puts beside the base model's GGUF; and the way back.
+
+    export_gguf_lora(source, Path("intent-lora.gguf"))       # llama-cli -m BASE.gguf --lora intent-lora.gguf
+    adapter = read_gguf_lora(Path("intent-lora.gguf"), config)
+
+Written in float32, it comes back bit for bit. The factors have PEFT's shapes, A (r, in) and B (out, r). llama.cpp scales
+B A by alpha / r, so alpha is our scale x rank, however the adapter was scaled in training.
+
+Source:
+    convert_lora_to_gguf.py and src/llama-adapter.cpp of llama.cpp.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxtune.backends.adapter import Adapter, check_fits
+from mlxtune.backends.base import LoraSpec
+from mlxtune.errors import AdapterError, ExportError
+from mlxtune.export.exported import Exported, check_file_free, new_file, size_on_disk
+from mlxtune.export.gguf_writing import FILE_TYPES, GgufTensor, provenance, write_gguf
+from mlxtune.export.source import ExportSource
+from mlxtune.models.architecture import head_dim, linear_layers
+from mlxtune.models.gguf_file import open_gguf, read_number, read_tensor, read_value, shortest
+from mlxtune.models.gguf_tensors import (
+    ARCHITECTURES,
+    INTERLEAVED,
+    deinterleaved,
+    gguf_name,
+    hugging_face_name,
+    interleaved,
+)
+
+_FACTOR = re.compile(r"(?P<weight>.+\.weight)\.lora_(?P<factor>[ab])")
+
+
+def export_gguf_lora(source: ExportSource, out: Path, *, force: bool = False) -> Exported:
+    """Write a run's adapter as a GGUF.
+
+    Args:
+        source: The run, with its adapter.
+        out: The .gguf file to write.
+        force: Replace a file that lies there.
+
+    Raises:
+        ExportError: There is no adapter, `out` is taken or cannot be written, or llama.cpp has no such model type.
+    """
+    adapter = source.trained
+    check_file_free(out, force=force)
+    architecture = source.config.get("model_type")
+    if architecture not in ARCHITECTURES:
+        raise ExportError(
+            f"an adapter of a model of type {architecture!r} cannot be written as a GGUF; it can be for {', '.join(ARCHITECTURES)}"
+        )
+    metadata: dict[str, Any] = {
+        "general.type": "adapter",
+        "general.name": source.recipe.name,
+        **provenance(source.recipe.model),
+        "general.file_type": FILE_TYPES["F32"],
+        "adapter.type": "lora",
+        "adapter.lora.alpha": float(adapter.spec.scale * adapter.spec.rank),
+    }
+    tensors = list(_tensors(adapter, source.config))
+    with new_file(out, force=force) as new:
+        write_gguf(new, str(architecture), metadata, tensors)
+    load = f"llama-cli -m BASE.gguf --lora {shlex.quote(str(out))}"
+    notes = ("BASE.gguf is the base model's own GGUF, or `mlxtune export RUN --to gguf --base-only`",)
+    return Exported("gguf-lora", out, size_on_disk(out), load, notes)
+
+
+def read_gguf_lora(path: Path, config: Mapping[str, Any]) -> Adapter:
+    """Read a LoRA adapter from a GGUF, ours or another program's.
+
+    Args:
+        path: The .gguf file.
+        config: config.json of the base model.
+
+    Returns:
+        The adapter, in float32; its dropout, which a GGUF does not know, is 0.
+
+    Raises:
+        AdapterError: It is no LoRA adapter, or one of another architecture, or does not fit the base model.
+        ModelError: It is no GGUF, truncated or damaged.
+    """
+    _check_kind(path, config)
+    weights: dict[str, NDArray[np.float32]] = {}
+    for tensor in open_gguf(path).tensors:
+        layer, factor = _layer(path, str(tensor.name))
+        value = read_tensor(path, tensor)
+        if factor == "B" and _is_interleaved(layer, config):
+            value = deinterleaved(value, len(value) // head_dim(config))
+        weights[f"{layer}.lora_{factor}"] = value
+    alpha = read_number(path, "adapter.lora.alpha")
+    if not weights or alpha is None:
+        missing = "adapter.lora.alpha" if weights else "tensors"
+        raise AdapterError(
+            f"{path}: holds no {missing}; expected a LoRA adapter that llama.cpp's converter or `export` wrote"
+        )
+    layers = _layers(path, weights, linear_layers(config))
+    ranks = {len(weights[f"{layer}.lora_A"]) for layer in layers}
+    if len(ranks) > 1:
+        raise AdapterError(
+            f"{path}: its layers have different ranks ({', '.join(map(str, sorted(ranks)))}); expected one"
+        )
+    rank = ranks.pop()
+    scale = shortest(alpha) / rank if alpha else 1.0  # as llama.cpp takes it
+    ordered = {name: weights[name] for layer in layers for name in _factors(layer)}
+    adapter = Adapter(LoraSpec(rank, scale, 0.0, layers), ordered)
+    check_fits(adapter, linear_layers(config), str(path), "the base model")
+    return adapter
+
+
+def _layers(path: Path, weights: Mapping[str, Any], known: Mapping[str, Any]) -> tuple[str, ...]:
+    """The adapted layers, in model order; each has both factors and is a linear layer of the model."""
+    layers = {name.rpartition(".")[0] for name in weights}
+    for layer in sorted(layers):
+        if layer not in known:
+            raise AdapterError(f"{path}: adapts {layer}, which is no linear layer of the base model's blocks")
+        for name in _factors(layer):
+            if name not in weights:
+                raise AdapterError(f"{path}: lacks {name}; get it from where it came from again")
+    return tuple(layer for layer in known if layer in layers)
+
+
+def _factors(layer: str) -> tuple[str, str]:
+    return f"{layer}.lora_A", f"{layer}.lora_B"
+
+
+def _check_kind(path: Path, config: Mapping[str, Any]) -> None:
+    """Refuse what is no LoRA adapter of this architecture."""
+    kind, adapter_kind = read_value(path, "general.type"), read_value(path, "adapter.type")
+    if kind != "adapter" or adapter_kind != "lora":
+        what = repr(kind or "model") if kind != "adapter" else f"an adapter of kind {adapter_kind!r}"
+        raise AdapterError(f"{path}: is {what}; expected a LoRA adapter (general.type 'adapter', adapter.type 'lora')")
+    architecture = read_value(path, "general.architecture")
+    if architecture != config.get("model_type"):
+        raise AdapterError(
+            f"{path}: is an adapter of a {architecture} model; the base model is of type {config.get('model_type')}; give the "
+            "base model that the adapter was trained on"
+        )
+    if read_value(path, "adapter.alora.invocation_tokens"):
+        raise AdapterError(f"{path}: is active after certain tokens only (aLoRA), which is not supported")
+
+
+def _layer(path: Path, name: str) -> tuple[str, str]:
+    """Layer and factor, "A" or "B", of a tensor."""
+    match = _FACTOR.fullmatch(name)
+    weight = hugging_face_name(match["weight"]) if match else None
+    if match is None or weight is None:
+        raise AdapterError(f"{path}: the tensor {name} belongs to no LoRA adapter of {', '.join(ARCHITECTURES)} models")
+    return weight.removesuffix(".weight"), match["factor"].upper()
+
+
+def _tensors(adapter: Adapter, config: Mapping[str, Any]) -> Iterator[GgufTensor]:
+    """A and B of each layer, in float32."""
+    for layer in adapter.spec.layers:
+        name = gguf_name(f"{layer}.weight")
+        for own in _factors(layer):
+            factor = own[-1]
+            value = np.ascontiguousarray(adapter.weights[own], np.float32)
+            if factor == "B" and _is_interleaved(layer, config):
+                value = interleaved(value, len(value) // head_dim(config))
+            yield GgufTensor(f"{name}.lora_{factor.lower()}", value.shape, "F32", _whole(value))
+
+
+def _whole(value: NDArray[np.float32]) -> Any:
+    return lambda: iter([value])
+
+
+def _is_interleaved(layer: str, config: Mapping[str, Any]) -> bool:
+    """Whether a GGUF has the rows of a layer in another order, and so those of its B."""
+    return config["model_type"] in INTERLEAVED and layer.rpartition(".")[2] in ("q_proj", "k_proj")

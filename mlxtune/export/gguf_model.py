@@ -1,0 +1,271 @@
+"""A run's fused model as one .gguf file, for llama.cpp and what is built on it.
+
+    export_gguf(open_source(run, backend), Path("intent-q8_0.gguf"), "q8_0")
+
+Each weight is read, folded in float32, and rounded once to the type that is written; the model as a whole is never in
+memory, nor on disk a second time. The inverse, `models/gguf.py`, reads such files.
+
+Source:
+    llama.cpp's converter: conversion/base.py, qwen.py and llama.py; https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxtune.errors import ExportError
+from mlxtune.export.chat_template import gguf_chat_template
+from mlxtune.export.exported import Exported, check_file_free, new_file, size_on_disk
+from mlxtune.export.fused_tensors import FusedTensors
+from mlxtune.export.gguf_tokenizer import GgufTokenizer, gguf_tokenizer
+from mlxtune.export.gguf_writing import FILE_TYPES, GgufTensor, base_name, block_size, provenance, write_gguf
+from mlxtune.export.source import ExportSource
+from mlxtune.models.architecture import head_dim, is_tied, kv_heads
+from mlxtune.models.gguf_tensors import (
+    ARCHITECTURES,
+    INTERLEAVED,
+    ROPE_DIVISORS,
+    gguf_name,
+    interleaved,
+    rope_divisors,
+)
+
+log = logging.getLogger(__name__)
+
+QUANTIZATIONS = tuple(kind.lower() for kind in FILE_TYPES)
+FALLBACK = "F16"  # of a matrix whose rows cannot be divided into blocks, as in llama.cpp
+HEAD = "Q8_0"  # of the head where the rest takes fewer bits; llama.cpp's own Q6_K cannot be written here
+_FEW_BITS = ("Q5_1", "Q5_0", "Q4_1", "Q4_0")
+_QUANTIZATION_VERSION = 2  # of the block formats
+
+
+def export_gguf(source: ExportSource, out: Path, quantization: str = "f16", *, force: bool = False) -> Exported:
+    """Write a run's model as a GGUF, its adapter folded in.
+
+    Args:
+        source: The run; without its adapter, where the base alone is meant.
+        out: The .gguf file to write.
+        quantization: One of QUANTIZATIONS: what matrices are stored as. Vectors, norms among them, are float32.
+        force: Replace a file that lies there.
+
+    Returns:
+        The file, and what its user should know.
+
+    Raises:
+        ExportError: `out` is taken or cannot be written, or the model or its tokenizer cannot be said in a GGUF.
+        ModelError: The base model cannot be read.
+    """
+    kind = _kind(quantization)
+    check_file_free(out, force=force)
+    metadata = model_metadata(source.config)
+    tokenizer = gguf_tokenizer(source.base, source.config)
+    plan = _plan(source, kind)
+    metadata |= {
+        **_general(source, kind),
+        **tokenizer.metadata(),
+        **_template(source, tokenizer),
+    }
+    log.info("writing %s: %d tensors, matrices as %s", out, len(plan.tensors), kind)
+    with new_file(out, force=force) as new:
+        write_gguf(new, str(source.config["model_type"]), metadata, plan.tensors)
+    notes = [*plan.notes, *_notes(tokenizer), "for Ollama, export with --to ollama"]
+    return Exported("gguf", out, size_on_disk(out), f"llama-cli -m {shlex.quote(str(out))}", tuple(notes))
+
+
+def model_metadata(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a GGUF says of a model's shape.
+
+    Args:
+        config: Its config.json, settled.
+
+    Raises:
+        ExportError: llama.cpp does not compute what the config says.
+    """
+    _check_family(config)
+    architecture = config["model_type"]
+    keys: dict[str, Any] = {
+        "block_count": config["num_hidden_layers"],
+        "context_length": int(config.get("max_position_embeddings") or 2048),
+        "embedding_length": config["hidden_size"],
+        "feed_forward_length": config["intermediate_size"],
+        "attention.head_count": config["num_attention_heads"],
+        "attention.head_count_kv": kv_heads(config),
+        "attention.layer_norm_rms_epsilon": float(config.get("rms_norm_eps", 1e-6)),
+        "rope.freq_base": float(config.get("rope_theta", 10000.0)),
+        "vocab_size": config["vocab_size"],
+        **_rope_scaling(config),
+    }
+    if config.get("head_dim") or architecture == "qwen3":
+        keys |= {"attention.key_length": head_dim(config), "attention.value_length": head_dim(config)}
+    if architecture == "llama":
+        keys["rope.dimension_count"] = head_dim(config)
+    return {f"{architecture}.{key}": value for key, value in keys.items()}
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What will be written, and what should be known of it."""
+
+    tensors: Sequence[GgufTensor]
+    notes: Sequence[str]
+
+
+def _plan(source: ExportSource, kind: str) -> _Plan:
+    """The tensors of a model, those that make a GGUF of it included."""
+    config = source.config
+    fused = FusedTensors(source.base, config, source.adapter)
+    head = "model.embed_tokens.weight" if is_tied(config) else "lm_head.weight"
+    tensors, whole, notes = [], [], []
+    for name, shape in fused.shapes.items():
+        short = gguf_name(name)
+        if short is None:
+            raise ExportError(f"{source.base}: a GGUF has no name for {name}")
+        stored = "F32" if len(shape) == 1 else HEAD if name == head and kind in _FEW_BITS else kind
+        if shape[-1] % block_size(stored):
+            stored = FALLBACK
+            whole.append(short)
+        tensors.append(GgufTensor(short, shape, stored, _chunks(fused, name, config)))
+    if kind in _FEW_BITS and gguf_name(head) not in whole:
+        notes.append(f"{gguf_name(head)}, which computes the logits, is stored as {HEAD}")
+    if whole:
+        few = f" and {len(whole) - 3} more" if len(whole) > 3 else ""
+        notes.append(
+            f"{len(whole)} tensors are stored as {FALLBACK}, because {kind} divides rows into blocks of {block_size(kind)} and "
+            f"theirs are of another width: {', '.join(whole[:3])}{few}"
+        )
+    if (scaling := _scaling(config)).get("rope_type") == "llama3":
+        divisors = _divisors(config, scaling)
+        tensors.insert(0, GgufTensor(ROPE_DIVISORS, divisors.shape, "F32", lambda: iter([divisors])))
+    return _Plan(tensors, notes)
+
+
+def _chunks(fused: FusedTensors, name: str, config: Mapping[str, Any]) -> Callable[[], Iterator[NDArray[np.float32]]]:
+    """A weight's rows in the order that its architecture has in a GGUF."""
+    part = name.split(".")[-2]
+    if config["model_type"] not in INTERLEAVED or part not in ("q_proj", "k_proj"):
+        return partial(fused.chunks, name)
+    width = head_dim(config)
+    return lambda: (interleaved(rows, len(rows) // width) for rows in fused.chunks(name, width))
+
+
+def _kind(quantization: str) -> str:
+    kind = quantization.upper()
+    if kind not in FILE_TYPES:
+        raise ExportError(
+            f"quantization {quantization!r} cannot be written; expected one of {', '.join(QUANTIZATIONS)}. For others, such as "
+            "Q4_K_M, write f16 and run llama.cpp's `llama-quantize FILE OUT Q4_K_M`"
+        )
+    return kind
+
+
+def _general(source: ExportSource, kind: str) -> dict[str, Any]:
+    recipe = source.recipe
+    fused = source.adapter is not None
+    return {
+        "general.type": "model",
+        "general.name": recipe.name if fused else base_name(recipe.model),
+        **(provenance(recipe.model) if fused else {}),
+        "general.file_type": FILE_TYPES[kind],
+        "general.quantization_version": _QUANTIZATION_VERSION,
+    }
+
+
+def _template(source: ExportSource, tokenizer: GgufTokenizer) -> dict[str, str]:
+    if tokenizer.chat_template is None:
+        return {}
+    return {"tokenizer.chat_template": gguf_chat_template(tokenizer.chat_template, source.recipe)}
+
+
+def _notes(tokenizer: GgufTokenizer) -> list[str]:
+    if not tokenizer.composes:
+        return []
+    return [
+        "llama.cpp does not compose Unicode (NFC) as this tokenizer does; give it composed text, as keyboards write it"
+    ]
+
+
+def _check_family(config: Mapping[str, Any]) -> None:
+    """Refuse what llama.cpp's class of a model type does not compute."""
+    model_type = config.get("model_type")
+    if model_type not in ARCHITECTURES:
+        raise ExportError(
+            f"model type {model_type!r} cannot be written as a GGUF; it can be for {', '.join(ARCHITECTURES)}"
+        )
+    if model_type == "qwen3" and config.get("attention_bias"):
+        raise ExportError("a qwen3 model with attention_bias cannot be written as a GGUF: llama.cpp's has none")
+    activation = config.get("hidden_act", "silu")
+    if activation != "silu":
+        raise ExportError(
+            f"a model with hidden_act {activation!r} cannot be written as a GGUF: llama.cpp computes 'silu'"
+        )
+
+
+# RoPE scaling ----------------------------------------------------------------------------------------------------
+
+
+def _scaling(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The scaling that a config asks for, with its kind as rope_type; empty where there is none."""
+    said = dict(config.get("rope_scaling") or {})
+    kind = said.get("rope_type") or said.get("type") or "default"
+    return {} if kind == "default" else {**said, "rope_type": kind}
+
+
+def _rope_scaling(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a scaling. Llama 3's has none: `_divisors` are all there is of it."""
+    scaling = _scaling(config)
+    kind = scaling.get("rope_type")
+    if kind is None:
+        return {}
+    if kind == "llama3" and config["model_type"] == "llama":
+        return {}
+    if kind not in ("linear", "yarn"):
+        raise ExportError(
+            f"RoPE scaling of kind {kind!r} cannot be written as a GGUF of a {config['model_type']} model; linear and yarn can, "
+            "and llama3 of a llama model"
+        )
+    factor = float(scaling["factor"])
+    keys: dict[str, Any] = {"rope.scaling.type": kind, "rope.scaling.factor": factor}
+    if kind == "yarn":
+        original = scaling.get("original_max_position_embeddings") or config["max_position_embeddings"]
+        keys["rope.scaling.original_context_length"] = int(original)
+        keys |= {
+            f"rope.scaling.yarn_{name}": float(scaling[name])
+            for name in ("beta_fast", "beta_slow")
+            if scaling.get(name)
+        }
+        _check_yarn(scaling, factor)
+    return keys
+
+
+def _check_yarn(scaling: Mapping[str, Any], factor: float) -> None:
+    """Refuse a scaling of the attention that is not YaRN's own, 0.1 ln(factor) + 1."""
+    own = 0.1 * math.log(factor) + 1 if factor > 1 else 1.0
+    attention = scaling.get("attention_factor")
+    others = [name for name in ("mscale", "mscale_all_dim") if scaling.get(name)]
+    if others or (attention is not None and not math.isclose(attention, own, rel_tol=1e-3)):
+        raise ExportError(
+            f"YaRN with {others[0] if others else 'attention_factor'} of its own cannot be written as a GGUF; expected none, "
+            f"which means {own:.4f}"
+        )
+
+
+def _divisors(config: Mapping[str, Any], scaling: Mapping[str, Any]) -> NDArray[np.float32]:
+    """What a llama3 scaling divides each frequency by, (head_dim / 2,)."""
+    return rope_divisors(
+        head_dim(config),
+        float(config.get("rope_theta", 10000.0)),
+        float(scaling["factor"]),
+        low=float(scaling.get("low_freq_factor", 1.0)),
+        high=float(scaling.get("high_freq_factor", 4.0)),
+        original=int(scaling.get("original_max_position_embeddings", 8192)),
+    ).astype(np.float32)

@@ -1,0 +1,421 @@
+"""mlx-lm's training config, or a folder of its rows, becomes a recipe, with a comment on all that means something else here.
+
+written = import_recipe(find_source(Path("lora_config.yaml")), Path("lora.yaml"))
+# written.notes: what each key could not carry over; they stand in the recipe, too
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mlxtune.errors import RecipeError
+from mlxtune.export.exported import check_file_free, check_folder_free, new_file, new_folder
+from mlxtune.export.import_source import DEFAULTS, LORA_DEFAULTS, RecipeSource
+from mlxtune.export.mlx_lm_rows import COMPLETION, PROMPT, MlxLmRows, read_mlx_lm_rows
+from mlxtune.models.architecture import ATTENTION, MLP, max_positions
+from mlxtune.models.source import read_config
+from mlxtune.recipe.load import load_recipe
+
+TRACKERS = ("wandb", "swanlab")
+FEATURES = ("prompt_feature", "completion_feature", "chat_feature", "text_feature")
+WIDTH = 110  # of comments
+# Keys that have no counterpart, and what to do instead.
+WITHOUT_COUNTERPART = {
+    "steps_per_report": "progress is shown by itself",
+    "val_batches": "the whole validation set is used each time",
+    "adapter_path": "`mlxtune lora RECIPE --out RUN` says where the run goes",
+    "resume_adapter_file": "`mlxtune import ADAPTERS --recipe RECIPE` makes a run of it, from which `mlxtune lora --from RUN` begins",
+    "test": "`mlxtune evaluate RUN` measures on the test rows",
+    "test_batches": "`mlxtune evaluate RUN` uses all test rows",
+    "project_name": "trackers name the project mlxtune",
+    "clear_cache_threshold": "memory is managed by itself",
+    "trust_remote_code": "code from the Hub is never run; model types that need it are not supported",
+}
+
+
+@dataclass(frozen=True)
+class ImportedRecipe:
+    """A recipe that was written.
+
+    Attributes:
+        recipe: The file.
+        rows: Files of rows that were rewritten for it.
+        notes: (key of mlx-lm, what it means here or why it is left out).
+    """
+
+    recipe: Path
+    rows: tuple[Path, ...]
+    notes: tuple[tuple[str, str], ...]
+
+    @property
+    def note_lines(self) -> list[str]:
+        """A sentence for each note."""
+        return [f"{key}: {text}" for key, text in self.notes]
+
+    def to_json(self) -> dict[str, Any]:
+        """What `import --json` prints."""
+        return {
+            "recipe": str(self.recipe),
+            "rows": list(map(str, self.rows)),
+            "notes": [list(one) for one in self.notes],
+        }
+
+
+def import_recipe(source: RecipeSource, out: Path | None = None, *, force: bool = False) -> ImportedRecipe:
+    """Write the recipe that a training config of mlx-lm, or a folder of its rows, stands for.
+
+    Args:
+        source: The config or the folder.
+        out: The recipe; None is one in the current folder, named after the source. Rows that have to be rewritten go beside
+            it, into a folder NAME-rows.
+        force: Replace a recipe, and rewritten rows, that lie there.
+
+    Raises:
+        DataError: The rows have a form that no recipe has.
+        RecipeError: The config says something that no recipe can say, or something wrong.
+        ExportError: Something lies at `out`, or it cannot be written.
+    """
+    out = _default_out(source.path) if out is None else out
+    if out.exists() and source.path.is_file() and out.samefile(source.path):
+        raise RecipeError(f"{out}: is the config itself; choose another --out")
+    check_file_free(out, force=force)
+    settings = _Settings(source)
+    rows = read_mlx_lm_rows(_data_folder(source, settings), {name: str(settings.get(name)) for name in FEATURES})
+    rows_folder = out.with_name(f"{out.stem}-rows")
+    if rows.rewritten:
+        check_folder_free(rows_folder, "train.jsonl", force=force)
+    content = _content(settings, rows, rows_folder if rows.rewritten else rows.folder, out)
+    settings.note_the_rest()
+    text = _comments(source, settings.notes) + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=WIDTH)
+    with new_file(out, force=force) as file:
+        file.write_text(text, encoding="utf-8")
+        try:
+            load_recipe(file)  # what cannot be loaded is not left behind
+        except RecipeError as error:
+            raise RecipeError(f"{source.path}: no recipe can be made of it", error.problems) from error
+        if rows.rewritten:
+            _write_rows(rows, rows_folder, force=force)
+    written = tuple(rows_folder / f"{split}.jsonl" for split in rows.rewritten)
+    return ImportedRecipe(out, written, tuple(settings.notes))
+
+
+class _Settings:
+    """What a config says; each key that is asked for counts as carried over, the others are noted in the end."""
+
+    def __init__(self, source: RecipeSource) -> None:
+        self.source, self.said = source, dict(source.config)
+        self.notes: list[tuple[str, str]] = []
+        self._asked = {"train", "config"}
+
+    @property
+    def is_config(self) -> bool:
+        """Whether there is a config, so that mlx-lm's defaults count for what it does not say."""
+        return self.source.format == "config"
+
+    def get(self, key: str) -> Any:
+        """What it says, or mlx-lm's default."""
+        self._asked.add(key)
+        return self.said.get(key, DEFAULTS[key])
+
+    def number(self, key: str, kind: type[int] | type[float], at_least: float) -> Any:
+        """A number; RecipeError where it is none, or less than `at_least`."""
+        return self.checked(key, self.get(key), kind, at_least)
+
+    def checked(self, key: str, value: Any, kind: type[int] | type[float], at_least: float) -> Any:
+        """As `number`, of a value that was read."""
+        is_number = isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
+        if not is_number or value < at_least:
+            word = "number" if kind is float else "whole number"
+            raise RecipeError(f"{self.source.path}: {key}: expected a {word} of {at_least} or more, got {value!r}")
+        return kind(value)
+
+    def note(self, key: str, text: str) -> None:
+        """What a key means here."""
+        self.notes.append((key, text))
+
+    def note_the_rest(self) -> None:
+        """Name the keys that nothing asked for."""
+        for key, value in self.said.items():
+            if key in self._asked or key not in DEFAULTS:
+                continue
+            if value != DEFAULTS[key] or key in ("test", "resume_adapter_file"):
+                self.note(key, f"not carried over: {WITHOUT_COUNTERPART[key]}")
+        for key in self.said:
+            if key not in DEFAULTS:
+                self.note(key, "not carried over: no key of mlx-lm's that is known here")
+
+
+def _content(settings: _Settings, rows: MlxLmRows, folder: Path, out: Path) -> dict[str, Any]:
+    """The recipe, key by key, as it is written."""
+    fine_tune = settings.get("fine_tune_type")
+    if fine_tune != "lora":
+        raise RecipeError(
+            f"{settings.source.path}: fine_tune_type is {fine_tune!r}; mlxtune trains LoRA adapters only: set it to lora"
+        )
+    data: dict[str, Any] = {split: _relative(folder / f"{split}.jsonl", out) for split in rows.splits}
+    data["text"] = PROMPT
+    if rows.columns:
+        data["columns"] = dict(rows.columns)
+    if rows.n_trimmed:
+        settings.note(COMPLETION, f"white space at the ends of {rows.n_trimmed} completions is not trained on")
+    if rows.rewritten:
+        settings.note("messages", f"chats of one turn, rewritten as columns into {_relative(folder, out)}")
+    prompt = {"system": rows.system} if rows.system is not None else {}
+    model = _model(settings)
+    content: dict[str, Any] = {
+        "name": re.sub(r"[^A-Za-z0-9._-]+", "-", out.stem).strip("-._") or "imported",
+        "model": {"path": model if not Path(model).is_dir() else _relative(Path(model), out)},
+        "data": data,
+        "prompt": {**prompt, "user": f"{{{PROMPT}}}"},
+        "output": {"template": f"{{{COMPLETION}}}", "fields": {COMPLETION: {"kind": "text"}}},
+    }
+    if not settings.get("mask_prompt"):
+        settings.note(
+            "mask_prompt", "mlx-lm trains on the prompt, too, unless this is true; here only replies are trained"
+        )
+    if settings.is_config:
+        config = read_config(Path(model)) if (Path(model) / "config.json").is_file() else {}
+        content["lora"] = _lora(settings, config)
+        content["train"] = _train(settings, rows, config)
+        if trackers := _trackers(settings):
+            content["track"] = trackers
+    content["evaluate"] = {"max_new_tokens": min(1024, max(64, 64 * math.ceil(rows.longest_completion / 128)))}
+    return content
+
+
+def _model(settings: _Settings) -> str:
+    """The base model: a folder where mlx-lm finds one from the current folder, or beside the config; else as it is named."""
+    model = str(settings.get("model"))
+    if "model" not in settings.said:
+        settings.note("model", f"not said; mlx-lm's default, {model}, stands there: correct model.path")
+    beside = settings.source.path.parent / model
+    if not Path(model).exists() and beside.is_dir():
+        return str(beside)
+    return model
+
+
+def _data_folder(source: RecipeSource, settings: _Settings) -> Path:
+    """The folder of rows, as mlx-lm finds it from the current folder, or beside the config."""
+    if source.format == "rows":
+        return source.path
+    if settings.get("hf_dataset"):
+        name, key = settings.get("hf_dataset"), "hf_dataset"
+    else:
+        name, key = settings.get("data"), "data"
+        for folder in (Path(str(name)), source.path.parent / str(name)):
+            if folder.is_dir():
+                return folder
+    raise RecipeError(
+        f"{source.path}: {key}: {json.dumps(name)} is no folder here; rows on the Hub have to be seen to know their columns: "
+        "download them as train.jsonl, valid.jsonl and test.jsonl into a folder, and name that under data"
+    )
+
+
+def _lora(settings: _Settings, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The adapter; `scale` is alpha / rank."""
+    parameters = settings.get("lora_parameters")
+    if not isinstance(parameters, dict):
+        raise RecipeError(
+            f"{settings.source.path}: lora_parameters: expected rank, scale and dropout, got {parameters!r}"
+        )
+    for key in parameters.keys() - LORA_DEFAULTS.keys():
+        settings.note(f"lora_parameters.{key}", "not carried over: mlx-lm does not read it")
+    said = {**LORA_DEFAULTS, **{key: value for key, value in parameters.items() if value is not None}}
+    rank = settings.checked("lora_parameters.rank", said["rank"], int, 1)
+    scale = settings.checked("lora_parameters.scale", said["scale"], float, 0)
+    dropout = settings.checked("lora_parameters.dropout", said["dropout"], float, 0)
+    settings.note("lora_parameters.scale", f"{scale:g} at rank {rank} is alpha {scale * rank:g}")
+    lora = {"rank": rank, "alpha": scale * rank, "dropout": dropout, "targets": _targets(settings, said["keys"])}
+    n_layers, n_blocks = settings.get("num_layers"), config.get("num_hidden_layers")
+    n_layers = settings.checked("num_layers", n_layers, int, -1)
+    if n_blocks is not None and n_layers > n_blocks:
+        settings.note("num_layers", f"{n_layers} is more than the model's {n_blocks} blocks: all are adapted")
+    is_all = n_layers <= 0 or (n_blocks is not None and n_layers >= n_blocks)
+    return {**lora, "layers": "all" if is_all else n_layers}
+
+
+def _targets(settings: _Settings, keys: Any) -> Any:
+    """lora.targets that mean mlx-lm's keys, which name modules inside a block: self_attn.q_proj."""
+    if keys is None:
+        return "all"
+    names = [str(key).rpartition(".")[2] for key in keys] if isinstance(keys, list) else []
+    known = [name for name in (*ATTENTION, *MLP) if name in names]
+    others = (
+        [str(key) for key in keys if str(key).rpartition(".")[2] not in known] if isinstance(keys, list) else [keys]
+    )
+    if not known:
+        raise RecipeError(
+            f"{settings.source.path}: lora_parameters.keys: expected linear layers of a block, such as self_attn.q_proj, "
+            f"got {', '.join(map(str, others)) or 'none'}"
+        )
+    if others:
+        settings.note(
+            "lora_parameters.keys", f"not carried over: {', '.join(others)}; only linear layers of blocks are adapted"
+        )
+    return known
+
+
+def _train(settings: _Settings, rows: MlxLmRows, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Training; mlx-lm counts forward passes where a recipe counts optimizer steps."""
+    passes = settings.number("grad_accumulation_steps", int, 1)
+    batch_size, iters = settings.number("batch_size", int, 1), settings.number("iters", int, 1)
+    max_steps = max(1, iters // passes)
+    per_epoch = math.ceil(rows.splits["train"] / (batch_size * passes))
+    epochs = math.ceil(max_steps / per_epoch)
+    if passes > 1:
+        settings.note("iters", f"{iters} forward passes, {passes} to an optimizer step: train.max_steps is {max_steps}")
+    train: dict[str, Any] = {
+        "epochs": epochs,
+        "max_steps": max_steps,
+        "batch_size": batch_size,
+        "gradient_accumulation": passes,
+        "gradient_checkpointing": bool(settings.get("grad_checkpoint")),
+        **_schedule(settings, per_epoch * epochs),
+        "weight_decay": _weight_decay(settings),
+        "max_grad_norm": None,  # mlx-lm does not clip
+        "max_tokens": _max_tokens(settings, config),
+        "over_long": "drop",
+        "seed": settings.number("seed", int, 0),
+    }
+    for key, ours in (("steps_per_eval", "evaluate_every"), ("save_every", "save_every")):
+        every = settings.number(key, int, 1)
+        if ours == "save_every" or "valid" in rows.splits:
+            train[ours] = max(1, every // passes)
+        if passes > 1:
+            settings.note(key, f"{every} forward passes: train.{ours} is {max(1, every // passes)} optimizer steps")
+    return train
+
+
+def _max_tokens(settings: _Settings, config: Mapping[str, Any]) -> int:
+    """The longest row, within the model's positions."""
+    said: int = settings.number("max_seq_length", int, 8)
+    settings.note(
+        "max_seq_length", "mlx-lm cuts longer rows; here they are left out, each by name (train.over_long: drop)"
+    )
+    return min(said, max_positions(config) or said)
+
+
+def _weight_decay(settings: _Settings) -> float:
+    """Of the optimizer; what else differs from AdamW here is noted."""
+    name = str(settings.get("optimizer")).lower()
+    options = settings.get("optimizer_config")
+    own = options.get(name) if isinstance(options, dict) else None
+    own = dict(own) if isinstance(own, dict) else {}
+    decay = own.pop("weight_decay", 0.01 if name == "adamw" else 0.0)
+    if name in ("adam", "adamw"):
+        ours = {"betas": [0.9, 0.999], "eps": 1e-8, "bias_correction": True}
+        if own.get("bias_correction") is not True:
+            settings.note(
+                "optimizer",
+                f"{name} of MLX does not correct its bias unless told; AdamW here does, so the first steps are smaller",
+            )
+        for key, value in own.items():
+            if key in ours and value != ours[key] and key != "bias_correction":
+                settings.note(f"optimizer_config.{name}.{key}", f"not carried over: it is {ours[key]} here")
+            elif key not in ours:
+                settings.note(f"optimizer_config.{name}.{key}", "not carried over: AdamW here has no such option")
+        return float(settings.checked(f"optimizer_config.{name}.weight_decay", decay, float, 0))
+    settings.note(
+        "optimizer",
+        f"not carried over: {name}; a recipe trains with AdamW, for which another learning rate may be right",
+    )
+    return 0.0
+
+
+def _schedule(settings: _Settings, planned: int) -> dict[str, Any]:
+    """Learning rate, its schedule and warm-up.
+
+    Args:
+        settings: The config.
+        planned: Optimizer steps that the recipe's schedule is laid out for.
+    """
+    rate = settings.number("learning_rate", float, 0)
+    said = settings.get("lr_schedule")
+    if not said:
+        return {"learning_rate": rate, "schedule": "constant"}
+    try:
+        name, arguments, warmup = str(said["name"]), list(said["arguments"]), said.get("warmup", 0)
+        peak = arguments[0]
+    except (TypeError, KeyError, IndexError, AttributeError) as error:
+        raise RecipeError(
+            f"{settings.source.path}: lr_schedule: expected a name and arguments, as in mlx-lm's example, got {said!r}"
+        ) from error
+    rate = settings.checked("lr_schedule.arguments", peak, float, 0)
+    warmup = settings.checked("lr_schedule.warmup", warmup, int, 0)
+    schedule = {"cosine_decay": "cosine", "linear_schedule": "linear"}.get(name, "constant")
+    if schedule == "constant":
+        settings.note("lr_schedule", f"not carried over: {name}; the learning rate stays at {rate:g}")
+    elif name == "linear_schedule" and len(arguments) > 1 and arguments[1] >= rate:
+        schedule = "constant"
+        settings.note("lr_schedule", f"not carried over: a rate that rises to {arguments[1]:g}; it stays at {rate:g}")
+    else:
+        shown = ", ".join(map(str, arguments))
+        settings.note(
+            "lr_schedule",
+            f"{name}({shown}): here the rate reaches zero at the end of all epochs, {planned} optimizer steps (train.epochs)",
+        )
+    if said.get("warmup_init"):
+        settings.note("lr_schedule.warmup_init", "not carried over: the learning rate rises from zero")
+    ratio = warmup / planned
+    if ratio >= 1:
+        settings.note(
+            "lr_schedule.warmup", f"{warmup} steps are more than the {planned} of this training: half of it warms up"
+        )
+        ratio = 0.5
+    return {"learning_rate": rate, "schedule": schedule, "warmup_ratio": ratio}
+
+
+def _trackers(settings: _Settings) -> list[str]:
+    """What report_to names."""
+    said = settings.get("report_to") or ""
+    names = [
+        name.strip().lower() for name in (said if isinstance(said, list) else str(said).split(",")) if str(name).strip()
+    ]
+    for name in names:
+        if name not in TRACKERS:
+            settings.note("report_to", f"not carried over: {name}")
+    return [name for name in TRACKERS if name in names]
+
+
+# Files -------------------------------------------------------------------------------------------------------------
+
+
+def _default_out(path: Path) -> Path:
+    """A recipe in the current folder that is called as the source is, lora_config.yaml without its _config."""
+    stem = re.sub(r"[_-]?config$", "", path.resolve().stem) or path.resolve().stem
+    out = Path(f"{stem}.yaml")
+    return Path(f"{stem}-recipe.yaml") if out.exists() and path.is_file() and out.samefile(path) else out
+
+
+def _relative(path: Path, out: Path) -> str:
+    """A path as a recipe names it: from the recipe's folder where that is near, else whole."""
+    relative = os.path.relpath(os.path.abspath(path), os.path.dirname(os.path.abspath(out)))
+    return os.path.abspath(path) if relative.startswith("../..") else relative
+
+
+def _comments(source: RecipeSource, notes: list[tuple[str, str]]) -> str:
+    """The head of the recipe."""
+    lines = [f"# Made by `mlxtune import` of mlx-lm's {source.path.resolve().name}."]
+    if notes:
+        lines.append("# What means something else here, or is not carried over:")
+    for key, text in notes:
+        lines += textwrap.wrap(f"{key}: {text}", WIDTH, initial_indent="# - ", subsequent_indent="#   ")
+    return "\n".join(lines) + "\n\n"
+
+
+def _write_rows(rows: MlxLmRows, folder: Path, *, force: bool) -> None:
+    """Write the rewritten rows, a file a split."""
+    with new_folder(folder, "train.jsonl", force=force) as new:
+        for split, some in rows.rewritten.items():
+            text = "".join(json.dumps(dict(row), ensure_ascii=False) + "\n" for row in some)
+            (new / f"{split}.jsonl").write_text(text, encoding="utf-8")

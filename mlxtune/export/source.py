@@ -1,0 +1,70 @@
+"""What every export starts from: a run's recipe, its base model as a folder, and its adapter, which fits that base."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlxtune.backends.adapter import Adapter, check_fits, read_adapter
+from mlxtune.backends.base import Backend
+from mlxtune.errors import ExportError, RunError
+from mlxtune.models.architecture import linear_layers
+from mlxtune.models.base_model import base_folder, require_base
+from mlxtune.models.source import read_config, settled
+from mlxtune.recipe.sections import Recipe
+from mlxtune.runs.folder import RunFolder
+
+
+@dataclass(frozen=True)
+class ExportSource:
+    """A run that can be exported.
+
+    Attributes:
+        run: The run.
+        recipe: As resolved when the run was made.
+        base: Folder of its base model: safetensors, quantized (MLX's packing) or not.
+        config: config.json of the base, with what it leaves open filled in (`models.source.settled`).
+        adapter: Its adapter; None where the base model alone is exported.
+    """
+
+    run: RunFolder
+    recipe: Recipe
+    base: Path
+    config: Mapping[str, Any]
+    adapter: Adapter | None
+
+    @property
+    def trained(self) -> Adapter:
+        """The adapter of a format that is nothing without one."""
+        if self.adapter is None:
+            raise ExportError(f"{self.run}: only its base model was asked for, and this format holds the adapter alone")
+        return self.adapter
+
+
+def open_source(run: RunFolder, backend: Backend, *, base_only: bool = False) -> ExportSource:
+    """A run's parts, checked: it has an adapter, its base model is the one it was trained on, and they fit.
+
+    Args:
+        run: The run.
+        backend: Converts the base model, where it is not a folder that can be read as it is.
+        base_only: Leave the adapter out.
+
+    Raises:
+        RunError: The run has no adapter.
+        AdapterError: The adapter cannot be read or does not fit the base model, or the base model is another one.
+        ModelError: The base model cannot be found or read.
+    """
+    if not base_only and not run.has_adapter:
+        raise RunError(f"{run}: has no adapter yet; its training did not reach a checkpoint")
+    recipe = run.recipe()
+    base = base_folder(recipe.model, backend)
+    require_base(base, run.info().get("base", {}).get("fingerprint"), str(run))
+    own = read_config(base)
+    config = {**own, **settled(base, own)}
+    if base_only:
+        return ExportSource(run, recipe, base, config, None)
+    adapter = read_adapter(run.adapter)
+    check_fits(adapter, linear_layers(config), str(run.adapter), str(base))
+    return ExportSource(run, recipe, base, config, adapter)
