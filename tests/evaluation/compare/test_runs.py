@@ -291,7 +291,7 @@ def test_runs_on_other_rows_are_refused(file: Path, place: Path) -> None:
         compared(first, other_rows(place, changed))
     with pytest.raises(DataError, match=r"of which 0 are the same$"):
         compared(first, other_rows(place, tickets(60, seed=9)))
-    with pytest.raises(DataError, match="no row in common"):
+    with pytest.raises(DataError, match="no row with the same text and references in common"):
         compared(first, other_rows(place, tickets(60, seed=9)), intersection=True)
 
 
