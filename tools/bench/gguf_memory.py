@@ -83,8 +83,8 @@ def random_run(folder: Path, layers: int, tokenizer: Path | None) -> int:
     shapes = linear_layers(config)
     weights = {}
     for layer, (n_in, n_out) in shapes.items():
-        weights[f"{layer}.lora_A"] = random.standard_normal((RANK, n_in), np.float32) / 32
-        weights[f"{layer}.lora_B"] = random.standard_normal((n_out, RANK), np.float32) / 32
+        weights[f"{layer}.lora_A"] = (random.standard_normal((RANK, n_in)) / 32).astype(np.float32)
+        weights[f"{layer}.lora_B"] = (random.standard_normal((n_out, RANK)) / 32).astype(np.float32)
     write_adapter(run.adapter, Adapter(LoraSpec(RANK, 2.0, 0.0, tuple(shapes)), weights), layers)
     return n_bytes
 
