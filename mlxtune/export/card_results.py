@@ -73,7 +73,7 @@ def result_lines(
     result: EvaluationResult | None,
     base_result: EvaluationResult | None,
     recipe: Recipe,
-    training_counts: Mapping[str, Mapping[str, int]],
+    cleaned_counts: Mapping[str, Mapping[str, int]],
 ) -> list[str]:
     """The results as Markdown: tables of metrics and labels, and what the comparisons say.
 
@@ -81,7 +81,7 @@ def result_lines(
         result: The evaluation with the adapter.
         base_result: That of the base model on the same questions.
         recipe: Of the run.
-        training_counts: Field -> label -> rows that were trained on, where that is known.
+        cleaned_counts: Field -> label -> rows that cleaning left, where they were counted.
     """
     if result is None:
         return ["**This model was not evaluated.** How well it does what it was trained for is not known."]
@@ -117,7 +117,7 @@ def result_lines(
     if verdicts:
         before = " (`before` is the base model)" if result.before is not None else ""
         lines += ["", f"This model on the same rows, compared row by row{before}:", "", *verdicts]
-    lines += _label_tables(result, recipe, training_counts)
+    lines += _label_tables(result, recipe, cleaned_counts)
     notes = [f"- {markdown_text(note)}" for note in result.top.notes]
     return [*lines, "", *notes] if notes else lines
 
@@ -130,7 +130,7 @@ def _decoding_text(result: EvaluationResult) -> str:
 
 
 def _label_tables(
-    result: EvaluationResult, recipe: Recipe, training_counts: Mapping[str, Mapping[str, int]]
+    result: EvaluationResult, recipe: Recipe, cleaned_counts: Mapping[str, Mapping[str, int]]
 ) -> list[str]:
     """A table by label of each field with a list of them; labels of an open list are text of the rows, and stay away."""
     lines: list[str] = []
@@ -138,8 +138,8 @@ def _label_tables(
         scores = result.top.fields.get(name)
         if not isinstance(scores, LabelScores) or not one.closed_labels or len(one.closed_labels) > MAX_LABELS:
             continue
-        counts = training_counts.get(name)
-        head = ["label", *(["training rows"] if counts else []), "test rows", "precision", "recall", "F1"]
+        counts = cleaned_counts.get(name)
+        head = ["label", *(["rows after cleaning"] if counts else []), "test rows", "precision", "recall", "F1"]
         lines += ["", f"By label of {markdown_text(name)}:", "", markdown_row(head)]
         lines.append(markdown_row(["---", *["---:"] * (len(head) - 1)]))
         for label in one.closed_labels:

@@ -112,7 +112,7 @@ def model_card(facts: CardFacts) -> str:
     parts = [
         [f"# {markdown_text(facts.repository.partition('/')[2])}"],
         _what(facts),
-        ["## Results", "", *result_lines(facts.result, facts.before, facts.recipe, _training_counts(facts.info))],
+        ["## Results", "", *result_lines(facts.result, facts.before, facts.recipe, _cleaned_counts(facts.info))],
         *([["## Exports compared", "", *verification_lines(facts.verification)]] if facts.verification else []),
         ["## Prompt", "", *_prompt(facts.recipe)],
         ["## Use", "", *usage_lines(facts.artifact, facts.recipe, facts.repository, facts.modelfile)],
@@ -270,7 +270,7 @@ def _training(facts: CardFacts) -> list[str]:
         "base model": f"{base_reference(recipe)}{quantized}",
         "LoRA": f"rank {lora.rank}, alpha {lora.alpha:g}{', rank-stabilised' if lora.rslora else ''}, dropout "
         f"{lora.dropout:g}, {markdown_text(targets)} of {blocks}{parameters}",
-        "length": f"{train.epochs} epochs{stop}, {train.batch_size * train.gradient_accumulation} rows a step, rows of up to "
+        "length": f"{train.epochs} epoch{'s' if train.epochs > 1 else ''}{stop}, {train.batch_size * train.gradient_accumulation} rows a step, rows of up to "
         f"{train.max_tokens:,} tokens",
         "AdamW": f"learning rate {train.learning_rate:g}, {train.schedule} schedule, warm-up {train.warmup_ratio:g}, weight "
         f"decay {train.weight_decay:g}{clipped}",
@@ -341,6 +341,10 @@ def _limits(facts: CardFacts) -> list[str]:
             )
     if facts.recipe.model.quantize is not None and facts.artifact.is_adapter:
         told.append("The adapter was trained on the quantized base model; on the plain one it was not evaluated.")
+    elif facts.recipe.model.path.endswith(".gguf") and facts.artifact.is_adapter:
+        told.append(
+            "The adapter was trained on the weights of that GGUF; on those that it was made of it was not evaluated."
+        )
     if facts.license is None:
         told.append("The base model's license is not known from its files; it binds this model, too.")
     return [f"- {one}" for one in told]
@@ -384,8 +388,8 @@ def _shown_file(file: str) -> str:
     return file if is_on_hub(file) else Path(file).name
 
 
-def _training_counts(info: Mapping[str, Any]) -> Mapping[str, Mapping[str, int]]:
-    """Field -> label -> rows that were trained on; empty where they were not counted."""
+def _cleaned_counts(info: Mapping[str, Any]) -> Mapping[str, Mapping[str, int]]:
+    """Field -> label -> rows that cleaning left, those held out among them; empty where they were not counted."""
     counts = ((info.get("data") or {}).get("train") or {}).get("cleaning", {}).get("labels")
     return counts or {}
 
