@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mlxtune.backends.mlx.runtime import import_mlx
+from mlxtune.models.tokenizer import load_tokenizer
 from tests.adapted import backend_named
 from tests.adapter_runs import IDS, adapter_run, our_logits
+from tests.mlx_lm_server import mlx_lm_server
 
 pytest.importorskip("mlx_lm")
 LORA = {"layers": 1, "targets": ["q_proj", "down_proj"], "rank": 3, "alpha": 9}
@@ -30,6 +33,25 @@ def test_mlx_lm_generates_what_the_run_generates(base: Path, tmp_path: Path) -> 
     assert theirs == list(ours.tokens) != list(plain.tokens)
     text = mlx_lm.generate(network, tokenizer, IDS, max_tokens=12)
     assert text == tokenizer.decode(list(ours.tokens))
+
+
+def test_mlx_lms_server_answers_with_the_adapter(base: Path, tmp_path: Path) -> None:
+    run = adapter_run(tmp_path, base)
+    messages = [{"role": "user", "content": "where is my order, it has been 3 days"}]
+    body = json.dumps({"messages": messages, "max_tokens": 12, "temperature": 0, "logprobs": True}).encode()
+
+    with mlx_lm_server(tmp_path / "server.log", base, "--adapter-path", run.adapter) as address:
+        request = urllib.request.Request(f"{address}/v1/chat/completions", body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request) as response:
+            written = json.load(response)["choices"][0]["logprobs"]["content"]
+
+    tokenizer, backend = load_tokenizer(base), backend_named("mlx")
+    prompt = tokenizer.prompt(messages, thinking=True)  # what the server's template writes unasked
+    replies = [
+        backend.load(base, adapter).generate([prompt], 12, tokenizer.stop_tokens) for adapter in (run.adapter, None)
+    ]
+    ours, plain = (list(reply.tokens) for (reply,) in replies)
+    assert [token["id"] for token in written] == ours != plain
 
 
 def test_mlx_lm_fuses_the_adapter(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -38,6 +34,7 @@ from mlxtune.recipe.sections import Recipe
 from tests.chatting import Request, Scripted, Sent, Time, answer, error, serve
 from tests.conftest import write_recipe
 from tests.fakes import Told
+from tests.mlx_lm_server import mlx_lm_server
 from tests.tiny import tiny_model
 
 REFERENCE = "Please restart the router and call us at <tel_num>."
@@ -427,26 +424,8 @@ def test_an_interrupted_comparison_says_that_what_was_judged_is_kept(
 def mlx_server(tmp_path: Path) -> Iterator[str]:
     """`mlx_lm.server` with a tiny random model: the judge that a user has at home, if a poor one."""
     pytest.importorskip("mlx_lm")
-    base = tiny_model(tmp_path / "base", "qwen2")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    log = tmp_path / "server.log"
-    command = [sys.executable, "-m", "mlx_lm", "server", "--model", str(base), "--port", str(port)]
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 150  # it takes 5 s to begin, and longer beside other work
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                break
-            except OSError:
-                assert process.poll() is None and time.monotonic() < deadline, log.read_text()
-                time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(timeout=10)
+    with mlx_lm_server(tmp_path / "server.log", tiny_model(tmp_path / "base", "qwen2")) as address:
+        yield address
 
 
 def test_a_real_mlx_server_judges(mlx_server: str, tickets: Recipe, tmp_path: Path) -> None:
