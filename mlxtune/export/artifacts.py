@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from mlxtune.export.gguf_adapter import read_gguf_lora
 from mlxtune.export.options import GGUF_TYPES, ExportOptions
 from mlxtune.export.peft_adapter import read_peft
 from mlxtune.export.source import ExportSource
+from mlxtune.files import temporary_folder
 from mlxtune.models.base_model import fingerprint
 from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
 from mlxtune.runs.folder import RunFolder
@@ -104,8 +104,8 @@ def artifact(kind: ArtifactKind, run: RunFolder, backend: Backend) -> Iterator[A
         if place.exists() and place.stat().st_mtime >= adapter_time:
             yield Artifact(kind, place, kept=True)
             return
-    with tempfile.TemporaryDirectory(prefix=".verify-", dir=run.path) as folder:
-        out = Path(folder) / default_out(run, kind.to, kind.options).name
+    with temporary_folder(run.path, "verify") as folder:
+        out = folder / default_out(run, kind.to, kind.options).name
         export_run(run, kind.to, out, backend, kind.options)
         yield Artifact(kind, out, kept=False)
 
@@ -120,8 +120,8 @@ def loaded(one: Artifact, source: ExportSource, backend: Backend) -> Iterator[tu
         backend: Loads it; a GGUF is read back by `convert`.
     """
     dtype = source.recipe.model.dtype
-    with tempfile.TemporaryDirectory(prefix=".verify-", dir=source.run.path) as temporary:
-        folder = Path(temporary) / "read-back"
+    with temporary_folder(source.run.path, "verify") as temporary:
+        folder = temporary / "read-back"
         if one.kind.to in ("peft", "gguf-lora"):
             adapter = read_peft(one.path).adapter if one.kind.to == "peft" else read_gguf_lora(one.path, source.config)
             write_adapter(folder, adapter, source.config["num_hidden_layers"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from mlxtune.export.chat_template import exported_chat_template
 from mlxtune.export.exported import Exported, check_folder_free, new_folder, size_on_disk
 from mlxtune.export.fuse import Fused, fuse_into
 from mlxtune.export.source import ExportSource
-from mlxtune.files import write_json, write_text
+from mlxtune.files import temporary_folder, write_json, write_text
 from mlxtune.models.source import read_config, weight_files
 from mlxtune.models.tokenizer import load_tokenizer
 from mlxtune.recipe.sections import Recipe
@@ -79,9 +78,7 @@ def export_mlx(
         if bits is None:
             fused = fuse_into(new, source, backend, out, dtype=dtype)
         else:
-            with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=new.parent) as beside:
-                plain = Path(beside) / "fused"
-                plain.mkdir()
+            with temporary_folder(new.parent, out.name) as plain:
                 fused = fuse_into(plain, source, backend, out, dtype=dtype)
                 backend.convert(plain, new, ConvertSpec(bits, group_size))
             notes = (

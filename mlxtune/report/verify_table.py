@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mlxtune.export.verify import HeadlineMetric, Verification, Verified
+from mlxtune.export.verification import HeadlineMetric, Verification, Verified
 from mlxtune.report.cells import cell_text, estimate_text, new_table
 from mlxtune.report.run_table import size_text
 

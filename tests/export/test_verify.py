@@ -24,7 +24,8 @@ from mlxtune.evaluation.predict.predictor import Predictor
 from mlxtune.evaluation.subject import Subject, load_subject
 from mlxtune.export import verify
 from mlxtune.export.artifacts import parse_kinds
-from mlxtune.export.verify import HeadlineMetric, Verification, Verified, read_verification, verify_run
+from mlxtune.export.verification import HeadlineMetric, Verification, Verified, read_verification
+from mlxtune.export.verify import verify_run
 from mlxtune.runs.folder import RunFolder
 from tests.adapted import BACKENDS, backend_named
 from tests.adapter_runs import adapter_run
