@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def export_mlx(
                 f"quantized to {bits} bits after that; what it costs says: mlxtune verify {source.run} --artifacts q{bits}",
             )
         finish_folder(new, source.recipe)
-    load = f'mlx_lm.generate --model {out} --prompt "..."'
+    load = f'mlx_lm.generate --model {shlex.quote(str(out))} --prompt "..."'
     return Exported("mlx", out, size_on_disk(out), load, (fused.proof.as_text(), *notes, *_notes(fused, source)))
 
 
@@ -152,9 +153,7 @@ def _say_format(file: Path, name: str) -> None:
 
 
 def _transformers(out: Path) -> str:
-    return (
-        f'AutoModelForCausalLM.from_pretrained("{out}")  # from transformers; the tokenizer by AutoTokenizer likewise'
-    )
+    return f"AutoModelForCausalLM.from_pretrained({str(out)!r})  # from transformers; the tokenizer by AutoTokenizer likewise"
 
 
 def _notes(fused: Fused, source: ExportSource) -> tuple[str, ...]:

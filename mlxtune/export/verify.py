@@ -108,7 +108,9 @@ def verify_run(
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with locked(folder, "wait for it"):
-            verification = _verify(source, rows, kinds, _Asking(source, rows, backend, folder, progress), tolerance, limit)
+            verification = _verify(
+                source, rows, kinds, _Asking(source, rows, backend, folder, progress), tolerance, limit
+            )
             write_json(file, verification.to_json())
     except KeyboardInterrupt:
         log.info("Replies so far are kept in %s; run the same command again to continue.", folder)
@@ -151,7 +153,9 @@ def _verify(
         except (MlxtuneError, OSError) as error:
             failed[name] = str(error)
     if taken := {one.name: one.path for one in found if one.path is not None and one.loaded_by == asking.backend.name}:
-        notes.append(f"not made now but taken from the run: {', '.join(f'{name} ({path})' for name, path in taken.items())}")
+        notes.append(
+            f"not made now but taken from the run: {', '.join(f'{name} ({path})' for name, path in taken.items())}"
+        )
     shown = {name: one.verified for name, one in references.items()}
     return Verification(str(source.run), len(rows), tolerance, shown, tuple(found), failed, tuple(notes))
 
