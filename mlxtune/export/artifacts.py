@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mlxtune.backends.adapter import Adapter, write_adapter
 from mlxtune.backends.base import Backend, ConvertSpec, Model
-from mlxtune.errors import Misuse, did_you_mean
+from mlxtune.errors import ExportError, MlxtuneError, Misuse, did_you_mean
 from mlxtune.export.exported import size_on_disk
 from mlxtune.export.formats import default_out, export_run
 from mlxtune.export.gguf_adapter import read_gguf_lora
@@ -95,6 +95,9 @@ def artifact(kind: ArtifactKind, run: RunFolder, backend: Backend) -> Iterator[A
         kind: Which.
         run: With an adapter.
         backend: Computes.
+
+    Raises:
+        ExportError: It cannot be made; or the one that lies there cannot be loaded, as the block found.
     """
     places = [default_out(run, kind.to, kind.options)]
     if kind.name == "fused":
@@ -102,7 +105,10 @@ def artifact(kind: ArtifactKind, run: RunFolder, backend: Backend) -> Iterator[A
     adapter_time = (run.adapter / "adapter_config.json").stat().st_mtime
     for place in places:
         if place.exists() and place.stat().st_mtime >= adapter_time:
-            yield Artifact(kind, place, kept=True)
+            try:
+                yield Artifact(kind, place, kept=True)
+            except MlxtuneError as error:
+                raise ExportError(f"{error}; it was taken from the run: delete {place} to have it made anew") from error
             return
     with temporary_folder(run.path, "verify") as folder:
         out = folder / default_out(run, kind.to, kind.options).name

@@ -29,7 +29,7 @@ from mlxtune.evaluation.predict.predictor import Predictor
 from mlxtune.evaluation.predict.recording import record_predictions
 from mlxtune.evaluation.results import EvaluatedModel
 from mlxtune.evaluation.score import score
-from mlxtune.evaluation.stored import finished_evaluation, identity
+from mlxtune.evaluation.stored import find_evaluation, identity
 from mlxtune.evaluation.subject import Subject, load_subject, read_test_rows
 from mlxtune.export import llama_cpp, llama_server
 from mlxtune.export.artifacts import Artifact, ArtifactKind, artifact, loaded
@@ -225,16 +225,20 @@ class _Asking:
 
     def _stored(self, subject: Subject, limit: int | None) -> dict[str, _Asked]:
         """Decoding -> the run's own evaluation of these rows; empty where there is none."""
+        folder = subject.evaluation(limit)
         try:
-            done = finished_evaluation(subject.evaluation(limit), subject, self.rows)
+            found = find_evaluation(folder, subject, self.rows)
         except MlxtuneError as error:
-            log.info("the run's own evaluation is not used, the adapter is asked again: %s", error)
+            log.info("the adapter is asked again: %s", error)
             return {}
-        if done is None:
+        if found is None:
             return {}
-        (result, predictions), top = done, done[0].top
-        by = result.evaluated.backend if isinstance(result.evaluated, EvaluatedModel) else self.backend.name
-        return {top.decoding: _Asked(predictions, by, None if top.speed is None else top.speed.seconds_per_row)}
+        if found.other:
+            log.info("%s is of %s: the adapter is asked again", folder, ", ".join(found.other))
+            return {}
+        evaluated, top = found.result.evaluated, found.result.top
+        by = evaluated.backend if isinstance(evaluated, EvaluatedModel) else self.backend.name
+        return {top.decoding: _Asked(found.predictions, by, None if top.speed is None else top.speed.seconds_per_row)}
 
     def _logit_difference(self, one: Artifact, model: Model) -> float:
         """Largest difference of any logit to base plus adapter; of a padded vocabulary the part that both have.
