@@ -23,6 +23,7 @@ from mlxtune.evaluation.stored import comparable, identity, read_result
 from mlxtune.evaluation.subject import Subject
 from mlxtune.export.card_results import metric_lines, result_lines, verification_lines
 from mlxtune.export.card_usage import HubArtifact, base_reference, is_hub_model, usage_lines
+from mlxtune.export.gguf_model import context_length
 from mlxtune.export.ollama import modelfile
 from mlxtune.export.options import GGUF_TYPE
 from mlxtune.export.source import ExportSource
@@ -100,8 +101,8 @@ def card_facts(run: RunFolder, source: ExportSource, artifact: HubArtifact, repo
         notes.append("the base model's files name no license that the Hub knows; the card names none: add it")
     ollama = None
     if artifact.format == "gguf":
-        positions = int(source.config["max_position_embeddings"])
-        ollama = modelfile(f"FROM ./{artifact.file}", recipe, load_tokenizer(source.base), positions)
+        n_positions = context_length(source.config)
+        ollama = modelfile(f"FROM ./{artifact.file}", recipe, load_tokenizer(source.base), n_positions)
     return CardFacts(
         repository, artifact, recipe, run.info(), result, before, verification, license_found, ollama, tuple(notes)
     )
@@ -335,7 +336,7 @@ def _limits(facts: CardFacts) -> list[str]:
             )
         if facts.before is None:
             told.append("The base model was not evaluated on the same rows, so what training gained is not known.")
-        if facts.artifact.format != "peft" and not facts.verification:
+        if facts.artifact.format != "peft" and not _was_verified(facts):
             told.append(
                 "The results are of base model plus adapter; what is in this repository was not evaluated itself."
             )
@@ -348,6 +349,17 @@ def _limits(facts: CardFacts) -> list[str]:
     if facts.license is None:
         told.append("The base model's license is not known from its files; it binds this model, too.")
     return [f"- {one}" for one in told]
+
+
+def _was_verified(facts: CardFacts) -> bool:
+    """Whether `mlxtune verify` asked what is in the repository, under the name that it has there."""
+    artifact, options = facts.artifact, facts.artifact.options
+    kind = options.type or GGUF_TYPE
+    names = {
+        "mlx": ["fused" if options.quantize is None else f"q{options.quantize}"],
+        "gguf": [f"gguf-{kind}", *(["gguf"] if kind == GGUF_TYPE else [])],
+    }.get(artifact.format, [artifact.format])
+    return facts.verification is not None and any(name in facts.verification["artifacts"] for name in names)
 
 
 def _reproduce(facts: CardFacts) -> list[str]:

@@ -224,6 +224,14 @@ def test_an_artifact_that_was_not_evaluated_itself_says_so(facts: CardFacts) -> 
     assert "what is in this repository was not evaluated itself" in section_of(card, "Limits")
 
 
+def test_an_artifact_counts_as_evaluated_under_its_own_name_only(facts: CardFacts) -> None:
+    said = "what is in this repository was not evaluated itself"
+    verification = {**(facts.verification or {}), "artifacts": {"q4": {**EMPTY_ARTIFACT}}}
+    four, eight = (HubArtifact("mlx", ExportOptions(quantize=bits)) for bits in (4, 8))
+    cards = [model_card(replace(facts, artifact=one, verification=verification)) for one in (four, eight)]
+    assert [said in section_of(card, "Limits") for card in cards] == [False, True]
+
+
 @pytest.mark.parametrize(
     ("artifact", "relation", "library", "said"),
     [

@@ -390,6 +390,12 @@ def test_a_fall_within_the_tolerance_is_none() -> None:
     assert (one.lost(0.02), one.lost(0.01)) == ([], [metric(0.79, -0.015)])
 
 
+def test_a_fall_by_the_tolerance_is_none_whatever_its_rounding() -> None:
+    one = Verified("q4", None, "mlx", "free", 1, Estimate(1, 1, 1), (metric(0.98, 0.98 - 1),), 0.1, 0.1)
+
+    assert one.lost(0.02) == []
+
+
 def test_a_rise_of_a_metric_that_is_better_low_is_a_fall() -> None:
     worse = replace(metric(0.3, 0.2), name="invalid_rate")
 
