@@ -143,10 +143,10 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         ModelError: The folder holds no tokenizer, or one that cannot be read.
     """
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it would advise PyTorch, which MLX users lack
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
-    # tokenizer.json is the tokenizer itself; AutoTokenizer rebuilds one from vocabularies, for older folders.
-    kind = PreTrainedTokenizerFast if (folder / "tokenizer.json").is_file() else AutoTokenizer
+    if (folder / "tokenizer.json").is_file():
+        from transformers import PreTrainedTokenizerFast as kind
+    else:  # rebuilds the tokenizer of an older folder from vocabularies; importing it imports torch, where there is one
+        from transformers import AutoTokenizer as kind
     try:
         hf = kind.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # transformers raises OSError, ValueError and the tokenizers library's bare Exception
