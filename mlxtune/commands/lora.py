@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from mlxtune.commands.options import (
 )
 
 if TYPE_CHECKING:
+    from mlxtune.data.rows import Row
     from mlxtune.models.tokenizer import Tokenizer
     from mlxtune.recipe.sections import Recipe
     from mlxtune.runs.folder import RunFolder
@@ -130,11 +132,11 @@ def lora(
         sys.exit(130)
 
 
-def _reply_metrics(recipe: Recipe, tokenizer: Tokenizer) -> Measure:
+def _reply_metrics(recipe: Recipe, tokenizer: Tokenizer, rows: Sequence[Row]) -> Measure:
     """What measures replies, imported by the recipes that select by it."""
     from mlxtune.evaluation.validation_metrics import reply_metrics
 
-    return reply_metrics(recipe, tokenizer)
+    return reply_metrics(recipe, tokenizer, rows)
 
 
 def _resuming(run: str, backend: str, device: str) -> str:

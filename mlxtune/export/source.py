@@ -39,7 +39,9 @@ class ExportSource:
     def trained(self) -> Adapter:
         """The adapter of a format that is nothing without one."""
         if self.adapter is None:
-            raise ExportError(f"{self.run}: expected a run with its adapter, which is all that this format holds; leave out --base")
+            raise ExportError(
+                f"{self.run}: expected a run with its adapter, which is all that this format holds; leave out --base"
+            )
         return self.adapter
 
 
