@@ -26,7 +26,7 @@ from mlxtune.evaluation.differences import compare
 from mlxtune.evaluation.metrics.estimates import Estimate, mean_estimate
 from mlxtune.evaluation.metrics.paired import Comparison
 from mlxtune.evaluation.metrics.registry import headline, metric
-from mlxtune.evaluation.predict.predictions import CONSTRAINED, FREE, Prediction
+from mlxtune.evaluation.predict.predictions import BOTH, CONSTRAINED, FREE, Prediction
 from mlxtune.evaluation.predict.predictor import Predictor
 from mlxtune.evaluation.predict.recording import record_predictions
 from mlxtune.evaluation.score import score
@@ -91,7 +91,7 @@ class Verified:
         name: As `--artifacts` names it; ADAPTER for base plus adapter.
         path: Its file or folder; None where it was made for the occasion.
         loaded_by: "mlx", "torch" or "llama.cpp".
-        decoding: 'free' or 'constrained'.
+        decoding: 'free', 'constrained' or 'best'.
         n_bytes: Its size; of the adapter, without the base model.
         agreement: Share of rows whose reply says the same as the adapter's in every field.
         metrics: Of each field, and of whole replies.
@@ -246,7 +246,8 @@ class _Asking:
     def __init__(self, source: ExportSource, rows: Sequence[Row], backend: Backend, progress: Progress) -> None:
         self.source, self.rows, self.backend, self.progress = source, rows, backend, progress
         self.recipe: Recipe = source.recipe
-        self.decoding = FREE if source.recipe.evaluate.decoding == FREE else CONSTRAINED
+        decoding = source.recipe.evaluate.decoding
+        self.decoding: str = CONSTRAINED if decoding == BOTH else decoding
         self.prompts = checked_prompts(source.recipe, source.base)
         self.logits: list[NDArray[np.float32]] = []
         self.folder = source.run.verify
