@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mlxtune.backends.adapter import Adapter, write_adapter
 from mlxtune.backends.base import Backend, ConvertSpec, Model
-from mlxtune.errors import ExportError, MlxtuneError, Misuse, did_you_mean
+from mlxtune.errors import ExportError, Misuse, MlxtuneError, did_you_mean
 from mlxtune.export.exported import size_on_disk
 from mlxtune.export.formats import default_out, export_run
 from mlxtune.export.gguf_adapter import read_gguf_lora

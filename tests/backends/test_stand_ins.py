@@ -132,17 +132,29 @@ def test_mlx_caches_have_what_the_models_ask_for() -> None:
 
     from mlxtune.backends.mlx.prefix_cache import PrefixCache
     from mlxtune.backends.mlx.session import RowsCache
-    from mlxtune.backends.mlx.tree_cache import TreeCache
-    from mlxtune.backends.option_tree import option_trees
+    from mlxtune.backends.mlx.tree_cache import tree_caches
+    from mlxtune.backends.option_tree import option_pass, option_trees
 
-    tree = next(iter(option_trees([[1, 2]])))
+    (of_tree,) = tree_caches([PrefixCache()], option_pass([[3, 4]], 1, next(iter(option_trees([[1, 2]])))))
     base = importlib.import_module("mlx_lm.models.base")
     codes = [base.create_attention_mask, base.scaled_dot_product_attention, *mlx_blocks()]
     codes += [importlib.import_module(f"mlx_lm.models.{model_type}").Attention for model_type in MODEL_TYPES]
     assert "update_and_fetch" in asked_of({"cache"}, codes[-1])
     for code in codes:
-        for stand_in in (PrefixCache(), RowsCache, TreeCache(PrefixCache(), tree)):
+        for stand_in in (PrefixCache(), RowsCache, of_tree):
             check_has(stand_in, asked_of({"cache", "c"}, code), f"{code.__name__}", "mlx-lm")
+
+
+def test_the_rope_of_mlx_takes_what_the_librarys_own_take() -> None:
+    from mlx import nn
+    from mlx_lm.models import rope_utils
+
+    from mlxtune.backends.mlx.token_rope import TokenRope
+
+    own = [nn.RoPE, *(one for name, one in vars(rope_utils).items() if name.endswith("RoPE"))]
+    assert len(own) >= 3
+    for one in own:
+        check(TokenRope.__call__, one.__call__, "mlx-lm")
 
 
 def test_a_checkpointed_block_of_mlx_takes_what_the_block_takes() -> None:

@@ -218,7 +218,7 @@ def test_an_interrupted_verification_leaves_replies_alone_and_goes_on(
 
 def test_a_verification_at_a_time(run: RunFolder) -> None:
     run.verify.mkdir()
-    with locked(run.verify), pytest.raises(RunError, match="another process is writing to it; wait for it$"):
+    with locked(run.verify), pytest.raises(RunError, match=r"another process is writing to it; wait for it$"):
         verified(run, "fused")
     assert not run.verify_file.exists()
 

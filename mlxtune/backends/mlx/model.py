@@ -30,8 +30,17 @@ from mlxtune.backends.mlx.prefix_cache import PrefixCache
 from mlxtune.backends.mlx.recompute import checkpoint_blocks, keep_activations
 from mlxtune.backends.mlx.runtime import memory_for
 from mlxtune.backends.mlx.session import MlxSession
-from mlxtune.backends.mlx.tree_cache import TreeCache
-from mlxtune.backends.option_tree import OptionTree, option_trees
+from mlxtune.backends.mlx.token_rope import rotate_by_token
+from mlxtune.backends.mlx.tree_cache import tree_caches
+from mlxtune.backends.option_tree import (
+    OptionPass,
+    OptionTree,
+    node_targets,
+    option_pass,
+    option_totals,
+    option_trees,
+    row_groups,
+)
 from mlxtune.backends.replies import write_replies
 from mlxtune.backends.state import TrainingState, read_state, require_shapes, write_state
 from mlxtune.backends.supervision import (
@@ -40,6 +49,7 @@ from mlxtune.backends.supervision import (
     dropout_seed,
     reply_limits,
     require_prompts,
+    require_room,
     step_result,
     supervised,
     token_scores,
@@ -48,6 +58,8 @@ from mlxtune.backends.supervision import (
 
 # Supervised positions are padded to a multiple of this, so that a compiled step meets few shapes.
 POSITION_MULTIPLE = 32
+# Nodes of option trees whose logits exist at a time.
+NODES_OF_LOGITS = 512
 
 
 class MlxModel:
@@ -62,6 +74,7 @@ class MlxModel:
     def __init__(self, network: nn.Module, config: Mapping[str, Any], compiled: bool = False) -> None:
         network.freeze()
         network.eval()
+        rotate_by_token(network.layers)
         self.config = config
         self.n_parameters = _count_parameters(network)
         self._network = network
@@ -274,36 +287,49 @@ class MlxModel:
     def choose(self, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         """Log-probability of each option's tokens after each prompt, (B, n_options), nats, dropout off.
 
-        What all prompts open with is computed once, the rest of each prompt once, and what options share once.
+        What all prompts open with is computed once, the rest of each prompt once, and what options share once. As many rows
+        as fit run at a time, in one pass where the options are one tree.
         """
         require_prompts(prompts, options)
+        require_room(prompts, options, self.config)
         n_shared = common_length(prompts)
         shared = [PrefixCache() for _ in self._network.layers]
         if n_shared:
             self._network.model(mx.array(prompts[0][:n_shared])[None], shared)
+        head = self._float32_head()
         trees = list(option_trees(options))
         found = np.zeros((len(prompts), len(options)))
-        for row, prompt in enumerate(prompts):
-            cache = shared
-            if len(prompt) - 1 > n_shared:
-                cache = [layer.growing() for layer in shared]
-                self._network.model(mx.array(prompt[n_shared:-1])[None], cache)
-            for tree in trees:
-                found[row, tree.options] = self._option_log_probabilities(prompt[-1], tree, cache)
+        for rows in row_groups(prompts, n_shared, max(len(tree.tokens) for tree in trees)):
+            passes = [option_pass([prompts[row] for row in rows], n_shared, tree) for tree in trees]
+            before = shared
+            if len(trees) > 1:
+                before = self._holding(passes[0].rest_of_prompts, shared)
+                passes = [one.after_prompts() for one in passes]
+            for tree, one in zip(trees, passes, strict=True):
+                found[np.ix_(rows, tree.options)] = self._option_log_probabilities(tree, one, before, head)
         return found.astype(np.float32)
 
-    def _option_log_probabilities(self, last: int, tree: OptionTree, cache: list[PrefixCache]) -> NDArray[np.float64]:
-        """Log-probability of each option of a tree after the prompt that `cache` holds all but the last token of."""
-        tokens = tree.tokens.copy()
-        tokens[0] = last
-        hidden = self._network.model(mx.array(tokens)[:, None], [TreeCache(layer, tree) for layer in cache])
-        logits = self._head(hidden[:, 0].astype(mx.float32))  # (nodes, vocabulary), float32 whatever the weights are
-        log_normal = mx.logsumexp(logits, axis=-1)
-        predicting, targets = mx.array(tree.predicting), mx.array(tree.targets)
-        nats = log_normal[predicting] - logits[predicting, targets]
-        totals = np.zeros(len(tree.options))
-        np.subtract.at(totals, tree.owners, np.array(nats, np.float64))
-        return totals
+    def _holding(self, tokens: NDArray[np.int32], before: list[PrefixCache]) -> list[PrefixCache]:
+        """Caches that hold several rows' tokens, (R, W), after what `before` holds, which stays as it is."""
+        if not tokens.shape[1]:
+            return before
+        cache = [layer.growing() for layer in before]
+        self._network.model(mx.array(tokens), cache)
+        return cache
+
+    def _option_log_probabilities(
+        self, tree: OptionTree, one: OptionPass, before: list[PrefixCache], head: Callable[[mx.array], mx.array]
+    ) -> NDArray[np.float64]:
+        """Log-probability of each option of a tree at each row of a pass, (R, n)."""
+        hidden = self._network.model(mx.array(one.tokens), tree_caches(before, one))
+        nodes = hidden[:, -one.n_nodes :].reshape(-1, hidden.shape[-1])  # (R x N, hidden)
+        found = np.zeros((len(one.tokens), len(tree.targets)))
+        for part in node_targets(tree, len(one.tokens), NODES_OF_LOGITS):
+            logits = head(nodes[part.nodes].astype(mx.float32))  # (n, vocabulary)
+            predicting, targets = mx.array(part.predicting), mx.array(part.targets)
+            log_p = logits[predicting, targets] - mx.logsumexp(logits, axis=-1)[predicting]
+            found.reshape(-1)[part.places] = np.array(log_p)  # here, so that no part's logits outlive it
+        return option_totals(tree, found)
 
     # State
 
