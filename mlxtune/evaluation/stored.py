@@ -280,6 +280,7 @@ def finished_evaluation(
     decoding: str | None = None,
     probabilities: bool = False,
     repeats: int | None = None,
+    thresholds: bool = False,
 ) -> tuple[EvaluationResult, list[Prediction]] | None:
     """The evaluation in a folder, if it says what evaluating the subject now would say.
 
@@ -290,6 +291,7 @@ def finished_evaluation(
         decoding: The requested one; None accepts any.
         probabilities: Whether they are required.
         repeats: Required samples of each row.
+        thresholds: Whether tuned ones are required.
 
     Returns:
         Its result and predictions; None where there is none.
@@ -309,6 +311,8 @@ def finished_evaluation(
     samples = result.top.consistency
     if repeats is not None and (samples is None or samples.repeats != repeats):
         other.append(f"no {repeats} samples of each row")
+    if thresholds and not result.top.thresholds:
+        other.append("no tuned thresholds")
     if other:
         raise RunError(
             f"{out}: holds another evaluation ({', '.join(other)}); replace it with --force, or choose another folder with --out"

@@ -331,7 +331,7 @@ def _limits(facts: CardFacts) -> list[str]:
         told.append("The test rows are like the training rows as far as their author made them so; yours may differ.")
         if FREE not in result.by_decoding:
             told.append(
-                "The results are of constrained decoding. The programs under Use decode freely, and may write replies that are "
+                f"The results are of {result.top.decoding} decoding. The programs under Use decode freely, and may write replies that are "
                 "not of the form above: check for them."
             )
         if facts.before is None:

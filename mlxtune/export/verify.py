@@ -24,7 +24,7 @@ from mlxtune.errors import MlxtuneError, ModelError
 from mlxtune.evaluation.differences import compare
 from mlxtune.evaluation.metrics.estimates import mean_estimate
 from mlxtune.evaluation.metrics.registry import headline
-from mlxtune.evaluation.predict.predictions import CONSTRAINED, FREE, Prediction
+from mlxtune.evaluation.predict.predictions import BOTH, CONSTRAINED, FREE, Prediction
 from mlxtune.evaluation.predict.predictor import Predictor
 from mlxtune.evaluation.predict.recording import record_predictions
 from mlxtune.evaluation.results import EvaluatedModel
@@ -181,7 +181,8 @@ class _Asking:
     ) -> None:
         self.source, self.rows, self.backend, self.folder, self.progress = source, rows, backend, folder, progress
         self.recipe: Recipe = source.recipe
-        self.decoding = FREE if source.recipe.evaluate.decoding == FREE else CONSTRAINED
+        decoding = source.recipe.evaluate.decoding
+        self.decoding: str = CONSTRAINED if decoding == BOTH else decoding
         self.prompts = checked_prompts(source.recipe, source.base)
         self.logits: list[NDArray[np.float32]] = []
 

@@ -226,7 +226,7 @@ def test_an_artifact_that_was_not_evaluated_itself_says_so(facts: CardFacts) -> 
 
 def test_an_artifact_counts_as_evaluated_under_its_own_name_only(facts: CardFacts) -> None:
     said = "what is in this repository was not evaluated itself"
-    verification = {**(facts.verification or {}), "artifacts": {"q4": {**EMPTY_ARTIFACT}}}
+    verification = {**VERIFICATION, "artifacts": {"q4": VERIFICATION["artifacts"]["gguf-q8_0"]}}
     four, eight = (HubArtifact("mlx", ExportOptions(quantize=bits)) for bits in (4, 8))
     cards = [model_card(replace(facts, artifact=one, verification=verification)) for one in (four, eight)]
     assert [said in section_of(card, "Limits") for card in cards] == [False, True]
