@@ -223,13 +223,13 @@ def test_a_verification_at_a_time(run: RunFolder) -> None:
     assert not run.verify_file.exists()
 
 
-@pytest.mark.parametrize("decoding", ["free", "both"])
+@pytest.mark.parametrize("decoding", ["free", "both", "best"])
 def test_artifacts_are_asked_in_the_recipes_decoding(decoding: str, base: Path, tmp_path: Path) -> None:
     run = adapter_run(tmp_path, base, evaluate={"decoding": decoding, "max_new_tokens": 20, "batch_size": 4})
 
     verification = verified(run, "fused")
 
-    expected = "constrained" if decoding == "both" else "free"
+    expected = "constrained" if decoding == "both" else decoding
     assert (list(verification.adapter), only(verification).decoding) == ([expected], expected)
     assert only(verification).agreement.value == 1.0
 
