@@ -227,6 +227,52 @@ def stored_predictions(folder: Path, result: DecodingResult) -> list[Prediction]
     return read_predictions(folder / (result.predictions or PREDICTIONS_FILE))
 
 
+@dataclass(frozen=True)
+class FoundEvaluation:
+    """The evaluation in a folder, and in what it differs from one that is asked for.
+
+    Attributes:
+        result: What scores.json says.
+        predictions: Of its first decoding, in row order.
+        other: What is another: "other rows", "another adapter"; empty where it is the one that is asked for.
+    """
+
+    result: EvaluationResult
+    predictions: list[Prediction]
+    other: tuple[str, ...]
+
+
+def find_evaluation(out: Path, subject: Subject, rows: Sequence[Row]) -> FoundEvaluation | None:
+    """The evaluation in a folder, beside what evaluating the subject now would ask; None where there is none.
+
+    Args:
+        out: The folder.
+        subject: Whose evaluation it should be.
+        rows: The rows that should be answered.
+
+    Raises:
+        RunError: Its scores cannot be read.
+        DataError: Its predictions are missing or damaged.
+    """
+    result = read_result(out)
+    if result is None:
+        return None
+    predictions = stored_predictions(out, result.top)
+    recipe = subject.recipe
+    model = result.evaluated if isinstance(result.evaluated, EvaluatedModel) else None
+    adapter = subject.adapter and identity(subject.adapter / WEIGHTS_FILE).sha256
+    other = []
+    if not _same_rows(predictions, rows, expected_values(rows, recipe)):
+        other.append("other rows")
+    if model is None or model.task_hash != task_hash(recipe):
+        other.append("another prompt, output or evaluate.max_new_tokens")
+    if model is None or (model.path, model.revision) != (recipe.model.path, recipe.model.revision):
+        other.append("another base model")
+    if (None if model is None or model.adapter is None else model.adapter.sha256) != adapter:
+        other.append("another adapter")
+    return FoundEvaluation(result, predictions, tuple(other))
+
+
 def finished_evaluation(
     out: Path,
     subject: Subject,
@@ -254,25 +300,13 @@ def finished_evaluation(
         RunError: It is another one; says in what.
         DataError: Its predictions are missing or damaged.
     """
-    result = read_result(out)
-    if result is None:
+    found = find_evaluation(out, subject, rows)
+    if found is None:
         return None
-    predictions = stored_predictions(out, result.top)
-    recipe = subject.recipe
-    model = result.evaluated if isinstance(result.evaluated, EvaluatedModel) else None
-    adapter = subject.adapter and identity(subject.adapter / WEIGHTS_FILE).sha256
-    other = []
-    if not _same_rows(predictions, rows, expected_values(rows, recipe)):
-        other.append("other rows")
-    if model is None or model.task_hash != task_hash(recipe):
-        other.append("another prompt, output or evaluate.max_new_tokens")
-    if model is None or (model.path, model.revision) != (recipe.model.path, recipe.model.revision):
-        other.append("another base model")
-    if (None if model is None or model.adapter is None else model.adapter.sha256) != adapter:
-        other.append("another adapter")
+    result, other = found.result, list(found.other)
     if decoding is not None and decoding != (result.top.decoding if result.decodings is None else "both"):
         other.append("another decoding")
-    if probabilities and any(one.probabilities is None for one in predictions):
+    if probabilities and any(one.probabilities is None for one in found.predictions):
         other.append("no probabilities")
     samples = result.top.consistency
     if repeats is not None and (samples is None or samples.repeats != repeats):
@@ -283,7 +317,7 @@ def finished_evaluation(
         raise RunError(
             f"{out}: holds another evaluation ({', '.join(other)}); replace it with --force, or choose another folder with --out"
         )
-    return result, predictions
+    return result, found.predictions
 
 
 # Details -----------------------------------------------------------------------------------------------------------

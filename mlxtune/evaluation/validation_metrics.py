@@ -27,8 +27,13 @@ from mlxtune.models.tokenizer import Tokenizer
 from mlxtune.recipe.sections import Recipe
 
 
-def reply_metrics(recipe: Recipe, tokenizer: Tokenizer) -> Callable[[Model], dict[str, float]]:
+def reply_metrics(
+    recipe: Recipe, tokenizer: Tokenizer, rows: Sequence[Row] | None = None
+) -> Callable[[Model], dict[str, float]]:
     """What measures a model on the recipe's validation rows.
+
+    Args:
+        rows: These, where they were read and checked before.
 
     Raises:
         DataError: It has no validation rows, or they cannot be read.
@@ -36,7 +41,7 @@ def reply_metrics(recipe: Recipe, tokenizer: Tokenizer) -> Callable[[Model], dic
     """
     if recipe.evaluate.decoding == BEST:
         scored_fields(recipe, tokenizer)  # now, and not at the first validation
-    rows = read_validation_rows(recipe)
+    rows = read_validation_rows(recipe) if rows is None else rows
     if not rows:
         raise DataError(f"{recipe.selection_metric}: there are no validation rows to measure it on")
     sample = sample_rows(rows, recipe)

@@ -26,7 +26,7 @@ from mlxtune.export.card_usage import HubArtifact, base_reference, is_hub_model,
 from mlxtune.export.ollama import modelfile
 from mlxtune.export.options import GGUF_TYPE
 from mlxtune.export.source import ExportSource
-from mlxtune.export.verify import read_verification
+from mlxtune.export.verification import read_verification
 from mlxtune.markdown import markdown_block, markdown_code, markdown_row, markdown_text
 from mlxtune.models.license import License, license_of
 from mlxtune.models.source import find

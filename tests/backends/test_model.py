@@ -508,6 +508,12 @@ class OnlyMatcher:
     def advance(self, token: int) -> None:
         self._written.append(token)
 
+    def forced(self) -> list[int]:
+        return []
+
+    def is_done(self) -> bool:
+        return False
+
 
 @pytest.mark.parametrize("temperature", [0.0, 5.0])
 def test_replies_stay_inside_a_constraint_that_is_told_of_them(
@@ -521,6 +527,69 @@ def test_replies_stay_inside_a_constraint_that_is_told_of_them(
     assert all(len(reply.tokens) == 6 and reply.stop_reason == "length" for reply in replies)
     told = [tuple(tokens[:5]) for tokens in constraint.written]  # of the last one it need not be
     assert told == [reply.tokens[:5] for reply in replies]
+
+
+def test_long_prompts_run_in_parts_with_the_same_replies(
+    backend: Backend, any_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, _ = loaded(backend, any_base)
+    examples, _ = examples_of(any_base, tmp_path)
+    prompts = [example.prompt.tolist() for example in examples]
+    whole = model.generate(prompts, 8, [])
+    monkeypatch.setattr(f"mlxtune.backends.{backend.name}.session.TOKENS_AT_ONCE", 3)
+    assert model.generate(prompts, 8, []) == whole
+
+
+@pytest.mark.parametrize("prompts", [[[3, 4, 5]], [[3, 4, 5], [3, 4, 5]], [[3, 4, 5], [3, 4, 9], [20, 21]]])
+def test_a_cache_grows_with_the_same_replies(
+    backend: Backend, base: Path, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, _ = loaded(backend, base)
+    roomy = model.generate(prompts, 8, [])
+    monkeypatch.setattr(f"mlxtune.backends.{backend.name}.session.GROWTH", 1)
+    assert model.generate(prompts, 8, []) == roomy
+
+
+class Spelling:
+    """A constraint under which 11 is followed by 12 and 13, forced or not, and 14 ends a reply."""
+
+    def __init__(self, forces: bool) -> None:
+        self.forces = forces
+
+    def start(self) -> SpellingMatcher:
+        return SpellingMatcher(self.forces)
+
+
+class SpellingMatcher:
+    def __init__(self, forces: bool) -> None:
+        self._forces, self._done = forces, False
+        self._next: list[int] = []
+
+    def mask(self) -> Any:
+        allowed = np.zeros(VOCABULARY, np.bool_)
+        allowed[447 if self._done else self._next[0] if self._next else slice(10, 15)] = True
+        return allowed
+
+    def advance(self, token: int) -> None:
+        self._next = self._next[1:] if self._next else [12, 13] if token == 11 else []
+        self._done = token == 14
+
+    def forced(self) -> list[int]:
+        found, self._next = (self._next, []) if self._forces else ([], self._next)
+        return found
+
+    def is_done(self) -> bool:
+        return self._forces and self._done
+
+
+def test_what_is_forced_changes_no_reply(backend: Backend, base: Path) -> None:
+    model, _ = loaded(backend, base)
+    prompts = [[3, 4, 5, 6], [3, 4, 7], [3, 4, 9, 30], [3, 4, 50], [3, 4, 60, 61, 62]] * 3
+    forced, stepwise = (
+        model.generate(prompts, 12, [447], Spelling(forces), temperature=2.0, seed=1) for forces in (True, False)
+    )
+    assert any(11 in reply.tokens for reply in forced) and any(reply.stop_reason == "stop" for reply in forced)
+    assert [reply.tokens for reply in forced] == [reply.tokens for reply in stepwise]
 
 
 # Choosing

@@ -12,8 +12,6 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
-from mlx_lm.generate import BatchGenerator
-from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.tuner.lora import LoRALinear
 from numpy.typing import NDArray
 
@@ -22,7 +20,6 @@ from mlxtune.backends.base import (
     Constraint,
     Generation,
     LoraSpec,
-    Matcher,
     OptimizerSpec,
     StepResult,
     TokenScores,
@@ -32,6 +29,7 @@ from mlxtune.backends.mlx.folding import embedded, fold
 from mlxtune.backends.mlx.prefix_cache import PrefixCache
 from mlxtune.backends.mlx.recompute import checkpoint_blocks, keep_activations
 from mlxtune.backends.mlx.runtime import memory_for
+from mlxtune.backends.mlx.session import MlxSession
 from mlxtune.backends.mlx.token_rope import rotate_by_token
 from mlxtune.backends.mlx.tree_cache import tree_caches
 from mlxtune.backends.option_tree import (
@@ -43,6 +41,7 @@ from mlxtune.backends.option_tree import (
     option_trees,
     row_groups,
 )
+from mlxtune.backends.replies import write_replies
 from mlxtune.backends.state import TrainingState, read_state, require_shapes, write_state
 from mlxtune.backends.supervision import (
     common_length,
@@ -267,34 +266,14 @@ class MlxModel:
         """
         require_prompts(prompts)
         limits = reply_limits(prompts, max_new_tokens, self.config)
-        shared = common_length(prompts)
-        caches = self._prefix_caches(prompts[0][:shared], len(prompts)) if shared else None
-        generator = BatchGenerator(
-            _LastLogits(self._network, self._float32_head()),
-            stop_tokens=[[token] for token in stop_tokens],
-            sampler=_Sampler(temperature, seed) if temperature > 0 else None,
-            completion_batch_size=len(prompts),
-            prefill_batch_size=len(prompts),
-        )
-        processors = [[_Constrained(constraint.start())] for _ in prompts] if constraint else None
-        try:
-            ids = generator.insert(
-                [list(prompt[shared:]) for prompt in prompts],
-                limits,
-                caches=caches,
-                logits_processors=processors,
-            )
-            tokens: dict[int, list[int]] = {number: [] for number in ids}
-            reasons = dict.fromkeys(ids, "length")
-            while responses := generator.next_generated():
-                for response in responses:
-                    if response.finish_reason == "stop":
-                        reasons[response.uid] = "stop"
-                    else:
-                        tokens[response.uid].append(int(response.token))
-        finally:
-            generator.close()
-        return [Generation(tuple(tokens[number]), reasons[number]) for number in ids]
+        n_shared = common_length(prompts)
+        shared = [PrefixCache() for _ in self._network.layers]
+        if n_shared:
+            self._network.model(mx.array(prompts[0][:n_shared])[None], shared)
+        held = [pair for pair in (layer.held() for layer in shared) if pair is not None]
+        session = MlxSession(self._network, self._float32_head(), held, len(prompts))
+        own = [prompt[n_shared:] for prompt in prompts]
+        return write_replies(session, own, limits, stop_tokens, constraint, temperature, seed)
 
     def _float32_head(self) -> Callable[[mx.array], mx.array]:
         """The head for many calls: a 16-bit weight is widened once, and not for every token that is generated."""
@@ -303,13 +282,6 @@ class MlxModel:
             return self._head
         weight = head.weight.astype(mx.float32).T
         return lambda hidden: hidden @ weight
-
-    def _prefix_caches(self, prefix: Sequence[int], rows: int) -> list[list[Any]]:
-        """One cache a row and layer, all holding the prefix's keys and values; the generator copies before it writes."""
-        cache = make_prompt_cache(self._network)
-        self._network.model(mx.array(prefix)[None], cache)
-        mx.eval([layer.state for layer in cache])
-        return [cache] * rows
 
     @memory_for("choosing among options")
     def choose(self, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[int]]) -> NDArray[np.float32]:
@@ -404,53 +376,6 @@ def _to_device(value: NDArray[np.float32]) -> mx.array:
 
 def _to_numpy(value: mx.array) -> NDArray[np.float32]:
     return np.array(value.T, np.float32)
-
-
-class _LastLogits:
-    """A network as mlx-lm's generator calls it: logits of the last position alone, in float32.
-
-    Args:
-        network: mlx-lm's model; what it has beside its call, its layers and caches, is found here too.
-        head: Float32 hidden states -> logits.
-    """
-
-    def __init__(self, network: nn.Module, head: Callable[[mx.array], mx.array]) -> None:
-        self._network = network
-        self._head = head
-
-    def __call__(self, inputs: mx.array, cache: Any = None, input_embeddings: mx.array | None = None) -> mx.array:
-        hidden = self._network.model(inputs, cache, input_embeddings)
-        return self._head(hidden[:, -1:].astype(mx.float32))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._network, name)
-
-
-class _Sampler:
-    """Draws the next token of each reply from a key of its own, so that no other draw in the process changes it."""
-
-    def __init__(self, temperature: float, seed: int) -> None:
-        self._temperature = temperature
-        self._key = mx.random.key(seed)
-
-    def __call__(self, log_probabilities: mx.array) -> mx.array:
-        keys = mx.random.split(self._key)
-        self._key = keys[0]
-        return mx.random.categorical(log_probabilities / self._temperature, key=keys[1])
-
-
-class _Constrained:
-    """A logits processor of mlx-lm that lets one reply take only the tokens its matcher allows."""
-
-    def __init__(self, matcher: Matcher) -> None:
-        self._matcher = matcher
-        self._started = False
-
-    def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
-        if self._started:
-            self._matcher.advance(int(tokens[-1].item()))
-        self._started = True
-        return mx.where(mx.array(self._matcher.mask()), logits, -mx.inf)
 
 
 class _Inputs:

@@ -17,7 +17,7 @@ from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
-from transformers import DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers import PreTrainedModel
 
 from mlxtune.backends.base import Batch, Constraint, Generation, LoraSpec, OptimizerSpec, StepResult, TokenScores
 from mlxtune.backends.option_tree import (
@@ -29,6 +29,7 @@ from mlxtune.backends.option_tree import (
     option_trees,
     row_groups,
 )
+from mlxtune.backends.replies import write_replies
 from mlxtune.backends.state import TrainingState, read_state, require_shapes, write_state
 from mlxtune.backends.supervision import (
     common_length,
@@ -48,6 +49,7 @@ from mlxtune.backends.torch.packing import pack
 from mlxtune.backends.torch.prefix_cache import Layers, Leaves, PrefixCache, cache_argument
 from mlxtune.backends.torch.quantized_linear import QuantizedEmbedding, QuantizedLinear
 from mlxtune.backends.torch.runtime import autocast, memory_for
+from mlxtune.backends.torch.session import RowsCache, TorchSession
 from mlxtune.models.architecture import n_parameters
 
 ADAPTER = "default"  # PEFT's name of the one adapter
@@ -293,41 +295,25 @@ class TorchModel:
         """
         require_prompts(prompts)
         limits = reply_limits(prompts, max_new_tokens, self.config)
-        shared = common_length(prompts)
-        width = max(map(len, prompts))
-        # [shared | padding | own]: transformers counts positions over what the mask says is there.
-        rows = [[*prompt[:shared], *[0] * (width - len(prompt)), *prompt[shared:]] for prompt in prompts]
-        attention_mask = [
-            [1] * shared + [0] * (width - len(prompt)) + [1] * (len(prompt) - shared) for prompt in prompts
-        ]
-        settings = GenerationConfig(
-            max_new_tokens=max(limits),
-            eos_token_id=list(stop_tokens),
-            pad_token_id=0,
-            do_sample=temperature > 0,
-            **({"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}),
-        )
-        processors = LogitsProcessorList([_Constrained(constraint, len(prompts), stop_tokens)] if constraint else [])
-        where = [self._device] if self._device.type == "cuda" else []
-        what = f"generating {len(prompts)} replies of up to {max_new_tokens} tokens to prompts of up to {width}"
-        with (
-            memory_for(what, self._device),
-            torch.random.fork_rng(where),  # no other draw in the process changes these, nor they it
-            autocast(self._device, self._dtype),
-        ):
-            torch.manual_seed(seed)
-            cache = DynamicCache()
-            for layer, pair in enumerate(self._prefix(self._ids(prompts[0][:shared]))):
-                cache.update(*(tensor.expand(len(prompts), -1, -1, -1) for tensor in pair), layer)
-            found = self._network.generate(
-                self._ids(rows),
-                attention_mask=self._ids(attention_mask),
-                generation_config=settings,
-                logits_processor=processors,
+        n_shared = common_length(prompts)
+        own = [prompt[n_shared:] for prompt in prompts]
+        longest = max(map(len, prompts))
+        what = f"generating {len(prompts)} replies of up to {max_new_tokens} tokens to prompts of up to {longest}"
+        with memory_for(what, self._device):
+            shared = self._prefix(self._ids(prompts[0][:n_shared]))
+            session = TorchSession(self._after, self._head, shared, len(prompts), self._device)
+            return write_replies(session, own, limits, stop_tokens, constraint, temperature, seed)
+
+    def _after(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: RowsCache) -> Tensor:
+        """Last hidden states of tokens, (B, W, hidden), as a `TorchSession` computes them."""
+        with autocast(self._device, self._dtype):
+            return self._network.model(  # type: ignore[no-any-return]
+                input_ids=tokens,
+                attention_mask=mask,
+                position_ids=positions,
+                use_cache=False,
                 **{self._cache_argument: cache},
-            )
-        replies = zip(found[:, width:].tolist(), limits, strict=True)
-        return [_until_stop(reply[:limit], stop_tokens) for reply, limit in replies]
+            ).last_hidden_state
 
     @torch.inference_mode()
     def choose(self, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[int]]) -> NDArray[np.float32]:
@@ -416,29 +402,6 @@ class TorchModel:
         self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
 
 
-class _Constrained(LogitsProcessor):  # type: ignore[misc]
-    """Lets each reply take only the tokens that its matcher allows."""
-
-    def __init__(self, constraint: Constraint, rows: int, stop_tokens: Sequence[int]) -> None:
-        self._matchers = [constraint.start() for _ in range(rows)]
-        self._stop_tokens = stop_tokens
-        self._begun = False
-        self._ended = [False] * rows
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        if self._begun:
-            for row, token in enumerate(input_ids[:, -1].tolist()):
-                self._ended[row] |= token in self._stop_tokens
-                if not self._ended[row]:  # what follows the end is padding
-                    self._matchers[row].advance(token)
-        self._begun = True
-        allowed = np.ones(tuple(scores.shape), np.bool_)
-        for row, matcher in enumerate(self._matchers):
-            if not self._ended[row]:
-                allowed[row] = matcher.mask()
-        return scores.masked_fill(~torch.tensor(allowed, device=scores.device), -math.inf)
-
-
 class _Inputs:
     """A batch on the device: prefix, packed rows, and for each supervised token where it is predicted, its id and its weight.
 
@@ -467,10 +430,3 @@ def _to_numpy(value: Tensor) -> NDArray[np.float32]:
 
 def _factors(module: LoraLinear) -> tuple[tuple[str, Any], tuple[str, Any]]:
     return ("lora_A", module.lora_A[ADAPTER]), ("lora_B", module.lora_B[ADAPTER])
-
-
-def _until_stop(reply: Sequence[int], stop_tokens: Sequence[int]) -> Generation:
-    for place, token in enumerate(reply):
-        if token in stop_tokens:
-            return Generation(tuple(reply[:place]), "stop")
-    return Generation(tuple(reply), "length")

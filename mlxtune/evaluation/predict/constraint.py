@@ -116,6 +116,17 @@ class TemplateMatcher:
                 "the adapter may be damaged"
             )
 
+    def forced(self) -> list[int]:
+        """Take the tokens that spell what the template writes next in any case, as the tokenizer itself would; return them."""
+        tokens = [int(token) for token in self._matcher.compute_ff_tokens()]
+        if tokens and not self._matcher.consume_tokens(tokens):
+            _check(self._matcher)
+        return tokens
+
+    def is_done(self) -> bool:
+        """Whether the reply is whole, and nothing may be added to it."""
+        return bool(self._matcher.is_stopped())
+
 
 def _thinking_grammar(pattern: str, as_tokens: bool, is_open: bool) -> str:
     """A reply, with or without a block of thinking before it, in llguidance's dialect of Lark.

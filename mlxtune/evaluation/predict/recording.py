@@ -130,7 +130,9 @@ def _kept(path: Path, key: str | None, asked: Sequence[Sequence[int]]) -> tuple[
                 answered[int(record["row"])] = from_record(record)
     found = {i: answered[i] for batch in asked if all(i in answered for i in batch) for i in batch}
     n_rows = sum(map(len, asked))
-    if found:
+    if len(found) == n_rows:
+        log.info("%s: all %s rows are answered already", path.name, n_rows)
+    elif found:
         log.info("%s: resuming an interrupted evaluation, %s of %s rows are answered", path.name, len(found), n_rows)
     elif unfinished.part_file(path).exists():
         log.info("%s: belongs to another evaluation, so it is discarded", unfinished.part_file(path))
