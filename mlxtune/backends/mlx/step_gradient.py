@@ -112,10 +112,10 @@ class StepGradient:
         nats, gradients, by_states = [], None, [mx.zeros(state.shape) for state in states]
         for one in passes:
             key, own = mx.random.split(key)
-            found, gradient, by_own = self._of_rows(states, *one.rows, total, own)
+            by_own, gradient, found = self._of_rows(states, *one.rows, total, own)
             gradients = gradient if gradients is None else tree_map(mx.add, gradients, gradient)
             by_states = [gathered + value for gathered, value in zip(by_states, by_own, strict=True)]  # in float32
-            mx.eval(found, gradients, by_states)
+            mx.eval(by_states, gradients, found)
             nats.append(_supervised(found, one))
         through = self._backward(passes[0].prefix, of_prefix, by_states)
         return nats, tree_map(mx.add, gradients, through)
@@ -136,8 +136,12 @@ class StepGradient:
             self._network.update(before)
         return nats, gradient
 
-    def _rows(self, states: PrefixStates, *rows: mx.array) -> tuple[mx.array, Gradients, PrefixStates]:
-        """Nats of a pass after a prefix, and its gradients by the parameters and by the prefix's keys and values."""
+    def _rows(self, states: PrefixStates, *rows: mx.array) -> tuple[PrefixStates, Gradients, mx.array]:
+        """Gradients of a pass by its prefix's keys and values and by the parameters, and its nats.
+
+        MLX evaluates in this order. The other way round, all that gradient checkpointing computes again in a block would wait for
+        the gradient by that block's keys and values: twice the memory.
+        """
 
         def loss(parameters: Gradients, states: PrefixStates) -> tuple[mx.array, mx.array]:
             self._network.update(parameters)
@@ -148,7 +152,7 @@ class StepGradient:
             (_, nats), (gradient, by_states) = mx.value_and_grad(loss, argnums=(0, 1))(before, states)
         finally:
             self._network.update(before)
-        return nats, gradient, by_states
+        return by_states, gradient, nats
 
     def _through_prefix(self, tokens: mx.array, key: mx.array, by_states: PrefixStates) -> Gradients:
         """Gradient by the parameters through the prefix, given that by its keys and values."""
