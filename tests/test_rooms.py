@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from mlxtune.cli import COMMANDS
+
 PACKAGE = Path(__file__).parent.parent / "mlxtune"
 BACKEND_LIBRARIES = {"mlx": "mlx", "mlx_lm": "mlx", "torch": "torch", "peft": "torch", "accelerate": "torch"}
 # The one file outside backends/torch that imports transformers, and what it takes: no model class, which needs torch.
@@ -227,15 +229,33 @@ def test_a_backend_reaches_the_rest_as_an_argument_only() -> None:
     assert reached == {"mlx", "torch"}
 
 
-def test_help_imports_nothing_heavy() -> None:
-    code = (
-        "import sys\nfrom mlxtune.cli import cli\n"
-        "try: cli.main(['--help'], standalone_mode=False)\nexcept SystemExit: pass\n"
-        "heavy = {'mlx', 'torch', 'transformers', 'sklearn', 'numpy', 'pydantic', 'rich', 'llguidance', 'gguf', 'huggingface_hub'}\n"
-        "print('HEAVY', sorted(heavy & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "HEAVY []" in done.stdout
+def imported_by(code: str) -> set[str]:
+    """The modules of ours, and the names of other distributions, that a program imports, the standard library's left out."""
+    asked = f"import sys\nbefore = set(sys.modules)\n{code}\nprint('IMPORTED', *(set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    names = next(line for line in done.stdout.splitlines() if line.startswith("IMPORTED")).split()[1:]
+    assert len(names) > 50
+    return {name if name.startswith("mlxtune.") else name.split(".")[0] for name in names} - sys.stdlib_module_names
+
+
+def help_of(*words: str) -> str:
+    return f"from mlxtune.cli import cli\ntry: cli.main({[*words, '--help']}, standalone_mode=False)\nexcept SystemExit: pass"
+
+
+def test_help_imports_the_standard_library_click_and_four_files() -> None:
+    assert imported_by(help_of()) == {"click", "mlxtune", "mlxtune.cli", "mlxtune.errors", "mlxtune.version"}
+
+
+def test_the_help_of_a_command_imports_no_other_library() -> None:
+    code = "\n".join(help_of(command) for command in COMMANDS)
+    found = {name for name in imported_by(code) if not name.startswith("mlxtune")}
+    assert found == {"click"}
+
+
+def test_a_tokenizer_loads_without_torch(base: Path) -> None:
+    code = f"from pathlib import Path\nfrom mlxtune.models.tokenizer import load_tokenizer\nload_tokenizer(Path({str(base)!r}))"
+    found = imported_by(code)
+    assert "transformers" in found and "torch" not in found
 
 
 def test_every_room_says_what_it_is() -> None:

@@ -15,9 +15,12 @@ import platform
 import re
 import sys
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from mlxtune.backends.base import Backend, ChosenBackend, Gpus
 from mlxtune.errors import BackendError, Misuse
+
+if TYPE_CHECKING:  # the seam needs NumPy, which no help text does
+    from mlxtune.backends.base import Backend, ChosenBackend, Gpus
 
 NAMES = ("auto", "mlx", "torch")
 DEVICES = "auto, cpu, gpu, cuda or cuda:N"
@@ -95,6 +98,8 @@ def cuda_gpus() -> Gpus | None:
     """The GPUs that torch sees, or why it sees none; None where it is not installed. Imports torch."""
     if importlib.util.find_spec("torch") is None:
         return None
+    from mlxtune.backends.base import Gpus
+
     try:
         from mlxtune.backends.torch.gpus import find_gpus
     except (ImportError, OSError) as error:
@@ -131,6 +136,8 @@ def _choose_any(device: str) -> ChosenBackend:
 
 
 def _open(name: str, device: str, why: str) -> ChosenBackend:
+    from mlxtune.backends.base import ChosenBackend
+
     missing = _missing(name)
     if missing:
         raise NotInstalled(f"{missing}; {INTEL_MAC if is_intel_mac() else INSTALL[name]}")

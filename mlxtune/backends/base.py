@@ -128,6 +128,14 @@ class Matcher(Protocol):
         """Take one generated token."""
         ...
 
+    def forced(self) -> list[int]:
+        """Take the tokens that come next whatever the model says, and return them; there may be none."""
+        ...
+
+    def is_done(self) -> bool:
+        """Whether nothing but a stop token may follow."""
+        ...
+
 
 class Constraint(Protocol):
     """What replies may be written."""

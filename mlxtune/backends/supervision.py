@@ -119,6 +119,17 @@ def require_prompts(prompts: Sequence[Sequence[int]], options: Sequence[Sequence
         raise ValueError("expected options of at least one token each")
 
 
+def require_room(prompts: Sequence[Sequence[int]], options: Sequence[Sequence[int]], config: Mapping[str, Any]) -> None:
+    """Raise DataError where a prompt and an option behind it are more tokens than the model has positions."""
+    positions = max_positions(config)
+    longest, option = max(map(len, prompts)), max(map(len, options))
+    if positions is not None and longest + option > positions:
+        raise DataError(
+            f"a prompt of {longest} tokens leaves no room for the longest option, {option} tokens: the model has "
+            f"{positions} positions (max_position_embeddings); shorten the prompt"
+        )
+
+
 def reply_limits(prompts: Sequence[Sequence[int]], max_new_tokens: int, config: Mapping[str, Any]) -> list[int]:
     """Tokens that each reply may have: `max_new_tokens`, or as many as the model's positions leave.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,11 @@ from mlxtune.commands.options import (
 )
 
 if TYPE_CHECKING:
+    from mlxtune.data.rows import Row
+    from mlxtune.models.tokenizer import Tokenizer
+    from mlxtune.recipe.sections import Recipe
     from mlxtune.runs.folder import RunFolder
+    from mlxtune.training.loop import Measure
 
 LINES_PER_RUN = 20  # progress lines of a whole run where stderr is no terminal
 
@@ -99,7 +104,6 @@ def lora(
             click.echo(planned.as_text())
         return
 
-    from mlxtune.evaluation.validation_metrics import reply_metrics
     from mlxtune.runs.folder import open_run
     from mlxtune.runs.layout import INTERRUPTED
     from mlxtune.training.tune import tune
@@ -110,7 +114,7 @@ def lora(
     with _Progress(as_json, segments) as progress:
         tuned = tune(
             loaded, choice, out, force, progress.event,
-            resume=resumed, begin_from=begun_from, measures=reply_metrics,
+            resume=resumed, begin_from=begun_from, measures=_reply_metrics,
         )  # fmt: skip
     result = {"event": "run", "run": str(tuned.run), **tuned.info}
     if as_json:
@@ -126,6 +130,13 @@ def lora(
             f"Resume with: {_resuming(str(tuned.run), backend, device)}"
         )
         sys.exit(130)
+
+
+def _reply_metrics(recipe: Recipe, tokenizer: Tokenizer, rows: Sequence[Row]) -> Measure:
+    """What measures replies, imported by the recipes that select by it."""
+    from mlxtune.evaluation.validation_metrics import reply_metrics
+
+    return reply_metrics(recipe, tokenizer, rows)
 
 
 def _resuming(run: str, backend: str, device: str) -> str:

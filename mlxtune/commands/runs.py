@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from mlxtune.commands.options import json_option, print_json, say
+
+if TYPE_CHECKING:
+    from mlxtune.models.conversions import CacheEntry
 
 MIN_WIDTH = 60
 FILE_WIDTH = 250  # where no terminal folds it, a line stays one line
@@ -64,14 +69,18 @@ def list_(folder: Path | None, as_json: bool) -> None:
 
 @runs.command("clean")
 @click.argument("named", metavar="[RUN]...", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--cache", is_flag=True, help="Remove converted models from the cache instead: all, or those named.")
+@click.option(
+    "--cache",
+    is_flag=True,
+    help="Remove converted models and prepared rows from the cache instead: all, or those named.",
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option
 def clean_(named: tuple[Path, ...], cache: bool, yes: bool, as_json: bool) -> None:
     """Remove the checkpoints of finished runs under runs/, or of each RUN; adapters, metrics and evaluations stay.
 
     A run that was interrupted or failed is cleaned only if you name it, because without checkpoints it cannot be continued. A run that is
-    being trained is never touched. Converted models are made again when they are needed.
+    being trained is never touched. Converted models and prepared rows are made again when they are needed.
 
     Example: mlxtune runs clean --yes
     """
@@ -102,20 +111,20 @@ def clean_(named: tuple[Path, ...], cache: bool, yes: bool, as_json: bool) -> No
 def _clean_cache(names: list[str], yes: bool, as_json: bool) -> None:
     from datetime import datetime, timezone
 
+    from mlxtune.data.prepared_cache import list_prepared
     from mlxtune.models.base_model import models_cache
     from mlxtune.models.conversions import list_conversions, named, remove
     from mlxtune.report.run_table import age_text, size_text
 
     cache, now = models_cache(), datetime.now(timezone.utc)
-    found = named(list_conversions(cache), names)
+    found = named([*list_conversions(cache), *list_prepared()], names)
     for one in found:
         age = age_text((now - one.last_used).total_seconds())
-        used = f"left {age} ago by an interrupted conversion" if one.unfinished else f"last used {age} ago"
+        writing = "conversion" if one.kind == "model" else "preparation"
+        used = f"left {age} ago by an interrupted {writing}" if one.unfinished else f"last used {age} ago"
         say(f"{one.path}: {size_text(one.n_bytes)}, {used}{'; kept, a process uses it' if one.in_use else ''}")
     free = [one for one in found if not one.in_use]
-    size = size_text(sum(one.n_bytes for one in free))
-    counted = f"{len(free)} converted model{'' if len(free) == 1 else 's'}"
-    if free and not _may_remove(f"{counted}, {size}", yes):
+    if free and not _may_remove(_counted(free), yes):
         return
     removed = list(remove(cache, free))
     if as_json:
@@ -127,13 +136,19 @@ def _clean_cache(names: list[str], yes: bool, as_json: bool) -> None:
                 "kept": [one.as_json() for one in found if one not in removed],
             }
         )
-    elif removed:
-        click.echo(
-            f"removed {len(removed)} converted model{'' if len(removed) == 1 else 's'}, "
-            f"{size_text(sum(one.n_bytes for one in removed))}"
-        )
     else:
-        click.echo("nothing to remove")
+        click.echo(f"removed {_counted(removed)}" if removed else "nothing to remove")
+
+
+def _counted(entries: Sequence[CacheEntry]) -> str:
+    """How many entries of the cache of each kind, and their size."""
+    from mlxtune.report.run_table import size_text
+
+    n_files = sum(one.kind == "prepared" for one in entries)
+    counts = {"converted model": len(entries) - n_files, "file of prepared rows": n_files}
+    plural = {"converted model": "converted models", "file of prepared rows": "files of prepared rows"}
+    parts = [f"{count} {what if count == 1 else plural[what]}" for what, count in counts.items() if count]
+    return f"{' and '.join(parts)}, {size_text(sum(one.n_bytes for one in entries))}"
 
 
 def _may_remove(what: str, yes: bool) -> bool:

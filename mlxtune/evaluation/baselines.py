@@ -26,6 +26,7 @@ from mlxtune.evaluation.fields.kinds import scorers
 from mlxtune.evaluation.fields.scorer import Column, Scorer
 from mlxtune.evaluation.metrics.bertscore import BertScore
 from mlxtune.evaluation.metrics.paired import compare_tables
+from mlxtune.evaluation.metrics.text_overlap import cjk_apart
 from mlxtune.evaluation.predict.predictions import Prediction
 from mlxtune.evaluation.predict.predictor import Predictor
 from mlxtune.evaluation.predict.recording import Recorded, record_predictions
@@ -256,15 +257,19 @@ def _words_of(recipe: Recipe, scorer: Scorer) -> dict[str, list[str]]:
 
 
 def _features(train: Sequence[str], asked: Sequence[str]) -> _Features:
-    """Character n-grams serve languages that put no spaces between words."""
+    """TF-IDF of texts; each Chinese, Japanese or Korean character counts as a word, since no spaces part their words."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.pipeline import make_union
 
     grams = make_union(
         TfidfVectorizer(analyzer="char", ngram_range=(1, 4), sublinear_tf=True),
-        TfidfVectorizer(analyzer="word", ngram_range=(1, 2), token_pattern=WORD, sublinear_tf=True),
+        TfidfVectorizer(ngram_range=(1, 2), preprocessor=_words_apart, token_pattern=WORD, sublinear_tf=True),
     )
     return _Features(grams.fit_transform(train), grams.transform(asked))
+
+
+def _words_apart(text: str) -> str:
+    return cjk_apart(text.lower())
 
 
 def _probabilities(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxtune.errors import ExportError
-from mlxtune.files import heal, whole_folder
+from mlxtune.files import heal, whole_file, whole_folder
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def new_folder(out: Path, marker: str, *, force: bool = False) -> Iterator[Path]
     """
     check_folder_free(out, marker, force=force)
     try:
-        with whole_folder(out) as new:
+        with _no_new_parents(out), whole_folder(out) as new:
             yield new
             check_folder_free(out, marker, force=force)  # someone else may have been faster
     except OSError as error:
@@ -82,16 +82,12 @@ def new_file(out: Path, *, force: bool = False) -> Iterator[Path]:
         ExportError: `out` is taken, a folder, or cannot be written.
     """
     check_file_free(out, force=force)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        check_file_free(out, force=force)
-        os.replace(temporary, out)
+        with _no_new_parents(out), whole_file(out) as new:
+            yield new
+            check_file_free(out, force=force)  # someone else may have been faster
     except OSError as error:
         raise cannot_write(out, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def check_folder_free(out: Path, marker: str, *, force: bool = False) -> None:
@@ -113,8 +109,25 @@ def check_file_free(out: Path, *, force: bool = False) -> None:
         raise ExportError(f"{out}: already exists; choose another --out, or replace it with --force")
 
 
+@contextlib.contextmanager
+def _no_new_parents(out: Path) -> Iterator[None]:
+    """Where the block fails, remove the folders above `out` that it made."""
+    missing = [folder for folder in out.absolute().parents if not folder.exists()]  # the innermost first
+    try:
+        yield
+    except BaseException:
+        for folder in missing:
+            with contextlib.suppress(OSError):  # not made, or another process writes there
+                folder.rmdir()
+        raise
+
+
 def cannot_write(out: Path, error: OSError) -> ExportError:
-    """The error of a disk that is full, or a folder that may not be written."""
+    """The error of a disk that is full, of a folder that may not be written, or of another file that was needed for `out`."""
+    if error.filename is not None:
+        place = Path(os.fsdecode(error.filename)).absolute()
+        if out.absolute().parent not in (*place.parents, place):
+            return ExportError(f"{place}: {error.strerror or error}; {out} was not written")
     free = ""
     with contextlib.suppress(OSError):
         n_free = shutil.disk_usage(next(folder for folder in out.absolute().parents if folder.is_dir())).free

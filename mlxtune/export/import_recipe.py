@@ -379,7 +379,9 @@ def _trackers(settings: _Settings) -> list[str]:
     """What report_to names."""
     said = settings.get("report_to") or ""
     names = [
-        name.strip().lower() for name in (said if isinstance(said, list) else str(said).split(",")) if str(name).strip()
+        str(name).strip().lower()
+        for name in (said if isinstance(said, list) else str(said).split(","))
+        if str(name).strip()
     ]
     for name in names:
         if name not in TRACKERS:

@@ -26,7 +26,7 @@ from mlxtune.export.card_usage import HubArtifact, base_reference, is_hub_model,
 from mlxtune.export.ollama import modelfile
 from mlxtune.export.options import GGUF_TYPE
 from mlxtune.export.source import ExportSource
-from mlxtune.export.verify import read_verification
+from mlxtune.export.verification import read_verification
 from mlxtune.markdown import markdown_block, markdown_code, markdown_row, markdown_text
 from mlxtune.models.license import License, license_of
 from mlxtune.models.source import find
@@ -330,7 +330,7 @@ def _limits(facts: CardFacts) -> list[str]:
         told.append("The test rows are like the training rows as far as their author made them so; yours may differ.")
         if FREE not in result.by_decoding:
             told.append(
-                "The results are of constrained decoding. The programs under Use decode freely, and may write replies that are "
+                f"The results are of {result.top.decoding} decoding. The programs under Use decode freely, and may write replies that are "
                 "not of the form above: check for them."
             )
         if facts.before is None:

@@ -7,6 +7,7 @@ the messages, and what stands between the marks becomes the Go template.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +88,7 @@ def export_ollama(
             f"{adapter_only} must be the model that the adapter was trained on ({recipe.model.path}), best unquantized: "
             "Ollama does not check it"
         )
-    load = f"cd {out} && ollama create {recipe.name} && ollama run {recipe.name}"
+    load = f"cd {shlex.quote(str(out))} && ollama create {recipe.name} && ollama run {recipe.name}"
     return Exported("ollama", out, size_on_disk(out), load, tuple(notes))
 
 

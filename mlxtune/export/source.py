@@ -39,7 +39,9 @@ class ExportSource:
     def trained(self) -> Adapter:
         """The adapter of a format that is nothing without one."""
         if self.adapter is None:
-            raise ExportError(f"{self.run}: only its base model was asked for, and this format holds the adapter alone")
+            raise ExportError(
+                f"{self.run}: expected a run with its adapter, which is all that this format holds; leave out --base"
+            )
         return self.adapter
 
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mlxtune.errors import ModelError, RunError, did_you_mean
 from mlxtune.files import heal, hold, is_held, left_over, remove_folder, write_json
@@ -41,15 +41,16 @@ _IN_USE: dict[Path, int] = {}
 
 
 @dataclass(frozen=True)
-class Conversion:
-    """A folder of the cache.
+class CacheEntry:
+    """A converted model's folder in the cache, or a file of prepared data (`data/prepared_cache.py`).
 
     Attributes:
         path: Where.
         n_bytes: All its files.
         last_used: When a process last loaded it, or when it was made.
         in_use: A living process uses or makes it; also where that cannot be found out.
-        unfinished: What a process left that was killed while it converted.
+        unfinished: What a process left that was killed while it wrote.
+        kind: Which of the two.
     """
 
     path: Path
@@ -57,11 +58,13 @@ class Conversion:
     last_used: datetime
     in_use: bool
     unfinished: bool
+    kind: Literal["model", "prepared"] = "model"
 
     def as_json(self) -> dict[str, Any]:
         """For --json."""
         return {
             "name": self.path.name,
+            "kind": self.kind,
             "bytes": self.n_bytes,
             "last_used": self.last_used.isoformat(timespec="seconds"),
             "in_use": self.in_use,
@@ -119,33 +122,39 @@ def model_hash(model: Path, cache: Path) -> str:
     return f"sha256:{hashlib.sha256(json.dumps(found).encode()).hexdigest()}"
 
 
-def list_conversions(cache: Path) -> list[Conversion]:
+def list_conversions(cache: Path) -> list[CacheEntry]:
     """What a cache folder holds, the one that was used last first."""
     unfinished = left_over(cache)
     found = [_look_at(path, path in unfinished) for path in [*_folders(cache), *unfinished]]
     return sorted(found, key=lambda one: one.last_used, reverse=True)
 
 
-def named(conversions: Sequence[Conversion], names: Sequence[str]) -> list[Conversion]:
+def named(entries: Sequence[CacheEntry], names: Sequence[str]) -> list[CacheEntry]:
     """Those with these names; all where none is named.
 
     Raises:
         RunError: There is none of a name.
     """
-    known = {one.path.name: one for one in conversions}
+    known = {one.path.name: one for one in entries}
     for name in names:
         if name not in known:
-            raise RunError(f"{name}: no such converted model{did_you_mean(name, known)}; nothing was removed")
-    return [one for one in conversions if not names or one.path.name in names]
+            raise RunError(
+                f"{name}: no such converted model or file of prepared rows{did_you_mean(name, known)}; nothing was removed"
+            )
+    return [one for one in entries if not names or one.path.name in names]
 
 
-def remove(cache: Path, conversions: Sequence[Conversion]) -> Iterator[Conversion]:
-    """Remove conversions of a cache folder, and the locks of those that are gone.
+def remove(cache: Path, entries: Sequence[CacheEntry]) -> Iterator[CacheEntry]:
+    """Remove conversions of a cache folder, and the locks of those that are gone, or files of prepared data.
 
     Yields:
         Each once it is gone; one that a process began to use since is left alone.
     """
-    for one in conversions:
+    for one in entries:
+        if one.kind == "prepared":
+            one.path.unlink(missing_ok=True)
+            yield one
+            continue
         if one.unfinished:
             heal(cache)
             yield one
@@ -199,10 +208,10 @@ def _alone(lock: Path) -> Iterator[bool]:
             os.close(handle)
 
 
-def _look_at(folder: Path, unfinished: bool) -> Conversion:
+def _look_at(folder: Path, unfinished: bool) -> CacheEntry:
     n_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     last_used = datetime.fromtimestamp(folder.stat().st_mtime, timezone.utc)
-    return Conversion(folder, n_bytes, last_used, not unfinished and is_held(_lock_of(folder)), unfinished)
+    return CacheEntry(folder, n_bytes, last_used, not unfinished and is_held(_lock_of(folder)), unfinished)
 
 
 def _folders(cache: Path) -> list[Path]:

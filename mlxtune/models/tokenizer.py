@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 
 from mlxtune.errors import ModelError
 
+TOKENIZER_SUFFIXES = (".json", ".txt", ".model", ".jinja")  # of the files that a tokenizer is made of, or its stops
 _BLOCK = 512  # texts encoded at a time: the tokenizer's own record of a text takes many times the text's memory
 _SENTINEL = "mlxtune-reply"  # stands for an assistant's reply while we look at what the chat template puts after it
 
@@ -31,12 +33,27 @@ class Tokenizer:
         hf: The `PreTrainedTokenizerFast`.
         eos_tokens: Ids that the model's own configuration ends a reply with.
         source: Where it came from, for messages.
+        folder: The model folder that all of it came from, if one.
     """
 
-    def __init__(self, hf: Any, eos_tokens: Sequence[int] = (), source: str = "the tokenizer") -> None:
+    def __init__(
+        self, hf: Any, eos_tokens: Sequence[int] = (), source: str = "the tokenizer", folder: Path | None = None
+    ) -> None:
         self.hf = hf
         self._eos_tokens = tuple(eos_tokens)
         self.source = source
+        self._folder = folder
+
+    @cached_property
+    def identity(self) -> str | None:
+        """SHA-256 of the folder's files but the weights: the same identity, the same tokens. None of a tokenizer without a folder."""
+        if self._folder is None:
+            return None
+        digest = hashlib.sha256()
+        for file in sorted(self._folder.iterdir()):
+            if file.suffix in TOKENIZER_SUFFIXES and file.is_file():
+                digest.update(f"{file.name} {file.stat().st_size} ".encode() + file.read_bytes())
+        return digest.hexdigest()
 
     @property
     def vocabulary_size(self) -> int:
@@ -143,15 +160,15 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         ModelError: The folder holds no tokenizer, or one that cannot be read.
     """
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it would advise PyTorch, which MLX users lack
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
-    # tokenizer.json is the tokenizer itself; AutoTokenizer rebuilds one from vocabularies, for older folders.
-    kind = PreTrainedTokenizerFast if (folder / "tokenizer.json").is_file() else AutoTokenizer
+    if (folder / "tokenizer.json").is_file():
+        from transformers import PreTrainedTokenizerFast as kind
+    else:  # rebuilds the tokenizer of an older folder from vocabularies; importing it imports torch, where there is one
+        from transformers import AutoTokenizer as kind
     try:
         hf = kind.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # transformers raises OSError, ValueError and the tokenizers library's bare Exception
         raise ModelError(f"{folder}: its tokenizer cannot be read: {str(error).splitlines()[0]}") from error
-    return Tokenizer(hf, _model_eos(folder), str(folder))
+    return Tokenizer(hf, _model_eos(folder), str(folder), folder)
 
 
 def _model_eos(folder: Path) -> list[int]:

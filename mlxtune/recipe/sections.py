@@ -420,8 +420,9 @@ class TrainSection(Section):
 class EvaluateSection(Section):
     """Evaluation."""
 
-    decoding: Literal["constrained", "free", "both"] = "constrained"
-    """Let the model write only replies that the template allows, anything, or one after the other."""
+    decoding: Literal["constrained", "free", "both", "best"] = "constrained"
+    """constrained: the model writes only replies that the template allows; free: anything; both: one after the other; best: the
+    likeliest allowed reply, found by scoring every value of each label field with a list."""
     max_new_tokens: int = Field(64, ge=1)
     """Longest reply in tokens, its thinking included (prompt.thinking: true needs some hundred more)."""
     batch_size: int = Field(16, ge=1)

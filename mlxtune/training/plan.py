@@ -8,7 +8,7 @@ from typing import Any
 
 from mlxtune.backends.base import Device
 from mlxtune.data.examples import within_positions
-from mlxtune.data.prepare import prepare
+from mlxtune.data.prepared_cache import cached_prepare
 from mlxtune.models.architecture import linear_layers, n_parameters
 from mlxtune.models.base_model import config_and_tokenizer
 from mlxtune.models.tokenizer import load_tokenizer
@@ -144,7 +144,7 @@ def plan(recipe: Recipe, device: Device, copies_head: bool = True) -> Plan:
     recipe = within_positions(recipe, config)
     spec = lora_spec(recipe, config)
     tokenizer = load_tokenizer(tokenizer_folder)
-    prepared = prepare(recipe, tokenizer, ask=False)
+    prepared = cached_prepare(recipe, tokenizer, ask=False)
     training, validation = prepared.training, prepared.validation
     steps = Steps.of(len(training.examples), recipe)
     settings = recipe.train

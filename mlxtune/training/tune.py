@@ -6,7 +6,7 @@ import contextlib
 import logging
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,8 +16,9 @@ from mlxtune.backends.adapter import initial_weights
 from mlxtune.backends.base import ChosenBackend, LoraSpec
 from mlxtune.data.cleaning import CleaningReport
 from mlxtune.data.examples import within_positions
-from mlxtune.data.prepare import Split, prepare
-from mlxtune.data.rows import content_hash
+from mlxtune.data.prepare import Split
+from mlxtune.data.prepared_cache import cached_prepare
+from mlxtune.data.rows import Row, content_hash
 from mlxtune.errors import RunError
 from mlxtune.files import write_text
 from mlxtune.models.architecture import linear_layers, lora_layers
@@ -65,7 +66,7 @@ def tune(
     *,
     resume: RunFolder | None = None,
     begin_from: RunFolder | None = None,
-    measures: Callable[[Recipe, Tokenizer], Measure] | None = None,
+    measures: Callable[[Recipe, Tokenizer, Sequence[Row]], Measure] | None = None,
 ) -> Tuned:
     """Train a recipe's adapter.
 
@@ -77,7 +78,7 @@ def tune(
         on_event: Called with each event of metrics.jsonl.
         resume: A run to resume from its last intact checkpoint; `out` and `force` are ignored then.
         begin_from: A run from whose adapter the new one starts.
-        measures: Makes what measures replies, for recipes that select by a metric of them.
+        measures: Makes what measures replies to the validation rows, for recipes that select by a metric of them.
 
     Returns:
         The run; its outcome says whether it was interrupted.
@@ -101,7 +102,7 @@ def tune(
         recipe = with_passes_of(recipe, resume)
         changed = check_recipe(recipe, resume)
     tokenizer = load_tokenizer(tokenizer_folder)
-    prepared = prepare(recipe, tokenizer)
+    prepared = cached_prepare(recipe, tokenizer)
     training, validation = prepared.training, prepared.validation
     log.info(describe_data(training, validation))
     if training.augmented is not None:
@@ -116,7 +117,9 @@ def tune(
     if resume:
         check_data(resume, data)
         _require_something_left(resume, recipe, steps)
-    measure = measures(recipe, tokenizer) if measures and Selection.of(recipe).needs_replies else None
+    measure = None
+    if measures and Selection.of(recipe).needs_replies:
+        measure = measures(recipe, tokenizer, validation.rows if validation else ())
 
     folder = base_folder(recipe.model, backend)
     if before_this := resume or begin_from:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from scipy.sparse import hstack
+from sklearn.feature_extraction.text import TfidfVectorizer
 
 from mlxtune.data.examples import prompt_ids
 from mlxtune.data.prepare import training_rows
 from mlxtune.data.rows import Row
 from mlxtune.errors import RecipeError
-from mlxtune.evaluation.baselines import few_shot_rows, keywords, label_baselines, majority
+from mlxtune.evaluation.baselines import WORD, _features, few_shot_rows, keywords, label_baselines, majority
 from mlxtune.evaluation.fields.kinds import scorer_of
 from mlxtune.evaluation.measure import ask_baselines
 from mlxtune.evaluation.predict.predictions import read_predictions
@@ -98,6 +101,30 @@ def test_tfidf_learns_words_of_both_languages_and_several_labels_at_once(tmp_pat
     asked = rows_of("我的付款怎么样", "my parcel never came", "今天天气不错", "快递没到还要付款")
     found = label_baselines(recipe, asked)["tfidf"]["intents"]
     assert found == [("payment",), ("order_management",), ("none",), ("order_management", "payment")]
+
+
+def test_tfidf_takes_each_chinese_character_for_a_word() -> None:
+    train, asked = ["付款失败了", "order 12 is late"], ["付款 order"]
+    apart = [re.sub("([\u4e00-\u9fff])", r" \1 ", text) for text in (*train, *asked)]
+    characters, words = (
+        TfidfVectorizer(analyzer="char", ngram_range=(1, 4), sublinear_tf=True),
+        TfidfVectorizer(token_pattern=WORD, ngram_range=(1, 2), sublinear_tf=True),
+    )
+    characters.fit(train), words.fit(apart[:2])
+    assert {"付", "付 款"} < set(words.get_feature_names_out())
+    expected = hstack([characters.transform(asked), words.transform(apart[2:])])
+    assert abs(_features(train, asked).asked - expected).max() == 0
+
+
+def test_tfidf_reads_text_without_chinese_characters_as_scikit_learn_does() -> None:
+    train, asked = ["Wo ist mein Päckchen?", "Where's my ORDER, please!", "где мой заказ"], ["mein order заказ!"]
+    expected = hstack(
+        [
+            TfidfVectorizer(analyzer="char", ngram_range=(1, 4), sublinear_tf=True).fit(train).transform(asked),
+            TfidfVectorizer(token_pattern=WORD, ngram_range=(1, 2), sublinear_tf=True).fit(train).transform(asked),
+        ]
+    )
+    assert abs(_features(train, asked).asked - expected).max() == 0
 
 
 def test_tfidf_never_learns_from_the_rows_it_answers(tmp_path: Path, base: Path) -> None:

@@ -184,7 +184,7 @@ def test_much_to_be_read_is_said_before(
     for _ in range(2):
         base_folder(section, backend)
     said = caplog.messages
-    assert [line.split()[0] for line in said] == ["reading", "converting"] and "model.gguf (0.0 GB) once" in said[0]
+    assert [line.split()[0] for line in said] == ["hashing", "converting"] and "model.gguf (0.0 GB) once" in said[0]
 
 
 # Seen and removed --------------------------------------------------------------------------------------------------
@@ -272,7 +272,7 @@ def test_leftovers_and_locks_of_the_dead_are_removed_and_those_of_the_living_kep
         (cache / "gone-0123456789ab.lock").touch()
         done = mlxtune("runs", "clean", "--cache", "--yes")
         assert done.out == "removed 3 converted models, 12.0 kB\n"
-        assert re.search(r"/\.dead\..*: 2\.0 kB, left \d+ s ago by a conversion that was cut short", done.err)
+        assert re.search(r"/\.dead\..*: 2\.0 kB, left \d+ s ago by an interrupted conversion", done.err)
         left = sorted(path.name for path in cache.iterdir())
         assert len(left) == 3 and left[0].startswith(".living.") and left[2] == "hashes.json"
         assert ended() == 0 and (cache / "living" / "weights").is_file()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -30,7 +31,9 @@ from mlxtune.recipe.load import load_recipe
 from mlxtune.training.loop import BatchSampler
 from mlxtune.training.memory import resolve_tokens_per_pass
 from mlxtune.training.tune import lora_spec
-from tools.bench.training_speed import random_model
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT)]
 
 WARM_UP = 1  # steps that are not timed
 
@@ -42,6 +45,7 @@ class Way:
     name: str
     passes: Callable[[int], list[Batch]]  # of a step
     seconds: list[float] = field(default_factory=list)
+    cpu_seconds: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     n_passes: int = 0
     own: int = 0  # tokens of the rows
@@ -62,6 +66,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         sets = list(words.set)
         if words.random:
+            from tools.bench.training_speed import random_model
+
             sets.append(f"model.path={random_model(words.random, Path(folder) / words.random.name)}")
         print(measured(words.recipe, sets, words.on, words.steps, words.without_rows))
 
@@ -94,12 +100,13 @@ def measured(recipe_file: str, sets: list[str], on: str, n_steps: int, without_r
         for way in ways:
             passes = way.passes(step)
             backend.peak_memory_bytes(reset=True)
-            begun = time.perf_counter()
+            begun, cpu = time.perf_counter(), time.process_time()
             # At a rate of zero, so that each way starts from the same adapter.
             result = model.train_step(passes, 0.0, step, 8)
-            seconds = time.perf_counter() - begun
+            seconds, cpu = time.perf_counter() - begun, time.process_time() - cpu
             if step > WARM_UP:
                 way.seconds.append(seconds)
+                way.cpu_seconds.append(cpu)
                 way.losses.append(result.loss)
                 way.n_passes += len(passes)
                 way.own += sum(int(one.lengths.sum()) for one in passes)
@@ -117,16 +124,19 @@ def table(ways: Sequence[Way], prefix: int, device: str) -> str:
     """Markdown, a row a way; ratios are medians of each step's own, the first way being 1."""
     lines = [
         f"{device}; {prefix} tokens of prefix, {len(ways[0].seconds)} steps\n",
-        "| way | passes a step | s a step | time, first way = 1 | padding | peak GB | loss, largest difference |",
-        "|---|---|---|---|---|---|---|",
+        "| way | passes a step | s a step | time, first way = 1 | CPU time, first way = 1 | padding | peak GB | loss, largest difference |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for way in ways:
         n_steps = len(way.seconds)
-        ratio = statistics.median(own / first for own, first in zip(way.seconds, ways[0].seconds, strict=True))
+        ratio, of_cpu = (
+            statistics.median(own / first for own, first in zip(*both, strict=True))
+            for both in ((way.seconds, ways[0].seconds), (way.cpu_seconds, ways[0].cpu_seconds))
+        )
         padding = (way.positions - way.own) / (way.positions + prefix * n_steps)
         apart = max(abs(own - first) for own, first in zip(way.losses, ways[0].losses, strict=True))
         lines.append(
-            f"| {way.name} | {way.n_passes / n_steps:.2f} | {statistics.median(way.seconds):.2f} | {ratio:.2f} | "
+            f"| {way.name} | {way.n_passes / n_steps:.2f} | {statistics.median(way.seconds):.2f} | {ratio:.2f} | {of_cpu:.2f} | "
             f"{padding:.1%} | {way.peak_gb:.2f} | {apart:.1e} |"
         )
     return "\n".join(lines)

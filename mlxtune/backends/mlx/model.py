@@ -12,8 +12,6 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
-from mlx_lm.generate import BatchGenerator
-from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.tuner.lora import LoRALinear
 from numpy.typing import NDArray
 
@@ -22,7 +20,6 @@ from mlxtune.backends.base import (
     Constraint,
     Generation,
     LoraSpec,
-    Matcher,
     OptimizerSpec,
     StepResult,
     TokenScores,
@@ -32,9 +29,20 @@ from mlxtune.backends.mlx.folding import embedded, fold
 from mlxtune.backends.mlx.prefix_cache import PrefixCache
 from mlxtune.backends.mlx.recompute import checkpoint_blocks, keep_activations
 from mlxtune.backends.mlx.runtime import memory_for
+from mlxtune.backends.mlx.session import MlxSession
 from mlxtune.backends.mlx.step_gradient import Pass, PrefixStates, StepGradient
-from mlxtune.backends.mlx.tree_cache import TreeCache
-from mlxtune.backends.option_tree import OptionTree, option_trees
+from mlxtune.backends.mlx.token_rope import rotate_by_token
+from mlxtune.backends.mlx.tree_cache import tree_caches
+from mlxtune.backends.option_tree import (
+    OptionPass,
+    OptionTree,
+    node_targets,
+    option_pass,
+    option_totals,
+    option_trees,
+    row_groups,
+)
+from mlxtune.backends.replies import write_replies
 from mlxtune.backends.state import TrainingState, read_state, require_shapes, write_state
 from mlxtune.backends.supervision import (
     common_length,
@@ -42,6 +50,7 @@ from mlxtune.backends.supervision import (
     dropout_seed,
     reply_limits,
     require_prompts,
+    require_room,
     step_result,
     supervised,
     token_scores,
@@ -50,6 +59,8 @@ from mlxtune.backends.supervision import (
 
 # Supervised positions are padded to a multiple of this, so that a compiled step meets few shapes.
 POSITION_MULTIPLE = 32
+# Nodes of option trees whose logits exist at a time.
+NODES_OF_LOGITS = 512
 
 
 class MlxModel:
@@ -64,6 +75,7 @@ class MlxModel:
     def __init__(self, network: nn.Module, config: Mapping[str, Any], compiled: bool = False) -> None:
         network.freeze()
         network.eval()
+        rotate_by_token(network.layers)
         self.config = config
         self.n_parameters = _count_parameters(network)
         self._network = network
@@ -260,34 +272,14 @@ class MlxModel:
         """
         require_prompts(prompts)
         limits = reply_limits(prompts, max_new_tokens, self.config)
-        shared = common_length(prompts)
-        caches = self._prefix_caches(prompts[0][:shared], len(prompts)) if shared else None
-        generator = BatchGenerator(
-            _LastLogits(self._network, self._float32_head()),
-            stop_tokens=[[token] for token in stop_tokens],
-            sampler=_Sampler(temperature, seed) if temperature > 0 else None,
-            completion_batch_size=len(prompts),
-            prefill_batch_size=len(prompts),
-        )
-        processors = [[_Constrained(constraint.start())] for _ in prompts] if constraint else None
-        try:
-            ids = generator.insert(
-                [list(prompt[shared:]) for prompt in prompts],
-                limits,
-                caches=caches,
-                logits_processors=processors,
-            )
-            tokens: dict[int, list[int]] = {number: [] for number in ids}
-            reasons = dict.fromkeys(ids, "length")
-            while responses := generator.next_generated():
-                for response in responses:
-                    if response.finish_reason == "stop":
-                        reasons[response.uid] = "stop"
-                    else:
-                        tokens[response.uid].append(int(response.token))
-        finally:
-            generator.close()
-        return [Generation(tuple(tokens[number]), reasons[number]) for number in ids]
+        n_shared = common_length(prompts)
+        shared = [PrefixCache() for _ in self._network.layers]
+        if n_shared:
+            self._network.model(mx.array(prompts[0][:n_shared])[None], shared)
+        held = [pair for pair in (layer.held() for layer in shared) if pair is not None]
+        session = MlxSession(self._network, self._float32_head(), held, len(prompts))
+        own = [prompt[n_shared:] for prompt in prompts]
+        return write_replies(session, own, limits, stop_tokens, constraint, temperature, seed)
 
     def _float32_head(self) -> Callable[[mx.array], mx.array]:
         """The head for many calls: a 16-bit weight is widened once, and not for every token that is generated."""
@@ -297,47 +289,53 @@ class MlxModel:
         weight = head.weight.astype(mx.float32).T
         return lambda hidden: hidden @ weight
 
-    def _prefix_caches(self, prefix: Sequence[int], rows: int) -> list[list[Any]]:
-        """One cache a row and layer, all holding the prefix's keys and values; the generator copies before it writes."""
-        cache = make_prompt_cache(self._network)
-        self._network.model(mx.array(prefix)[None], cache)
-        mx.eval([layer.state for layer in cache])
-        return [cache] * rows
-
     @memory_for("choosing among options")
     def choose(self, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         """Log-probability of each option's tokens after each prompt, (B, n_options), nats, dropout off.
 
-        What all prompts open with is computed once, the rest of each prompt once, and what options share once.
+        What all prompts open with is computed once, the rest of each prompt once, and what options share once. As many rows
+        as fit run at a time, in one pass where the options are one tree.
         """
         require_prompts(prompts, options)
+        require_room(prompts, options, self.config)
         n_shared = common_length(prompts)
         shared = [PrefixCache() for _ in self._network.layers]
         if n_shared:
             self._network.model(mx.array(prompts[0][:n_shared])[None], shared)
+        head = self._float32_head()
         trees = list(option_trees(options))
         found = np.zeros((len(prompts), len(options)))
-        for row, prompt in enumerate(prompts):
-            cache = shared
-            if len(prompt) - 1 > n_shared:
-                cache = [layer.growing() for layer in shared]
-                self._network.model(mx.array(prompt[n_shared:-1])[None], cache)
-            for tree in trees:
-                found[row, tree.options] = self._option_log_probabilities(prompt[-1], tree, cache)
+        for rows in row_groups(prompts, n_shared, max(len(tree.tokens) for tree in trees)):
+            passes = [option_pass([prompts[row] for row in rows], n_shared, tree) for tree in trees]
+            before = shared
+            if len(trees) > 1:
+                before = self._holding(passes[0].rest_of_prompts, shared)
+                passes = [one.after_prompts() for one in passes]
+            for tree, one in zip(trees, passes, strict=True):
+                found[np.ix_(rows, tree.options)] = self._option_log_probabilities(tree, one, before, head)
         return found.astype(np.float32)
 
-    def _option_log_probabilities(self, last: int, tree: OptionTree, cache: list[PrefixCache]) -> NDArray[np.float64]:
-        """Log-probability of each option of a tree after the prompt that `cache` holds all but the last token of."""
-        tokens = tree.tokens.copy()
-        tokens[0] = last
-        hidden = self._network.model(mx.array(tokens)[:, None], [TreeCache(layer, tree) for layer in cache])
-        logits = self._head(hidden[:, 0].astype(mx.float32))  # (nodes, vocabulary), float32 whatever the weights are
-        log_normal = mx.logsumexp(logits, axis=-1)
-        predicting, targets = mx.array(tree.predicting), mx.array(tree.targets)
-        nats = log_normal[predicting] - logits[predicting, targets]
-        totals = np.zeros(len(tree.options))
-        np.subtract.at(totals, tree.owners, np.array(nats, np.float64))
-        return totals
+    def _holding(self, tokens: NDArray[np.int32], before: list[PrefixCache]) -> list[PrefixCache]:
+        """Caches that hold several rows' tokens, (R, W), after what `before` holds, which stays as it is."""
+        if not tokens.shape[1]:
+            return before
+        cache = [layer.growing() for layer in before]
+        self._network.model(mx.array(tokens), cache)
+        return cache
+
+    def _option_log_probabilities(
+        self, tree: OptionTree, one: OptionPass, before: list[PrefixCache], head: Callable[[mx.array], mx.array]
+    ) -> NDArray[np.float64]:
+        """Log-probability of each option of a tree at each row of a pass, (R, n)."""
+        hidden = self._network.model(mx.array(one.tokens), tree_caches(before, one))
+        nodes = hidden[:, -one.n_nodes :].reshape(-1, hidden.shape[-1])  # (R x N, hidden)
+        found = np.zeros((len(one.tokens), len(tree.targets)))
+        for part in node_targets(tree, len(one.tokens), NODES_OF_LOGITS):
+            logits = head(nodes[part.nodes].astype(mx.float32))  # (n, vocabulary)
+            predicting, targets = mx.array(part.predicting), mx.array(part.targets)
+            log_p = logits[predicting, targets] - mx.logsumexp(logits, axis=-1)[predicting]
+            found.reshape(-1)[part.places] = np.array(log_p)  # here, so that no part's logits outlive it
+        return option_totals(tree, found)
 
     # State
 
@@ -384,53 +382,6 @@ def _to_device(value: NDArray[np.float32]) -> mx.array:
 
 def _to_numpy(value: mx.array) -> NDArray[np.float32]:
     return np.array(value.T, np.float32)
-
-
-class _LastLogits:
-    """A network as mlx-lm's generator calls it: logits of the last position alone, in float32.
-
-    Args:
-        network: mlx-lm's model; what it has beside its call, its layers and caches, is found here too.
-        head: Float32 hidden states -> logits.
-    """
-
-    def __init__(self, network: nn.Module, head: Callable[[mx.array], mx.array]) -> None:
-        self._network = network
-        self._head = head
-
-    def __call__(self, inputs: mx.array, cache: Any = None, input_embeddings: mx.array | None = None) -> mx.array:
-        hidden = self._network.model(inputs, cache, input_embeddings)
-        return self._head(hidden[:, -1:].astype(mx.float32))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._network, name)
-
-
-class _Sampler:
-    """Draws the next token of each reply from a key of its own, so that no other draw in the process changes it."""
-
-    def __init__(self, temperature: float, seed: int) -> None:
-        self._temperature = temperature
-        self._key = mx.random.key(seed)
-
-    def __call__(self, log_probabilities: mx.array) -> mx.array:
-        keys = mx.random.split(self._key)
-        self._key = keys[0]
-        return mx.random.categorical(log_probabilities / self._temperature, key=keys[1])
-
-
-class _Constrained:
-    """A logits processor of mlx-lm that lets one reply take only the tokens its matcher allows."""
-
-    def __init__(self, matcher: Matcher) -> None:
-        self._matcher = matcher
-        self._started = False
-
-    def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
-        if self._started:
-            self._matcher.advance(int(tokens[-1].item()))
-        self._started = True
-        return mx.where(mx.array(self._matcher.mask()), logits, -mx.inf)
 
 
 def _pass_of(batch: Batch) -> Pass:

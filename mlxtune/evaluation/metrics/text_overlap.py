@@ -68,6 +68,15 @@ def tokens(text: str) -> list[str]:
     return text.lower().translate(_SPACED).split()
 
 
+def cjk_apart(text: str) -> str:
+    """The text with spaces around each Chinese, Japanese and Korean character; any other text as it is.
+
+    >>> cjk_apart("退款 OK").split(), cjk_apart("Café, OK")
+    (['退', '款', 'OK'], 'Café, OK')
+    """
+    return text if text.isascii() else _CJK.sub(r" \g<0> ", text)
+
+
 def bucket_of(rouge_l: float) -> str:
     """The one of `ROUGE_L_BUCKETS` that a row's ROUGE-L is in: good, middling or poor.
 
@@ -216,7 +225,7 @@ class _Spaced(dict[int, str]):
 
     def __missing__(self, code: int) -> str:
         character = chr(code)
-        if _stands_alone(code):
+        if _CJK.match(character):
             found = f" {character} "
         elif unicodedata.category(character)[0] in "LMN":  # a letter, a mark upon one, a digit
             found = character
@@ -227,11 +236,6 @@ class _Spaced(dict[int, str]):
 
 
 _SPACED = _Spaced()
-
-
-def _stands_alone(code: int) -> bool:
-    """Whether a character is Chinese, Japanese or Korean writing."""
-    return any(first <= code <= last for first, last in _CHARACTERS)
 
 
 _HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
@@ -249,6 +253,7 @@ _CHARACTERS = (
     (0xF900, 0xFAFF),  # Han
     (0x20000, 0x323AF),
 )
+_CJK = re.compile(f"[{''.join(f'{chr(first)}-{chr(last)}' for first, last in _CHARACTERS)}]")
 
 
 def _rouge(right: list[str], said: list[str]) -> tuple[float, float, float]:
