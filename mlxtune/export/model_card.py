@@ -195,7 +195,7 @@ def _training(facts: CardFacts) -> list[str]:
         "base model": f"{base_reference(recipe)}{quantized}",
         "LoRA": f"rank {lora.rank}, alpha {lora.alpha:g}{', rank-stabilised' if lora.rslora else ''}, dropout "
         f"{lora.dropout:g}, {markdown_text(targets)} of {blocks}{parameters}",
-        "length": f"{train.epochs} epoch{'s' if train.epochs > 1 else ''}{stop}, {train.batch_size * train.gradient_accumulation} rows a step, rows of up to "
+        "length": f"{train.epochs} epoch{'s' if train.epochs > 1 else ''}{stop}, {train.rows_per_step} rows a step, rows of up to "
         f"{train.max_tokens:,} tokens",
         "AdamW": f"learning rate {train.learning_rate:g}, {train.schedule} schedule, warm-up {train.warmup_ratio:g}, weight "
         f"decay {train.weight_decay:g}{clipped}",
