@@ -17,11 +17,12 @@ from typing import Any
 
 from mlxtune.backends.adapter import CONFIG_FILE, WEIGHTS_FILE
 from mlxtune.backends.base import Backend
+from mlxtune.export.card_facts import card_facts
 from mlxtune.export.card_usage import HubArtifact, is_hub_model, load_line
 from mlxtune.export.exported import ExportNotWritten
 from mlxtune.export.formats import export_run
 from mlxtune.export.hub import Uploaded, check_repository_name, open_repository
-from mlxtune.export.model_card import card_facts, model_card
+from mlxtune.export.model_card import model_card
 from mlxtune.export.options import GGUF_TYPE, UploadOptions, check_upload
 from mlxtune.export.source import open_source
 from mlxtune.files import temporary_folder, write_json

@@ -25,8 +25,9 @@ from mlxtune.evaluation.predict.given import read_replies
 from mlxtune.evaluation.results import DecodingResult, EvaluatedModel, EvaluationResult
 from mlxtune.evaluation.score import score
 from mlxtune.evaluation.stored import identity, task_hash
+from mlxtune.export.card_facts import CardFacts, card_facts
 from mlxtune.export.card_usage import HubArtifact
-from mlxtune.export.model_card import CardFacts, card_facts, model_card
+from mlxtune.export.model_card import model_card
 from mlxtune.export.options import ExportOptions
 from mlxtune.export.source import open_source
 from mlxtune.files import write_json
