@@ -31,7 +31,7 @@ def plan_passes(
 
     >>> plan_passes([30, 8, 8, 8, 31], tokens_per_pass=1000, pass_cost=16)
     [[1, 2, 3], [0, 4]]
-    >>> plan_passes([30, 8, 8, 8, 31], tokens_per_pass=1000, pass_cost=64)
+    >>> plan_passes([30, 8, 8, 8, 31], tokens_per_pass=1000, pass_cost=96)
     [[1, 2, 3, 0, 4]]
     """
     order = sorted(range(len(lengths)), key=lambda index: lengths[index])
