@@ -29,6 +29,7 @@ from mlxtune.backends.base import (
 )
 from mlxtune.backends.mlx.dropout import DropoutKeys, KeyedDropout
 from mlxtune.backends.mlx.folding import embedded, fold
+from mlxtune.backends.mlx.head import Head, to_numpy
 from mlxtune.backends.mlx.prefix_cache import PrefixCache
 from mlxtune.backends.mlx.recompute import checkpoint_blocks, keep_activations
 from mlxtune.backends.mlx.runtime import memory_for
@@ -66,6 +67,7 @@ class MlxModel:
         self.config = config
         self.n_parameters = _count_parameters(network)
         self._network = network
+        self._head = Head(network)
         self._compiled = compiled
         self._layers: tuple[str, ...] = ()
         self._dropout_keys = DropoutKeys()
@@ -118,6 +120,7 @@ class MlxModel:
             bias_correction=True,
         )
         self._optimizer.init(self._network.trainable_parameters())
+        self._head.widen()
         value_and_grad = nn.value_and_grad(self._network, self._weighted_nats)
         state = [self._network.state]
         self._micro_step = mx.compile(value_and_grad, inputs=state, outputs=state) if self._compiled else value_and_grad
@@ -159,8 +162,8 @@ class MlxModel:
             following, key = mx.random.split(following)
             (_, found), gradient = self._micro_step(*inputs.arrays, total, key)
             gradients = gradient if gradients is None else tree_map(mx.add, gradients, gradient)
-            mx.eval(found, gradients)  # here, so that no micro-batch's activations outlive it
-            nats.append(np.array(found, np.float32)[: inputs.n_supervised])
+            nats.append(to_numpy(found)[: inputs.n_supervised])
+            mx.eval(gradients)  # here, so that no micro-batch's activations outlive it
         return nats, gradients
 
     def _weighted_nats(
@@ -172,24 +175,17 @@ class MlxModel:
         weights: mx.array,
         total: mx.array,
         key: mx.array,
-    ) -> tuple[mx.array, mx.array]:
-        """Loss of one micro-batch and the nats of its supervised tokens, (N,); dropout is a function of `key`."""
-        nats = self._nats(prefix, tokens, positions, targets, key)
-        return mx.sum(nats * weights) / total, nats
+    ) -> tuple[mx.array, list[mx.array]]:
+        """Loss of one micro-batch and the nats of its supervised tokens, in chunks; dropout is a function of `key`."""
+        nats = self._head.nats(self._predicting(prefix, tokens, positions, key), targets)
+        return mx.sum(mx.concatenate(nats) * weights) / total, nats
 
-    def _nats(
-        self, prefix: mx.array, tokens: mx.array, positions: mx.array, targets: mx.array, key: mx.array | None = None
-    ) -> mx.array:
-        """-log p of each target, (N,), float32. The head runs on the positions that predict a target only."""
-        return _nats_of(self._predictions(prefix, tokens, positions, key), targets)
-
-    def _predictions(
+    def _predicting(
         self, prefix: mx.array, tokens: mx.array, positions: mx.array, key: mx.array | None = None
     ) -> mx.array:
-        """Logits at some positions, (N, vocabulary), float32 whatever the weights are."""
+        """Hidden states at the positions that predict a target, (N, hidden): the head runs on no others."""
         hidden = self._hidden(prefix, tokens, key)
-        predicting = hidden.reshape(-1, hidden.shape[-1])[positions]  # (N, hidden)
-        return self._head(predicting.astype(mx.float32))
+        return hidden.reshape(-1, hidden.shape[-1])[positions]
 
     def _hidden(self, prefix: mx.array, tokens: mx.array, key: mx.array | None = None) -> mx.array:
         """Last hidden states of the rows' own tokens, (B, T, hidden); the prefix, (P,), runs once for all rows."""
@@ -204,11 +200,6 @@ class MlxModel:
         with self._dropout_keys.used(None if key is None else mx.random.split(key, len(self._layers))):
             return self._network.model(tokens, cache)
 
-    def _head(self, hidden: mx.array) -> mx.array:
-        if "lm_head" in self._network:
-            return self._network.lm_head(hidden)
-        return self._network.model.embed_tokens.as_linear(hidden)
-
     # Scoring and generation
 
     def score(self, batch: Batch) -> TokenScores:
@@ -216,11 +207,9 @@ class MlxModel:
         inputs = _Inputs(batch)
         with memory_for(f"scoring {described([batch])}"):
             prefix, tokens, positions, targets, _ = inputs.arrays
-            logits = self._predictions(prefix, tokens, positions)
-            nats, argmax = _nats_of(logits, targets), mx.argmax(logits, axis=-1)
-            mx.eval(nats, argmax)
+            nats, argmax = self._head.scores(self._predicting(prefix, tokens, positions), targets)
             own = slice(inputs.n_supervised)  # without the padding
-            return token_scores(batch, np.array(nats, np.float32)[own], np.array(argmax)[own])
+            return token_scores(batch, nats[own], argmax[own])
 
     @memory_for("computing logits")
     def logits(self, tokens: Sequence[int], positions: Sequence[int] | None = None) -> NDArray[np.float32]:
@@ -235,6 +224,7 @@ class MlxModel:
     def fold(self, types: Mapping[str, str]) -> None:
         """Fold the adapter into the weights, in place and layer by layer, each rounded once to the type it has in `types`."""
         fold(self._network, types)
+        self._head = Head(self._network)
         self._layers = ()
 
     @memory_for("generating a batch of replies")
@@ -285,11 +275,7 @@ class MlxModel:
 
     def _float32_head(self) -> Callable[[mx.array], mx.array]:
         """The head for many calls: a 16-bit weight is widened once, and not for every token that is generated."""
-        head = self._network.lm_head if "lm_head" in self._network else self._network.model.embed_tokens
-        if "scales" in head:  # packed: its kernel widens what it reads
-            return self._head
-        weight = head.weight.astype(mx.float32).T
-        return lambda hidden: hidden @ weight
+        return self._head.widen()
 
     def _prefix_caches(self, prefix: Sequence[int], rows: int) -> list[list[Any]]:
         """One cache a row and layer, all holding the prefix's keys and values; the generator copies before it writes."""
@@ -436,11 +422,6 @@ class _Inputs:
         padded = found.padded(POSITION_MULTIPLE)
         arrays = (batch.prefix, batch.tokens[:, :-1], padded.positions, padded.targets, padded.weights)
         self.arrays = tuple(map(mx.array, arrays))
-
-
-def _nats_of(logits: mx.array, targets: mx.array) -> mx.array:
-    """-log p of each target, (N,), from logits, (N, vocabulary)."""
-    return mx.logsumexp(logits, axis=-1) - mx.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
 
 
 def _count_parameters(network: nn.Module) -> int:
