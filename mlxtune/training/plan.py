@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlxtune.backends.base import Batch, Device, LoraSpec
+from mlxtune.backends.shapes import LOGITS_BYTES
 from mlxtune.data.examples import within_positions
 from mlxtune.data.prepare import prepare
 from mlxtune.models.architecture import linear_layers, n_parameters
@@ -38,6 +39,7 @@ class Plan:
         steps: Optimizer steps in all.
         longest: Tokens of the longest row.
         padding: Share of the computed positions that are padding, first epoch.
+        head_padding: Share of the head's positions that are padding, first epoch.
         shared_prefix_tokens: Tokens that open every row and are computed once a forward pass.
         shared_prefix_saved: Share of the rows' tokens that need no computing for it.
         memory_bytes: Estimated peak.
@@ -57,6 +59,7 @@ class Plan:
     steps: int
     longest: int
     padding: float
+    head_padding: float
     shared_prefix_tokens: int
     shared_prefix_saved: float
     memory_bytes: Mapping[str, int]
@@ -84,6 +87,7 @@ class Plan:
             "steps": self.steps,
             "longest_row_tokens": self.longest,
             "padding_share": round(self.padding, 4),
+            "head_padding_share": round(self.head_padding, 4),
             "shared_prefix_tokens": self.shared_prefix_tokens,
             "shared_prefix_saved_share": round(self.shared_prefix_saved, 4),
             "memory_gb": {name: round(value / 1e9, 3) for name, value in self.memory_bytes.items()},
@@ -103,6 +107,7 @@ class Plan:
         if not self.gradient_checkpointing:
             remedies.insert(0, "set train.gradient_checkpointing: true")
         fits = self.total_memory_bytes <= self.available_bytes
+        of_head = f", {self.head_padding:.1%} of those of the head" if self.head_padding else ""
         verdict = "fits" if fits else f"DOES NOT FIT: {', or '.join(remedies)}"
         lines = [
             ("parameters", f"{self.trainable_parameters:,} trainable of {self.total_parameters:,} ({share:.2%})"),
@@ -110,7 +115,7 @@ class Plan:
             ("tokens an epoch", f"{self.tokens_per_epoch:,}, {self.supervised_per_epoch:,} of them supervised"),
             ("longest row", f"{self.longest:,} tokens"),
             ("steps", f"{self.steps:,} ({self.steps_per_epoch:,} an epoch)"),
-            ("padding", f"{self.padding:.1%} of the positions computed"),
+            ("padding", f"{self.padding:.1%} of the positions computed{of_head}"),
             (
                 "shared prefix",
                 f"{self.shared_prefix_tokens:,} tokens, computed once a forward pass: {self.shared_prefix_saved:.1%} of all tokens saved",
@@ -145,7 +150,9 @@ def plan(recipe: Recipe, device: Device, copies_head: bool = True) -> Plan:
     sampler = BatchSampler(training.examples, settings.batch_size, settings.gradient_accumulation, settings.seed)
     epoch = [batch for step in range(1, steps.per_epoch + 1) for batch in sampler.step(step)]
     tokens = sum(map(count_tokens, epoch))
-    own_positions = sum(batch.tokens.size for batch in epoch)
+    own_positions = sum(_positions(batch, device) for batch in epoch)
+    supervised = sum(int(batch.supervised.sum()) for batch in epoch)
+    head_positions = sum(device.padding.positions(int(batch.supervised.sum())) for batch in epoch)
     own_tokens = sum(int(batch.lengths.sum()) for batch in epoch)
     prefix = len(epoch[0].prefix)
     trainable = _adapter_size(spec, linear_layers(config))
@@ -156,11 +163,12 @@ def plan(recipe: Recipe, device: Device, copies_head: bool = True) -> Plan:
         data=describe_data(training, validation),
         rows=len(training.examples),
         tokens_per_epoch=tokens,
-        supervised_per_epoch=sum(int(batch.supervised.sum()) for batch in epoch),
+        supervised_per_epoch=supervised,
         steps_per_epoch=steps.per_epoch,
         steps=steps.total,
         longest=max(example.n_tokens for example in training.examples),
         padding=(own_positions - own_tokens) / (own_positions + prefix * len(epoch)),
+        head_padding=1 - supervised / head_positions,
         shared_prefix_tokens=prefix,
         shared_prefix_saved=(tokens - own_tokens - prefix * len(epoch)) / tokens,
         memory_bytes=_memory(recipe, config, device, epoch, spec, trainable, total, copies_head),
@@ -170,6 +178,12 @@ def plan(recipe: Recipe, device: Device, copies_head: bool = True) -> Plan:
         gradient_checkpointing=settings.gradient_checkpointing,
         rows_to_rewrite=augmented.wanted if (augmented := training.augmented) and augmented.is_estimate else 0,
     )
+
+
+def _positions(batch: Batch, device: Device) -> int:
+    """Positions of a batch's rows as the device computes them, padding included."""
+    rows, width = batch.tokens.shape
+    return device.padding.rows(rows) * device.padding.width(width)
 
 
 def _adapter_size(spec: LoraSpec, shapes: Mapping[str, tuple[int, int]]) -> int:
@@ -194,7 +208,7 @@ def _memory(
     adapted one keep nothing. With gradient checkpointing a block keeps its input, and keys and values of a shared prefix;
     all the rest is kept of one block at a time. While a block's gradient is computed it takes its activations twice
     more (measured, MLX on a CPU). The loss keeps logits, their exponentials and their gradient, float32, for the
-    supervised positions only.
+    supervised positions only; MLX of a chunk of them.
     """
     dtype = recipe.model.dtype or (
         "float32" if device.kind == "cpu" else str(config.get("torch_dtype") or config.get("dtype") or "bfloat16")
@@ -212,10 +226,11 @@ def _memory(
     blocks = int(config["num_hidden_layers"]) - min(int(layer.split(".")[2]) for layer in spec.layers)
 
     def activations(batch: Batch) -> int:
-        positions = batch.tokens.size + len(batch.prefix)
+        own = _positions(batch, device)
+        positions = own + len(batch.prefix)
         per_position = 9 * hidden + (2 * heads + 2 * key_heads) * head + 3 * inner
-        attended = len(batch.prefix) + batch.tokens.shape[1]
-        attention = batch.tokens.size * attended + len(batch.prefix) ** 2
+        attended = len(batch.prefix) + device.padding.width(batch.tokens.shape[1])
+        attention = own * attended + len(batch.prefix) ** 2
         of_block = positions * per_position + (attention * heads if device.kind == "cpu" else 0)
         kept, at_once = blocks * of_block, GRADIENT_COPIES * of_block
         if recipe.train.gradient_checkpointing:
@@ -224,7 +239,8 @@ def _memory(
         return (kept + at_once) * width
 
     def logits(batch: Batch) -> int:
-        return int(batch.supervised.sum()) * int(config["vocab_size"]) * 4 * 3
+        at_once = int(batch.supervised.sum()) * int(config["vocab_size"]) * 4
+        return 3 * (min(at_once, LOGITS_BYTES) if copies_head else at_once)
 
     # A 16-bit head is copied to float32 to compute the loss in.
     head_copy = int(config["vocab_size"]) * hidden * 4 if copies_head and width < 4 and not quantization else 0

@@ -12,6 +12,7 @@ from pathlib import Path
 from mlxtune.backends.adapter import check_fits, read_adapter
 from mlxtune.backends.base import STORED, ConvertSpec, Device, MatmulSpeed, Model, WrittenModel
 from mlxtune.backends.mlx.runtime import import_mlx, prepare, tf32_setting, use_device
+from mlxtune.backends.shapes import BUCKETED
 from mlxtune.models.architecture import linear_layers
 
 MATMUL_SIZES = {"gpu": 4096, "cpu": 1024}  # rows and columns; 0.7 s on MLX's reference BLAS
@@ -43,7 +44,8 @@ class MlxBackend:
             facts = mx.device_info()
             sizes = ("max_recommended_working_set_size", "memory_size", "total_memory")  # Metal's, Metal's, CUDA's
             memory = int(next((facts[size] for size in sizes if facts.get(size)), _machine_memory()))
-            return Device("gpu", f"the GPU ({facts.get('device_name', platform.processor())})", memory, tf32_setting())
+            described = f"the GPU ({facts.get('device_name', platform.processor())})"
+            return Device("gpu", described, memory, tf32_setting(), BUCKETED)
         blas = prepare()
         how = f"with {blas}" if blas else "with MLX's own BLAS"
         where = f"the CPU, {how if platform.system() == 'Linux' else platform.processor()}"

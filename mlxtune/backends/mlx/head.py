@@ -19,7 +19,8 @@ import mlx.nn as nn
 import numpy as np
 from numpy.typing import NDArray
 
-LOGITS_BYTES = 64 << 20  # of one chunk; while it is computed, a chunk takes up to three times as much
+from mlxtune.backends.shapes import LOGITS_BYTES
+
 MIN_POSITIONS = 32  # of a chunk, so that a matrix product has work to do
 
 

@@ -27,6 +27,7 @@ from mlxtune.backends.base import (
     StepResult,
     TokenScores,
 )
+from mlxtune.backends.mlx.compiled import CompiledByShape
 from mlxtune.backends.mlx.dropout import DropoutKeys, KeyedDropout
 from mlxtune.backends.mlx.folding import embedded, fold
 from mlxtune.backends.mlx.head import Head, to_numpy
@@ -35,11 +36,13 @@ from mlxtune.backends.mlx.recompute import checkpoint_blocks, keep_activations
 from mlxtune.backends.mlx.runtime import memory_for
 from mlxtune.backends.mlx.tree_cache import TreeCache
 from mlxtune.backends.option_tree import OptionTree, option_trees
+from mlxtune.backends.shapes import BUCKETED, EXACT, PassPadding
 from mlxtune.backends.state import TrainingState, read_state, require_shapes, write_state
 from mlxtune.backends.supervision import (
     common_length,
     described,
     dropout_seed,
+    padded_batch,
     reply_limits,
     require_prompts,
     step_result,
@@ -47,9 +50,6 @@ from mlxtune.backends.supervision import (
     token_scores,
     total_weight,
 )
-
-# Supervised positions are padded to a multiple of this, so that a compiled step meets few shapes.
-POSITION_MULTIPLE = 32
 
 
 class MlxModel:
@@ -69,6 +69,7 @@ class MlxModel:
         self._network = network
         self._head = Head(network)
         self._compiled = compiled
+        self._padding = BUCKETED if compiled else EXACT
         self._layers: tuple[str, ...] = ()
         self._dropout_keys = DropoutKeys()
         self._optimizer: optim.AdamW | None = None
@@ -123,7 +124,7 @@ class MlxModel:
         self._head.widen()
         value_and_grad = nn.value_and_grad(self._network, self._weighted_nats)
         state = [self._network.state]
-        self._micro_step = mx.compile(value_and_grad, inputs=state, outputs=state) if self._compiled else value_and_grad
+        self._micro_step = CompiledByShape(value_and_grad, state, state) if self._compiled else value_and_grad
 
     def train_step(self, batches: Sequence[Batch], learning_rate: float, step: int, n_segments: int) -> StepResult:
         """One optimizer step over all rows of all micro-batches; dropout is a function of (seed, step).
@@ -158,7 +159,7 @@ class MlxModel:
         gradients: Any = None
         nats: list[NDArray[np.float32]] = []
         for batch in batches:
-            inputs = _Inputs(batch)
+            inputs = _Inputs(batch, self._padding)
             following, key = mx.random.split(following)
             (_, found), gradient = self._micro_step(*inputs.arrays, total, key)
             gradients = gradient if gradients is None else tree_map(mx.add, gradients, gradient)
@@ -204,7 +205,7 @@ class MlxModel:
 
     def score(self, batch: Batch) -> TokenScores:
         """-log p of each supervised token, and whether none is likelier; dropout off, one forward pass for both."""
-        inputs = _Inputs(batch)
+        inputs = _Inputs(batch, self._padding)
         with memory_for(f"scoring {described([batch])}"):
             prefix, tokens, positions, targets, _ = inputs.arrays
             nats, argmax = self._head.scores(self._predicting(prefix, tokens, positions), targets)
@@ -416,10 +417,11 @@ class _Constrained:
 class _Inputs:
     """A batch as MLX arrays: prefix, tokens, and for each supervised one where it is predicted, its id and its weight."""
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, batch: Batch, padding: PassPadding = EXACT) -> None:
+        batch = padded_batch(batch, padding)
         found = supervised(batch)
         self.n_supervised = len(found)
-        padded = found.padded(POSITION_MULTIPLE)
+        padded = found.padded(padding.positions(len(found)))
         arrays = (batch.prefix, batch.tokens[:, :-1], padded.positions, padded.targets, padded.weights)
         self.arrays = tuple(map(mx.array, arrays))
 
