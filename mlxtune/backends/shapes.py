@@ -8,15 +8,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-LOGITS_BYTES = (
-    64 << 20
-)  # of the float32 logits that MLX's head has at a time; with what becomes of them, up to three times as much
+# Of the float32 logits that MLX's head has at a time; with what becomes of them, up to three times as much. A GPU needs more
+# of them to be busy while it reads the head's weight, which is read once for each chunk.
+LOGITS_BYTES = {"cpu": 16 << 20, "gpu": 128 << 20}
+MIN_POSITIONS = 64  # of a chunk, so that a matrix product has work to do
 SMALLEST_WIDTH = 16
 SMALLEST_POSITIONS = 32
 # Sizes from a power of two to the next. Every position costs a pass through the network, which a shape too many costs only once;
 # the head's positions cost less, and both multiply.
 WIDTHS_PER_OCTAVE = 4
 POSITIONS_PER_OCTAVE = 2
+
+
+def positions_at_once(vocabulary: int, logits_bytes: int) -> int:
+    """Positions whose logits take so many bytes, but no fewer than MIN_POSITIONS."""
+    return max(MIN_POSITIONS, logits_bytes // (4 * vocabulary))
 
 
 def bucket(size: int, per_octave: int, smallest: int = 1) -> int:

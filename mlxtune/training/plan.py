@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlxtune.backends.base import Batch, Device, LoraSpec
-from mlxtune.backends.shapes import LOGITS_BYTES
+from mlxtune.backends.shapes import LOGITS_BYTES, positions_at_once
 from mlxtune.data.examples import within_positions
 from mlxtune.data.prepare import prepare
 from mlxtune.models.architecture import linear_layers, n_parameters
@@ -239,8 +239,10 @@ def _memory(
         return (kept + at_once) * width
 
     def logits(batch: Batch) -> int:
-        at_once = int(batch.supervised.sum()) * int(config["vocab_size"]) * 4
-        return 3 * (min(at_once, LOGITS_BYTES) if copies_head else at_once)
+        positions, vocabulary = int(batch.supervised.sum()), int(config["vocab_size"])
+        if copies_head:
+            positions = min(positions, positions_at_once(vocabulary, LOGITS_BYTES[device.kind]))
+        return positions * vocabulary * 4 * 3
 
     # A 16-bit head is copied to float32 to compute the loss in.
     head_copy = int(config["vocab_size"]) * hidden * 4 if copies_head and width < 4 and not quantization else 0

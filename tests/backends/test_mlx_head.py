@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from mlxtune.backends import shapes
 from mlxtune.backends.base import OptimizerSpec
-from mlxtune.backends.mlx import head as head_file
 from mlxtune.backends.mlx.backend import MlxBackend
 from mlxtune.backends.mlx.head import Head, to_numpy
 from mlxtune.data.batches import build_batches, shared_prefix
@@ -20,7 +20,7 @@ from tests.adapted import N_SEGMENTS, assert_close, examples_of, gradient_of, lo
 from tests.tiny import tiny_model
 
 HIDDEN, VOCABULARY, POSITIONS = 64, 512, 200
-CHUNK_BYTES = 40 * VOCABULARY * 4  # 40 positions: 5 chunks
+CHUNK_BYTES = 64 * VOCABULARY * 4  # 64 positions: 4 chunks
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="MLX compiles CPU kernels with a C++ compiler")
 
 
@@ -144,7 +144,7 @@ def test_scores_in_chunks_are_those_of_whole_logits(kind: dict[str, Any]) -> Non
     assert np.array_equal(argmax, best)
 
 
-@pytest.mark.parametrize("n_positions", [1, 31, 32, 33, 81])
+@pytest.mark.parametrize("n_positions", [1, 63, 64, 65, 129])
 def test_chunks_hold_every_position_once_and_in_order(n_positions: int) -> None:
     hidden, targets, _ = positions()
     head, whole = Head(network(), CHUNK_BYTES), Head(network(), 1 << 30)
@@ -199,7 +199,7 @@ def test_a_head_that_needs_no_copy_has_none(dtype: str | None) -> None:
 def test_chunks_leave_a_steps_loss_and_gradient_as_they_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dropout: float, gradient_checkpointing: bool, quantized: bool
 ) -> None:
-    monkeypatch.setattr(head_file, "MIN_POSITIONS", 1)
+    monkeypatch.setattr(shapes, "MIN_POSITIONS", 1)
     packing = {"bits": 4, "group_size": 32} if quantized else None
     folder = tiny_model(tmp_path / "base", "qwen3", tied=quantized, quantization=packing)
     examples, _ = examples_of(folder, tmp_path)

@@ -19,9 +19,7 @@ import mlx.nn as nn
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxtune.backends.shapes import LOGITS_BYTES
-
-MIN_POSITIONS = 32  # of a chunk, so that a matrix product has work to do
+from mlxtune.backends.shapes import LOGITS_BYTES, positions_at_once
 
 
 class Head:
@@ -32,12 +30,13 @@ class Head:
 
     Args:
         network: mlx-lm's model, frozen; its head is `lm_head`, or the embedding.
-        logits_bytes: Of one chunk's logits.
+        logits_bytes: Of one chunk's logits; None is what suits the device.
     """
 
-    def __init__(self, network: nn.Module, logits_bytes: int = LOGITS_BYTES) -> None:
+    def __init__(self, network: nn.Module, logits_bytes: int | None = None) -> None:
         self._network = network
-        self._logits_bytes = logits_bytes
+        on_gpu = mx.default_device().type == mx.DeviceType.gpu
+        self._logits_bytes = logits_bytes or LOGITS_BYTES["gpu" if on_gpu else "cpu"]
         self._widened: mx.array | None = None
         self._nats = mx.custom_function(self._nats_and_gradient)
         self._nats.vjp(_scaled)
@@ -86,20 +85,24 @@ class Head:
     def _chunks(self, hidden: mx.array, targets: mx.array) -> list[tuple[mx.array, mx.array]]:
         """As few pairs of nearly equal size as hold `logits_bytes` of logits each, float32 hidden states with targets."""
         vocabulary, n_positions = self._layer.weight.shape[0], len(targets)
-        most = max(MIN_POSITIONS, self._logits_bytes // (4 * vocabulary))
+        most = positions_at_once(vocabulary, self._logits_bytes)
         size = math.ceil(n_positions / math.ceil(n_positions / most))
         starts = list(range(size, n_positions, size))
         return list(zip(_split(hidden.astype(mx.float32), starts), mx.split(targets, starts), strict=True))
 
     def _nats_and_gradient(self, hidden: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
-        """Nats, (n,), and the gradient of each by its own hidden state, (n, hidden)."""
+        """Nats, (n,), and the gradient of each by its own hidden state, (n, hidden).
+
+        With e = exp(logits - largest) and s = sum(e), nats are log s + largest - logit of the target, and their gradient by
+        the logits is (e - s at the target) / s. Every logit is exponentiated once, and the division left to what is small.
+        """
         logits = self(hidden)
-        log_normal = mx.logsumexp(logits, axis=-1)
-        nats = log_normal - _at(logits, targets)
-        logits = mx.depends([logits], [nats])[0]  # read for the last time, so what follows is done in their place
-        of_logits = mx.exp(logits - log_normal[:, None]).at[mx.arange(len(targets)), targets].add(-1.0)
-        _, (gradient,) = mx.vjp(self, [hidden], [of_logits])
-        return nats, gradient
+        largest, of_targets = mx.max(logits, axis=-1), _at(logits, targets)
+        exponentials = mx.exp(logits - largest[:, None])
+        total = mx.sum(exponentials, axis=-1)
+        less = exponentials.at[mx.arange(len(targets)), targets].add(-total)
+        _, (gradient,) = mx.vjp(self, [hidden], [less])
+        return mx.log(total) + (largest - of_targets), gradient / total[:, None]
 
 
 def to_numpy(chunks: Sequence[mx.array]) -> NDArray[Any]:
