@@ -313,6 +313,10 @@ class Backend(Protocol):
         """Most memory used since the last reset."""
         ...
 
+    def cache_memory_bytes(self) -> int:
+        """Freed memory that is kept for reuse, beside what is used; 0 where nothing is kept."""
+        ...
+
     def matmul_speed(self) -> MatmulSpeed:
         """Time a float32 matrix product, a second or two at most."""
         ...

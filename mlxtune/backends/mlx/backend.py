@@ -63,6 +63,10 @@ class MlxBackend:
             mx.reset_peak_memory()
         return peak
 
+    def cache_memory_bytes(self) -> int:
+        """Freed memory that is kept for reuse."""
+        return int(import_mlx().get_cache_memory())
+
     def matmul_speed(self) -> MatmulSpeed:
         """Time a float32 matrix product, a second or two at most."""
         mx = import_mlx()
@@ -95,11 +99,14 @@ class MlxBackend:
         Raises:
             ModelError: The folder cannot be loaded.
             AdapterError: The adapter cannot be read or does not fit.
+            BackendError: A variable that limits MLX's memory (`memory.py`) has an impossible value.
         """
         mx = import_mlx()
         from mlxtune.backends.mlx.loading import load_network
+        from mlxtune.backends.mlx.memory import set_limits
         from mlxtune.backends.mlx.model import MlxModel
 
+        limits = set_limits()
         network, config = load_network(folder)
         wanted = dtype or ("float32" if self.device().kind == "cpu" else None)
         if wanted is None and network.model.norm.weight.dtype == mx.float16:
@@ -107,10 +114,7 @@ class MlxBackend:
         if wanted not in (None, STORED):
             network.set_dtype(getattr(mx, wanted))
         mx.eval(network.parameters())
-        if self.device().kind == "gpu" and mx.metal.is_available():
-            # Keeps weights from being paged out between steps, as mlx-lm's own programs do.
-            mx.set_wired_limit(self.device().memory_bytes)
-        model = MlxModel(network, config, compiled=self.device().kind == "gpu")
+        model = MlxModel(network, config, compiled=self.device().kind == "gpu", limits=limits)
         if adapter is not None:
             found = read_adapter(adapter)
             check_fits(found, linear_layers(config), str(adapter), str(folder))

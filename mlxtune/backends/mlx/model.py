@@ -31,6 +31,7 @@ from mlxtune.backends.mlx.compiled import CompiledByShape
 from mlxtune.backends.mlx.dropout import DropoutKeys, KeyedDropout
 from mlxtune.backends.mlx.folding import embedded, fold
 from mlxtune.backends.mlx.head import Head, to_numpy
+from mlxtune.backends.mlx.memory import NO_LIMITS, MemoryLimits, give_back
 from mlxtune.backends.mlx.prefix_cache import PrefixCache
 from mlxtune.backends.mlx.recompute import checkpoint_blocks, keep_activations
 from mlxtune.backends.mlx.runtime import memory_for
@@ -59,9 +60,12 @@ class MlxModel:
         network: mlx-lm's model: `network.model` gives hidden states, its head gives logits.
         config: The model folder's config.json.
         compiled: Compile the training step. Pays on a GPU; on a CPU it calls a C++ compiler for every shape.
+        limits: What MLX may keep between steps.
     """
 
-    def __init__(self, network: nn.Module, config: Mapping[str, Any], compiled: bool = False) -> None:
+    def __init__(
+        self, network: nn.Module, config: Mapping[str, Any], compiled: bool = False, limits: MemoryLimits = NO_LIMITS
+    ) -> None:
         network.freeze()
         network.eval()
         self.config = config
@@ -70,6 +74,7 @@ class MlxModel:
         self._head = Head(network)
         self._compiled = compiled
         self._padding = BUCKETED if compiled else EXACT
+        self._limits = limits
         self._layers: tuple[str, ...] = ()
         self._dropout_keys = DropoutKeys()
         self._optimizer: optim.AdamW | None = None
@@ -149,6 +154,7 @@ class MlxModel:
             self._optimizer.learning_rate = learning_rate
             self._optimizer.update(self._network, gradients)
             mx.eval(self._network.trainable_parameters(), self._optimizer.state)
+        give_back(self._limits)
         return result
 
     def _gradients(self, batches: Sequence[Batch], seed: int) -> tuple[list[NDArray[np.float32]], Any]:
