@@ -106,6 +106,52 @@ def test_accumulation_equals_the_whole_batch(backend: Backend, base: Path, tmp_p
     assert_close(parts, whole, 1e-5)
 
 
+ORDERS = {
+    "one pass": [[3, 1, 0, 5, 2, 4, 6]],
+    "few": [[3], [0, 1, 2, 4], [5, 6]],
+    "one row each": [[row] for row in range(7)],
+}
+
+
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("quantized", [False, True])
+def test_passes_leave_loss_and_gradient_as_the_plain_computation_has_them(
+    backend: Backend,
+    base: Path,
+    quantized_base: Path,
+    tmp_path: Path,
+    quantized: bool,
+    order: str,
+    gradient_checkpointing: bool,
+) -> None:
+    """Plain is each row by itself, its own prompt whole."""
+    folder = quantized_base if quantized else base
+    model, _ = loaded(backend, folder)
+    examples, _ = examples_of(folder, tmp_path)
+    plain = build_batches(examples, ORDERS["one row each"], NO_PREFIX)
+    passes = build_batches(examples, ORDERS[order], shared_prefix(examples))
+    wanted = gradient_of(model, plain)
+    loss = model.train_step(plain, 0.0, 1, N_SEGMENTS).loss
+    got = gradient_of(model, passes, gradient_checkpointing=gradient_checkpointing)
+    assert_close(got, wanted, 1e-5)
+    assert model.train_step(passes, 0.0, 1, N_SEGMENTS).loss == pytest.approx(loss, abs=1e-6)
+
+
+def test_passes_of_different_prefixes_may_stand_in_one_step(backend: Backend, base: Path, tmp_path: Path) -> None:
+    model, _ = loaded(backend, base)
+    examples, _ = examples_of(base, tmp_path)
+    shared = shared_prefix(examples)
+    mixed = [
+        *build_batches(examples, [[0, 1], [2]], shared),
+        *build_batches(examples, [[3]], NO_PREFIX),
+        *build_batches(examples, [[4], [5]], shared[:7]),
+        *build_batches(examples, [[6]], shared),
+    ]
+    plain = build_batches(examples, [list(range(7))], NO_PREFIX)
+    assert_close(gradient_of(model, mixed), gradient_of(model, plain), 1e-5)
+
+
 def test_the_loss_is_weighted_by_token_over_the_whole_step(backend: Backend, base: Path, tmp_path: Path) -> None:
     model, _ = loaded(backend, base)
     fields = {"intents": {"kind": "labels", "labels": ["user_auth", "order_management", "payment", "none"],
@@ -211,7 +257,7 @@ def test_dropout_is_a_function_of_seed_and_step(backend: Backend, base: Path, tm
     assert losses(0, [1]) != losses(1, [1])
 
 
-def test_each_micro_batch_has_dropout_of_its_own(backend: Backend, base: Path, tmp_path: Path) -> None:
+def test_each_pass_has_dropout_of_its_own(backend: Backend, base: Path, tmp_path: Path) -> None:
     """The same rows twice in a step: with one mask for both, the gradient would be that of having them once."""
     examples, _ = examples_of(base, tmp_path)
     prefix = shared_prefix(examples)

@@ -30,6 +30,7 @@ from mlxtune.backends.mlx.prefix_cache import PrefixCache
 from mlxtune.backends.mlx.recompute import checkpoint_blocks, keep_activations
 from mlxtune.backends.mlx.runtime import memory_for
 from mlxtune.backends.mlx.session import MlxSession
+from mlxtune.backends.mlx.step_gradient import Pass, PrefixStates, StepGradient
 from mlxtune.backends.mlx.token_rope import rotate_by_token
 from mlxtune.backends.mlx.tree_cache import tree_caches
 from mlxtune.backends.option_tree import (
@@ -83,7 +84,7 @@ class MlxModel:
         self._dropout_keys = DropoutKeys()
         self._optimizer: optim.AdamW | None = None
         self._spec: OptimizerSpec | None = None
-        self._micro_step: Callable[..., Any] | None = None
+        self._step_gradient: StepGradient | None = None
 
     # The adapter
 
@@ -130,22 +131,23 @@ class MlxModel:
             bias_correction=True,
         )
         self._optimizer.init(self._network.trainable_parameters())
-        value_and_grad = nn.value_and_grad(self._network, self._weighted_nats)
-        state = [self._network.state]
-        self._micro_step = mx.compile(value_and_grad, inputs=state, outputs=state) if self._compiled else value_and_grad
+        self._step_gradient = StepGradient(
+            self._network, self._weighted_nats, self._prefix_states, compiled=self._compiled
+        )
 
     def train_step(self, batches: Sequence[Batch], learning_rate: float, step: int, n_segments: int) -> StepResult:
-        """One optimizer step over all rows of all micro-batches; dropout is a function of (seed, step).
+        """One optimizer step over all rows of all passes; dropout is a function of (seed, step) and of the passes.
 
-        The loss is sum(weight x nats) / sum(weight) over all of them: each micro-batch is divided by the whole step's
-        weight before its gradient is added. A step whose gradient is not finite changes nothing and says so in its result.
+        The loss is sum(weight x nats) / sum(weight) over all of them: each pass is divided by the whole step's weight before
+        its gradient is added. What opens every row is computed once a step. A step whose gradient is not finite changes nothing and says so in its result.
         """
-        if self._micro_step is None or self._optimizer is None or self._spec is None:
+        if self._step_gradient is None or self._optimizer is None or self._spec is None:
             raise RuntimeError("call prepare_training before train_step")
         self._network.train()
         try:
             with memory_for(f"step {step} ({described(batches)})"):
-                nats, gradients = self._gradients(batches, dropout_seed(self._spec.seed, step))
+                key = mx.random.key(dropout_seed(self._spec.seed, step))
+                nats, gradients = self._step_gradient(list(map(_pass_of, batches)), total_weight(batches), key)
                 norm = mx.sqrt(sum(mx.sum(mx.square(value)) for _, value in tree_flatten(gradients)))
                 result = step_result(batches, nats, n_segments, float(norm.item()))
         finally:
@@ -159,25 +161,9 @@ class MlxModel:
             mx.eval(self._network.trainable_parameters(), self._optimizer.state)
         return result
 
-    def _gradients(self, batches: Sequence[Batch], seed: int) -> tuple[list[NDArray[np.float32]], Any]:
-        """The nats of each micro-batch's supervised tokens, (N,), and the gradient of the step's loss."""
-        assert self._micro_step is not None
-        following = mx.random.key(seed)
-        total = mx.array(total_weight(batches), mx.float32)
-        gradients: Any = None
-        nats: list[NDArray[np.float32]] = []
-        for batch in batches:
-            inputs = _Inputs(batch)
-            following, key = mx.random.split(following)
-            (_, found), gradient = self._micro_step(*inputs.arrays, total, key)
-            gradients = gradient if gradients is None else tree_map(mx.add, gradients, gradient)
-            mx.eval(found, gradients)  # here, so that no micro-batch's activations outlive it
-            nats.append(np.array(found, np.float32)[: inputs.n_supervised])
-        return nats, gradients
-
     def _weighted_nats(
         self,
-        prefix: mx.array,
+        prefix: mx.array | PrefixStates,
         tokens: mx.array,
         positions: mx.array,
         targets: mx.array,
@@ -185,32 +171,52 @@ class MlxModel:
         total: mx.array,
         key: mx.array,
     ) -> tuple[mx.array, mx.array]:
-        """Loss of one micro-batch and the nats of its supervised tokens, (N,); dropout is a function of `key`."""
+        """Loss of one pass and the nats of its supervised tokens, (N,); dropout is a function of `key`."""
         nats = self._nats(prefix, tokens, positions, targets, key)
         return mx.sum(nats * weights) / total, nats
 
     def _nats(
-        self, prefix: mx.array, tokens: mx.array, positions: mx.array, targets: mx.array, key: mx.array | None = None
+        self,
+        prefix: mx.array | PrefixStates,
+        tokens: mx.array,
+        positions: mx.array,
+        targets: mx.array,
+        key: mx.array | None = None,
     ) -> mx.array:
         """-log p of each target, (N,), float32. The head runs on the positions that predict a target only."""
         return _nats_of(self._predictions(prefix, tokens, positions, key), targets)
 
     def _predictions(
-        self, prefix: mx.array, tokens: mx.array, positions: mx.array, key: mx.array | None = None
+        self, prefix: mx.array | PrefixStates, tokens: mx.array, positions: mx.array, key: mx.array | None = None
     ) -> mx.array:
         """Logits at some positions, (N, vocabulary), float32 whatever the weights are."""
         hidden = self._hidden(prefix, tokens, key)
         predicting = hidden.reshape(-1, hidden.shape[-1])[positions]  # (N, hidden)
         return self._head(predicting.astype(mx.float32))
 
-    def _hidden(self, prefix: mx.array, tokens: mx.array, key: mx.array | None = None) -> mx.array:
-        """Last hidden states of the rows' own tokens, (B, T, hidden); the prefix, (P,), runs once for all rows."""
+    def _hidden(self, prefix: mx.array | PrefixStates, tokens: mx.array, key: mx.array | None = None) -> mx.array:
+        """Last hidden states of the rows' own tokens, (B, T, hidden).
+
+        Args:
+            prefix: Tokens that open every row, (P,), which run once for all of them; or their keys and values.
+            tokens: The rows' own, (B, T).
+            key: Of the dropout; None is without.
+        """
+        if isinstance(prefix, list):
+            pairs = zip(prefix[::2], prefix[1::2], strict=True)
+            return self._run(tokens, [PrefixCache(keys, values) for keys, values in pairs], key)
         of_prefix, of_rows = (None, None) if key is None else mx.random.split(key)
-        cache = None
-        if prefix.size:
-            cache = [PrefixCache() for _ in self._network.layers]
-            self._run(prefix[None], cache, of_prefix)
-        return self._run(tokens, cache, of_rows)
+        return self._run(tokens, self._prefix(prefix, of_prefix) if prefix.size else None, of_rows)
+
+    def _prefix(self, tokens: mx.array, key: mx.array | None = None) -> list[PrefixCache]:
+        """Caches that hold some tokens, (P,)."""
+        cache = [PrefixCache() for _ in self._network.layers]
+        self._run(tokens[None], cache, key)
+        return cache
+
+    def _prefix_states(self, tokens: mx.array, key: mx.array) -> PrefixStates:
+        """Keys and values of some tokens, (P,), of each layer in turn."""
+        return [state for layer in self._prefix(tokens, key) for state in layer.held() or ()]
 
     def _run(self, tokens: mx.array, cache: list[PrefixCache] | None, key: mx.array | None) -> mx.array:
         with self._dropout_keys.used(None if key is None else mx.random.split(key, len(self._layers))):
@@ -376,6 +382,12 @@ def _to_device(value: NDArray[np.float32]) -> mx.array:
 
 def _to_numpy(value: mx.array) -> NDArray[np.float32]:
     return np.array(value.T, np.float32)
+
+
+def _pass_of(batch: Batch) -> Pass:
+    inputs = _Inputs(batch)
+    prefix, *rows = inputs.arrays
+    return Pass(prefix, tuple(rows), inputs.n_supervised)
 
 
 class _Inputs:
