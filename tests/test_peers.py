@@ -66,7 +66,7 @@ def test_a_way_that_is_none_is_misuse(peers: ModuleType, capsys: pytest.CaptureF
 
 def test_a_way_that_fails_says_why(peers: ModuleType, tmp_path: Path, base: Path) -> None:
     job = {"model": str(tmp_path / "nothing"), "work": str(tmp_path)}
-    with pytest.raises(SystemExit, match="PEFT loop(?s:.)*nothing"):
+    with pytest.raises(SystemExit, match=r"PEFT loop(?s:.)*nothing"):
         peers.in_turn(["PEFT loop"], job, "step", 1, 0, peers.environment_with(None, tmp_path))
 
 
