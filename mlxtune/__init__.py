@@ -31,7 +31,7 @@ def load(
     Args:
         path: A run folder, or a recipe, which stands for its newest run.
         base: The model before tuning.
-        decoding: 'free' or 'constrained'; None is the recipe's, where 'both' means constrained.
+        decoding: 'free', 'constrained' or 'best'; None is the recipe's, where 'both' means constrained.
         backend: 'auto', 'mlx' or 'torch'.
         device: 'auto', 'cpu', 'gpu', 'cuda' or 'cuda:N'.
         overrides: "KEY=VALUE" each, as the commands' --set.

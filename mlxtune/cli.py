@@ -119,7 +119,9 @@ def main() -> None:
         click.echo(f"Error: {place}{error.strerror or error}", err=True)
         sys.exit(1)
     except MemoryError:
-        click.echo("Error: out of memory; lower train.batch_size or train.max_tokens, or set model.quantize", err=True)
+        click.echo(
+            "Error: out of memory; lower train.tokens_per_pass or train.max_tokens, or set model.quantize", err=True
+        )
         sys.exit(1)
     except Exception as error:  # a fault of ours, or of a library that has changed
         traceback.print_exception(error)

@@ -121,8 +121,8 @@ class OutOfMemory(MlxtuneError):
 
     def __init__(self, what: str, where: str) -> None:
         super().__init__(
-            f"out of memory: {where} has not enough for {what}; lower train.batch_size (and raise "
-            "train.gradient_accumulation), evaluate.batch_size or train.max_tokens, set train.gradient_checkpointing=true, or "
+            f"out of memory: {where} has not enough for {what}; lower train.tokens_per_pass, "
+            "evaluate.batch_size or train.max_tokens, set train.gradient_checkpointing=true, or "
             "take a quantized base: model.quantize={bits: 4, group_size: 64}"
         )
 

@@ -36,12 +36,22 @@ def write_safetensors(file: Path, arrays: Mapping[str, Any], metadata: Mapping[s
 
     The library writes a temporary file, which its author alone may read, and renames it; a file made in the ordinary way
     before says which permissions the umask, or the folder's access list, leaves.
+
+    Raises:
+        OSError: It cannot be written; the library has an error of its own for a full disk.
     """
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     file.touch()
     mode = stat.S_IMODE(file.stat().st_mode)
-    save_file(dict(arrays), file, metadata=None if metadata is None else dict(metadata))
+    try:
+        save_file(dict(arrays), file, metadata=None if metadata is None else dict(metadata))
+    except SafetensorError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(file)) from error
     file.chmod(mode)
 
 
@@ -111,8 +121,47 @@ def whole_folder(out: Path, durable: bool = False) -> Iterator[Path]:
             _settle(writer, out)
 
 
+@contextlib.contextmanager
+def whole_file(out: Path) -> Iterator[Path]:
+    """A temporary file's path beside `out`, which takes its name when the block ends without an error; what lies there is replaced.
+
+    What a process that is killed leaves, `heal` removes.
+
+    Args:
+        out: The file.
+
+    Yields:
+        The path to write to.
+    """
+    heal(out.parent, out.name)
+    with _writer(out) as writer:
+        new = _beside(writer, "new")
+        try:
+            yield new
+            os.replace(new, out)
+        finally:
+            _remove(new)
+
+
+@contextlib.contextmanager
+def temporary_folder(parent: Path, name: str) -> Iterator[Path]:
+    """An empty folder in `parent` that is removed after the block; what a process that is killed leaves, `heal` removes.
+
+    Args:
+        parent: Where.
+        name: What it is for; its own name begins with it.
+    """
+    with _writer(parent / name) as writer:
+        new = _beside(writer, "new")
+        new.mkdir()
+        try:
+            yield new
+        finally:
+            _remove(new)
+
+
 def heal(parent: Path, name: str | None = None) -> None:
-    """Put right what processes left that were killed while they replaced a folder; those that live are left alone.
+    """Put right what processes left that were killed while they wrote a file or folder; those that live are left alone.
 
     A folder that has no name but its temporary one gets its own back. It is the one that was replaced: it is known to be
     whole, and all that was written about it, as in run.json, still holds; the process that was killed never said that
@@ -200,7 +249,7 @@ def is_held(lock: Path) -> bool:
     return False
 
 
-# .NAME.PROCESS-RANDOM, one for each writing of the folder NAME, and what may lie there: the new folder, the replaced one, and
+# .NAME.PROCESS-RANDOM, one for each writing of the file or folder NAME, and what may lie there: the new one, the replaced one, and
 # the lock that tells whether the process lives. Its number would not: in containers most are small and soon taken again.
 _LEFT_OVER = re.compile(r"(?P<writer>\.(?P<name>.+)\.[0-9]+-[0-9a-f]{8})\.(?P<kind>new|old|lock)")
 
@@ -218,8 +267,17 @@ def _settle(writer: Path, out: Path) -> None:
     new, old = _beside(writer, "new"), _beside(writer, "old")
     if os.path.lexists(old) and not os.path.lexists(out):
         old.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
-    shutil.rmtree(new, ignore_errors=True)
+    _remove(old)
+    _remove(new)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or folder, as far as that can be done."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 @contextlib.contextmanager

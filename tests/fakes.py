@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mlxtune.backends.base import Constraint, Generation
 from mlxtune.data.rows import Row
 from mlxtune.evaluation.measure import EvaluationOptions, evaluate
@@ -52,6 +54,26 @@ class FakeModel(AnyModel):
         if len(ids) >= max_new_tokens:
             return Generation(ids[:max_new_tokens], "length")
         return Generation(ids, "stop")
+
+
+class Chooser(FakeModel):
+    """Chooses as told: the right option of a row has its probability in `sure`, by the row's text; the rest share."""
+
+    def __init__(self, *args: Any, sure: dict[str, float], wrong: Sequence[str] = ()) -> None:
+        super().__init__(*args)
+        self.sure, self.wrong = sure, wrong
+        self.chosen: list[int] = []
+
+    def choose(self, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[int]]) -> Any:
+        self.chosen.append(len(prompts))
+        found = []
+        for prompt in prompts:
+            text = self.tokenizer.decode(prompt)
+            p = next(p for key, p in self.sure.items() if f"\n{key}" in text)
+            said = (*self.tokenizer.encode([self.answer(text)])[0].ids, self.tokenizer.end_of_turn)
+            rest = (1 - p) / (len(options) - 1)
+            found.append([np.log(p if tuple(option) == said else rest) - 3 for option in options])
+        return np.array(found, np.float32)
 
 
 def right_answer(rows: list[Row]) -> Callable[[str], str]:
@@ -105,8 +127,11 @@ def scores_of(
     validation: Sequence[Row] | None = None,
     repeats: int | None = None,
     temperature: float = 0.7,
+    tune_thresholds: bool = False,
     **more: Any,
 ) -> dict[str, Any]:
     """The content of scores.json of a model that `evaluate` asked."""
-    options = EvaluationOptions(decoding, probabilities, validation, repeats, temperature)
+    options = EvaluationOptions(
+        decoding, probabilities, validation, repeats, temperature, tune_thresholds=tune_thresholds
+    )
     return evaluate(recipe, model, tokenizer, rows, out, options, evaluated, **more).result.to_json()

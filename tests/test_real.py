@@ -104,7 +104,7 @@ def test_the_demo_recipes_first_five_losses_are_the_same_on_both_backends(tmp_pa
         model.attach_lora(spec, initial_weights(spec, linear_layers(model.config), settings.seed))
         model.prepare_training(OptimizerSpec(settings.weight_decay, settings.max_grad_norm, settings.seed))
         examples = training_split(RecipeRows(recipe), load_tokenizer(folder)).examples
-        order = BatchSampler(examples, settings.batch_size, settings.gradient_accumulation, settings.seed)
+        order = BatchSampler(examples, settings.rows_per_step, 1024, settings.seed)
         losses[name] = [
             model.train_step(order.step(step), settings.learning_rate * step / 5, step, N_SEGMENTS).loss
             for step in range(1, 6)

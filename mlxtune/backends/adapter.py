@@ -92,9 +92,10 @@ def read_adapter(folder: Path) -> Adapter:
             raise AdapterError(f"{folder / CONFIG_FILE}: expected a LoRA adapter, got fine_tune_type {kind!r}")
         parameters = config["lora_parameters"]
         rank, scale = int(parameters["rank"]), float(parameters["scale"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        dropout = float(parameters.get("dropout") or 0.0)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise AdapterError(
-            f"{folder / CONFIG_FILE}: expected mlx-lm's adapter configuration with lora_parameters.rank and .scale; {error!r}"
+            f"{folder / CONFIG_FILE}: expected mlx-lm's adapter configuration with lora_parameters.rank, .scale and .dropout; {error!r}"
         ) from error
     try:
         on_disk = read_safetensors(folder / WEIGHTS_FILE)
@@ -107,8 +108,8 @@ def read_adapter(folder: Path) -> Adapter:
         )
     weights = {_memory_name(name): np.ascontiguousarray(value.T, np.float32) for name, value in on_disk.items()}
     layers = tuple(dict.fromkeys(name.rpartition(".")[0] for name in weights))
-    dropout = float(parameters.get("dropout", 0.0))
-    return Adapter(LoraSpec(rank, scale, dropout, layers), weights, config.get("model"))
+    base = config.get("model")
+    return Adapter(LoraSpec(rank, scale, dropout, layers), weights, base if isinstance(base, str) else None)
 
 
 def check_fits(adapter: Adapter, shapes: Mapping[str, tuple[int, int]], adapter_name: str, base_name: str) -> None:

@@ -38,8 +38,9 @@ if TYPE_CHECKING:
 @set_option
 @click.option(
     "--decoding",
-    type=click.Choice(["free", "constrained", "both"]),
-    help="free lets the model write anything, constrained only what the template allows. Default: as the recipe says.",
+    type=click.Choice(["free", "constrained", "both", "best"]),
+    help="free lets the model write anything, constrained only what the template allows; both does one after the other; best finds "
+    "the likeliest allowed reply by scoring. Default: as the recipe says.",
 )
 @click.option(
     "--out",
@@ -56,6 +57,12 @@ if TYPE_CHECKING:
     "--probabilities",
     is_flag=True,
     help="Compute the exact probability of every option of the first field, and how well it is calibrated.",
+)
+@click.option(
+    "--tune-thresholds",
+    is_flag=True,
+    help="Choose a threshold for each label of the first field on the validation rows, and report what they change on the test "
+    "rows. Includes --probabilities.",
 )
 @click.option(
     "--repeats",
@@ -98,6 +105,7 @@ def evaluate(
     out: Path | None,
     predictions: Path | None,
     probabilities: bool,
+    tune_thresholds: bool,
     repeats: int | None,
     temperature: float,
     bertscore: str | None,
@@ -124,7 +132,7 @@ def evaluate(
         say(f"evaluating {found.run or found.recipe.model.path}{', the model before tuning' if base else ''}")
     request = EvaluationRequest(
         found, out, limit, predictions, decoding, probabilities, repeats, temperature,
-        None if bertscore is None else _encoder(bertscore, found), judge_request, overrides, force,
+        None if bertscore is None else _encoder(bertscore, found), judge_request, overrides, force, tune_thresholds,
     )  # fmt: skip
 
     def chosen() -> Backend:
@@ -144,9 +152,12 @@ def evaluate(
 
 def _refuse_mixed(context: click.Context, given: bool, sampled: bool) -> None:
     """Options that do not go together."""
-    for name in ("base", "decoding", "backend", "device", "probabilities", "repeats", "temperature") if given else ():
+    asking = ("base", "decoding", "backend", "device", "probabilities", "tune_thresholds", "repeats", "temperature")
+    for name in asking if given else ():
         if typed(context, name):
-            raise click.UsageError(f"--{name} cannot be used with --predictions, where no model is asked")
+            raise click.UsageError(
+                f"--{name.replace('_', '-')} cannot be used with --predictions, where no model is asked"
+            )
     if not sampled and typed(context, "temperature"):
         raise click.UsageError("--temperature needs --repeats; without --repeats, replies are greedy")
 

@@ -100,7 +100,7 @@ class RowsProgress:
 
             self._bars.append(tqdm(total=n_items, unit=self._unit, desc=what, file=sys.stderr, dynamic_ncols=True))
         else:
-            name = f"{what} decoding" if what in ("free", "constrained") else what
+            name = f"{what} decoding" if what in ("free", "constrained", "best") else what
             say(self._line(n_items, name))
 
     def advance(self, n_items: int) -> None:

@@ -29,8 +29,9 @@ MAX_TEXT_CELLS = 60  # longer texts are shown cut
 @set_option
 @click.option(
     "--decoding",
-    type=click.Choice(["free", "constrained"]),
-    help="free lets the model write anything, constrained only what the template allows. Default: as the recipe says.",
+    type=click.Choice(["free", "constrained", "best"]),
+    help="free lets the model write anything, constrained only what the template allows; best finds the likeliest allowed reply by "
+    "scoring. Default: as the recipe says.",
 )
 @compute_options
 @json_option
@@ -129,7 +130,6 @@ def _rows(texts: Iterator[tuple[str, str]], needed: Sequence[str]) -> Iterator[R
 
 def _record(text: str, reply: Reply) -> dict[str, Any]:
     values = {name: list(value) if isinstance(value, tuple) else value for name, value in reply.values.items()}
-    distribution = reply.distribution
     return {
         "text": text,
         "prediction": reply.text,
@@ -137,7 +137,7 @@ def _record(text: str, reply: Reply) -> dict[str, Any]:
         "valid": reply.parsed.valid,
         "problem": reply.parsed.problem,
         "probability": reply.probabilities or None,
-        "probabilities": distribution and {distribution.field: distribution.by_label()},
+        "probabilities": {one.field: one.by_label() for one in reply.distributions} or None,
     }
 
 

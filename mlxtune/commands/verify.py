@@ -42,7 +42,7 @@ def verify(
     """
     from mlxtune.backends import choose
     from mlxtune.export.artifacts import parse_kinds
-    from mlxtune.export.verify import verify_run
+    from mlxtune.export.verify import verification_file, verify_run
     from mlxtune.report.tables import WIDTH, to_text
     from mlxtune.report.verify_table import verify_tables
     from mlxtune.runs.folder import open_run
@@ -53,12 +53,13 @@ def verify(
     say(f"backend: {choice.reason}")
     with RowsProgress() as progress:
         verification = verify_run(opened, kinds, choice.backend, tolerance=tolerance, limit=limit, progress=progress)
+    file = verification_file(opened, limit)
     if as_json:
-        print_json({**verification.to_json(), "file": str(opened.verify_file)})
+        print_json({**verification.to_json(), "file": str(file)})
     else:
         terminal = sys.stdout.isatty()
         width = min(WIDTH, shutil.get_terminal_size().columns) if terminal else WIDTH
         click.echo(to_text(verify_tables(verification), width, color=terminal))
-        click.echo(f"\n{opened.verify_file}")
+        click.echo(f"\n{file}")
     if verification.failures:
         sys.exit(1)

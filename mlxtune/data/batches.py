@@ -10,9 +10,6 @@ from numpy.typing import NDArray
 from mlxtune.backends.base import UNSUPERVISED, Batch
 from mlxtune.data.examples import Example
 
-# Rows are padded to a multiple of this, so that a compiled step meets few shapes.
-PAD_MULTIPLE = 4
-
 
 def shared_prefix(examples: Sequence[Example]) -> NDArray[np.int32]:
     """Token ids that open every prompt, (P,), leaving at least one prompt token to each row.
@@ -29,41 +26,31 @@ def shared_prefix(examples: Sequence[Example]) -> NDArray[np.int32]:
     return first[:shared]
 
 
-def epoch_order(
-    lengths: Sequence[int], batch_size: int, accumulation: int, seed: int, epoch: int
-) -> list[list[list[int]]]:
-    """Which examples form each batch of each optimizer step of an epoch: a pure function of its arguments.
+def epoch_order(n_rows: int, rows_per_step: int, seed: int, epoch: int) -> list[list[int]]:
+    """Which rows form each optimizer step of an epoch: a pure function of its arguments.
 
-    Rows are drawn into steps at random, and only inside a step are they sorted by length into batches. Sorting over more
+    Rows are drawn into steps at random, and only inside a step are they sorted by length into passes. Sorting over more
     rows would pad less, but where length tells of the label (several intents make long messages) it makes steps of one
     kind of row, and training swings between kinds.
 
     Args:
-        lengths: Tokens of each example.
-        batch_size: Examples a batch; the last one may be shorter.
-        accumulation: Batches a step; the last step may have fewer.
+        n_rows: Rows of an epoch.
+        rows_per_step: Rows a step; the last step may have fewer.
         seed: The run's seed.
         epoch: Counted from 0.
 
     Returns:
-        Steps of batches of indices; each index stands in exactly one.
+        Steps of indices; each index stands in exactly one.
     """
-    order = np.random.default_rng([seed, epoch]).permutation(len(lengths)).tolist()
-    rows = batch_size * accumulation
-    return [sequential_order(lengths, batch_size, order[start : start + rows]) for start in range(0, len(order), rows)]
-
-
-def sequential_order(lengths: Sequence[int], batch_size: int, indices: Sequence[int] | None = None) -> list[list[int]]:
-    """Batches of similar length in a fixed order: of all examples, or of those at `indices`."""
-    order = sorted(range(len(lengths)) if indices is None else indices, key=lambda index: lengths[index])
-    return [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
+    order = np.random.default_rng([seed, epoch]).permutation(n_rows).tolist()
+    return [order[start : start + rows_per_step] for start in range(0, n_rows, rows_per_step)]
 
 
 def collate(examples: Sequence[Example], prefix: NDArray[np.int32]) -> Batch:
-    """Examples whose prompts all open with `prefix`, as one batch."""
+    """Examples whose prompts all open with `prefix`, as one batch, as wide as the longest; a backend pads it further, or packs it."""
     n_prefix = len(prefix)
     lengths = [example.n_tokens - n_prefix for example in examples]
-    width = -(-max(lengths) // PAD_MULTIPLE) * PAD_MULTIPLE
+    width = max(lengths)
     tokens = np.zeros((len(examples), width), np.int32)
     weights = np.zeros((len(examples), width), np.float32)
     segments = np.full((len(examples), width), UNSUPERVISED, np.int16)

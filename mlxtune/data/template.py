@@ -133,11 +133,18 @@ class ReplyTemplate:
                 problems.append(f"{name}: {_clip(written)!r} is not allowed")
         return TemplateReading(values, repeated, "; ".join(problems) or None)
 
-    def pattern(self) -> str:
-        """Regular expression of all replies that parse, in the syntax that Rust's regex and Python share."""
-        parts = [escape(self._literals[0])]
-        for form, literal in zip(self._forms.values(), self._literals[1:], strict=True):
-            parts += [form.pattern(), escape(literal)]
+    def pattern(self, first: str | None = None, literal: str | None = None) -> str:
+        """Regular expression of all replies that parse, in the syntax that Rust's regex and Python share.
+
+        Args:
+            first: Of what follows in them from this field on; None is the whole.
+            literal: The template's text before it; None is all that stands there.
+        """
+        names = list(self._forms)
+        begin = 0 if first is None else names.index(first)
+        parts = [escape(self._literals[begin] if literal is None else literal)]
+        for name, after in zip(names[begin:], self._literals[begin + 1 :], strict=True):
+            parts += [self._forms[name].pattern(), escape(after)]
         return "".join(parts)
 
     def _written(self, text: str) -> list[str] | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mlxtune.backends.base import Backend, Model
 from mlxtune.data.rows import Row
-from mlxtune.errors import DataError
+from mlxtune.errors import DataError, RecipeError
 from mlxtune.evaluation.baselines import (
     ASKED,
     AskedBaseline,
@@ -29,13 +29,14 @@ from mlxtune.evaluation.limits import limit_warnings, position_warnings
 from mlxtune.evaluation.metrics.bertscore import BertScore
 from mlxtune.evaluation.predict import unfinished
 from mlxtune.evaluation.predict.consistency import consistency
-from mlxtune.evaluation.predict.predictions import CONSTRAINED, FREE, Prediction, replace_predictions
+from mlxtune.evaluation.predict.predictions import BOTH, CONSTRAINED, FREE, Prediction, replace_predictions
 from mlxtune.evaluation.predict.predictor import Predictor
 from mlxtune.evaluation.predict.probabilities import Distribution, field_calibration, with_probabilities
 from mlxtune.evaluation.predict.recording import Recorded, record_predictions
 from mlxtune.evaluation.results import Against, DecodingResult, Evaluated, EvaluatedModel, EvaluationResult, Speed
 from mlxtune.evaluation.score import score
 from mlxtune.evaluation.stored import comparable, read_result, stored_predictions
+from mlxtune.evaluation.thresholds import field_thresholds
 from mlxtune.files import write_json
 from mlxtune.models.tokenizer import Tokenizer
 from mlxtune.progress import SILENT, Progress
@@ -43,15 +44,16 @@ from mlxtune.recipe.sections import Recipe
 from mlxtune.runs.layout import ERRORS_FILE, FREE_PREDICTIONS_FILE, PREDICTIONS_FILE, SCORES_FILE
 from mlxtune.version import __version__
 
-BOTH = "both"
-NO_OPTIONS = (
-    "probabilities: none; they need prompt.thinking: false, and a list of labels in the first output field (if it "
-    "has several labels a row, at most 64 allowed combinations)"
+NEEDS_OPTIONS = (
+    "they need prompt.thinking: false, and a list of labels in the first output field (if it has several labels a row, "
+    "at most 64 allowed combinations)"
 )
+NO_OPTIONS = f"probabilities: none; {NEEDS_OPTIONS}"
 NO_VALIDATION = (
     "coverage at 95% precision: none; its threshold is chosen on validation rows, and the recipe has neither data.valid nor "
     "data.valid_fraction"
 )
+NOTHING_TO_TUNE_ON = "--tune-thresholds: thresholds are chosen on validation rows, and the recipe has none; add data.valid or data.valid_fraction"
 
 log = logging.getLogger(__name__)
 
@@ -61,12 +63,13 @@ class EvaluationOptions:
     """How a model is asked, and what beyond one reply a row.
 
     Attributes:
-        decoding: 'constrained', 'free' or 'both'; None is the recipe's. With 'both' the constrained result counts.
-        probabilities: Of every option of the first field, and whether they hold.
-        validation: Rows that choose the threshold of coverage; None if there are none.
+        decoding: 'constrained', 'free', 'both' or 'best'; None is the recipe's. With 'both' the constrained result counts.
+        probabilities: Of every option of the first field, under best decoding of every scored field, and whether they hold.
+        validation: Rows that choose the thresholds of coverage and of labels; None if there are none.
         repeats: Samples of each row; None for none.
         temperature: Of the samples.
         bertscore: Scores texts as well.
+        tune_thresholds: Choose a threshold for each label of the first field; needs validation rows, and implies probabilities.
     """
 
     decoding: str | None = None
@@ -75,6 +78,7 @@ class EvaluationOptions:
     repeats: int | None = None
     temperature: float = 0.7
     bertscore: BertScore | None = None
+    tune_thresholds: bool = False
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,8 @@ def evaluate(
 
     Raises:
         DataError: Rows that the recipe cannot use.
-        RecipeError: The template cannot be followed in constrained decoding.
+        RecipeError: The template cannot be followed in constrained decoding, or scored in best; or there is nothing to tune
+            thresholds on.
     """
     options = options or EvaluationOptions()
     decoding = options.decoding or recipe.evaluate.decoding
@@ -138,6 +143,8 @@ def evaluate(
     asked = []
     for one in (FREE, CONSTRAINED) if decoding == BOTH else (decoding,):
         predictor = Predictor(recipe, model, tokenizer, one)
+        if options.tune_thresholds:
+            _require_thresholds(predictor, options.validation)
         path = out / (FREE_PREDICTIONS_FILE if decoding == BOTH and one == FREE else PREDICTIONS_FILE)
         progress.begin(one, len(rows))
         if backend is not None:
@@ -145,11 +152,14 @@ def evaluate(
         recorded = record_predictions(path, rows, predictor, progress, model_hash=identity)
         scored = score(recorded.predictions, recipe, options.bertscore)
         result = replace(scored, speed=speed_of(recorded, backend), predictions=path.name)
+        if predictor.best is not None and predictor.best.fields.note is not None:
+            result = result.noting(predictor.best.fields.note)
         asked.append(_Asked(predictor, path, recorded.predictions, result))
     if options.repeats:
         asked[-1] = _with_samples(asked[-1], rows, options.repeats, options.temperature, progress)
-    if options.probabilities:
-        asked = _with_probabilities(asked, rows, options.validation, progress)
+    has_probabilities = options.probabilities or options.tune_thresholds
+    if has_probabilities:
+        asked = _with_probabilities(asked, rows, options, progress)
     top = asked[-1]  # the constrained one of two
     results, left_out = baseline_results(recipe, top.predictions, answers, asked_baselines or {}, options.bertscore)
     compared, why_not = _compare_before(recipe, asked, evaluated, before)
@@ -164,7 +174,7 @@ def evaluate(
     )
     evaluation = Evaluation(whole, find_errors(top.predictions, recipe), top.predictions)
     write_evaluation(evaluation, out)
-    _forget_others(out, asked, options.probabilities, asked_baselines or {})
+    _forget_others(out, asked, has_probabilities, asked_baselines or {})
     return evaluation
 
 
@@ -264,17 +274,25 @@ def _with_samples(asked: _Asked, rows: Sequence[Row], repeats: int, temperature:
     return replace(asked, result=replace(asked.result, consistency=found))
 
 
-def _with_probabilities(
-    asked: Sequence[_Asked], rows: Sequence[Row], validation: Sequence[Row] | None, progress: Progress
-) -> list[_Asked]:
-    """Each decoding with the probabilities of its predictions, and whether they hold.
+def _require_thresholds(predictor: Predictor, validation: Sequence[Row] | None) -> None:
+    """Refuse to tune thresholds where there is nothing to tune, or nothing to tune them on."""
+    if not validation:
+        raise RecipeError(NOTHING_TO_TUNE_ON)
+    if not predictor.scored:
+        raise RecipeError(f"--tune-thresholds: thresholds are of probabilities; {NEEDS_OPTIONS}")
 
-    Predictions are rewritten once all answers are there, so that an interruption leaves the file unchanged.
+
+def _with_probabilities(
+    asked: Sequence[_Asked], rows: Sequence[Row], options: EvaluationOptions, progress: Progress
+) -> list[_Asked]:
+    """Each decoding with the probabilities of its predictions, whether they hold, and thresholds where these are tuned.
+
+    Predictions of best decoding came with them. Others are rewritten once all answers are there, so that an interruption
+    leaves the file unchanged.
     """
-    predictor = asked[0].predictor
-    if predictor.options is None:
+    predictor, validation = asked[0].predictor, options.validation
+    if not predictor.scored:
         return [replace(one, result=one.result.noting(NO_OPTIONS)) for one in asked]
-    field_name = predictor.options.field
     found = _distributions("probabilities", predictor, rows, progress)
     of_validation = _distributions("validation probabilities", predictor, validation or (), progress)
     done = []
@@ -285,18 +303,35 @@ def _with_probabilities(
             path = validation_file(one.path)
             progress.begin(f"{one.result.decoding}, validation rows", len(validation))
             recorded = record_predictions(path, validation, one.predictor, progress)
-            valid = with_probabilities(recorded.predictions, of_validation)
+            valid = _carrying(recorded.predictions, of_validation)
             replace_predictions(path, valid)
         else:
             result = result.noting(NO_VALIDATION)
-        predictions = with_probabilities(one.predictions, found)
-        calibrated = {field_name: field_calibration(field_name, predictions, valid)}
+        predictions = _carrying(one.predictions, found)
+        calibrated = {name: field_calibration(name, predictions, valid) for name in predictor.scored}
+        result = replace(result, calibration=calibrated)
+        if options.tune_thresholds:
+            assert valid is not None, "there are validation rows"
+            first, recipe = predictor.scored[0], predictor.recipe
+            result = replace(result, thresholds={first: field_thresholds(first, predictions, valid, recipe)})
         replace_predictions(one.path, predictions)
-        done.append(replace(one, predictions=predictions, result=replace(result, calibration=calibrated)))
+        done.append(replace(one, predictions=predictions, result=result))
     return done
 
 
-def _distributions(what: str, predictor: Predictor, rows: Sequence[Row], progress: Progress) -> list[Distribution]:
+def _carrying(predictions: Sequence[Prediction], found: Sequence[Distribution] | None) -> list[Prediction]:
+    """Predictions with the probabilities of what they say; None where they have them already."""
+    if found is None:
+        return list(predictions)
+    return [with_probabilities(prediction, [one]) for prediction, one in zip(predictions, found, strict=True)]
+
+
+def _distributions(
+    what: str, predictor: Predictor, rows: Sequence[Row], progress: Progress
+) -> list[Distribution] | None:
+    """Of the first field at each row; None under best decoding, whose replies come with them."""
+    if predictor.best is not None:
+        return None
     if not rows:
         return []
     progress.begin(what, len(rows))

@@ -8,7 +8,7 @@ content of another shape.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -16,9 +16,12 @@ from mlxtune.evaluation.fields.scorer import Scores, scores_from_json
 from mlxtune.evaluation.judge.ratings import Ratings
 from mlxtune.evaluation.metrics.estimates import Estimate
 from mlxtune.evaluation.metrics.paired import Comparison
+from mlxtune.evaluation.metrics.thresholds import LabelThreshold
 from mlxtune.evaluation.predict.consistency import Consistency
 from mlxtune.evaluation.predict.probabilities import FieldCalibration
 from mlxtune.json_values import each, inside, mapping, optional, read_dataclass, required, typed
+
+PLAIN = "without thresholds"  # what replies as they are are called beside those with thresholds
 
 
 @dataclass(frozen=True)
@@ -156,17 +159,59 @@ class Speed:
 
 
 @dataclass(frozen=True)
+class FieldThresholds:
+    """A field whose labels are said from thresholds of their probability on.
+
+    Attributes:
+        labels: Label -> its threshold, chosen on the validation rows.
+        scores: Of the test rows with these thresholds.
+        gain: Metric -> these scores compared with those of the replies as they are.
+        validation_rows: Rows that chose the thresholds.
+    """
+
+    labels: Mapping[str, LabelThreshold]
+    scores: Scores
+    gain: Mapping[str, Comparison]
+    validation_rows: int
+
+    def to_json(self) -> dict[str, Any]:
+        """As scores.json has it under a field's "thresholds"."""
+        return {
+            "labels": {label: asdict(one) for label, one in self.labels.items()},
+            "scores": self.scores.to_json(),
+            "gain": comparisons_json(self.gain),
+            "validation_rows": self.validation_rows,
+        }
+
+    @classmethod
+    def from_json(cls, content: Any, other: str) -> FieldThresholds:
+        """What `to_json` says.
+
+        Args:
+            content: The object.
+            other: What the replies as they are are called.
+        """
+        return cls(
+            required(content, "labels", typed(Mapping[str, LabelThreshold])),
+            required(content, "scores", scores_from_json),
+            required(content, "gain", partial(comparisons_from_json, other=other)),
+            required(content, "validation_rows", typed(int)),
+        )
+
+
+@dataclass(frozen=True)
 class DecodingResult:
     """One decoding's predictions, scored.
 
     Attributes:
         rows: How many.
-        decoding: 'free' or 'constrained'.
+        decoding: 'free', 'constrained' or 'best'.
         replies: Metrics of whole replies.
         fields: Field -> its scores.
         notes: Sentences that a reader should know.
         calibration: Field -> whether its probabilities hold; of the field that has them.
         consistency: Whether repeated samples agree; None where they were not asked for.
+        thresholds: Field -> its labels' thresholds, where these were tuned.
         speed: None of replies that were there already.
         predictions: Name of their file; None where none was written.
     """
@@ -180,6 +225,7 @@ class DecodingResult:
     consistency: Consistency | None = None
     speed: Speed | None = None
     predictions: str | None = None
+    thresholds: Mapping[str, FieldThresholds] = field(default_factory=dict)
 
     def noting(self, *notes: str) -> DecodingResult:
         """The same with more notes."""
@@ -190,6 +236,8 @@ class DecodingResult:
         fields = {name: scores.to_json() for name, scores in self.fields.items()}
         for name, one in self.calibration.items():
             fields[name]["calibration"] = one.to_json()
+        for name, tuned in self.thresholds.items():
+            fields[name]["thresholds"] = tuned.to_json()
         further = {"speed": self.speed and self.speed.to_json(), "predictions": self.predictions,
                    "consistency": self.consistency and self.consistency.to_json()}  # fmt: skip
         return {
@@ -204,12 +252,16 @@ class DecodingResult:
     @classmethod
     def from_json(cls, content: Any) -> DecodingResult:
         """What `to_json` says."""
-        scores, calibration = {}, {}
+        scores, calibration, thresholds = {}, {}, {}
         for name, of_field in required(content, "fields", each(mapping)).items():
             with inside("fields", name):
-                scores[name] = scores_from_json({key: one for key, one in of_field.items() if key != "calibration"})
+                further = ("calibration", "thresholds")
+                scores[name] = scores_from_json({key: one for key, one in of_field.items() if key not in further})
                 if (one := optional(of_field, "calibration", FieldCalibration.from_json)) is not None:
                     calibration[name] = one
+                read_thresholds = partial(FieldThresholds.from_json, other=PLAIN)
+                if (tuned := optional(of_field, "thresholds", read_thresholds)) is not None:
+                    thresholds[name] = tuned
         return cls(
             required(content, "rows", typed(int)),
             required(content, "decoding", typed(str)),
@@ -220,6 +272,7 @@ class DecodingResult:
             optional(content, "consistency", Consistency.from_json),
             optional(content, "speed", Speed.from_json),
             optional(content, "predictions", typed(str)),
+            thresholds,
         )
 
 
@@ -252,13 +305,7 @@ class Against:
             replies: Of `replies_json`.
             other: What the other system is called.
         """
-
-        def read(comparisons: Any) -> dict[str, Comparison]:
-            return {
-                metric: required(comparisons, metric, partial(Comparison.from_json, name=metric, other=other))
-                for metric in mapping(comparisons)
-            }
-
+        read = partial(comparisons_from_json, other=other)
         with inside("comparisons", other):
             by_field = each(read)(fields)
         with inside("reply_comparisons", other):
@@ -363,3 +410,16 @@ class EvaluationResult:
 def comparisons_json(comparisons: Mapping[str, Comparison]) -> dict[str, Any]:
     """Metric -> comparison, as scores.json has it."""
     return {name: one.to_json() for name, one in comparisons.items()}
+
+
+def comparisons_from_json(content: Any, other: str) -> dict[str, Comparison]:
+    """What `comparisons_json` says.
+
+    Args:
+        content: The object.
+        other: What the other system is called.
+    """
+    return {
+        metric: required(content, metric, partial(Comparison.from_json, name=metric, other=other))
+        for metric in mapping(content)
+    }

@@ -17,7 +17,7 @@ from mlxtune.backends.adapter import WEIGHTS_FILE
 from mlxtune.backends.base import Backend
 from mlxtune.chat.client import ChatServerError
 from mlxtune.data.rows import Row
-from mlxtune.errors import DataError
+from mlxtune.errors import DataError, RecipeError
 from mlxtune.evaluation.baselines import ASKED
 from mlxtune.evaluation.differences import compare
 from mlxtune.evaluation.error_analysis import find_errors
@@ -31,6 +31,7 @@ from mlxtune.evaluation.judge.ratings import (
     write_judgements,
 )
 from mlxtune.evaluation.measure import (
+    NOTHING_TO_TUNE_ON,
     Evaluation,
     EvaluationOptions,
     ask_baselines,
@@ -70,7 +71,7 @@ class EvaluationRequest:
         out: Folder to write; None is the subject's own; for replies from a file, None writes nothing.
         limit: Only the first so many rows; None is all.
         replies: File of replies to score; None asks the model.
-        decoding: 'free', 'constrained' or 'both'; None is the recipe's.
+        decoding: 'free', 'constrained', 'both' or 'best'; None is the recipe's.
         probabilities: Of every option of the first field.
         repeats: Samples of each row; None for none.
         temperature: Of the samples.
@@ -78,6 +79,7 @@ class EvaluationRequest:
         judge: A model that rates the written replies.
         overrides: The command's `--set`s.
         force: Replace an existing evaluation.
+        tune_thresholds: Choose a threshold for each label of the first field on the validation rows.
     """
 
     subject: Subject
@@ -92,6 +94,7 @@ class EvaluationRequest:
     judge: JudgeRequest | None = None
     overrides: Sequence[str] = ()
     force: bool = False
+    tune_thresholds: bool = False
 
     @property
     def folder(self) -> Path | None:
@@ -216,11 +219,14 @@ def _asked(
     subject, out = request.subject, request.folder
     assert out is not None
     recipe = subject.recipe
-    validation = read_validation_rows(recipe) if request.probabilities else None
+    validation = read_validation_rows(recipe) if request.probabilities or request.tune_thresholds else None
+    if request.tune_thresholds and not validation:
+        raise RecipeError(NOTHING_TO_TUNE_ON)
     validation = validation if request.limit is None or validation is None else validation[: request.limit]
     options = EvaluationOptions(
-        request.decoding, request.probabilities, validation, request.repeats, request.temperature, request.bertscore
-    )
+        request.decoding, request.probabilities, validation, request.repeats, request.temperature, request.bertscore,
+        request.tune_thresholds,
+    )  # fmt: skip
     backend = get_backend()
     # Before tuning, a model asked as the recipe asks is no baseline: it is what is evaluated.
     names = [name for name in recipe.evaluate.baselines if name in ASKED and not (subject.base and name == "zero_shot")]
@@ -266,7 +272,9 @@ def _judge_alone(request: EvaluationRequest, rows: Sequence[Row]) -> tuple[Evalu
     out = request.folder
     if out is None or request.judge is None or request.replies or request.bertscore or request.force:
         return None
-    return finished_evaluation(out, request.subject, rows, request.decoding, request.probabilities, request.repeats)
+    return finished_evaluation(
+        out, request.subject, rows, request.decoding, request.probabilities, request.repeats, request.tune_thresholds
+    )
 
 
 def _judged(

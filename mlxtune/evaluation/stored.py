@@ -227,29 +227,31 @@ def stored_predictions(folder: Path, result: DecodingResult) -> list[Prediction]
     return read_predictions(folder / (result.predictions or PREDICTIONS_FILE))
 
 
-def finished_evaluation(
-    out: Path,
-    subject: Subject,
-    rows: Sequence[Row],
-    decoding: str | None = None,
-    probabilities: bool = False,
-    repeats: int | None = None,
-) -> tuple[EvaluationResult, list[Prediction]] | None:
-    """The evaluation in a folder, if it says what evaluating the subject now would say.
+@dataclass(frozen=True)
+class FoundEvaluation:
+    """The evaluation in a folder, and in what it differs from one that is asked for.
+
+    Attributes:
+        result: What scores.json says.
+        predictions: Of its first decoding, in row order.
+        other: What is another: "other rows", "another adapter"; empty where it is the one that is asked for.
+    """
+
+    result: EvaluationResult
+    predictions: list[Prediction]
+    other: tuple[str, ...]
+
+
+def find_evaluation(out: Path, subject: Subject, rows: Sequence[Row]) -> FoundEvaluation | None:
+    """The evaluation in a folder, beside what evaluating the subject now would ask; None where there is none.
 
     Args:
         out: The folder.
         subject: Whose evaluation it should be.
         rows: The rows that should be answered.
-        decoding: The requested one; None accepts any.
-        probabilities: Whether they are required.
-        repeats: Required samples of each row.
-
-    Returns:
-        Its result and predictions; None where there is none.
 
     Raises:
-        RunError: It is another one; says in what.
+        RunError: Its scores cannot be read.
         DataError: Its predictions are missing or damaged.
     """
     result = read_result(out)
@@ -268,18 +270,54 @@ def finished_evaluation(
         other.append("another base model")
     if (None if model is None or model.adapter is None else model.adapter.sha256) != adapter:
         other.append("another adapter")
+    return FoundEvaluation(result, predictions, tuple(other))
+
+
+def finished_evaluation(
+    out: Path,
+    subject: Subject,
+    rows: Sequence[Row],
+    decoding: str | None = None,
+    probabilities: bool = False,
+    repeats: int | None = None,
+    thresholds: bool = False,
+) -> tuple[EvaluationResult, list[Prediction]] | None:
+    """The evaluation in a folder, if it says what evaluating the subject now would say.
+
+    Args:
+        out: The folder.
+        subject: Whose evaluation it should be.
+        rows: The rows that should be answered.
+        decoding: The requested one; None accepts any.
+        probabilities: Whether they are required.
+        repeats: Required samples of each row.
+        thresholds: Whether tuned ones are required.
+
+    Returns:
+        Its result and predictions; None where there is none.
+
+    Raises:
+        RunError: It is another one; says in what.
+        DataError: Its predictions are missing or damaged.
+    """
+    found = find_evaluation(out, subject, rows)
+    if found is None:
+        return None
+    result, other = found.result, list(found.other)
     if decoding is not None and decoding != (result.top.decoding if result.decodings is None else "both"):
         other.append("another decoding")
-    if probabilities and any(one.probabilities is None for one in predictions):
+    if probabilities and any(one.probabilities is None for one in found.predictions):
         other.append("no probabilities")
     samples = result.top.consistency
     if repeats is not None and (samples is None or samples.repeats != repeats):
         other.append(f"no {repeats} samples of each row")
+    if thresholds and not result.top.thresholds:
+        other.append("no tuned thresholds")
     if other:
         raise RunError(
             f"{out}: holds another evaluation ({', '.join(other)}); replace it with --force, or choose another folder with --out"
         )
-    return result, predictions
+    return result, found.predictions
 
 
 # Details -----------------------------------------------------------------------------------------------------------

@@ -16,6 +16,8 @@ from mlxtune.backends.base import Model
 from mlxtune.data.rows import Row
 from mlxtune.errors import DataError
 from mlxtune.evaluation.fields.kinds import scorers
+from mlxtune.evaluation.predict.best import scored_fields
+from mlxtune.evaluation.predict.predictions import BEST
 from mlxtune.evaluation.predict.predictor import Predictor
 from mlxtune.evaluation.predict.recording import predictions_of
 from mlxtune.evaluation.results import DecodingResult
@@ -35,7 +37,10 @@ def reply_metrics(
 
     Raises:
         DataError: It has no validation rows, or they cannot be read.
+        RecipeError: Its replies cannot be scored in best decoding.
     """
+    if recipe.evaluate.decoding == BEST:
+        scored_fields(recipe, tokenizer)  # now, and not at the first validation
     rows = read_validation_rows(recipe) if rows is None else rows
     if not rows:
         raise DataError(f"{recipe.selection_metric}: there are no validation rows to measure it on")

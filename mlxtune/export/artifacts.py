@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,15 +9,17 @@ from pathlib import Path
 
 from mlxtune.backends.adapter import Adapter, write_adapter
 from mlxtune.backends.base import Backend, ConvertSpec, Model
-from mlxtune.errors import Misuse, did_you_mean
-from mlxtune.export.exported import size_on_disk
+from mlxtune.errors import ExportError, Misuse, MlxtuneError, did_you_mean
+from mlxtune.export.exported import ExportNotWritten, size_on_disk
 from mlxtune.export.formats import default_out, export_run
 from mlxtune.export.gguf_adapter import read_gguf_lora
 from mlxtune.export.options import GGUF_TYPES, ExportOptions
 from mlxtune.export.peft_adapter import read_peft
 from mlxtune.export.source import ExportSource
+from mlxtune.files import temporary_folder
 from mlxtune.models.base_model import fingerprint
 from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
+from mlxtune.models.writing import CannotWrite
 from mlxtune.runs.folder import RunFolder
 
 
@@ -95,6 +96,9 @@ def artifact(kind: ArtifactKind, run: RunFolder, backend: Backend) -> Iterator[A
         kind: Which.
         run: With an adapter.
         backend: Computes.
+
+    Raises:
+        ExportError: It cannot be made; or the one that lies there cannot be loaded, as the block found.
     """
     places = [default_out(run, kind.to, kind.options)]
     if kind.name == "fused":
@@ -102,10 +106,15 @@ def artifact(kind: ArtifactKind, run: RunFolder, backend: Backend) -> Iterator[A
     adapter_time = (run.adapter / "adapter_config.json").stat().st_mtime
     for place in places:
         if place.exists() and place.stat().st_mtime >= adapter_time:
-            yield Artifact(kind, place, kept=True)
+            try:
+                yield Artifact(kind, place, kept=True)
+            except (CannotWrite, ExportNotWritten):
+                raise  # of what was made of it
+            except MlxtuneError as error:
+                raise ExportError(f"{error}; it was taken from the run: delete {place} to have it made anew") from error
             return
-    with tempfile.TemporaryDirectory(prefix=".verify-", dir=run.path) as folder:
-        out = Path(folder) / default_out(run, kind.to, kind.options).name
+    with temporary_folder(run.path, "verify") as folder:
+        out = folder / default_out(run, kind.to, kind.options).name
         export_run(run, kind.to, out, backend, kind.options)
         yield Artifact(kind, out, kept=False)
 
@@ -120,8 +129,8 @@ def loaded(one: Artifact, source: ExportSource, backend: Backend) -> Iterator[tu
         backend: Loads it; a GGUF is read back by `convert`.
     """
     dtype = source.recipe.model.dtype
-    with tempfile.TemporaryDirectory(prefix=".verify-", dir=source.run.path) as temporary:
-        folder = Path(temporary) / "read-back"
+    with temporary_folder(source.run.path, "verify") as temporary:
+        folder = temporary / "read-back"
         if one.kind.to in ("peft", "gguf-lora"):
             adapter = read_peft(one.path).adapter if one.kind.to == "peft" else read_gguf_lora(one.path, source.config)
             write_adapter(folder, adapter, source.config["num_hidden_layers"])

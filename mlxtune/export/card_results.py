@@ -11,7 +11,7 @@ from mlxtune.evaluation.metrics.estimates import Estimate
 from mlxtune.evaluation.metrics.labels import LabelScores
 from mlxtune.evaluation.metrics.paired import Comparison
 from mlxtune.evaluation.metrics.registry import METRICS, headline, title
-from mlxtune.evaluation.predict.predictions import CONSTRAINED
+from mlxtune.evaluation.predict.predictions import BEST, CONSTRAINED
 from mlxtune.evaluation.results import Against, DecodingResult, EvaluationResult
 from mlxtune.evaluation.stored import common_decoding
 from mlxtune.markdown import markdown_row, markdown_text
@@ -125,8 +125,10 @@ def result_lines(
 def _decoding_text(result: EvaluationResult) -> str:
     if len(result.by_decoding) > 1:
         return "asked twice: with decoding that allows only replies of the form above (constrained), and freely"
-    constrained = "constrained decoding: only replies of the form above could be written"
-    return constrained if result.top.decoding == CONSTRAINED else "free decoding"
+    return {
+        CONSTRAINED: "constrained decoding: only replies of the form above could be written",
+        BEST: "best decoding: of all replies of the form above the likeliest was taken",
+    }.get(result.top.decoding, "free decoding")
 
 
 def _label_tables(

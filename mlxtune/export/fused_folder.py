@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import tempfile
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from mlxtune.export.chat_template import exported_chat_template
 from mlxtune.export.exported import Exported, check_folder_free, new_folder, size_on_disk
 from mlxtune.export.fuse import Fused, fuse_into
 from mlxtune.export.source import ExportSource
-from mlxtune.files import write_json, write_text
+from mlxtune.files import temporary_folder, write_json, write_text
 from mlxtune.models.source import read_config, weight_files
 from mlxtune.models.tokenizer import load_tokenizer
 from mlxtune.recipe.sections import Recipe
@@ -79,16 +79,14 @@ def export_mlx(
         if bits is None:
             fused = fuse_into(new, source, backend, out, dtype=dtype)
         else:
-            with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=new.parent) as beside:
-                plain = Path(beside) / "fused"
-                plain.mkdir()
+            with temporary_folder(new.parent, out.name) as plain:
                 fused = fuse_into(plain, source, backend, out, dtype=dtype)
                 backend.convert(plain, new, ConvertSpec(bits, group_size))
             notes = (
                 f"quantized to {bits} bits after that; what it costs says: mlxtune verify {source.run} --artifacts q{bits}",
             )
         finish_folder(new, source.recipe)
-    load = f'mlx_lm.generate --model {out} --prompt "..."'
+    load = f'mlx_lm.generate --model {shlex.quote(str(out))} --prompt "..."'
     return Exported("mlx", out, size_on_disk(out), load, (fused.proof.as_text(), *notes, *_notes(fused, source)))
 
 
@@ -155,9 +153,7 @@ def _say_format(file: Path, name: str) -> None:
 
 
 def _transformers(out: Path) -> str:
-    return (
-        f'AutoModelForCausalLM.from_pretrained("{out}")  # from transformers; the tokenizer by AutoTokenizer likewise'
-    )
+    return f"AutoModelForCausalLM.from_pretrained({str(out)!r})  # from transformers; the tokenizer by AutoTokenizer likewise"
 
 
 def _notes(fused: Fused, source: ExportSource) -> tuple[str, ...]:

@@ -93,10 +93,7 @@ def read_gguf_lora(path: Path, config: Mapping[str, Any]) -> Adapter:
     weights: dict[str, NDArray[np.float32]] = {}
     for tensor in open_gguf(path).tensors:
         layer, factor = _layer(path, str(tensor.name))
-        value = read_tensor(path, tensor)
-        if factor == "B" and _is_interleaved(layer, config):
-            value = deinterleaved(value, len(value) // head_dim(config))
-        weights[f"{layer}.lora_{factor}"] = value
+        weights[f"{layer}.lora_{factor}"] = read_tensor(path, tensor)
     alpha = read_number(path, "adapter.lora.alpha")
     if not weights or alpha is None:
         missing = "adapter.lora.alpha" if weights else "tensors"
@@ -114,6 +111,10 @@ def read_gguf_lora(path: Path, config: Mapping[str, Any]) -> Adapter:
     ordered = {name: weights[name] for layer in layers for name in _factors(layer)}
     adapter = Adapter(LoraSpec(rank, scale, 0.0, layers), ordered)
     check_fits(adapter, linear_layers(config), str(path), "the base model")
+    for layer in layers:
+        if _is_interleaved(layer, config):
+            name = f"{layer}.lora_B"
+            ordered[name] = deinterleaved(ordered[name], len(ordered[name]) // head_dim(config))
     return adapter
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,13 +17,15 @@ from typing import Any
 
 from mlxtune.backends.adapter import CONFIG_FILE, WEIGHTS_FILE
 from mlxtune.backends.base import Backend
+from mlxtune.export.card_facts import card_facts
 from mlxtune.export.card_usage import HubArtifact, is_hub_model, load_line
+from mlxtune.export.exported import ExportNotWritten
 from mlxtune.export.formats import export_run
 from mlxtune.export.hub import Uploaded, check_repository_name, open_repository
-from mlxtune.export.model_card import card_facts, model_card
+from mlxtune.export.model_card import model_card
 from mlxtune.export.options import GGUF_TYPE, UploadOptions, check_upload
 from mlxtune.export.source import open_source
-from mlxtune.files import write_json
+from mlxtune.files import temporary_folder, write_json
 from mlxtune.recipe.sections import Recipe
 from mlxtune.runs.folder import RunFolder
 
@@ -169,10 +170,13 @@ def _made(
     run: RunFolder, repository: str, backend: Backend, upload: UploadOptions, card: _Card
 ) -> Iterator[tuple[Path, HubContent]]:
     """The repository's folder, for as long as the block runs."""
-    with tempfile.TemporaryDirectory(prefix=".hub-", dir=run.path) as temporary:
-        folder = Path(temporary) / "repository"
+    with temporary_folder(run.path, "hub") as temporary:
+        folder = temporary / "repository"
         out = folder if card.artifact.file is None else folder / card.artifact.file
-        exported = export_run(run, upload.artifact, out, backend, upload.options)
+        try:
+            exported = export_run(run, upload.artifact, out, backend, upload.options)
+        except ExportNotWritten as error:  # its place is a temporary one, in the run
+            raise ExportNotWritten(run.path, error.cause) from error.cause
         if upload.artifact == "peft":
             (folder / MLX_FOLDER).mkdir()
             for name in (CONFIG_FILE, WEIGHTS_FILE):

@@ -100,7 +100,7 @@ def _adapter(folder: Path) -> AdapterSource:
     file = folder / mlx_lm_adapter.CONFIG_FILE
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise AdapterError(f"{file}: cannot be read: {error}") from error
     if not isinstance(config, dict):
         raise AdapterError(f"{file}: expected keys with values, got a {type(config).__name__}")

@@ -66,7 +66,11 @@ class LlamaCpp:
         self._process = subprocess.Popen(
             words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
         )
-        self.release = str(self._read()["llama_cpp"])
+        try:
+            self.release = str(self._read()["llama_cpp"])
+        except BaseException:  # an interruption while a large model loads is one
+            self.close()
+            raise
 
     def __enter__(self) -> LlamaCpp:
         return self
@@ -112,7 +116,10 @@ class LlamaCpp:
         line = self._pipe(self._process.stdout).readline()
         if not line:
             raise ExportError(f"{self._name}: llama.cpp ended without an answer")
-        answer: dict[str, Any] = json.loads(line)
+        try:
+            answer: dict[str, Any] = json.loads(line)
+        except ValueError as error:
+            raise ExportError(f"{self._name}: llama.cpp answered what is no JSON: {line[:80].rstrip()!r}") from error
         if "error" in answer:
             raise ExportError(f"{self._name}: llama.cpp: {answer['error']}")
         return answer

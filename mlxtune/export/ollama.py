@@ -7,6 +7,7 @@ the messages, and what stands between the marks becomes the Go template.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 from mlxtune.errors import ExportError
 from mlxtune.export.exported import Exported, check_folder_free, new_folder, size_on_disk
 from mlxtune.export.gguf_adapter import export_gguf_lora
-from mlxtune.export.gguf_model import export_gguf
+from mlxtune.export.gguf_model import context_length, export_gguf
 from mlxtune.export.source import ExportSource
 from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
 from mlxtune.recipe.sections import PLACEHOLDER, Recipe
@@ -76,7 +77,7 @@ def export_ollama(
             file = f"{recipe.name}-lora.gguf"
             artifact = export_gguf_lora(source, new / file)
             origin = f"FROM {adapter_only}\nADAPTER ./{file}"
-        text = modelfile(origin, recipe, tokenizer, int(source.config["max_position_embeddings"]))
+        text = modelfile(origin, recipe, tokenizer, context_length(source.config))
         (new / MODELFILE).write_text(text, encoding="utf-8")
     notes = list(artifact.notes)
     columns = PLACEHOLDER.findall(recipe.prompt.user)
@@ -87,7 +88,7 @@ def export_ollama(
             f"{adapter_only} must be the model that the adapter was trained on ({recipe.model.path}), best unquantized: "
             "Ollama does not check it"
         )
-    load = f"cd {out} && ollama create {recipe.name} && ollama run {recipe.name}"
+    load = f"cd {shlex.quote(str(out))} && ollama create {recipe.name} && ollama run {recipe.name}"
     return Exported("ollama", out, size_on_disk(out), load, tuple(notes))
 
 

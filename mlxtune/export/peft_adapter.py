@@ -10,6 +10,7 @@ which may differ by layer; ours is one rank and one scale for all. Read from PEF
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -56,6 +57,16 @@ REFUSED_KEYS = {
     "kasa_config": "KaSA",
     "monteclora_config": "MonteCLoRA",
     "velora_config": "VeLoRA",
+}
+# Key -> what it may hold, and how that is called; None and a missing key are PEFT's defaults.
+KINDS: dict[str, tuple[tuple[type, ...], str]] = {
+    "target_modules": ((str, list), "a regular expression or a list of names"),
+    "exclude_modules": ((str, list), "a regular expression or a list of names"),
+    "layers_to_transform": ((int, list), "a number of a block or a list of them"),
+    "layers_pattern": ((str, list), "a regular expression or a list of them"),
+    "lora_dropout": ((int, float), "a number"),
+    "rank_pattern": ((dict,), "layers with numbers"),
+    "alpha_pattern": ((dict,), "layers with numbers"),
 }
 # These begin with A and B alone. Others (pissa, olora, corda, loftq, lora_ga) change the base model's weights, too.
 PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
@@ -242,7 +253,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         config = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(config, dict):
             raise ValueError("expected keys with values")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise AdapterError(f"{file}: not PEFT's adapter configuration: {error}") from error
     if config.get("peft_type") != "LORA":
         raise AdapterError(f"{file}: expected peft_type LORA, got {config.get('peft_type')!r}; only LoRA is read")
@@ -259,12 +270,18 @@ def _read_config(folder: Path) -> dict[str, Any]:
             "it in PEFT with path_initial_model_for_weight_conversion, which makes it a plain LoRA"
         )
     rank, alpha = config.get("r"), config.get("lora_alpha")
-    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, (int, float)) or alpha <= 0:
+    if not isinstance(rank, int) or rank < 1 or not _is_alpha(alpha):
         raise AdapterError(f"{file}: expected r and lora_alpha above zero, got {rank!r} and {alpha!r}")
-    for key in ("rank_pattern", "alpha_pattern"):
-        if not isinstance(config.get(key) or {}, dict):
-            raise AdapterError(f"{file}: expected layers with numbers under {key}, got {config[key]!r}")
+    for key, (kinds, what) in KINDS.items():
+        value = config.get(key)
+        if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
+            raise AdapterError(f"{file}: {key}: expected {what}, got {str(value)[:60]}")
     return config
+
+
+def _is_alpha(value: object) -> bool:
+    """Whether a value is a finite number above zero."""
+    return isinstance(value, (int, float)) and 0 < value < math.inf
 
 
 _MERGE = "merge it in PEFT (merge_and_unload) and train on the result"
@@ -339,7 +356,7 @@ def _scale(layer: str, rank: int, config: Mapping[str, Any], folder: Path) -> fl
             "different adapters"
         )
     alpha = _by_pattern(config.get("alpha_pattern") or {}, layer, config["lora_alpha"], folder)
-    if not isinstance(alpha, (int, float)) or alpha <= 0:
+    if not _is_alpha(alpha):
         raise AdapterError(f"{folder / CONFIG_FILE}: alpha_pattern: expected a number above zero, got {alpha!r}")
     return Alpha(alpha, bool(config.get("use_rslora"))).scale(rank)
 

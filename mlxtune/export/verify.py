@@ -9,172 +9,61 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlxtune.backends.adapter import WEIGHTS_FILE
-from mlxtune.backends.base import Backend, Constraint, Generation, Model
+from mlxtune.backends.base import Backend, Model
 from mlxtune.data.examples import prompt_ids
 from mlxtune.data.rows import Row
-from mlxtune.errors import MlxtuneError, RunError
+from mlxtune.errors import MlxtuneError, ModelError
 from mlxtune.evaluation.differences import compare
-from mlxtune.evaluation.metrics.estimates import Estimate, mean_estimate
-from mlxtune.evaluation.metrics.paired import Comparison
-from mlxtune.evaluation.metrics.registry import headline, metric
-from mlxtune.evaluation.predict.predictions import CONSTRAINED, FREE, Prediction
+from mlxtune.evaluation.metrics.estimates import mean_estimate
+from mlxtune.evaluation.metrics.registry import headline
+from mlxtune.evaluation.predict.predictions import BOTH, CONSTRAINED, FREE, Prediction
 from mlxtune.evaluation.predict.predictor import Predictor
 from mlxtune.evaluation.predict.recording import record_predictions
+from mlxtune.evaluation.results import EvaluatedModel
 from mlxtune.evaluation.score import score
-from mlxtune.evaluation.stored import finished_evaluation, identity
+from mlxtune.evaluation.stored import find_evaluation, identity
 from mlxtune.evaluation.subject import Subject, load_subject, read_test_rows
 from mlxtune.export import llama_cpp, llama_server
 from mlxtune.export.artifacts import Artifact, ArtifactKind, artifact, loaded
-from mlxtune.export.exported import size_on_disk
+from mlxtune.export.exported import ExportNotWritten, size_on_disk
 from mlxtune.export.fuse import checked_logits, checked_prompts, largest_difference
+from mlxtune.export.in_llama_cpp import LlamaCppModel, has_llama_cpp, load_in_llama_cpp
 from mlxtune.export.source import ExportSource, open_source
+from mlxtune.export.verification import ADAPTER, WHOLE_REPLY, HeadlineMetric, Verification, Verified
 from mlxtune.files import write_json
 from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
+from mlxtune.models.writing import CannotWrite
 from mlxtune.progress import SILENT, Progress
 from mlxtune.recipe.sections import Recipe
-from mlxtune.runs.folder import RunFolder
+from mlxtune.runs.folder import RunFolder, locked
 
-ADAPTER = "adapter"  # what base plus adapter is called in the table
-WHOLE_REPLY = "reply"  # what metrics of whole replies stand under, where fields' stand under the field
 TOLERANCE = 0.02
+IN_LLAMA_CPP = " in llama.cpp"  # after the name of a GGUF that llama.cpp itself was asked about
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class HeadlineMetric:
-    """The metric by which a field is called better or worse.
+class _Asked:
+    """What a model replied to the test rows.
 
     Attributes:
-        field: The field; WHOLE_REPLY for all fields together.
-        name: The metric's, as scores.json has it.
-        estimate: Of the artifact, with its interval.
-        difference: Artifact less adapter, paired by row; None of the adapter itself.
-    """
-
-    field: str
-    name: str
-    estimate: Estimate
-    difference: Comparison | None = None
-
-    @property
-    def title(self) -> str:
-        """Field and metric: 'intents.exact_match'."""
-        return f"{self.field}.{self.name}"
-
-    def fell_by(self) -> float:
-        """How much worse the artifact is than the adapter; negative where it is better."""
-        if self.difference is None:
-            return 0.0
-        sign = -1 if metric(self.name).direction == "lower" else 1
-        return -sign * self.difference.difference
-
-    def to_json(self) -> dict[str, Any]:
-        """As verify.json has it."""
-        return {**self.estimate.to_json(), "difference": self.difference and self.difference.to_json()}
-
-
-@dataclass(frozen=True)
-class Verified:
-    """One artifact, asked.
-
-    Attributes:
-        name: As `--artifacts` names it; ADAPTER for base plus adapter.
-        path: Its file or folder; None where it was made for the occasion.
+        predictions: In row order.
         loaded_by: "mlx", "torch" or "llama.cpp".
-        decoding: 'free' or 'constrained'.
-        n_bytes: Its size; of the adapter, without the base model.
-        agreement: Share of rows whose reply says the same as the adapter's in every field.
-        metrics: Of each field, and of whole replies.
-        logit_difference: Largest of any logit on some prompts, to base plus adapter; None where logits are not to be had.
-        seconds_per_row: Model time / rows.
+        seconds_per_row: Model time / rows; None where it was not measured.
     """
 
-    name: str
-    path: str | None
+    predictions: Sequence[Prediction]
     loaded_by: str
-    decoding: str
-    n_bytes: int
-    agreement: Estimate
-    metrics: tuple[HeadlineMetric, ...]
-    logit_difference: float | None
     seconds_per_row: float | None
-
-    def lost(self, tolerance: float) -> list[HeadlineMetric]:
-        """The metrics that fell by more than a tolerance."""
-        return [one for one in self.metrics if one.fell_by() > tolerance]
-
-    def to_json(self) -> dict[str, Any]:
-        """As verify.json has it."""
-        metrics: dict[str, dict[str, Any]] = {}
-        for one in self.metrics:
-            metrics.setdefault(one.field, {})[one.name] = one.to_json()
-        return {
-            "path": self.path,
-            "loaded_by": self.loaded_by,
-            "decoding": self.decoding,
-            "bytes": self.n_bytes,
-            "agreement": self.agreement.to_json(),
-            "metrics": metrics,
-            "largest_logit_difference": self.logit_difference,
-            "seconds_per_row": self.seconds_per_row,
-        }
-
-
-@dataclass(frozen=True)
-class Verification:
-    """All of them.
-
-    Attributes:
-        run: The run.
-        rows: Test rows asked.
-        tolerance: How far a headline metric may fall.
-        adapter: Base plus adapter, by decoding; an artifact is compared with the one of its own.
-        artifacts: The artifacts, in the order asked for.
-        failed: Artifact -> why it could not be made or loaded.
-        notes: Sentences that a reader should know.
-    """
-
-    run: str
-    rows: int
-    tolerance: float
-    adapter: Mapping[str, Verified]
-    artifacts: tuple[Verified, ...]
-    failed: Mapping[str, str]
-    notes: tuple[str, ...] = ()
-
-    @property
-    def failures(self) -> list[str]:
-        """A sentence for each headline metric that fell by more than the tolerance, and each artifact that failed."""
-        fallen = [
-            f"{one.name}: {lost.title} fell by {lost.fell_by():.3f}, to {lost.estimate.value:.3f}; "
-            f"more than the tolerance of {self.tolerance:g}"
-            for one in self.artifacts
-            for lost in one.lost(self.tolerance)
-        ]
-        return [*fallen, *(f"{name}: {why}" for name, why in self.failed.items())]
-
-    def to_json(self) -> dict[str, Any]:
-        """The content of verify.json."""
-        return {
-            "run": self.run,
-            "rows": self.rows,
-            "tolerance": self.tolerance,
-            "adapter": {name: one.to_json() for name, one in self.adapter.items()},
-            "artifacts": {one.name: one.to_json() for one in self.artifacts},
-            "failures": self.failures,
-            "failed": dict(self.failed),
-            "notes": list(self.notes),
-        }
 
 
 @dataclass(frozen=True)
@@ -194,7 +83,7 @@ def verify_run(
     limit: int | None = None,
     progress: Progress = SILENT,
 ) -> Verification:
-    """Evaluate artifacts of a run, and write verify.json into it.
+    """Evaluate artifacts of a run, and write what was found into it (`verification_file`).
 
     An artifact that lies in the run is taken; another is made for the occasion and removed again. One that cannot be made
     or loaded is a failure of its own and does not keep the others from being asked.
@@ -208,17 +97,45 @@ def verify_run(
         progress: Told how far the rows are.
 
     Raises:
-        RunError: The run has no adapter.
+        RunError: The run has no adapter, or is being verified by another process.
+        ModelError: The logits of base plus adapter are no finite numbers.
         RecipeError: The recipe names no test rows.
         DataError: The test rows cannot be read or used.
     """
     source = open_source(run, backend)
-    subject = Subject(source.recipe, run, base=False)
     rows = read_test_rows(source.recipe)[:limit]
+    file = verification_file(run, limit)
+    folder = run.verify if limit is None else file.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(folder, "wait for it"):
+            verification = _verify(
+                source, rows, kinds, _Asking(source, rows, backend, folder, progress), tolerance, limit
+            )
+            write_json(file, verification.to_json())
+    except KeyboardInterrupt:
+        log.info("Replies so far are kept in %s; run the same command again to continue.", folder)
+        raise
+    return verification
+
+
+def verification_file(run: RunFolder, limit: int | None = None) -> Path:
+    """Where a verification is written; one of the first rows alone replaces none of all rows."""
+    return run.verify_file if limit is None else run.verify / f"first-{limit}" / run.verify_file.name
+
+
+def _verify(
+    source: ExportSource,
+    rows: Sequence[Row],
+    kinds: Sequence[ArtifactKind],
+    asking: _Asking,
+    tolerance: float,
+    limit: int | None,
+) -> Verification:
+    """Ask base plus adapter, then artifact after artifact."""
     ggufs = any(kind.to == "gguf" for kind in kinds)
     with_llama_cpp = ggufs and has_llama_cpp()
-    asking = _Asking(source, rows, backend, progress)
-    references = asking.references(subject, limit, free=with_llama_cpp)
+    references = asking.references(limit, free=with_llama_cpp)
     found: list[Verified] = []
     failed: dict[str, str] = {}
     notes: list[str] = []
@@ -227,186 +144,158 @@ def verify_run(
             f"GGUFs were read back by mlxtune alone: {llama_cpp.missing()}, and there is no {llama_server.PROGRAM} on the PATH"
         )
     for kind in kinds:
+        name = kind.name
         try:
-            with artifact(kind, run, backend) as one:
+            with artifact(kind, source.run, asking.backend) as one:
                 found.append(asking.ask(one, references))
                 if kind.to == "gguf" and with_llama_cpp:
-                    found.append(asking.ask_llama_cpp(one, references))
+                    name = f"{kind.name}{IN_LLAMA_CPP}"
+                    found.append(asking.ask_llama_cpp(one, name, references))
+        except (CannotWrite, ExportNotWritten) as error:  # its place is a temporary one, in the run
+            failed[name] = str(ExportNotWritten(source.run.path, error.cause))
+        except OSError as error:
+            failed[name] = str(ExportNotWritten(source.run.path, error))
         except MlxtuneError as error:
-            failed[kind.name] = str(error)
+            failed[name] = str(error)
+    if taken := {one.name: one.path for one in found if one.path is not None and one.loaded_by == asking.backend.name}:
+        notes.append(
+            f"not made now but taken from the run: {', '.join(f'{name} ({path})' for name, path in taken.items())}"
+        )
     shown = {name: one.verified for name, one in references.items()}
-    verification = Verification(str(run), len(rows), tolerance, shown, tuple(found), failed, tuple(notes))
-    write_json(run.verify_file, verification.to_json())
-    return verification
+    return Verification(str(source.run), len(rows), tolerance, shown, tuple(found), failed, tuple(notes))
 
 
 class _Asking:
-    """One run's test rows, put to model after model; one model is in memory at a time."""
+    """One run's test rows, put to model after model; one model is in memory at a time.
 
-    def __init__(self, source: ExportSource, rows: Sequence[Row], backend: Backend, progress: Progress) -> None:
-        self.source, self.rows, self.backend, self.progress = source, rows, backend, progress
+    Args:
+        source: The run.
+        rows: Its test rows, or the first of them.
+        backend: Computes.
+        folder: Keeps the replies, so that an interrupted verification goes on.
+        progress: Told how far the rows are.
+    """
+
+    def __init__(
+        self, source: ExportSource, rows: Sequence[Row], backend: Backend, folder: Path, progress: Progress
+    ) -> None:
+        self.source, self.rows, self.backend, self.folder, self.progress = source, rows, backend, folder, progress
         self.recipe: Recipe = source.recipe
-        self.decoding = FREE if source.recipe.evaluate.decoding == FREE else CONSTRAINED
+        decoding = source.recipe.evaluate.decoding
+        self.decoding: str = CONSTRAINED if decoding == BOTH else decoding
         self.prompts = checked_prompts(source.recipe, source.base)
         self.logits: list[NDArray[np.float32]] = []
-        self.folder = source.run.verify
-        self.adapter_hash = identity(source.run.adapter / WEIGHTS_FILE).sha256
 
-    def references(self, subject: Subject, limit: int | None, free: bool) -> dict[str, _Reference]:
+    def references(self, limit: int | None, free: bool) -> dict[str, _Reference]:
         """Base plus adapter, by decoding: its stored evaluation where that is whole and of these rows, else asked now.
 
         Args:
-            subject: The run with its adapter.
             limit: As asked for.
             free: Whether free decoding is needed as well.
         """
-        stored: dict[str, tuple[Sequence[Prediction], float | None]] = {}
-        try:
-            done = finished_evaluation(subject.evaluation(limit), subject, self.rows)
-            if done is not None:
-                top = done[0].top
-                stored[top.decoding] = (done[1], None if top.speed is None else top.speed.seconds_per_row)
-        except MlxtuneError as error:
-            log.info("the run's own evaluation is not taken: %s", error)
+        subject = Subject(self.recipe, self.source.run, base=False)
+        stored = self._stored(subject, limit)
         model, tokenizer = load_subject(subject, self.backend)
         self.logits = [checked_logits(model, prompt) for prompt in self.prompts]
+        if not all(np.isfinite(one).all() for one in self.logits):
+            raise ModelError(
+                f"{self.source.run}: the logits of its adapter are no finite numbers, so there is nothing to compare with; "
+                "verify another run, or train this one again"
+            )
+        adapter_hash = identity(self.source.run.adapter / WEIGHTS_FILE).sha256
+        size = size_on_disk(self.source.run.adapter)
         found = {}
         for decoding in dict.fromkeys([self.decoding, *([FREE] if free else [])]):
-            predictions, seconds = stored.get(decoding) or self._asked(
-                ADAPTER, model, tokenizer, decoding, self.adapter_hash
-            )
-            size = size_on_disk(self.source.run.adapter)
-            shown = self._verified(ADAPTER, None, self.backend.name, size, predictions, predictions, 0.0, seconds)
-            found[decoding] = _Reference(predictions, shown)
+            asked = stored.get(decoding) or self._asked(ADAPTER, model, tokenizer, decoding, adapter_hash)
+            found[decoding] = _Reference(asked.predictions, self._verified(ADAPTER, None, size, asked, None, 0.0))
         return found
 
     def ask(self, one: Artifact, references: Mapping[str, _Reference]) -> Verified:
         """An artifact, loaded by the backend and asked in the recipe's decoding."""
-        reference = references[self.decoding].predictions
         with loaded(one, self.source, self.backend) as (model, tokenizer, model_hash):
-            distance = self._logit_difference(model)
-            predictions, seconds = self._asked(one.kind.name, model, tokenizer, self.decoding, model_hash)
+            distance = self._logit_difference(one, model)
+            asked = self._asked(one.kind.name, model, tokenizer, self.decoding, model_hash)
         del model
         gc.collect()
-        path = str(one.path) if one.kept else None
-        return self._verified(
-            one.kind.name, path, self.backend.name, one.n_bytes, predictions, reference, distance, seconds
-        )
+        reference = references[self.decoding].predictions
+        return self._verified(one.kind.name, one, one.n_bytes, asked, reference, distance)
 
-    def ask_llama_cpp(self, one: Artifact, references: Mapping[str, _Reference]) -> Verified:
+    def ask_llama_cpp(self, one: Artifact, name: str, references: Mapping[str, _Reference]) -> Verified:
         """A GGUF, loaded by llama.cpp itself and asked the same prompts, greedily."""
-        name = f"{one.kind.name} in llama.cpp"
         tokenizer = load_tokenizer(self.source.base)
         longest = max(map(len, prompt_ids(self.rows, self.recipe, tokenizer)))
         with load_in_llama_cpp(one.path, longest + self.recipe.evaluate.max_new_tokens) as writer:
             model = cast(Model, LlamaCppModel(writer, self.source.config))
-            predictions, seconds = self._asked(name, model, tokenizer, FREE, None)
-        path = str(one.path) if one.kept else None
-        reference = references[FREE].predictions
-        return self._verified(name, path, "llama.cpp", one.n_bytes, predictions, reference, None, seconds)
+            asked = self._asked(name, model, tokenizer, FREE, None)
+        return self._verified(name, one, one.n_bytes, asked, references[FREE].predictions, None)
 
-    def _logit_difference(self, model: Model) -> float:
-        """Largest difference of any logit to base plus adapter; of a padded vocabulary the part that both have."""
+    def _stored(self, subject: Subject, limit: int | None) -> dict[str, _Asked]:
+        """Decoding -> the run's own evaluation of these rows; empty where there is none."""
+        folder = subject.evaluation(limit)
+        try:
+            found = find_evaluation(folder, subject, self.rows)
+        except MlxtuneError as error:
+            log.info("the adapter is asked again: %s", error)
+            return {}
+        if found is None:
+            return {}
+        if found.other:
+            log.info("%s is of %s: the adapter is asked again", folder, ", ".join(found.other))
+            return {}
+        evaluated, top = found.result.evaluated, found.result.top
+        by = evaluated.backend if isinstance(evaluated, EvaluatedModel) else self.backend.name
+        return {top.decoding: _Asked(found.predictions, by, None if top.speed is None else top.speed.seconds_per_row)}
+
+    def _logit_difference(self, one: Artifact, model: Model) -> float:
+        """Largest difference of any logit to base plus adapter; of a padded vocabulary the part that both have.
+
+        Raises:
+            ModelError: Some logit is no finite number.
+        """
         found = []
         for prompt, ours in zip(self.prompts, self.logits, strict=True):
             theirs = checked_logits(model, prompt)
             width = min(ours.shape[1], theirs.shape[1])
             found.append(largest_difference(theirs[:, :width], ours[:, :width]))
+        if not np.isfinite(found).all():
+            raise ModelError(f"{one.path}: its logits are no finite numbers")
         return float(np.max(found))
 
-    def _asked(
-        self, name: str, model: Model, tokenizer: Tokenizer, decoding: str, model_hash: str | None
-    ) -> tuple[list[Prediction], float]:
-        """The model's replies, kept in the run, so that an interrupted verification goes on; and its seconds a row."""
-        self.folder.mkdir(exist_ok=True)
+    def _asked(self, name: str, model: Model, tokenizer: Tokenizer, decoding: str, model_hash: str | None) -> _Asked:
+        """The model's replies, kept in the folder; those of another backend, or of another model, are asked anew."""
         predictor = Predictor(self.recipe, model, tokenizer, decoding)
-        file = self.folder / f"{name.replace(' in llama.cpp', '-llama.cpp')}-{decoding}.jsonl"
+        by = self.backend.name if model_hash is not None else "llama.cpp"
+        file = self.folder / f"{name.replace(IN_LLAMA_CPP, '-llama.cpp')}-{decoding}.jsonl"
         self.progress.begin(f"{name}, {decoding} decoding", len(self.rows))
-        recorded = record_predictions(file, self.rows, predictor, self.progress, model_hash=model_hash)
-        return recorded.predictions, recorded.seconds / len(self.rows)
+        recorded = record_predictions(
+            file, self.rows, predictor, self.progress, model_hash=model_hash and f"{by}:{model_hash}"
+        )
+        return _Asked(recorded.predictions, by, recorded.seconds / len(self.rows))
 
     def _verified(
         self,
         name: str,
-        path: str | None,
-        loaded_by: str,
+        one: Artifact | None,
         n_bytes: int,
-        predictions: Sequence[Prediction],
-        reference: Sequence[Prediction],
+        asked: _Asked,
+        reference: Sequence[Prediction] | None,
         logit_difference: float | None,
-        seconds: float | None,
     ) -> Verified:
-        """How an artifact stands beside base plus adapter."""
-        seed = self.recipe.train.seed
-        same = [ours.predicted == theirs.predicted for ours, theirs in zip(predictions, reference, strict=True)]
+        """How an artifact stands beside base plus adapter; with no reference it is these themselves."""
+        predictions = asked.predictions
+        others = predictions if reference is None else reference
+        same = [ours.predicted == theirs.predicted for ours, theirs in zip(predictions, others, strict=True)]
         return Verified(
             name,
-            path,
-            loaded_by,
+            str(one.path) if one is not None and one.kept else None,
+            asked.loaded_by,
             predictions[0].decoding,
             n_bytes,
-            mean_estimate(same, seed),
-            _headlines(predictions, None if predictions is reference else reference, self.recipe),
+            mean_estimate(same, self.recipe.train.seed),
+            _headlines(predictions, reference, self.recipe),
             logit_difference,
-            seconds,
+            asked.seconds_per_row,
         )
-
-
-class Writer(Protocol):
-    """What writes greedy replies: llama.cpp in either way."""
-
-    def generate(
-        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop_tokens: Sequence[int]
-    ) -> list[Generation]:
-        """Replies to prompts of token ids."""
-        ...
-
-
-class LlamaCppModel:
-    """A model that llama.cpp holds, as far as a `Predictor` that decodes freely asks for one.
-
-    Args:
-        writer: Writes the replies.
-        config: config.json of the model.
-    """
-
-    def __init__(self, writer: Writer, config: Mapping[str, Any]) -> None:
-        self._writer, self.config = writer, config
-
-    def generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        max_new_tokens: int,
-        stop_tokens: Sequence[int],
-        constraint: Constraint | None = None,
-        temperature: float = 0.0,
-        seed: int = 0,
-    ) -> list[Generation]:
-        """Greedy replies to all prompts.
-
-        Raises:
-            ValueError: A constraint, or a temperature.
-        """
-        if constraint is not None or temperature:
-            raise ValueError("llama.cpp is asked freely and greedily here")
-        return self._writer.generate(prompts, max_new_tokens, stop_tokens)
-
-
-def has_llama_cpp() -> bool:
-    """Whether llama.cpp can be asked here, in one way or the other."""
-    return llama_cpp.missing() is None or llama_server.found()
-
-
-def load_in_llama_cpp(gguf: Path, context: int) -> AbstractContextManager[Writer]:
-    """A GGUF in llama.cpp: by the npm package node-llama-cpp, or by llama-server where that is not here.
-
-    Args:
-        gguf: The file.
-        context: Tokens of a prompt with its reply at most.
-    """
-    if llama_cpp.missing() is None:
-        return llama_cpp.LlamaCpp(gguf, context=context)
-    return llama_server.LlamaServer(gguf, context=context)
 
 
 def _headlines(
@@ -427,20 +316,3 @@ def _headlines(
         difference = None if against is None else against.replies[name]
         found.append(HeadlineMetric(WHOLE_REPLY, name, scored.replies[name], difference))
     return tuple(found)
-
-
-def read_verification(run: RunFolder) -> dict[str, Any] | None:
-    """The content of a run's verify.json; None where it was not verified.
-
-    Raises:
-        RunError: The file cannot be read.
-    """
-    import json
-
-    file: Path = run.verify_file
-    try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise RunError(f"{file}: cannot be read: {error}; run `mlxtune verify {run}` again") from error

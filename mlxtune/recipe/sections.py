@@ -17,6 +17,7 @@ from pydantic_core import PydanticCustomError
 from mlxtune.errors import did_you_mean
 
 VALID_LOSS = "valid.loss"
+AUTO: Literal["auto"] = "auto"  # what a key has that mlxtune is to choose
 PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 # Rows on the Hugging Face Hub. What stands after the last colon is a split there, or a file's path.
 HUB_ROWS = re.compile(
@@ -370,9 +371,13 @@ class TrainSection(Section):
     max_steps: int | None = Field(None, ge=1)
     """Stop after this many optimizer steps, for trials; null trains all epochs."""
     batch_size: int = Field(4, ge=1)
-    """Rows a forward pass."""
+    """Rows of a batch. With gradient_accumulation it says how many rows form an optimizer step, not what memory is needed."""
     gradient_accumulation: int = Field(4, ge=1)
-    """Forward passes an optimizer step."""
+    """Batches an optimizer step, which is of batch_size x gradient_accumulation rows."""
+    tokens_per_pass: Literal["auto"] | Annotated[int, Field(ge=1)] = AUTO
+    """Most positions of a forward pass, padding included, the prefix that all rows share not counted; a longer row is a pass
+    of its own. The rows of a step are computed in few passes of that size, with the same loss and gradient. auto is what the
+    device's memory allows; the run keeps the number, so that it resumes with the same passes."""
     gradient_checkpointing: bool = False
     """Recompute each block's activations in the backward pass instead of keeping them: less memory, about a third more
     time, the same numbers."""
@@ -406,12 +411,18 @@ class TrainSection(Section):
     seed: int = Field(0, ge=0, lt=2**32)
     """Seed of the adapter's first values, the order of rows and the dropout."""
 
+    @property
+    def rows_per_step(self) -> int:
+        """Rows an optimizer step."""
+        return self.batch_size * self.gradient_accumulation
+
 
 class EvaluateSection(Section):
     """Evaluation."""
 
-    decoding: Literal["constrained", "free", "both"] = "constrained"
-    """Let the model write only replies that the template allows, anything, or one after the other."""
+    decoding: Literal["constrained", "free", "both", "best"] = "constrained"
+    """constrained: the model writes only replies that the template allows; free: anything; both: one after the other; best: the
+    likeliest allowed reply, found by scoring every value of each label field with a list."""
     max_new_tokens: int = Field(64, ge=1)
     """Longest reply in tokens, its thinking included (prompt.thinking: true needs some hundred more)."""
     batch_size: int = Field(16, ge=1)

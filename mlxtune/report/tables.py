@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mlxtune.evaluation.metrics.paired import Comparison
     from mlxtune.evaluation.predict.consistency import Consistency, Flip
     from mlxtune.evaluation.predict.probabilities import FieldCalibration
-    from mlxtune.evaluation.results import Against, DecodingResult, EvaluationResult, Speed
+    from mlxtune.evaluation.results import Against, DecodingResult, EvaluationResult, FieldThresholds, Speed
 
 WIDTH = 100
 MAX_LABELS = 40  # of an open set there may be thousands
@@ -47,6 +47,8 @@ def score_tables(result: EvaluationResult) -> list[RenderableType]:
         tables += field_tables(name, scores)
         if name in top.calibration and top.calibration[name].calibration.rows:
             tables.append(calibration_table(name, top.calibration[name]))
+        if name in top.thresholds:
+            tables += threshold_tables(name, scores, top.thresholds[name])
     if top.consistency is not None:
         tables.append(consistency_table(top.consistency))
         if top.consistency.flips:
@@ -272,6 +274,29 @@ def calibration_table(name: str, calibration: FieldCalibration) -> RenderableTyp
         right = "" if covered.precision is None else f", {covered.precision:.3f} of them right"
         title += f"\n95% right on validation rows {at}: answers {covered.coverage:.3f} of the rows here{right}"
     return titled(title, table)
+
+
+def threshold_tables(name: str, scores: Scores, found: FieldThresholds) -> list[RenderableType]:
+    """The metrics of a field with thresholds beside those without, and the threshold of each label."""
+    table = new_table("metric")
+    for column in ("without", "with", "change"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for metric, title_of_metric in shown_metrics():
+        if metric in found.gain:
+            plain, tuned = scores[metric], found.scores[metric]
+            change = _change(tuned.value - plain.value, found.gain[metric])
+            table.add_row(title_of_metric, estimate_text(plain), estimate_text(tuned), change)
+    best = headline(found.gain)
+    sentence = "" if best is None else f"; by {METRICS[best].title} {found.gain[best].sentence}"
+    tables = [titled(f"{name}: with a threshold for each label{sentence}", table)]
+    labels = new_table("label")
+    for column in ("threshold", "F1 there", "F1 at 0.5", "support"):
+        labels.add_column(column, justify="right", no_wrap=True)
+    for label, one in found.labels.items():
+        labels.add_row(
+            cell_text(label), f"{one.threshold:.3f}", f"{one.f1:.3f}", f"{one.default_f1:.3f}", str(one.support)
+        )
+    return [*tables, titled(f"{name}: thresholds, chosen on {found.validation_rows} validation rows", labels)]
 
 
 def consistency_table(consistency: Consistency) -> RenderableType:

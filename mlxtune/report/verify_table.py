@@ -1,53 +1,76 @@
-"""What `mlxtune verify` found, as a table for the terminal. Computes nothing."""
+"""What `mlxtune verify` found, as tables for the terminal. Computes nothing."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mlxtune.export.verify import HeadlineMetric, Verification, Verified
-from mlxtune.report.cells import cell_text, estimate_text, new_table
+from mlxtune.export.verification import Verification, Verified
+from mlxtune.report.cells import cell_text, estimate_text, new_table, titled
 from mlxtune.report.run_table import size_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.table import Table
+
+    from mlxtune.evaluation.metrics.paired import Comparison
 
 
 def verify_tables(verification: Verification) -> list[RenderableType]:
-    """A line an artifact, base plus adapter first, then what failed and what a reader should know."""
+    """A table of the artifacts, base plus adapter first, and one for each headline metric; then a paragraph on what failed, and
+    one on what a reader should know. All fit into 80 columns, however many fields a recipe has."""
     adapters = list(verification.adapter.values())
-    all_rows = [*adapters, *verification.artifacts]
-    titles = list(dict.fromkeys(one.title for row in all_rows for one in row.metrics))
+    rows = {_name(one, adapters): one for one in [*adapters, *verification.artifacts]}
+    titles = list(dict.fromkeys(metric.title for one in rows.values() for metric in one.metrics))
+    tables: list[RenderableType] = [_artifacts(rows, adapters)]
+    tables += [titled(title, _metric(title, rows)) for title in titles]
+    lines = ["\n".join(some) for some in (verification.failures, verification.notes) if some]
+    return [*tables, *map(_paragraph, lines)]
+
+
+def _name(one: Verified, adapters: list[Verified]) -> str:
+    """What a row is called; base plus adapter with its decoding, where it was asked in two."""
+    return f"{one.name}, {one.decoding}" if len(adapters) > 1 and one in adapters else one.name
+
+
+def _artifacts(rows: dict[str, Verified], adapters: list[Verified]) -> Table:
+    """How each was loaded, how far it is from base plus adapter, its size and speed."""
     table = new_table("artifact", "loaded by")
-    for name in ("same replies", *titles, "logits differ by", "size", "s/row"):
-        table.add_column(name, justify="right")
-    for one in all_rows:
-        metrics = {metric.title: metric for metric in one.metrics}
+    for title in ("same replies", "logits differ by", "size", "s/row"):
+        table.add_column(title, justify="right")
+    for name, one in rows.items():
         is_adapter = one in adapters
-        name = one.name if len(adapters) < 2 or not is_adapter else f"{one.name}, {one.decoding}"
+        distance = None if is_adapter else one.logit_difference
         table.add_row(
             cell_text(name),
             one.loaded_by,
             "" if is_adapter else f"{one.agreement.value:.1%}",
-            *(_metric_text(metrics.get(title)) for title in titles),
-            _logits_text(one, is_adapter),
+            "" if distance is None else f"{distance:.2g}",
             size_text(one.n_bytes),
             "" if one.seconds_per_row is None else f"{one.seconds_per_row:.3f}",
         )
-    lines = [*verification.failures, *verification.notes]
-    return [table, *(cell_text(line) for line in lines)]
+    return table
 
 
-def _metric_text(metric: HeadlineMetric | None) -> str:
-    """The metric with its interval, and the paired difference under it."""
-    if metric is None:
+def _metric(title: str, rows: dict[str, Verified]) -> Table:
+    """A metric of each with its interval, and the paired difference to base plus adapter."""
+    table = new_table("artifact")
+    for column in ("value", "difference to adapter"):
+        table.add_column(column, justify="right")
+    for name, one in rows.items():
+        metric = next((metric for metric in one.metrics if metric.title == title), None)
+        if metric is not None:
+            table.add_row(cell_text(name), estimate_text(metric.estimate), _difference_text(metric.difference))
+    return table
+
+
+def _difference_text(difference: Comparison | None) -> str:
+    if difference is None:
         return ""
-    text = estimate_text(metric.estimate)
-    if metric.difference is None:
-        return text
-    difference = metric.difference
     ends = "" if difference.low is None else f" [{difference.low:+.3f}, {difference.high:+.3f}]"
-    return f"{text}\n{difference.difference:+.3f}{ends}"
+    return f"{difference.difference:+.3f}{ends}"
 
 
-def _logits_text(one: Verified, is_adapter: bool) -> str:
-    return "" if is_adapter or one.logit_difference is None else f"{one.logit_difference:.2g}"
+def _paragraph(text: str) -> RenderableType:
+    from rich.console import Group
+
+    return Group(*map(cell_text, text.split("\n")))

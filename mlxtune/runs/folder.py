@@ -96,7 +96,7 @@ class RunFolder:
 
     def heal(self) -> None:
         """Put right what a process left that was killed while it replaced a folder of this run."""
-        for folder in (self.path, self.checkpoints, self.path / EVALUATIONS):
+        for folder in (self.path, self.checkpoints, self.path / EVALUATIONS, self.exports):
             heal(folder)
 
     def locked(self) -> AbstractContextManager[None]:
@@ -115,8 +115,12 @@ class RunFolder:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, advice: str = "wait for it or choose another --out") -> Iterator[None]:
     """Hold a folder for writing.
+
+    Args:
+        folder: It exists.
+        advice: What to do where another process holds it.
 
     Raises:
         RunError: Another process holds it.
@@ -127,7 +131,7 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        raise RunError(f"{folder}: another process is writing to it; wait for it or choose another --out") from None
+        raise RunError(f"{folder}: another process is writing to it; {advice}") from None
     try:
         yield
     finally:

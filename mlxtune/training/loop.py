@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from mlxtune.backends.adapter import Adapter, write_adapter
 from mlxtune.backends.base import Backend, Batch, LoraSpec, Model, OptimizerSpec, StepResult
 from mlxtune.backends.state import read_state
-from mlxtune.data.batches import build_batches, epoch_order, sequential_order, shared_prefix
+from mlxtune.data.batches import build_batches, epoch_order, shared_prefix
 from mlxtune.data.examples import Example
+from mlxtune.data.passes import PASS_COST, plan_passes
 from mlxtune.data.template import ReplyTemplate
 from mlxtune.errors import TrainingError
 from mlxtune.files import to_disk, write_text
-from mlxtune.recipe.sections import VALID_LOSS, Recipe
+from mlxtune.recipe.sections import AUTO, VALID_LOSS, Recipe, TrainSection
 from mlxtune.runs.events import Event, read_events, read_lines
 from mlxtune.runs.folder import RunFolder
 from mlxtune.runs.layout import FINISHED, INTERRUPTED, RunStatus, checkpoint_name
@@ -50,7 +51,7 @@ class Steps:
     def of(cls, n_examples: int, recipe: Recipe) -> Steps:
         """The last short step of an epoch counts."""
         train = recipe.train
-        per_epoch = math.ceil(n_examples / (train.batch_size * train.gradient_accumulation))
+        per_epoch = math.ceil(n_examples / train.rows_per_step)
         planned = per_epoch * train.epochs
         return cls(per_epoch, min(planned, train.max_steps or planned), planned)
 
@@ -157,10 +158,11 @@ class _Training:
         self._schedule = Schedule(settings.schedule, settings.learning_rate, steps.planned, warmup)
         template = ReplyTemplate(recipe.output)
         self._segments, self._label_fields = template.segments, template.label_fields
-        self._sampler = BatchSampler(examples, settings.batch_size, settings.gradient_accumulation, settings.seed)
-        self._validation = fixed_batches(validation, settings.batch_size)
+        at_once = _tokens_per_pass(settings)
+        self._sampler = BatchSampler(examples, settings.rows_per_step, at_once, settings.seed)
+        self._validation = fixed_batches(validation, at_once)
         sample = [examples[index] for index in fixed_sample(len(examples), settings.seed)]
-        self._sample = fixed_batches(sample, settings.batch_size)
+        self._sample = fixed_batches(sample, at_once)
         self._selection = Selection.of(recipe)
         self._checkpoints = Checkpoints(run.checkpoints)
         self._progress = Progress()
@@ -231,6 +233,7 @@ class _Training:
             tokens=tokens,
             seconds=round(seconds, 4),
             peak_memory_gb=round(self._backend.peak_memory_bytes() / 1e9, 4),
+            cache_memory_gb=round(self._backend.cache_memory_bytes() / 1e9, 4),
             segments=segment_losses(result.segment_nats, result.segment_tokens, self._segments),
         )
 
@@ -332,37 +335,54 @@ class _Training:
 
 
 class BatchSampler:
-    """Which batches each optimizer step takes: a pure function of the seed and the step.
+    """Which rows each optimizer step takes, and in which passes: a pure function of the arguments and the step.
 
     Args:
         examples: Training examples.
-        batch_size: Examples a batch.
-        accumulation: Batches a step.
+        rows_per_step: Rows a step.
+        tokens_per_pass: Most positions of a pass, the shared prefix not counted.
         seed: The run's seed.
     """
 
-    def __init__(self, examples: Sequence[Example], batch_size: int, accumulation: int, seed: int) -> None:
+    def __init__(self, examples: Sequence[Example], rows_per_step: int, tokens_per_pass: int, seed: int) -> None:
         self._examples = examples
-        self._lengths = [example.n_tokens for example in examples]
         self._prefix = shared_prefix(examples)
-        self._batch_size, self._accumulation, self._seed = batch_size, accumulation, seed
-        self._per_epoch = math.ceil(len(examples) / (batch_size * accumulation))
+        self._lengths = _own_lengths(examples, self._prefix)
+        self._rows_per_step, self._tokens_per_pass, self._seed = rows_per_step, tokens_per_pass, seed
+        self._per_epoch = math.ceil(len(examples) / rows_per_step)
         self._epoch = -1
-        self._steps: list[list[list[int]]] = []
+        self._steps: list[list[int]] = []
 
     def step(self, step: int) -> list[Batch]:
-        """Batches of a step counted from 1. No step reaches over the end of an epoch."""
+        """Passes of a step counted from 1. No step reaches over the end of an epoch."""
         epoch, place = divmod(step - 1, self._per_epoch)
         if epoch != self._epoch:
             self._epoch = epoch
-            self._steps = epoch_order(self._lengths, self._batch_size, self._accumulation, self._seed, epoch)
-        return build_batches(self._examples, self._steps[place], self._prefix)
+            self._steps = epoch_order(len(self._examples), self._rows_per_step, self._seed, epoch)
+        rows = self._steps[place]
+        # Of several passes, none keeps the prefix's graph: MLX runs it forward again to go back through it.
+        again = len(self._prefix) // 2
+        lengths = [self._lengths[row] for row in rows]
+        passes = plan_passes(lengths, self._tokens_per_pass, split_cost=again)
+        return build_batches(self._examples, [[rows[at] for at in one] for one in passes], self._prefix)
 
 
-def fixed_batches(examples: Sequence[Example], batch_size: int) -> list[Batch]:
-    """All examples in batches of similar length, in a fixed order."""
-    order = sequential_order([example.n_tokens for example in examples], batch_size)
-    return build_batches(examples, order, shared_prefix(examples))
+def fixed_batches(examples: Sequence[Example], tokens_per_pass: int) -> list[Batch]:
+    """All examples in passes to score them in, in a fixed order; each computes the shared prefix for itself."""
+    prefix = shared_prefix(examples)
+    passes = plan_passes(_own_lengths(examples, prefix), tokens_per_pass, pass_cost=PASS_COST + len(prefix))
+    return build_batches(examples, passes, prefix)
+
+
+def _own_lengths(examples: Sequence[Example], prefix: NDArray[np.int32]) -> list[int]:
+    return [example.n_tokens - len(prefix) for example in examples]
+
+
+def _tokens_per_pass(settings: TrainSection) -> int:
+    """The number that the recipe states, or that `auto` was resolved to before training."""
+    if settings.tokens_per_pass == AUTO:
+        raise ValueError("train.tokens_per_pass: auto must be resolved before training (training/memory.py)")
+    return settings.tokens_per_pass
 
 
 def count_tokens(batch: Batch) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 from mlxtune.backends.adapter import Weights, check_fits, read_adapter
 from mlxtune.backends.base import LoraSpec
 from mlxtune.errors import DataError, RunError
-from mlxtune.recipe.sections import Recipe
+from mlxtune.recipe.sections import AUTO, Recipe
 from mlxtune.runs.folder import RunFolder
 
 # Keys that change when a training ends, what it measures, or what is done with it, and not what a step computes. More
@@ -38,15 +38,34 @@ def measured_anew(changed: Sequence[str]) -> bool:
     return any(key in MEASURED_BY for key in changed)
 
 
+def with_tokens_per_pass(recipe: Recipe, size: int) -> Recipe:
+    """A recipe with this number of positions a forward pass."""
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"tokens_per_pass": size})})
+
+
+def with_passes_of(recipe: Recipe, run: RunFolder) -> Recipe:
+    """A recipe whose `train.tokens_per_pass` is auto, with the number that a run was started with.
+
+    Other passes would draw other dropout. It stays auto where the run has no number: 0.1.0 kept none.
+    """
+    began_with = run.recipe().train.tokens_per_pass
+    if recipe.train.tokens_per_pass != AUTO or began_with == AUTO:
+        return recipe
+    return with_tokens_per_pass(recipe, began_with)
+
+
 def check_recipe(recipe: Recipe, run: RunFolder) -> list[str]:
     """Keys that changed since a run started, all of them without effect on what a training step computes.
+
+    `train.tokens_per_pass` has none but rounding where there is no dropout.
 
     Raises:
         RunError: A changed key has such an effect, or there are fewer epochs; all are named with both values.
     """
     before, now = run.recipe().flat(), recipe.flat()
     changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-    refused = [key for key in changed if not any(key == free or key.startswith(f"{free}.") for free in FREE_TO_CHANGE)]
+    free_to_change = FREE_TO_CHANGE if recipe.lora.dropout else (*FREE_TO_CHANGE, "train.tokens_per_pass")
+    refused = [key for key in changed if not any(key == free or key.startswith(f"{free}.") for free in free_to_change)]
     if before["train.epochs"] > now["train.epochs"]:
         refused.append("train.epochs")
     if refused:

@@ -31,7 +31,16 @@ from mlxtune.runs.layout import FAILED, FINISHED, INTERRUPTED, TRAINING
 from mlxtune.training.checkpoints import Checkpoints
 from mlxtune.training.diagnosis import diagnose
 from mlxtune.training.loop import Measure, Outcome, Steps, train
-from mlxtune.training.resume import adapter_to_begin_from, check_data, check_recipe, measured_anew, require_trained
+from mlxtune.training.memory import resolve_tokens_per_pass
+from mlxtune.training.resume import (
+    adapter_to_begin_from,
+    check_data,
+    check_recipe,
+    measured_anew,
+    require_trained,
+    with_passes_of,
+    with_tokens_per_pass,
+)
 from mlxtune.training.selection import Selection
 from mlxtune.training.trackers import Trackers, require
 from mlxtune.version import __version__
@@ -88,7 +97,10 @@ def tune(
             f"train.max_tokens is lowered to {recipe.train.max_tokens:,}, the number of positions that the model has"
         )
     spec = lora_spec(recipe, config)
-    changed = check_recipe(recipe, resume) if resume else []
+    changed: list[str] = []
+    if resume:
+        recipe = with_passes_of(recipe, resume)
+        changed = check_recipe(recipe, resume)
     tokenizer = load_tokenizer(tokenizer_folder)
     prepared = cached_prepare(recipe, tokenizer)
     training, validation = prepared.training, prepared.validation
@@ -97,6 +109,9 @@ def tune(
         log.info(training.augmented.summary())
     for line in [*training.left_out, *(validation.left_out if validation else [])]:
         log.info(f"left out, longer than train.max_tokens: {line}")
+    device = backend.device()
+    size = resolve_tokens_per_pass(recipe, training.examples, config, spec, device, backend.name == "mlx")
+    recipe = with_tokens_per_pass(recipe, size)
     data = _data_facts(recipe, training, validation)
     steps = Steps.of(len(training.examples), recipe)
     if resume:
@@ -120,7 +135,8 @@ def tune(
     trainable = sum(value.size for value in weights.values())
     again = ", with gradient checkpointing" if recipe.train.gradient_checkpointing else ""
     log.info(
-        f"training {trainable:,} of {model.n_parameters:,} parameters for {steps.total:,} steps, {steps.per_epoch:,} an epoch{again}",
+        f"training {trainable:,} of {model.n_parameters:,} parameters for {steps.total:,} steps, {steps.per_epoch:,} an epoch, "
+        f"in forward passes of up to {size:,} positions{again}",
     )
 
     run = resume or new_run(recipe, out, force)
@@ -131,10 +147,11 @@ def tune(
             "python": platform.python_version(),
             "platform": platform.platform(),
             "backend": backend.name,
-            "device": asdict(backend.device()),
+            "device": asdict(device),
             "reason": choice.reason,
             "versions": backend.versions(),
             "steps": {"per_epoch": steps.per_epoch, "total": steps.total},
+            "tokens_per_pass": size,
         }
         if resume:
             before = run.info()
@@ -144,6 +161,7 @@ def tune(
                 )
             if changed:
                 log.info(f"resuming with changed recipe keys: {', '.join(changed)}")
+            if recipe != run.recipe():
                 write_text(run.recipe_file, recipe.to_yaml())
             times = [*before.get("resumed", []), {"at": _now(), "command": _command(), "changed": changed}]
             run.update_info(**facts, resumed=times, error=None)

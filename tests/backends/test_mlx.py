@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from mlxtune.backends.adapter import Adapter, write_adapter
 from mlxtune.backends.base import UNSUPERVISED, Batch, ChosenBackend, OptimizerSpec
 from mlxtune.backends.mlx.backend import MlxBackend
+from mlxtune.backends.shapes import BUCKETED
 from mlxtune.data.batches import build_batches, shared_prefix
 from mlxtune.errors import OutOfMemory
 from mlxtune.recipe.load import load_recipe
@@ -43,17 +45,19 @@ def test_our_adapter_gives_the_same_logits_in_mlx_lm(any_base: Path, tmp_path: P
 @pytest.mark.skipif(shutil.which("g++") is None, reason="MLX compiles CPU kernels with a C++ compiler")
 @pytest.mark.parametrize("gradient_checkpointing", [False, True])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("order", [[[0, 1, 2, 3]], [[0, 1], [2, 3]]])
 def test_a_compiled_step_equals_the_plain_one(
-    base: Path, tmp_path: Path, dropout: float, gradient_checkpointing: bool
+    base: Path, tmp_path: Path, dropout: float, gradient_checkpointing: bool, order: list[list[int]]
 ) -> None:
     from mlxtune.backends.mlx.model import MlxModel
 
     examples, _ = examples_of(base, tmp_path)
-    batch_list = build_batches(examples, [[0, 1], [2, 3]], shared_prefix(examples))
+    batch_list = build_batches(examples, order, shared_prefix(examples))
 
     def final(compiled: bool) -> Values:
         plain, spec = loaded(MlxBackend(), base, dropout)
         model = MlxModel(MlxBackend().load(base)._network, plain.config, compiled=compiled)  # type: ignore[attr-defined]
+        model._padding = BUCKETED  # dropout's masks are drawn for a shape
         model.attach_lora(spec, plain.adapter_weights())
         model.prepare_training(OptimizerSpec(0.0, 1.0, 0), compiled and gradient_checkpointing)
         before = model.adapter_weights()
@@ -102,6 +106,15 @@ def test_neither_training_nor_sampling_draws_from_mlxs_global_state(base: Path, 
     assert drawn(6) == (*drawn(5)[:2], untouched)
 
 
+def random_batch(rows: int, width: int) -> Batch:
+    """Random rows, the last eight tokens of each supervised."""
+    tokens = np.random.default_rng(0).integers(3, 400, (rows, width)).astype(np.int32)
+    segments = np.full(tokens.shape, UNSUPERVISED, np.int16)
+    segments[:, -8:] = 0
+    weights = (segments == 0).astype(np.float32)
+    return Batch(np.zeros(0, np.int32), tokens, np.full(rows, width, np.int32), weights, segments, tuple(range(rows)))
+
+
 @pytest.fixture
 def count_block_calls(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     """How often blocks of Qwen3 were run since it was last asked."""
@@ -143,11 +156,45 @@ def test_checkpointed_blocks_are_run_again_until_it_is_undone(
     assert type(model._network.layers[0]) is own
 
 
+@pytest.mark.parametrize("passes", [2, 4])
+def test_a_prefix_runs_forward_twice_a_step_however_many_passes_there_are(
+    base: Path, tmp_path: Path, count_block_calls: Callable[[], int], passes: int
+) -> None:
+    examples, _ = examples_of(base, tmp_path)
+    model: Any = loaded(MlxBackend(), base)[0]
+    model.prepare_training(OptimizerSpec(0.0, 1.0, 0))
+    count_block_calls()
+    model.train_step(
+        build_batches(examples, [[row] for row in range(passes)], shared_prefix(examples)), 1e-2, 1, N_SEGMENTS
+    )
+    assert count_block_calls() == (2 + passes) * 2  # blocks
+
+
+def test_no_passs_activations_outlive_it(tmp_path: Path) -> None:
+    import mlx.core as mx
+
+    folder = tiny_model(tmp_path / "base", "qwen3", layers=8)
+    one = random_batch(rows=1, width=256)
+    backend = MlxBackend()
+
+    def peak(n_passes: int) -> int:
+        model, _ = loaded(backend, folder, 0.1)
+        model.prepare_training(OptimizerSpec(0.0, 1.0, 0))
+        gc.collect()
+        held = mx.get_active_memory()
+        backend.peak_memory_bytes(reset=True)
+        model.train_step([replace(one, prefix=np.arange(3, 20, dtype=np.int32))] * n_passes, 0.0, 1, N_SEGMENTS)
+        return backend.peak_memory_bytes() - int(held)
+
+    assert peak(8) < 1.15 * peak(2)
+
+
 def test_a_recipe_that_asks_for_checkpointing_has_blocks_run_again(
     base: Path, tmp_path: Path, count_block_calls: Callable[[], int]
 ) -> None:
     def calls(checkpointing: bool) -> int:
-        file = write_recipe(tmp_path, base, train={"gradient_checkpointing": checkpointing})
+        train = {"gradient_checkpointing": checkpointing, "batch_size": 1, "gradient_accumulation": 1}  # a pass a step
+        file = write_recipe(tmp_path, base, train=train)
         recipe = load_recipe(file, ["data.valid=null"])
         in_steps = 0
 
@@ -162,24 +209,21 @@ def test_a_recipe_that_asks_for_checkpointing_has_blocks_run_again(
     assert calls(True) == 2 * calls(False) > 0
 
 
-def test_checkpointing_takes_less_memory(tmp_path: Path) -> None:
+@pytest.mark.parametrize("passes", [1, 2])
+def test_checkpointing_takes_less_memory(tmp_path: Path, passes: int) -> None:
     import mlx.core as mx
 
     folder = tiny_model(tmp_path / "base", "qwen3", layers=8)
-    random = np.random.default_rng(0)
-    tokens = random.integers(3, 400, (1, 512)).astype(np.int32)
-    segments = np.full(tokens.shape, UNSUPERVISED, np.int16)
-    segments[:, -8:] = 0
-    weights = (segments == 0).astype(np.float32)
-    batch = Batch(np.zeros(0, np.int32), tokens, np.array([512], np.int32), weights, segments, (0,))
+    batch = replace(random_batch(rows=1, width=512), prefix=np.arange(3, 20, dtype=np.int32))
 
     def peak(checkpointing: bool) -> int:
         backend = MlxBackend()
         model, _ = loaded(backend, folder, 0.1)
         model.prepare_training(OptimizerSpec(0.0, 1.0, 0), checkpointing)
+        gc.collect()
         held = mx.get_active_memory()
         backend.peak_memory_bytes(reset=True)
-        model.train_step([batch], 0.0, 1, N_SEGMENTS)
+        model.train_step([batch] * passes, 0.0, 1, N_SEGMENTS)
         return backend.peak_memory_bytes() - int(held)
 
     assert peak(True) < 0.5 * peak(False)
@@ -251,7 +295,9 @@ def test_too_little_memory_says_what_to_lower_and_changes_nothing(
     def fail(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr(model, "_micro_step", fail)
-    with pytest.raises(OutOfMemory, match=r"step 7 \(a batch of 2 rows of up to \d+ tokens\); lower train\.batch_size"):
+    monkeypatch.setattr(model, "_step_gradient", fail)
+    with pytest.raises(
+        OutOfMemory, match=r"step 7 \(a batch of 2 rows of up to \d+ tokens\); lower train\.tokens_per_pass"
+    ):
         model.train_step(batch_list, 1e-2, 7, N_SEGMENTS)
     assert_equal(model.adapter_weights(), before)

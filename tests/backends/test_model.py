@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,11 @@ from safetensors.numpy import load_file, save_file
 
 from mlxtune.backends.adapter import Adapter, initial_weights, read_adapter, write_adapter
 from mlxtune.backends.base import UNSUPERVISED, Backend, Batch, Generation, LoraSpec, OptimizerSpec
-from mlxtune.backends.option_tree import NODES_AT_ONCE, option_trees
+from mlxtune.backends.option_tree import NODES_AT_ONCE, option_trees, row_groups
 from mlxtune.backends.state import ADAPTER_FILE, OPTIMIZER_FILE
 from mlxtune.data.batches import build_batches, shared_prefix
 from mlxtune.data.template import ReplyTemplate
-from mlxtune.errors import AdapterError
+from mlxtune.errors import AdapterError, DataError
 from mlxtune.models.architecture import linear_layers, lora_layers
 from mlxtune.models.tokenizer import load_tokenizer
 from tests.adapted import (
@@ -103,6 +104,52 @@ def test_accumulation_equals_the_whole_batch(backend: Backend, base: Path, tmp_p
     whole = gradient_of(model, build_batches(examples, [list(range(7))], prefix))
     parts = gradient_of(model, build_batches(examples, [[3], [0, 1, 2, 4], [5, 6]], prefix))
     assert_close(parts, whole, 1e-5)
+
+
+ORDERS = {
+    "one pass": [[3, 1, 0, 5, 2, 4, 6]],
+    "few": [[3], [0, 1, 2, 4], [5, 6]],
+    "one row each": [[row] for row in range(7)],
+}
+
+
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("quantized", [False, True])
+def test_passes_leave_loss_and_gradient_as_the_plain_computation_has_them(
+    backend: Backend,
+    base: Path,
+    quantized_base: Path,
+    tmp_path: Path,
+    quantized: bool,
+    order: str,
+    gradient_checkpointing: bool,
+) -> None:
+    """Plain is each row by itself, its own prompt whole."""
+    folder = quantized_base if quantized else base
+    model, _ = loaded(backend, folder)
+    examples, _ = examples_of(folder, tmp_path)
+    plain = build_batches(examples, ORDERS["one row each"], NO_PREFIX)
+    passes = build_batches(examples, ORDERS[order], shared_prefix(examples))
+    wanted = gradient_of(model, plain)
+    loss = model.train_step(plain, 0.0, 1, N_SEGMENTS).loss
+    got = gradient_of(model, passes, gradient_checkpointing=gradient_checkpointing)
+    assert_close(got, wanted, 1e-5)
+    assert model.train_step(passes, 0.0, 1, N_SEGMENTS).loss == pytest.approx(loss, abs=1e-6)
+
+
+def test_passes_of_different_prefixes_may_stand_in_one_step(backend: Backend, base: Path, tmp_path: Path) -> None:
+    model, _ = loaded(backend, base)
+    examples, _ = examples_of(base, tmp_path)
+    shared = shared_prefix(examples)
+    mixed = [
+        *build_batches(examples, [[0, 1], [2]], shared),
+        *build_batches(examples, [[3]], NO_PREFIX),
+        *build_batches(examples, [[4], [5]], shared[:7]),
+        *build_batches(examples, [[6]], shared),
+    ]
+    plain = build_batches(examples, [list(range(7))], NO_PREFIX)
+    assert_close(gradient_of(model, mixed), gradient_of(model, plain), 1e-5)
 
 
 def test_the_loss_is_weighted_by_token_over_the_whole_step(backend: Backend, base: Path, tmp_path: Path) -> None:
@@ -210,7 +257,7 @@ def test_dropout_is_a_function_of_seed_and_step(backend: Backend, base: Path, tm
     assert losses(0, [1]) != losses(1, [1])
 
 
-def test_each_micro_batch_has_dropout_of_its_own(backend: Backend, base: Path, tmp_path: Path) -> None:
+def test_each_pass_has_dropout_of_its_own(backend: Backend, base: Path, tmp_path: Path) -> None:
     """The same rows twice in a step: with one mask for both, the gradient would be that of having them once."""
     examples, _ = examples_of(base, tmp_path)
     prefix = shared_prefix(examples)
@@ -507,6 +554,12 @@ class OnlyMatcher:
     def advance(self, token: int) -> None:
         self._written.append(token)
 
+    def forced(self) -> list[int]:
+        return []
+
+    def is_done(self) -> bool:
+        return False
+
 
 @pytest.mark.parametrize("temperature", [0.0, 5.0])
 def test_replies_stay_inside_a_constraint_that_is_told_of_them(
@@ -520,6 +573,69 @@ def test_replies_stay_inside_a_constraint_that_is_told_of_them(
     assert all(len(reply.tokens) == 6 and reply.stop_reason == "length" for reply in replies)
     told = [tuple(tokens[:5]) for tokens in constraint.written]  # of the last one it need not be
     assert told == [reply.tokens[:5] for reply in replies]
+
+
+def test_long_prompts_run_in_parts_with_the_same_replies(
+    backend: Backend, any_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, _ = loaded(backend, any_base)
+    examples, _ = examples_of(any_base, tmp_path)
+    prompts = [example.prompt.tolist() for example in examples]
+    whole = model.generate(prompts, 8, [])
+    monkeypatch.setattr(f"mlxtune.backends.{backend.name}.session.TOKENS_AT_ONCE", 3)
+    assert model.generate(prompts, 8, []) == whole
+
+
+@pytest.mark.parametrize("prompts", [[[3, 4, 5]], [[3, 4, 5], [3, 4, 5]], [[3, 4, 5], [3, 4, 9], [20, 21]]])
+def test_a_cache_grows_with_the_same_replies(
+    backend: Backend, base: Path, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, _ = loaded(backend, base)
+    roomy = model.generate(prompts, 8, [])
+    monkeypatch.setattr(f"mlxtune.backends.{backend.name}.session.GROWTH", 1)
+    assert model.generate(prompts, 8, []) == roomy
+
+
+class Spelling:
+    """A constraint under which 11 is followed by 12 and 13, forced or not, and 14 ends a reply."""
+
+    def __init__(self, forces: bool) -> None:
+        self.forces = forces
+
+    def start(self) -> SpellingMatcher:
+        return SpellingMatcher(self.forces)
+
+
+class SpellingMatcher:
+    def __init__(self, forces: bool) -> None:
+        self._forces, self._done = forces, False
+        self._next: list[int] = []
+
+    def mask(self) -> Any:
+        allowed = np.zeros(VOCABULARY, np.bool_)
+        allowed[447 if self._done else self._next[0] if self._next else slice(10, 15)] = True
+        return allowed
+
+    def advance(self, token: int) -> None:
+        self._next = self._next[1:] if self._next else [12, 13] if token == 11 else []
+        self._done = token == 14
+
+    def forced(self) -> list[int]:
+        found, self._next = (self._next, []) if self._forces else ([], self._next)
+        return found
+
+    def is_done(self) -> bool:
+        return self._forces and self._done
+
+
+def test_what_is_forced_changes_no_reply(backend: Backend, base: Path) -> None:
+    model, _ = loaded(backend, base)
+    prompts = [[3, 4, 5, 6], [3, 4, 7], [3, 4, 9, 30], [3, 4, 50], [3, 4, 60, 61, 62]] * 3
+    forced, stepwise = (
+        model.generate(prompts, 12, [447], Spelling(forces), temperature=2.0, seed=1) for forces in (True, False)
+    )
+    assert any(11 in reply.tokens for reply in forced) and any(reply.stop_reason == "stop" for reply in forced)
+    assert [reply.tokens for reply in forced] == [reply.tokens for reply in stepwise]
 
 
 # Choosing
@@ -550,10 +666,55 @@ def test_choose_equals_numpy_over_whole_logits(
 def test_many_options_are_scored_in_parts_with_the_same_result(backend: Backend, base: Path) -> None:
     model, _ = loaded(backend, base)
     prompts = [[3, 4, 5, 6], [3, 4, 7], [9]]
-    options = [[a, b, c] for a in range(10, 24) for b in range(30, 43) for c in (50, 51)]
+    options = [[a, b, c] for a in range(10, 24) for b in range(30, 70) for c in (50, 51)]
     assert len(list(option_trees(options))) > 1 and len({tuple(option[:2]) for option in options}) > NODES_AT_ONCE
-    few = [model.choose(prompts, options[at : at + 26]) for at in range(0, len(options), 26)]
+    few = [model.choose(prompts, options[at : at + 160]) for at in range(0, len(options), 160)]
     np.testing.assert_allclose(model.choose(prompts, options), np.concatenate(few, axis=1), atol=1e-5)
+
+
+def test_rows_of_all_lengths_are_scored_together_as_each_is_alone(backend: Backend, any_base: Path) -> None:
+    model, _ = loaded(backend, any_base)
+    random = np.random.default_rng(0)
+    lengths = [3, 700, 90, 1, 650, 600, 40, 5]
+    prompts = [[3, 4, *random.integers(5, 300, length).tolist()] for length in lengths]
+    groups = list(row_groups(prompts, 2, 9))
+    assert 1 < len(groups) < len(prompts)
+    alone = [model.choose([prompt], OPTIONS)[0] for prompt in prompts]
+    np.testing.assert_allclose(model.choose(prompts, OPTIONS), alone, rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+         "original_max_position_embeddings": 64},
+        {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64},
+        {"rope_type": "linear", "factor": 2.0},
+    ],
+)  # fmt: skip
+def test_choose_equals_numpy_where_positions_are_scaled(
+    backend: Backend, tmp_path: Path, scaling: dict[str, Any]
+) -> None:
+    folder = tiny_model(tmp_path / "base", "llama" if scaling["rope_type"] == "llama3" else "qwen2")
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "rope_scaling": scaling}))
+    model = backend.load(folder)
+    prompts = [list(range(3, 103)), [3, 4, *range(200, 250)]]
+    wanted = [[numpy_log_probability(model, prompt, option) for option in OPTIONS] for prompt in prompts]
+    np.testing.assert_allclose(model.choose(prompts, OPTIONS), wanted, atol=1e-4)
+
+
+def test_options_beyond_the_models_positions_are_refused_with_the_numbers(backend: Backend, tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path / "base")
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "max_position_embeddings": 24}))
+    model = backend.load(folder)
+    assert model.choose([list(range(3, 23)), [9]], OPTIONS).shape == (2, 5)
+    with pytest.raises(
+        DataError,
+        match="a prompt of 21 tokens leaves no room for the longest option, 4 tokens: the model has 24 positions",
+    ):
+        model.choose([list(range(3, 24)), [9]], OPTIONS)
 
 
 def test_choose_refuses_nothing_to_choose_from(backend: Backend, base: Path) -> None:

@@ -119,30 +119,42 @@ def mlx_blocks() -> Iterable[type]:
 
 def test_mlx_caches_take_what_mlx_lms_own_take() -> None:
     from mlxtune.backends.mlx.prefix_cache import PrefixCache
+    from mlxtune.backends.mlx.session import RowsCache
     from mlxtune.backends.mlx.tree_cache import TreeCache
 
     cache = importlib.import_module("mlx_lm.models.cache").KVCache
-    for ours in (PrefixCache, TreeCache):
-        shared = sorted(name for name in vars(ours) if name in dir(cache) and not name.startswith("_"))
-        assert shared == ["make_mask", "update_and_fetch"]
-        for name in shared:
+    for ours in (PrefixCache, RowsCache, TreeCache):
+        for name in ("make_mask", "update_and_fetch"):
             check(getattr(ours, name), getattr(cache, name), "mlx-lm")
 
 
 def test_mlx_caches_have_what_the_models_ask_for() -> None:
 
     from mlxtune.backends.mlx.prefix_cache import PrefixCache
-    from mlxtune.backends.mlx.tree_cache import TreeCache
-    from mlxtune.backends.option_tree import option_trees
+    from mlxtune.backends.mlx.session import RowsCache
+    from mlxtune.backends.mlx.tree_cache import tree_caches
+    from mlxtune.backends.option_tree import option_pass, option_trees
 
-    tree = next(iter(option_trees([[1, 2]])))
+    (of_tree,) = tree_caches([PrefixCache()], option_pass([[3, 4]], 1, next(iter(option_trees([[1, 2]])))))
     base = importlib.import_module("mlx_lm.models.base")
     codes = [base.create_attention_mask, base.scaled_dot_product_attention, *mlx_blocks()]
     codes += [importlib.import_module(f"mlx_lm.models.{model_type}").Attention for model_type in MODEL_TYPES]
     assert "update_and_fetch" in asked_of({"cache"}, codes[-1])
     for code in codes:
-        for stand_in in (PrefixCache(), TreeCache(PrefixCache(), tree)):
+        for stand_in in (PrefixCache(), RowsCache, of_tree):
             check_has(stand_in, asked_of({"cache", "c"}, code), f"{code.__name__}", "mlx-lm")
+
+
+def test_the_rope_of_mlx_takes_what_the_librarys_own_take() -> None:
+    from mlx import nn
+    from mlx_lm.models import rope_utils
+
+    from mlxtune.backends.mlx.token_rope import TokenRope
+
+    own = [nn.RoPE, *(one for name, one in vars(rope_utils).items() if name.endswith("RoPE"))]
+    assert len(own) >= 3
+    for one in own:
+        check(TokenRope.__call__, one.__call__, "mlx-lm")
 
 
 def test_a_checkpointed_block_of_mlx_takes_what_the_block_takes() -> None:
@@ -184,23 +196,6 @@ def test_a_checkpointed_block_of_mlx_passes_on_what_it_does_not_know() -> None:
     assert gradients() == expected == [14.0, 1.0, 6.0]
 
 
-def test_what_mlx_lms_generator_calls_takes_what_it_passes() -> None:
-    from mlxtune.backends.mlx.model import _Constrained, _Sampler
-
-    library = importlib.import_module("mlx_lm.sample_utils")
-    (processor,) = library.make_logits_processors(repetition_penalty=1.1)
-    check(_Constrained(None).__call__, processor, "mlx-lm", names_too=False)  # type: ignore[arg-type]
-    check(_Sampler(1.0, 0).__call__, library.greedy_sampler, "mlx-lm", names_too=False)
-
-
-def test_the_network_that_mlx_lms_generator_calls_takes_what_its_models_take() -> None:
-    from mlxtune.backends.mlx.model import _LastLogits
-
-    for model_type in MODEL_TYPES:
-        model = importlib.import_module(f"mlx_lm.models.{model_type}").Model
-        check(_LastLogits.__call__, model.__call__, "mlx-lm")
-
-
 def test_mlx_layers_take_what_the_librarys_own_take() -> None:
     from mlx import nn
 
@@ -217,17 +212,20 @@ def test_torchs_cache_takes_what_transformers_own_takes() -> None:
     from transformers.cache_utils import Cache
 
     from mlxtune.backends.torch.prefix_cache import PrefixCache
+    from mlxtune.backends.torch.session import RowsCache
 
-    shared = sorted(name for name in vars(PrefixCache) if hasattr(Cache, name) and not name.startswith("_"))
-    assert {"update", "get_seq_length", "get_mask_sizes"} <= set(shared)
-    for name in shared:
-        # Models pass the arguments of get_mask_sizes by position; transformers has named its first one in two ways.
-        check(getattr(PrefixCache, name), getattr(Cache, name), "transformers", names_too=name != "get_mask_sizes")
+    for ours in (PrefixCache, RowsCache):
+        shared = sorted(name for name in vars(ours) if hasattr(Cache, name) and not name.startswith("_"))
+        assert {"update", "get_seq_length", "get_mask_sizes"} <= set(shared)
+        for name in shared:
+            # Models pass the arguments of get_mask_sizes by position; transformers has named its first one in two ways.
+            check(getattr(ours, name), getattr(Cache, name), "transformers", names_too=name != "get_mask_sizes")
 
 
 def test_torchs_cache_has_what_the_models_ask_for() -> None:
     pytest.importorskip("torch")
     from mlxtune.backends.torch.prefix_cache import PrefixCache
+    from mlxtune.backends.torch.session import RowsCache
 
     codes = [importlib.import_module("transformers.masking_utils")]
     for model_type in MODEL_TYPES:
@@ -237,7 +235,8 @@ def test_torchs_cache_has_what_the_models_ask_for() -> None:
     variables = {"cache", "past_key_values", "past_key_value"}
     assert "get_seq_length" in asked_of(variables, codes[-1])
     for code in codes:
-        check_has(PrefixCache(), asked_of(variables, code), f"{code.__name__}", "transformers")
+        for stand_in in (PrefixCache(), RowsCache()):
+            check_has(stand_in, asked_of(variables, code), f"{code.__name__}", "transformers")
 
 
 def test_a_checkpointed_block_of_torch_takes_what_the_block_takes() -> None:
@@ -255,15 +254,6 @@ def test_a_checkpointed_block_of_torch_takes_what_the_block_takes() -> None:
         assert not taken, (
             f"{block.__name__}.forward of transformers {version} takes {taken}, as torch's checkpoint does"
         )
-
-
-def test_torchs_logits_processor_takes_what_transformers_own_takes() -> None:
-    pytest.importorskip("torch")
-    from transformers import LogitsProcessor
-
-    from mlxtune.backends.torch.model import _Constrained
-
-    check(_Constrained.__call__, LogitsProcessor.__call__, "transformers")
 
 
 def test_packed_layers_take_what_torchs_own_take() -> None:

@@ -327,7 +327,7 @@ def test_a_gpu_that_is_not_there_is_said_with_the_reason(wanted: str) -> None:
     ],
 )
 def test_too_little_memory_says_what_to_lower(error: Exception) -> None:
-    advice = r"step 3.*train\.batch_size.*max_tokens.*gradient_checkpointing.*quantize"
+    advice = r"step 3.*train\.tokens_per_pass.*max_tokens.*gradient_checkpointing.*quantize"
     with pytest.raises(OutOfMemory, match=advice), memory_for("step 3", torch.device("cpu")):
         raise error
     with pytest.raises(RuntimeError, match="something else"), memory_for("step 3", torch.device("cpu")):

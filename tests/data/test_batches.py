@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlxtune.data.batches import collate, epoch_order, sequential_order, shared_prefix
+from mlxtune.data.batches import collate, epoch_order, shared_prefix
 from mlxtune.data.examples import Example, build_examples, check_lengths, mark_tokens, prompt_ids
 from mlxtune.data.rows import Row, read_rows
 from mlxtune.data.template import Span
@@ -24,55 +24,42 @@ def example(row: int, prompt: list[int], reply: list[int]) -> Example:
     )
 
 
-def epoch_rows(order: list[list[list[int]]]) -> list[int]:
-    return [index for step in order for batch in step for index in batch]
-
-
-@pytest.mark.parametrize(("rows", "size", "accumulation"), [(1, 4, 1), (7, 2, 2), (11, 4, 2), (163, 8, 3), (300, 1, 8)])
-def test_each_epoch_holds_each_row_exactly_once(rows: int, size: int, accumulation: int) -> None:
-    lengths = [5 + (7 * index) % 13 for index in range(rows)]
+@pytest.mark.parametrize(("rows", "rows_per_step"), [(1, 4), (7, 4), (11, 8), (163, 24), (300, 8)])
+def test_each_epoch_holds_each_row_exactly_once(rows: int, rows_per_step: int) -> None:
     for epoch in range(3):
-        order = epoch_order(lengths, size, accumulation, seed=3, epoch=epoch)
-        assert sorted(epoch_rows(order)) == list(range(rows))
-        assert all(0 < len(batch) <= size for step in order for batch in step)
-        assert all(len(step) == accumulation for step in order[:-1])
+        order = epoch_order(rows, rows_per_step, seed=3, epoch=epoch)
+        assert sorted(row for step in order for row in step) == list(range(rows))
+        assert all(len(step) == rows_per_step for step in order[:-1]) and 0 < len(order[-1]) <= rows_per_step
 
 
 def test_the_order_is_a_function_of_seed_and_epoch() -> None:
-    lengths = list(range(100))
-    assert epoch_order(lengths, 4, 2, 0, 1) == epoch_order(lengths, 4, 2, 0, 1)
-    assert epoch_order(lengths, 4, 2, 0, 1) != epoch_order(lengths, 4, 2, 0, 2)
-    assert epoch_order(lengths, 4, 2, 0, 1) != epoch_order(lengths, 4, 2, 1, 1)
+    assert epoch_order(100, 8, 0, 1) == epoch_order(100, 8, 0, 1)
+    assert epoch_order(100, 8, 0, 1) != epoch_order(100, 8, 0, 2)
+    assert epoch_order(100, 8, 0, 1) != epoch_order(100, 8, 1, 1)
 
 
 def test_rows_meet_other_rows_in_the_next_epoch() -> None:
-    pairs = [{tuple(sorted(step[0])) for step in epoch_order([10] * 64, 2, 1, 0, epoch)} for epoch in range(2)]
+    pairs = [{tuple(sorted(step)) for step in epoch_order(64, 2, 0, epoch)} for epoch in range(2)]
     assert len(pairs[0] & pairs[1]) < 5
 
 
-def test_steps_mix_lengths_and_batches_inside_a_step_do_not() -> None:
-    random = np.random.default_rng(0)
-    lengths = random.integers(5, 200, 1024).tolist()
-    steps = epoch_order(lengths, 8, 8, 0, 0)
-    means = [np.mean([lengths[index] for batch in step for index in batch]) for step in steps]
+def test_steps_mix_lengths() -> None:
+    lengths = np.random.default_rng(0).integers(5, 200, 1024)
+    means = [np.mean(lengths[step]) for step in epoch_order(1024, 64, 0, 0)]
     assert max(abs(mean - np.mean(lengths)) for mean in means) < 4 * np.std(lengths) / 64**0.5
 
-    def padded(batch_list: list[list[int]]) -> int:
-        return sum(len(batch) * max(lengths[index] for index in batch) for batch in batch_list)
 
-    plain = [list(range(at, at + 8)) for at in range(0, 1024, 8)]
-    assert padded([batch for step in steps for batch in step]) < 1.2 * sum(lengths) < padded(plain)
-    assert padded(sequential_order(lengths, 8)) < 1.02 * sum(lengths)
-
-
-def test_steps_take_every_batch_of_every_epoch(recipe: Recipe) -> None:
-    examples = [example(index, [1, 2, index], [3]) for index in range(11)]
-    order = BatchSampler(examples, batch_size=2, accumulation=4, seed=0)
+def test_steps_take_every_row_of_every_epoch_in_passes_that_fit(recipe: Recipe) -> None:
+    examples = [example(index, [1, 2, *[7] * (index % 5), index], [3]) for index in range(11)]
+    order = BatchSampler(examples, rows_per_step=8, tokens_per_pass=16, seed=0)
     seen: list[list[int]] = []
     for step in (1, 2, 3, 4):
-        seen.append(sorted(row for batch in order.step(step) for row in batch.rows))
+        passes = order.step(step)
+        assert len(passes) > 1 and all(one.tokens.size <= 16 for one in passes)
+        seen.append(sorted(row for one in passes for row in one.rows))
     assert sorted(seen[0] + seen[1]) == list(range(11)) == sorted(seen[2] + seen[3])
-    assert BatchSampler(examples, 2, 4, 0).step(3)[0].rows == order.step(3)[0].rows
+    again = BatchSampler(examples, 8, 16, 0).step(3)
+    assert [one.rows for one in again] == [one.rows for one in order.step(3)]
     steps = Steps.of(
         11, recipe.model_copy(update={"train": recipe.train.model_copy(update={"epochs": 3, "max_steps": 4})})
     )

@@ -97,7 +97,7 @@ def test_the_scale_comes_back(tmp_path: Path, source: ExportSource, rank: int, s
 
 
 def test_a_run_without_adapter_is_refused(tmp_path: Path, source: ExportSource) -> None:
-    with pytest.raises(ExportError, match="holds the adapter alone"):
+    with pytest.raises(ExportError, match="expected a run with its adapter, which is all that this format holds"):
         export_gguf_lora(replace(source, adapter=None), tmp_path / "lora.gguf")
 
 
@@ -184,6 +184,14 @@ def test_what_is_no_adapter_of_the_base_is_refused(
 ) -> None:
     file = lora_file(tmp_path / "theirs.gguf", tensors, **keys)
     with pytest.raises(AdapterError, match=said):
+        read_gguf_lora(file, source.config)
+
+
+@pytest.mark.parametrize("n_out", [15, 17, 32, 80])
+def test_rows_that_are_no_whole_heads_are_refused_where_they_would_be_reordered(tmp_path: Path, n_out: int) -> None:
+    source = source_of(tmp_path, tiny_model(tmp_path / "base", "llama"))
+    file = lora_file(tmp_path / "theirs.gguf", pair("blk.0.attn_q", n_out=n_out), "llama")
+    with pytest.raises(AdapterError, match=rf"lora_B should be 64 x 2, got {n_out} x 2"):
         read_gguf_lora(file, source.config)
 
 

@@ -225,7 +225,13 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda folder: edit(folder, lambda config: config.update(fine_tune_type="full", lora_parameters=None)),
         "got fine_tune_type 'full'",
     ),
-    "no scale": (lambda folder: edit(folder, lambda config: config["lora_parameters"].pop("scale")), "rank and .scale"),
+    "no scale": (lambda folder: edit(folder, lambda config: config["lora_parameters"].pop("scale")), r"rank, \.scale and \.dropout"),
+    "no number as dropout": (
+        lambda folder: edit(folder, lambda config: config["lora_parameters"].update(dropout="x")), r"\.scale and \.dropout"
+    ),
+    "an infinite rank": (
+        lambda folder: edit(folder, lambda config: config["lora_parameters"].update(rank=float("inf"))), "OverflowError"
+    ),
     "a scale of zero": (
         lambda folder: edit(folder, lambda config: config["lora_parameters"].update(scale=0)), "expected a scale above 0"
     ),
@@ -253,6 +259,13 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "no weights": (lambda folder: (folder / "adapters.safetensors").unlink(), "adapters.safetensors is missing"),
 }  # fmt: skip
+
+
+def test_a_base_that_is_no_name_is_none(base: Path, tmp_path: Path) -> None:
+    run = adapter_run(tmp_path / "made", base)
+    folder = shutil.copytree(run.adapter, tmp_path / "theirs")
+    edit(folder, lambda config: config.update(model={"path": "x"}))
+    assert imported(folder, run.recipe(), tmp_path / "run").run.info()["imported"]["base"] is None
 
 
 @pytest.mark.parametrize("name", BROKEN)

@@ -144,6 +144,7 @@ NOTED: dict[str, tuple[dict[str, Any], str, str]] = {
     "alpha": ({"lora_parameters": {"rank": 8, "scale": 20, "dropout": 0, "alpha": 16}}, "lora_parameters.alpha", "does not read it"),
     "more blocks than there are": ({}, "num_layers", "16 is more than the model's 2 blocks"),
     "another tracker": ({"report_to": "comet"}, "report_to", "comet"),
+    "a tracker that is no name": ({"report_to": [5]}, "report_to", "not carried over: 5"),
     "an unknown key": ({"itres": 3}, "itres", "no key of mlx-lm's"),
     **{
         key: ({key: value}, key, "not carried over")

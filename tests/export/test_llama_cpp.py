@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +17,9 @@ from mlxtune.export.llama_cpp import SCRIPT, LlamaCpp, missing, package_folder
 NODE = """#!{python}
 import json, sys
 script, folder, context, model, *lora = sys.argv[1:]
+if "chatty" in model:
+    print("loading ...", flush=True)
+    sys.stdin.read()
 if "broken" in model:
     print(json.dumps({{"error": "Invalid GGUF magic"}}))
     sys.exit()
@@ -64,6 +69,20 @@ def test_an_adapter_is_handed_over_beside_the_model(node: Path) -> None:
 def test_a_file_that_llama_cpp_refuses_is_named(node: Path) -> None:
     with pytest.raises(ExportError, match=r"broken\.gguf: llama\.cpp: Invalid GGUF magic"):
         LlamaCpp(Path("broken.gguf"))
+
+
+def test_a_process_that_cannot_be_understood_is_ended(node: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[str]] = []
+    popen = subprocess.Popen
+
+    def start(*words: Any, **options: Any) -> subprocess.Popen[str]:
+        started.append(popen(*words, **options))
+        return started[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    with pytest.raises(ExportError, match=r"chatty\.gguf: llama\.cpp answered what is no JSON: 'loading \.\.\.'"):
+        LlamaCpp(Path("chatty.gguf"))
+    assert [one.poll() is None for one in started] == [False]
 
 
 def test_a_prompt_that_llama_cpp_refuses_ends_nothing_else(node: Path) -> None:

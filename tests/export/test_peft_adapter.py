@@ -283,6 +283,37 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 }  # fmt: skip
 
 
+# Values that are no value of any key of adapter_config.json that decides what an adapter computes.
+ODD = {
+    "target_modules": (5, 1.5, True, {"q_proj": 1}),
+    "exclude_modules": (1.5, True),
+    "layers_to_transform": (1.5, "x", True, math.nan),
+    "layers_pattern": (5, {"layers": 1}),
+    "lora_dropout": ("x", [1], True),
+    "rank_pattern": ("x", [1], 5),
+    "alpha_pattern": ("x", [1], 5),
+    "lora_alpha": (math.nan, math.inf, "x", None),
+    "r": ("x", 0, 1.5, None),
+}
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in ODD.items() for value in values])
+def test_a_value_of_another_type_is_refused_by_its_key(key: str, value: Any, write: Write) -> None:
+    folder = write()
+    file = folder / "adapter_config.json"
+    config = {**json.loads(file.read_text()), "layers_to_transform": [0, 1], "layers_pattern": "layers"}
+    file.write_text(json.dumps({**config, key: value}))
+    with pytest.raises(AdapterError, match=rf"adapter_config\.json: .*{key}"):
+        read_peft(folder)
+
+
+def test_a_configuration_of_brackets_alone_is_refused(write: Write) -> None:
+    folder = write()
+    (folder / "adapter_config.json").write_text("[" * 100_000)
+    with pytest.raises(AdapterError, match="not PEFT's adapter configuration"):
+        read_peft(folder)
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_no_plain_lora_is_refused_by_name(name: str, write: Write) -> None:
     options, message = REFUSED[name]

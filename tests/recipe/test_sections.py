@@ -79,6 +79,7 @@ CHANGES: dict[str, Any] = {
     "train.max_steps": 1,
     "train.batch_size": 3,
     "train.gradient_accumulation": 1,
+    "train.tokens_per_pass": 1,
     "train.gradient_checkpointing": True,
     "train.learning_rate": 1e-3,
     "train.schedule": "constant",

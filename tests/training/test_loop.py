@@ -271,6 +271,6 @@ def test_the_plan_counts_on_checkpointing_and_suggests_it(tmp_path: Path, base: 
     parts = dict(plain.memory_bytes)
     assert again.memory_bytes["activations"] < parts["activations"]
     assert dict(again.memory_bytes) == {**parts, "activations": again.memory_bytes["activations"]}
-    assert "DOES NOT FIT: set train.gradient_checkpointing: true, or lower train.batch_size" in plain.as_text()
-    assert "DOES NOT FIT: lower train.batch_size" in again.as_text()
+    assert "DOES NOT FIT: set train.gradient_checkpointing: true, or lower train.tokens_per_pass" in plain.as_text()
+    assert "DOES NOT FIT: lower train.tokens_per_pass" in again.as_text()
     assert [one.as_json()["gradient_checkpointing"] for one in (plain, again)] == [False, True]

@@ -26,16 +26,24 @@ from mlxtune.errors import AdapterError, DataError, RunError, TrainingError
 from mlxtune.recipe.load import load_recipe
 from mlxtune.runs.folder import RunFolder, open_run
 from mlxtune.training.checkpoints import Checkpoints
+from mlxtune.training.memory import PASS_SIZES
 from mlxtune.training.tune import Tuned, tune
 from tests.adapted import BACKENDS
 from tests.conftest import ROWS, Run, heard, snapshot, write_recipe, write_rows
 from tests.data.test_augment import Fake, words
 from tests.tiny import tiny_model
 
-# Dropout and accumulation on, checkpoints between validations: 7 rows, 4 a step, 2 steps an epoch.
+# Dropout on, several passes a step, checkpoints between validations: 7 rows, 4 a step, 2 steps an epoch.
 SECTIONS: dict[str, Any] = {
     "lora": {"dropout": 0.2},
-    "train": {"epochs": 4, "batch_size": 2, "gradient_accumulation": 2, "learning_rate": 0.01, "save_every": 1},
+    "train": {
+        "epochs": 4,
+        "batch_size": 2,
+        "gradient_accumulation": 2,
+        "tokens_per_pass": 120,
+        "learning_rate": 0.01,
+        "save_every": 1,
+    },
 }
 
 
@@ -406,6 +414,7 @@ from mlxtune.backends import choose
 from mlxtune.recipe.load import load_recipe
 from mlxtune.runs.folder import open_run
 from mlxtune.training.checkpoints import Checkpoints
+from mlxtune.training.memory import PASS_SIZES
 from mlxtune.training.tune import tune
 import mlxtune.data.near, mlxtune.training.loop, transformers
 backend, recipe, out, kills, seed = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5])
@@ -595,3 +604,69 @@ def test_mistakes_about_runs_are_answered(
     refused = mlxtune("lora", recipe, *words)
     assert (refused.code, refused.out) == (code, "") and message in refused.err and "Traceback" not in refused.err
     assert not (tmp_path / "runs").exists()
+
+
+# Passes
+
+
+def without_dropout(size: object) -> dict[str, Any]:
+    return {"lora": {"dropout": 0.0}, "train": {**SECTIONS["train"], "tokens_per_pass": size}}
+
+
+def test_the_size_that_auto_chose_is_kept_in_the_run(tmp_path: Path, base: Path) -> None:
+    tuned = trained(write_recipe(tmp_path, base), tmp_path / "run", "mlx")
+    size = tuned.run.recipe().train.tokens_per_pass
+    assert size == tuned.info["tokens_per_pass"] == PASS_SIZES[0]
+
+
+def test_a_run_resumes_with_its_own_passes_on_a_smaller_machine(
+    tmp_path: Path, base: Path, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under the recipe that leaves their size to the machine; 256 positions hold a step, 40 do not."""
+    recipe = write_recipe(tmp_path, base, **{**SECTIONS, "train": {**SECTIONS["train"], "tokens_per_pass": "auto"}})
+    monkeypatch.setattr("mlxtune.training.memory.PASS_SIZES", (256, 40))
+    whole = trained(recipe, tmp_path / "whole", backend).run
+    with pytest.raises(Killed):
+        trained(recipe, tmp_path / "killed", backend, ("checkpoint", 3))
+    monkeypatch.setattr("mlxtune.training.memory.MEMORY_SHARE", 1e-9)
+    again = trained(recipe, tmp_path, backend, resume=open_run(tmp_path / "killed"))
+    assert_same(again.run, whole)
+    assert again.run.recipe().train.tokens_per_pass == again.info["tokens_per_pass"] == 256
+    other = trained(recipe, tmp_path / "other", backend).run
+    assert other.recipe().train.tokens_per_pass == 40
+    assert evidence(other) != evidence(whole)
+
+
+def test_other_passes_are_refused_where_they_would_draw_other_dropout(tmp_path: Path, base: Path) -> None:
+    recipe = write_recipe(tmp_path, base, **SECTIONS)
+    with pytest.raises(Killed):
+        trained(recipe, tmp_path / "run", "mlx", ("checkpoint", 3))
+    with pytest.raises(RunError, match=r"train\.tokens_per_pass: 120 when the run started, 60 now"):
+        trained(recipe, tmp_path, "mlx", resume=open_run(tmp_path / "run"), overrides=["train.tokens_per_pass=60"])
+
+
+def test_without_dropout_other_passes_end_at_the_same_adapter_to_rounding(tmp_path: Path, base: Path) -> None:
+    recipe = write_recipe(tmp_path, base, **without_dropout(120))
+    whole = trained(recipe, tmp_path / "whole", "mlx").run
+    with pytest.raises(Killed):
+        trained(recipe, tmp_path / "run", "mlx", ("checkpoint", 3))
+    run = open_run(tmp_path / "run")
+    again = trained(recipe, tmp_path, "mlx", resume=run, overrides=["train.tokens_per_pass=30"])
+    assert again.run.recipe().train.tokens_per_pass == again.info["tokens_per_pass"] == 30
+    for name, value in read_adapter(whole.adapter).weights.items():
+        np.testing.assert_allclose(read_adapter(again.run.adapter).weights[name], value, atol=1e-4)
+
+
+def test_a_run_that_kept_no_size_resumes_and_keeps_one_from_there_on(tmp_path: Path, base: Path) -> None:
+    """As of version 0.1.0."""
+    recipe = write_recipe(tmp_path, base, **without_dropout("auto"))
+    with pytest.raises(Killed):
+        trained(recipe, tmp_path / "run", "mlx", ("checkpoint", 3))
+    run = open_run(tmp_path / "run")
+    text = run.recipe_file.read_text(encoding="utf-8")
+    without = "".join(line for line in text.splitlines(keepends=True) if "tokens_per_pass" not in line)
+    assert without != text
+    run.recipe_file.write_text(without, encoding="utf-8")
+    again = trained(recipe, tmp_path, "mlx", resume=run)
+    assert again.info["status"] == "finished"
+    assert again.run.recipe().train.tokens_per_pass == PASS_SIZES[0]

@@ -99,6 +99,7 @@ def prepared(recipe_file: Path, rows_file: Path, tokenizer_folder: Path | None) 
     from mlxtune.models.tokenizer import load_tokenizer
     from mlxtune.recipe.load import load_recipe
     from mlxtune.training.loop import BatchSampler
+    from mlxtune.training.memory import PASS_SIZES
 
     recipe = load_recipe(recipe_file, [f"data.train={rows_file}", "data.valid=null"])
     tokenizer = load_tokenizer(tokenizer_folder or config_and_tokenizer(recipe.model)[1])
@@ -107,8 +108,8 @@ def prepared(recipe_file: Path, rows_file: Path, tokenizer_folder: Path | None) 
     with measured(figures):
         split = training_split(RecipeRows(recipe), tokenizer)
         figures["examples"] = len(split.examples)
-        order = BatchSampler(split.examples, settings.batch_size, settings.gradient_accumulation, settings.seed)
-        n_steps = math.ceil(len(split.examples) / (settings.batch_size * settings.gradient_accumulation))
+        order = BatchSampler(split.examples, settings.rows_per_step, PASS_SIZES[0], settings.seed)
+        n_steps = math.ceil(len(split.examples) / settings.rows_per_step)
         begun = time.process_time()
         figures["batches"] = sum(len(order.step(step)) for step in range(1, n_steps + 1))
         figures["ms_of_a_step"] = 1_000 * (time.process_time() - begun) / n_steps

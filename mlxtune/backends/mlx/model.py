@@ -12,8 +12,6 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
-from mlx_lm.generate import BatchGenerator
-from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.tuner.lora import LoRALinear
 from numpy.typing import NDArray
 
@@ -22,33 +20,49 @@ from mlxtune.backends.base import (
     Constraint,
     Generation,
     LoraSpec,
-    Matcher,
     OptimizerSpec,
     StepResult,
     TokenScores,
 )
 from mlxtune.backends.mlx.dropout import DropoutKeys, KeyedDropout
 from mlxtune.backends.mlx.folding import embedded, fold
+from mlxtune.backends.mlx.head import Head
+from mlxtune.backends.mlx.memory import NO_LIMITS, MemoryLimits, give_back
 from mlxtune.backends.mlx.prefix_cache import PrefixCache
 from mlxtune.backends.mlx.recompute import checkpoint_blocks, keep_activations
 from mlxtune.backends.mlx.runtime import memory_for
-from mlxtune.backends.mlx.tree_cache import TreeCache
-from mlxtune.backends.option_tree import OptionTree, option_trees
+from mlxtune.backends.mlx.session import MlxSession
+from mlxtune.backends.mlx.step_gradient import Pass, PrefixStates, StepGradient
+from mlxtune.backends.mlx.token_rope import rotate_by_token
+from mlxtune.backends.mlx.tree_cache import tree_caches
+from mlxtune.backends.option_tree import (
+    OptionPass,
+    OptionTree,
+    node_targets,
+    option_pass,
+    option_totals,
+    option_trees,
+    row_groups,
+)
+from mlxtune.backends.replies import write_replies
+from mlxtune.backends.shapes import BUCKETED, EXACT, PassPadding
 from mlxtune.backends.state import TrainingState, read_state, require_shapes, write_state
 from mlxtune.backends.supervision import (
     common_length,
     described,
     dropout_seed,
+    padded_batch,
     reply_limits,
     require_prompts,
+    require_room,
     step_result,
     supervised,
     token_scores,
     total_weight,
 )
 
-# Supervised positions are padded to a multiple of this, so that a compiled step meets few shapes.
-POSITION_MULTIPLE = 32
+# Nodes of option trees whose logits exist at a time.
+NODES_OF_LOGITS = 512
 
 
 class MlxModel:
@@ -58,20 +72,27 @@ class MlxModel:
         network: mlx-lm's model: `network.model` gives hidden states, its head gives logits.
         config: The model folder's config.json.
         compiled: Compile the training step. Pays on a GPU; on a CPU it calls a C++ compiler for every shape.
+        limits: What MLX may keep between steps.
     """
 
-    def __init__(self, network: nn.Module, config: Mapping[str, Any], compiled: bool = False) -> None:
+    def __init__(
+        self, network: nn.Module, config: Mapping[str, Any], compiled: bool = False, limits: MemoryLimits = NO_LIMITS
+    ) -> None:
         network.freeze()
         network.eval()
+        rotate_by_token(network.layers)
         self.config = config
         self.n_parameters = _count_parameters(network)
         self._network = network
+        self._head = Head(network)
         self._compiled = compiled
+        self._padding = BUCKETED if compiled else EXACT
+        self._limits = limits
         self._layers: tuple[str, ...] = ()
         self._dropout_keys = DropoutKeys()
         self._optimizer: optim.AdamW | None = None
         self._spec: OptimizerSpec | None = None
-        self._micro_step: Callable[..., Any] | None = None
+        self._step_gradient: StepGradient | None = None
 
     # The adapter
 
@@ -118,22 +139,25 @@ class MlxModel:
             bias_correction=True,
         )
         self._optimizer.init(self._network.trainable_parameters())
-        value_and_grad = nn.value_and_grad(self._network, self._weighted_nats)
-        state = [self._network.state]
-        self._micro_step = mx.compile(value_and_grad, inputs=state, outputs=state) if self._compiled else value_and_grad
+        self._head.widen()
+        self._step_gradient = StepGradient(
+            self._network, self._weighted_nats, self._prefix_states, compiled=self._compiled
+        )
 
     def train_step(self, batches: Sequence[Batch], learning_rate: float, step: int, n_segments: int) -> StepResult:
-        """One optimizer step over all rows of all micro-batches; dropout is a function of (seed, step).
+        """One optimizer step over all rows of all passes; dropout is a function of (seed, step) and of the passes.
 
-        The loss is sum(weight x nats) / sum(weight) over all of them: each micro-batch is divided by the whole step's
-        weight before its gradient is added. A step whose gradient is not finite changes nothing and says so in its result.
+        The loss is sum(weight x nats) / sum(weight) over all of them: each pass is divided by the whole step's weight before
+        its gradient is added. What opens every row is computed once a step. A step whose gradient is not finite changes nothing and says so in its result.
         """
-        if self._micro_step is None or self._optimizer is None or self._spec is None:
+        if self._step_gradient is None or self._optimizer is None or self._spec is None:
             raise RuntimeError("call prepare_training before train_step")
         self._network.train()
         try:
             with memory_for(f"step {step} ({described(batches)})"):
-                nats, gradients = self._gradients(batches, dropout_seed(self._spec.seed, step))
+                key = mx.random.key(dropout_seed(self._spec.seed, step))
+                passes = [_pass_of(batch, self._padding) for batch in batches]
+                nats, gradients = self._step_gradient(passes, total_weight(batches), key)
                 norm = mx.sqrt(sum(mx.sum(mx.square(value)) for _, value in tree_flatten(gradients)))
                 result = step_result(batches, nats, n_segments, float(norm.item()))
         finally:
@@ -145,82 +169,68 @@ class MlxModel:
             self._optimizer.learning_rate = learning_rate
             self._optimizer.update(self._network, gradients)
             mx.eval(self._network.trainable_parameters(), self._optimizer.state)
+        give_back(self._limits)
         return result
-
-    def _gradients(self, batches: Sequence[Batch], seed: int) -> tuple[list[NDArray[np.float32]], Any]:
-        """The nats of each micro-batch's supervised tokens, (N,), and the gradient of the step's loss."""
-        assert self._micro_step is not None
-        following = mx.random.key(seed)
-        total = mx.array(total_weight(batches), mx.float32)
-        gradients: Any = None
-        nats: list[NDArray[np.float32]] = []
-        for batch in batches:
-            inputs = _Inputs(batch)
-            following, key = mx.random.split(following)
-            (_, found), gradient = self._micro_step(*inputs.arrays, total, key)
-            gradients = gradient if gradients is None else tree_map(mx.add, gradients, gradient)
-            mx.eval(found, gradients)  # here, so that no micro-batch's activations outlive it
-            nats.append(np.array(found, np.float32)[: inputs.n_supervised])
-        return nats, gradients
 
     def _weighted_nats(
         self,
-        prefix: mx.array,
+        prefix: mx.array | PrefixStates,
         tokens: mx.array,
         positions: mx.array,
         targets: mx.array,
         weights: mx.array,
         total: mx.array,
         key: mx.array,
-    ) -> tuple[mx.array, mx.array]:
-        """Loss of one micro-batch and the nats of its supervised tokens, (N,); dropout is a function of `key`."""
-        nats = self._nats(prefix, tokens, positions, targets, key)
-        return mx.sum(nats * weights) / total, nats
+    ) -> tuple[mx.array, list[mx.array]]:
+        """Loss of one pass and the nats of its supervised tokens, in chunks; dropout is a function of `key`."""
+        nats = self._head.nats(self._predicting(prefix, tokens, positions, key), targets)
+        return mx.sum(mx.concatenate(nats) * weights) / total, nats
 
-    def _nats(
-        self, prefix: mx.array, tokens: mx.array, positions: mx.array, targets: mx.array, key: mx.array | None = None
+    def _predicting(
+        self, prefix: mx.array | PrefixStates, tokens: mx.array, positions: mx.array, key: mx.array | None = None
     ) -> mx.array:
-        """-log p of each target, (N,), float32. The head runs on the positions that predict a target only."""
-        return _nats_of(self._predictions(prefix, tokens, positions, key), targets)
-
-    def _predictions(
-        self, prefix: mx.array, tokens: mx.array, positions: mx.array, key: mx.array | None = None
-    ) -> mx.array:
-        """Logits at some positions, (N, vocabulary), float32 whatever the weights are."""
+        """Hidden states at the positions that predict a target, (N, hidden): the head runs on no others."""
         hidden = self._hidden(prefix, tokens, key)
-        predicting = hidden.reshape(-1, hidden.shape[-1])[positions]  # (N, hidden)
-        return self._head(predicting.astype(mx.float32))
+        return hidden.reshape(-1, hidden.shape[-1])[positions]
 
-    def _hidden(self, prefix: mx.array, tokens: mx.array, key: mx.array | None = None) -> mx.array:
-        """Last hidden states of the rows' own tokens, (B, T, hidden); the prefix, (P,), runs once for all rows."""
+    def _hidden(self, prefix: mx.array | PrefixStates, tokens: mx.array, key: mx.array | None = None) -> mx.array:
+        """Last hidden states of the rows' own tokens, (B, T, hidden).
+
+        Args:
+            prefix: Tokens that open every row, (P,), which run once for all of them; or their keys and values.
+            tokens: The rows' own, (B, T).
+            key: Of the dropout; None is without.
+        """
+        if isinstance(prefix, list):
+            pairs = zip(prefix[::2], prefix[1::2], strict=True)
+            return self._run(tokens, [PrefixCache(keys, values) for keys, values in pairs], key)
         of_prefix, of_rows = (None, None) if key is None else mx.random.split(key)
-        cache = None
-        if prefix.size:
-            cache = [PrefixCache() for _ in self._network.layers]
-            self._run(prefix[None], cache, of_prefix)
-        return self._run(tokens, cache, of_rows)
+        return self._run(tokens, self._prefix(prefix, of_prefix) if prefix.size else None, of_rows)
+
+    def _prefix(self, tokens: mx.array, key: mx.array | None = None) -> list[PrefixCache]:
+        """Caches that hold some tokens, (P,)."""
+        cache = [PrefixCache() for _ in self._network.layers]
+        self._run(tokens[None], cache, key)
+        return cache
+
+    def _prefix_states(self, tokens: mx.array, key: mx.array) -> PrefixStates:
+        """Keys and values of some tokens, (P,), of each layer in turn."""
+        return [state for layer in self._prefix(tokens, key) for state in layer.held() or ()]
 
     def _run(self, tokens: mx.array, cache: list[PrefixCache] | None, key: mx.array | None) -> mx.array:
         with self._dropout_keys.used(None if key is None else mx.random.split(key, len(self._layers))):
             return self._network.model(tokens, cache)
 
-    def _head(self, hidden: mx.array) -> mx.array:
-        if "lm_head" in self._network:
-            return self._network.lm_head(hidden)
-        return self._network.model.embed_tokens.as_linear(hidden)
-
     # Scoring and generation
 
     def score(self, batch: Batch) -> TokenScores:
         """-log p of each supervised token, and whether none is likelier; dropout off, one forward pass for both."""
-        inputs = _Inputs(batch)
+        inputs = _Inputs(batch, self._padding)
         with memory_for(f"scoring {described([batch])}"):
             prefix, tokens, positions, targets, _ = inputs.arrays
-            logits = self._predictions(prefix, tokens, positions)
-            nats, argmax = _nats_of(logits, targets), mx.argmax(logits, axis=-1)
-            mx.eval(nats, argmax)
+            nats, argmax = self._head.scores(self._predicting(prefix, tokens, positions), targets)
             own = slice(inputs.n_supervised)  # without the padding
-            return token_scores(batch, np.array(nats, np.float32)[own], np.array(argmax)[own])
+            return token_scores(batch, nats[own], argmax[own])
 
     @memory_for("computing logits")
     def logits(self, tokens: Sequence[int], positions: Sequence[int] | None = None) -> NDArray[np.float32]:
@@ -235,6 +245,7 @@ class MlxModel:
     def fold(self, types: Mapping[str, str]) -> None:
         """Fold the adapter into the weights, in place and layer by layer, each rounded once to the type it has in `types`."""
         fold(self._network, types)
+        self._head = Head(self._network)
         self._layers = ()
 
     @memory_for("generating a batch of replies")
@@ -254,84 +265,66 @@ class MlxModel:
         """
         require_prompts(prompts)
         limits = reply_limits(prompts, max_new_tokens, self.config)
-        shared = common_length(prompts)
-        caches = self._prefix_caches(prompts[0][:shared], len(prompts)) if shared else None
-        generator = BatchGenerator(
-            _LastLogits(self._network, self._float32_head()),
-            stop_tokens=[[token] for token in stop_tokens],
-            sampler=_Sampler(temperature, seed) if temperature > 0 else None,
-            completion_batch_size=len(prompts),
-            prefill_batch_size=len(prompts),
-        )
-        processors = [[_Constrained(constraint.start())] for _ in prompts] if constraint else None
-        try:
-            ids = generator.insert(
-                [list(prompt[shared:]) for prompt in prompts],
-                limits,
-                caches=caches,
-                logits_processors=processors,
-            )
-            tokens: dict[int, list[int]] = {number: [] for number in ids}
-            reasons = dict.fromkeys(ids, "length")
-            while responses := generator.next_generated():
-                for response in responses:
-                    if response.finish_reason == "stop":
-                        reasons[response.uid] = "stop"
-                    else:
-                        tokens[response.uid].append(int(response.token))
-        finally:
-            generator.close()
-        return [Generation(tuple(tokens[number]), reasons[number]) for number in ids]
+        n_shared = common_length(prompts)
+        shared = [PrefixCache() for _ in self._network.layers]
+        if n_shared:
+            self._network.model(mx.array(prompts[0][:n_shared])[None], shared)
+        held = [pair for pair in (layer.held() for layer in shared) if pair is not None]
+        session = MlxSession(self._network, self._float32_head(), held, len(prompts))
+        own = [prompt[n_shared:] for prompt in prompts]
+        return write_replies(session, own, limits, stop_tokens, constraint, temperature, seed)
 
     def _float32_head(self) -> Callable[[mx.array], mx.array]:
         """The head for many calls: a 16-bit weight is widened once, and not for every token that is generated."""
-        head = self._network.lm_head if "lm_head" in self._network else self._network.model.embed_tokens
-        if "scales" in head:  # packed: its kernel widens what it reads
-            return self._head
-        weight = head.weight.astype(mx.float32).T
-        return lambda hidden: hidden @ weight
-
-    def _prefix_caches(self, prefix: Sequence[int], rows: int) -> list[list[Any]]:
-        """One cache a row and layer, all holding the prefix's keys and values; the generator copies before it writes."""
-        cache = make_prompt_cache(self._network)
-        self._network.model(mx.array(prefix)[None], cache)
-        mx.eval([layer.state for layer in cache])
-        return [cache] * rows
+        return self._head.widen()
 
     @memory_for("choosing among options")
     def choose(self, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         """Log-probability of each option's tokens after each prompt, (B, n_options), nats, dropout off.
 
-        What all prompts open with is computed once, the rest of each prompt once, and what options share once.
+        What all prompts open with is computed once, the rest of each prompt once, and what options share once. As many rows
+        as fit run at a time, in one pass where the options are one tree.
         """
         require_prompts(prompts, options)
+        require_room(prompts, options, self.config)
         n_shared = common_length(prompts)
         shared = [PrefixCache() for _ in self._network.layers]
         if n_shared:
             self._network.model(mx.array(prompts[0][:n_shared])[None], shared)
+        head = self._float32_head()
         trees = list(option_trees(options))
         found = np.zeros((len(prompts), len(options)))
-        for row, prompt in enumerate(prompts):
-            cache = shared
-            if len(prompt) - 1 > n_shared:
-                cache = [layer.growing() for layer in shared]
-                self._network.model(mx.array(prompt[n_shared:-1])[None], cache)
-            for tree in trees:
-                found[row, tree.options] = self._option_log_probabilities(prompt[-1], tree, cache)
+        for rows in row_groups(prompts, n_shared, max(len(tree.tokens) for tree in trees)):
+            passes = [option_pass([prompts[row] for row in rows], n_shared, tree) for tree in trees]
+            before = shared
+            if len(trees) > 1:
+                before = self._holding(passes[0].rest_of_prompts, shared)
+                passes = [one.after_prompts() for one in passes]
+            for tree, one in zip(trees, passes, strict=True):
+                found[np.ix_(rows, tree.options)] = self._option_log_probabilities(tree, one, before, head)
         return found.astype(np.float32)
 
-    def _option_log_probabilities(self, last: int, tree: OptionTree, cache: list[PrefixCache]) -> NDArray[np.float64]:
-        """Log-probability of each option of a tree after the prompt that `cache` holds all but the last token of."""
-        tokens = tree.tokens.copy()
-        tokens[0] = last
-        hidden = self._network.model(mx.array(tokens)[:, None], [TreeCache(layer, tree) for layer in cache])
-        logits = self._head(hidden[:, 0].astype(mx.float32))  # (nodes, vocabulary), float32 whatever the weights are
-        log_normal = mx.logsumexp(logits, axis=-1)
-        predicting, targets = mx.array(tree.predicting), mx.array(tree.targets)
-        nats = log_normal[predicting] - logits[predicting, targets]
-        totals = np.zeros(len(tree.options))
-        np.subtract.at(totals, tree.owners, np.array(nats, np.float64))
-        return totals
+    def _holding(self, tokens: NDArray[np.int32], before: list[PrefixCache]) -> list[PrefixCache]:
+        """Caches that hold several rows' tokens, (R, W), after what `before` holds, which stays as it is."""
+        if not tokens.shape[1]:
+            return before
+        cache = [layer.growing() for layer in before]
+        self._network.model(mx.array(tokens), cache)
+        return cache
+
+    def _option_log_probabilities(
+        self, tree: OptionTree, one: OptionPass, before: list[PrefixCache], head: Callable[[mx.array], mx.array]
+    ) -> NDArray[np.float64]:
+        """Log-probability of each option of a tree at each row of a pass, (R, n)."""
+        hidden = self._network.model(mx.array(one.tokens), tree_caches(before, one))
+        nodes = hidden[:, -one.n_nodes :].reshape(-1, hidden.shape[-1])  # (R x N, hidden)
+        found = np.zeros((len(one.tokens), len(tree.targets)))
+        for part in node_targets(tree, len(one.tokens), NODES_OF_LOGITS):
+            logits = head(nodes[part.nodes].astype(mx.float32))  # (n, vocabulary)
+            predicting, targets = mx.array(part.predicting), mx.array(part.targets)
+            log_p = logits[predicting, targets] - mx.logsumexp(logits, axis=-1)[predicting]
+            found.reshape(-1)[part.places] = np.array(log_p)  # here, so that no part's logits outlive it
+        return option_totals(tree, found)
 
     # State
 
@@ -380,67 +373,22 @@ def _to_numpy(value: mx.array) -> NDArray[np.float32]:
     return np.array(value.T, np.float32)
 
 
-class _LastLogits:
-    """A network as mlx-lm's generator calls it: logits of the last position alone, in float32.
-
-    Args:
-        network: mlx-lm's model; what it has beside its call, its layers and caches, is found here too.
-        head: Float32 hidden states -> logits.
-    """
-
-    def __init__(self, network: nn.Module, head: Callable[[mx.array], mx.array]) -> None:
-        self._network = network
-        self._head = head
-
-    def __call__(self, inputs: mx.array, cache: Any = None, input_embeddings: mx.array | None = None) -> mx.array:
-        hidden = self._network.model(inputs, cache, input_embeddings)
-        return self._head(hidden[:, -1:].astype(mx.float32))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._network, name)
-
-
-class _Sampler:
-    """Draws the next token of each reply from a key of its own, so that no other draw in the process changes it."""
-
-    def __init__(self, temperature: float, seed: int) -> None:
-        self._temperature = temperature
-        self._key = mx.random.key(seed)
-
-    def __call__(self, log_probabilities: mx.array) -> mx.array:
-        keys = mx.random.split(self._key)
-        self._key = keys[0]
-        return mx.random.categorical(log_probabilities / self._temperature, key=keys[1])
-
-
-class _Constrained:
-    """A logits processor of mlx-lm that lets one reply take only the tokens its matcher allows."""
-
-    def __init__(self, matcher: Matcher) -> None:
-        self._matcher = matcher
-        self._started = False
-
-    def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
-        if self._started:
-            self._matcher.advance(int(tokens[-1].item()))
-        self._started = True
-        return mx.where(mx.array(self._matcher.mask()), logits, -mx.inf)
+def _pass_of(batch: Batch, padding: PassPadding) -> Pass:
+    inputs = _Inputs(batch, padding)
+    prefix, *rows = inputs.arrays
+    return Pass(prefix, tuple(rows), inputs.n_supervised)
 
 
 class _Inputs:
     """A batch as MLX arrays: prefix, tokens, and for each supervised one where it is predicted, its id and its weight."""
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, batch: Batch, padding: PassPadding = EXACT) -> None:
+        batch = padded_batch(batch, padding)
         found = supervised(batch)
         self.n_supervised = len(found)
-        padded = found.padded(POSITION_MULTIPLE)
+        padded = found.padded(padding.positions(len(found)))
         arrays = (batch.prefix, batch.tokens[:, :-1], padded.positions, padded.targets, padded.weights)
         self.arrays = tuple(map(mx.array, arrays))
-
-
-def _nats_of(logits: mx.array, targets: mx.array) -> mx.array:
-    """-log p of each target, (N,), from logits, (N, vocabulary)."""
-    return mx.logsumexp(logits, axis=-1) - mx.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
 
 
 def _count_parameters(network: nn.Module) -> int:

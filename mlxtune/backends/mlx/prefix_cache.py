@@ -38,22 +38,25 @@ class PrefixCache:
         return grown
 
     def held(self) -> tuple[mx.array, mx.array] | None:
-        """Keys and values of the prefix, (1, heads, P, head_dim); None where there is none."""
+        """Keys and values of the prefix, (1, heads, P, head_dim), or of each row; None where there is none."""
         return None if self._keys is None or self._values is None else (self._keys, self._values)
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Keys and values to attend to, (B, heads, prefix + T, head_dim), given those of the present tokens."""
-        if self._keys is None or self._values is None:
+        is_first = self._keys is None
+        keys, values = self.joined(keys, values)
+        if is_first or self._grows:
             self.hold(keys, values)
+        return keys, values
+
+    def joined(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """Keys and values of present tokens behind those of the prefix, for all rows, which stays as it is."""
+        if self._keys is None or self._values is None:
             return keys, values
         rows = keys.shape[0]
         shared_keys = mx.broadcast_to(self._keys, (rows, *self._keys.shape[1:]))
         shared_values = mx.broadcast_to(self._values, (rows, *self._values.shape[1:]))
-        keys = mx.concatenate([shared_keys, keys], axis=2)
-        values = mx.concatenate([shared_values, values], axis=2)
-        if self._grows:
-            self.hold(keys, values)
-        return keys, values
+        return mx.concatenate([shared_keys, keys], axis=2), mx.concatenate([shared_values, values], axis=2)
 
     def make_mask(self, *args: Any, **kwargs: Any) -> mx.array | str | None:
         """Causal mask after the prefix, of what mlx-lm's own caches are asked for."""

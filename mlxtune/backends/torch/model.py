@@ -17,10 +17,19 @@ from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
-from transformers import DynamicCache, GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers import PreTrainedModel
 
 from mlxtune.backends.base import Batch, Constraint, Generation, LoraSpec, OptimizerSpec, StepResult, TokenScores
-from mlxtune.backends.option_tree import OptionTree, option_trees
+from mlxtune.backends.option_tree import (
+    OptionPass,
+    OptionTree,
+    node_targets,
+    option_pass,
+    option_totals,
+    option_trees,
+    row_groups,
+)
+from mlxtune.backends.replies import write_replies
 from mlxtune.backends.state import TrainingState, read_state, require_shapes, write_state
 from mlxtune.backends.supervision import (
     common_length,
@@ -28,6 +37,7 @@ from mlxtune.backends.supervision import (
     dropout_seed,
     reply_limits,
     require_prompts,
+    require_room,
     step_result,
     token_scores,
     total_weight,
@@ -36,14 +46,17 @@ from mlxtune.backends.torch.folding import Widened, fold
 from mlxtune.backends.torch.head import Float32Head
 from mlxtune.backends.torch.loading import network_dtype
 from mlxtune.backends.torch.packing import pack
-from mlxtune.backends.torch.prefix_cache import Leaves, PrefixCache, cache_argument
+from mlxtune.backends.torch.prefix_cache import Layers, Leaves, PrefixCache, cache_argument
 from mlxtune.backends.torch.quantized_linear import QuantizedEmbedding, QuantizedLinear
 from mlxtune.backends.torch.runtime import autocast, memory_for
+from mlxtune.backends.torch.session import RowsCache, TorchSession
 from mlxtune.models.architecture import n_parameters
 
 ADAPTER = "default"  # PEFT's name of the one adapter
 # Supervised positions whose logits exist at a time while training; more are recomputed in the backward pass.
 POSITIONS_AT_ONCE = 512
+# Nodes of option trees whose logits exist at a time: so few that a CPU's allocator takes the same memory again.
+NODES_OF_LOGITS = 128
 
 
 class TorchModel:
@@ -203,7 +216,8 @@ class TorchModel:
             tokens: (B, T).
             cache: Keys and values before them, which all attend to.
             offsets: Position of each token after the cache's, (B, T); None is one after the other.
-            visible: Which of its row's tokens each attends to, (B, T, T); None is those up to itself.
+            visible: Which of the last K keys, the row's own tokens among them, each attends to, (B, T, K); it attends to
+                all before these. None is those up to itself.
         """
         length, before = tokens.shape[1], cache.length
         offsets = torch.arange(length, device=self._device)[None] if offsets is None else offsets
@@ -214,7 +228,7 @@ class TorchModel:
                 if visible is None
                 else visible
             )
-            mask = nn.functional.pad(visible, (before, 0), value=True)[:, None]
+            mask = nn.functional.pad(visible, (before + length - visible.shape[-1], 0), value=True)[:, None]
         with autocast(self._device, self._dtype):
             return self._network.model(  # type: ignore[no-any-return]
                 input_ids=tokens,
@@ -281,83 +295,75 @@ class TorchModel:
         """
         require_prompts(prompts)
         limits = reply_limits(prompts, max_new_tokens, self.config)
-        shared = common_length(prompts)
-        width = max(map(len, prompts))
-        # [shared | padding | own]: transformers counts positions over what the mask says is there.
-        rows = [[*prompt[:shared], *[0] * (width - len(prompt)), *prompt[shared:]] for prompt in prompts]
-        attention_mask = [
-            [1] * shared + [0] * (width - len(prompt)) + [1] * (len(prompt) - shared) for prompt in prompts
-        ]
-        settings = GenerationConfig(
-            max_new_tokens=max(limits),
-            eos_token_id=list(stop_tokens),
-            pad_token_id=0,
-            do_sample=temperature > 0,
-            **({"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}),
-        )
-        processors = LogitsProcessorList([_Constrained(constraint, len(prompts), stop_tokens)] if constraint else [])
-        where = [self._device] if self._device.type == "cuda" else []
-        what = f"generating {len(prompts)} replies of up to {max_new_tokens} tokens to prompts of up to {width}"
-        with (
-            memory_for(what, self._device),
-            torch.random.fork_rng(where),  # no other draw in the process changes these, nor they it
-            autocast(self._device, self._dtype),
-        ):
-            torch.manual_seed(seed)
-            cache = DynamicCache()
-            for layer, pair in enumerate(self._prefix(self._ids(prompts[0][:shared]))):
-                cache.update(*(tensor.expand(len(prompts), -1, -1, -1) for tensor in pair), layer)
-            found = self._network.generate(
-                self._ids(rows),
-                attention_mask=self._ids(attention_mask),
-                generation_config=settings,
-                logits_processor=processors,
+        n_shared = common_length(prompts)
+        own = [prompt[n_shared:] for prompt in prompts]
+        longest = max(map(len, prompts))
+        what = f"generating {len(prompts)} replies of up to {max_new_tokens} tokens to prompts of up to {longest}"
+        with memory_for(what, self._device):
+            shared = self._prefix(self._ids(prompts[0][:n_shared]))
+            session = TorchSession(self._after, self._head, shared, len(prompts), self._device)
+            return write_replies(session, own, limits, stop_tokens, constraint, temperature, seed)
+
+    def _after(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: RowsCache) -> Tensor:
+        """Last hidden states of tokens, (B, W, hidden), as a `TorchSession` computes them."""
+        with autocast(self._device, self._dtype):
+            return self._network.model(  # type: ignore[no-any-return]
+                input_ids=tokens,
+                attention_mask=mask,
+                position_ids=positions,
+                use_cache=False,
                 **{self._cache_argument: cache},
-            )
-        replies = zip(found[:, width:].tolist(), limits, strict=True)
-        return [_until_stop(reply[:limit], stop_tokens) for reply, limit in replies]
+            ).last_hidden_state
 
     @torch.inference_mode()
     def choose(self, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         """Log-probability of each option's tokens after each prompt, (B, n_options), nats, dropout off.
 
-        What all prompts open with is computed once, the rest of each prompt once, and what options share once.
+        What all prompts open with is computed once, the rest of each prompt once, and what options share once. As many rows
+        as fit run at a time, in one pass where the options are one tree.
         """
         require_prompts(prompts, options)
+        require_room(prompts, options, self.config)
         n_shared = common_length(prompts)
         trees = list(option_trees(options))
         found = np.zeros((len(prompts), len(options)))
         with memory_for(f"choosing among {len(options)} options", self._device):
             shared = self._prefix(self._ids(prompts[0][:n_shared]))
-            for row, prompt in enumerate(prompts):
-                before = shared
-                if len(prompt) - 1 > n_shared:
-                    cache = PrefixCache(shared)
-                    self._hidden(self._ids(prompt[n_shared:-1])[None], cache)
-                    before = cache.computed()
-                for tree in trees:
-                    found[row, tree.options] = self._option_log_probabilities(prompt[-1], tree, before)
+            for rows in row_groups(prompts, n_shared, max(len(tree.tokens) for tree in trees)):
+                passes = [option_pass([prompts[row] for row in rows], n_shared, tree) for tree in trees]
+                before: Layers = shared
+                if len(trees) > 1:
+                    before = self._holding(passes[0].rest_of_prompts, shared)
+                    passes = [one.after_prompts() for one in passes]
+                for tree, one in zip(trees, passes, strict=True):
+                    found[np.ix_(rows, tree.options)] = self._option_log_probabilities(tree, one, before)
         return found.astype(np.float32)
 
-    def _option_log_probabilities(
-        self, last: int, tree: OptionTree, before: Sequence[tuple[Tensor, Tensor]]
-    ) -> NDArray[np.float64]:
-        """Log-probability of each option of a tree, one row of nodes that each attend to the prompt and their own path."""
-        tokens = tree.tokens.copy()
-        tokens[0] = last
-        visible = np.zeros((len(tokens), len(tokens)), np.bool_)
-        visible[np.arange(len(tokens))[:, None], tree.path] = True  # a path's repetitions are its own last node
+    def _holding(self, tokens: NDArray[np.int32], before: Layers) -> Layers:
+        """Keys and values of several rows' tokens, (R, W), and of what they hold already, layer by layer."""
+        if not tokens.shape[1]:
+            return before
+        cache = PrefixCache(before)
+        self._hidden(self._ids(tokens), cache)
+        return cache.computed()
+
+    def _option_log_probabilities(self, tree: OptionTree, one: OptionPass, before: Layers) -> NDArray[np.float64]:
+        """Log-probability of each option of a tree at each row of a pass, (R, n)."""
         hidden = self._hidden(
-            self._ids(tokens)[None],
+            self._ids(one.tokens),
             PrefixCache(before),
-            self._ids(tree.depths)[None],
-            torch.tensor(visible, device=self._device)[None],
+            self._ids(one.offsets),
+            torch.tensor(one.visible, device=self._device),
         )
-        logits = self._head(hidden[0])  # (nodes, vocabulary)
-        nats = cross_entropy(logits[self._ids(tree.predicting)], self._ids(tree.targets), reduction="none")
-        totals = np.zeros(len(tree.options))
-        np.subtract.at(totals, tree.owners, _to_numpy(nats).astype(np.float64))
-        return totals
+        nodes = hidden[:, -one.n_nodes :].reshape(-1, hidden.shape[-1])  # (R x N, hidden)
+        found = np.zeros((len(one.tokens), len(tree.targets)))
+        for part in node_targets(tree, len(one.tokens), NODES_OF_LOGITS):
+            logits = self._head(nodes[part.nodes])  # (n, vocabulary)
+            predicting, targets = self._ids(part.predicting), self._ids(part.targets)
+            of_targets, largest = logits[predicting, targets], logits.amax(-1)
+            log_normal = logits.sub_(largest[:, None]).exp_().sum(-1).log_() + largest  # in place: logits are wide
+            found.reshape(-1)[part.places] = _to_numpy(of_targets - log_normal[predicting])
+        return option_totals(tree, found)
 
     def _ids(self, values: Any) -> Tensor:
         return torch.tensor(np.asarray(values, np.int64), device=self._device)
@@ -396,29 +402,6 @@ class TorchModel:
         self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
 
 
-class _Constrained(LogitsProcessor):  # type: ignore[misc]
-    """Lets each reply take only the tokens that its matcher allows."""
-
-    def __init__(self, constraint: Constraint, rows: int, stop_tokens: Sequence[int]) -> None:
-        self._matchers = [constraint.start() for _ in range(rows)]
-        self._stop_tokens = stop_tokens
-        self._begun = False
-        self._ended = [False] * rows
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        if self._begun:
-            for row, token in enumerate(input_ids[:, -1].tolist()):
-                self._ended[row] |= token in self._stop_tokens
-                if not self._ended[row]:  # what follows the end is padding
-                    self._matchers[row].advance(token)
-        self._begun = True
-        allowed = np.ones(tuple(scores.shape), np.bool_)
-        for row, matcher in enumerate(self._matchers):
-            if not self._ended[row]:
-                allowed[row] = matcher.mask()
-        return scores.masked_fill(~torch.tensor(allowed, device=scores.device), -math.inf)
-
-
 class _Inputs:
     """A batch on the device: prefix, packed rows, and for each supervised token where it is predicted, its id and its weight.
 
@@ -447,10 +430,3 @@ def _to_numpy(value: Tensor) -> NDArray[np.float32]:
 
 def _factors(module: LoraLinear) -> tuple[tuple[str, Any], tuple[str, Any]]:
     return ("lora_A", module.lora_A[ADAPTER]), ("lora_B", module.lora_B[ADAPTER])
-
-
-def _until_stop(reply: Sequence[int], stop_tokens: Sequence[int]) -> Generation:
-    for place, token in enumerate(reply):
-        if token in stop_tokens:
-            return Generation(tuple(reply[:place]), "stop")
-    return Generation(tuple(reply), "length")

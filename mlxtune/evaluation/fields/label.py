@@ -78,8 +78,12 @@ class LabelScorer:
         found = [label for label, n_hits in hits.items() if n_hits]
         return max(found, key=lambda label: hits[label]) if found else usual
 
-    def from_probabilities(self, labels: Sequence[str], probabilities: NDArray[np.float64]) -> Value:
-        """The most probable label."""
+    def from_probabilities(
+        self, labels: Sequence[str], probabilities: NDArray[np.float64], thresholds: NDArray[np.float64] | None = None
+    ) -> Value:
+        """The most probable label of those that reach their threshold; of all, where none does."""
+        if thresholds is not None and (reached := probabilities >= thresholds).any():
+            probabilities = np.where(reached, probabilities, -1.0)
         return labels[int(probabilities.argmax())]
 
 

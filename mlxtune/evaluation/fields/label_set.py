@@ -105,13 +105,16 @@ class LabelSetScorer:
             return usual if self._exclusive is None else (self._exclusive,)
         return tuple(found)
 
-    def from_probabilities(self, labels: Sequence[str], probabilities: NDArray[np.float64]) -> Value:
-        """The labels from `THRESHOLD` on, or the most probable one.
+    def from_probabilities(
+        self, labels: Sequence[str], probabilities: NDArray[np.float64], thresholds: NDArray[np.float64] | None = None
+    ) -> Value:
+        """The labels that reach their threshold, `THRESHOLD` for all without any, or the most probable one.
 
-        The exclusive label stands alone if it is the most probable, and is left out beside a more probable one.
+        The exclusive label stands alone if it is the most probable of these, and is left out beside a more probable one.
         """
-        best = labels[int(probabilities.argmax())]
-        if best == self._exclusive:
-            return (best,)
-        chosen = [label for label, p in zip(labels, probabilities, strict=True) if p >= THRESHOLD] or [best]
+        reached = probabilities >= (THRESHOLD if thresholds is None else thresholds)
+        best = int(np.where(reached, probabilities, -1.0).argmax() if reached.any() else probabilities.argmax())
+        if labels[best] == self._exclusive or not reached.any():
+            return (labels[best],)
+        chosen = [label for label, is_reached in zip(labels, reached, strict=True) if is_reached]
         return tuple(label for label in chosen if label != self._exclusive)

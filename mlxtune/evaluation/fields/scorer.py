@@ -111,10 +111,13 @@ class Scorer(Protocol):
             usual: The most frequent value of the training rows.
         """
 
-    def from_probabilities(self, labels: Sequence[str], probabilities: NDArray[np.float64]) -> Value:
+    def from_probabilities(
+        self, labels: Sequence[str], probabilities: NDArray[np.float64], thresholds: NDArray[np.float64] | None = None
+    ) -> Value:
         """The answer of a classifier.
 
         Args:
             labels: The labels.
             probabilities: Of each, (labels,).
+            thresholds: From which on each is given, (labels,); None is the kind's own rule.
         """

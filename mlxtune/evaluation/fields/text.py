@@ -84,6 +84,8 @@ class TextScorer:
         """No baseline writes text."""
         raise NotImplementedError("baselines of labels write no text")
 
-    def from_probabilities(self, labels: Sequence[str], probabilities: NDArray[np.float64]) -> Value:
+    def from_probabilities(
+        self, labels: Sequence[str], probabilities: NDArray[np.float64], thresholds: NDArray[np.float64] | None = None
+    ) -> Value:
         """No baseline writes text."""
         raise NotImplementedError("baselines of labels write no text")

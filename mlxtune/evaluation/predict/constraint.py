@@ -31,6 +31,25 @@ def constraint_of(recipe: Recipe, tokenizer: Tokenizer, model: Model) -> Templat
     return TemplateConstraint(template, tokenizer, width, may_think(recipe))
 
 
+def constraint_of_rest(
+    recipe: Recipe, tokenizer: Tokenizer, model: Model, field: str, literal: str
+) -> TemplateConstraint:
+    """What a recipe lets a model write after the beginning of a reply.
+
+    Args:
+        recipe: Whose template it is.
+        tokenizer: The model's.
+        model: That writes.
+        field: The first field that is still to be written.
+        literal: The template's text before it that is still to be written.
+
+    Raises:
+        RecipeError: The template is more than llguidance can follow.
+    """
+    template, width = ReplyTemplate(recipe.output), int(model.config["vocab_size"])
+    return TemplateConstraint(template, tokenizer, width, after=(field, literal))
+
+
 class TemplateConstraint:
     """Replies that a template allows; a `Constraint` of `backends/base.py`.
 
@@ -42,13 +61,19 @@ class TemplateConstraint:
         tokenizer: Spells them.
         vocabulary_size: Width of the model's logits. Ids beyond the tokenizer's have no text and are never allowed.
         thinking: Whether a block of thinking may come before the reply.
+        after: The first field to be written and the template's text before it, where a reply's beginning is written already.
 
     Raises:
         RecipeError: The pattern is more than llguidance can follow.
     """
 
     def __init__(
-        self, template: ReplyTemplate, tokenizer: Tokenizer, vocabulary_size: int, thinking: bool = False
+        self,
+        template: ReplyTemplate,
+        tokenizer: Tokenizer,
+        vocabulary_size: int,
+        thinking: bool = False,
+        after: tuple[str, str] | None = None,
     ) -> None:
         from llguidance import LLMatcher
         from llguidance.hf import from_tokenizer
@@ -62,7 +87,7 @@ class TemplateConstraint:
             grammar = _thinking_grammar(template.pattern(), as_tokens, tokenizer.opens_thinking)
             self._beginning = LLMatcher(tokens, LLMatcher.grammar_from_lark(grammar))
         else:
-            self._beginning = LLMatcher(tokens, LLMatcher.grammar_from_regex(template.pattern()))
+            self._beginning = LLMatcher(tokens, LLMatcher.grammar_from_regex(template.pattern(*after or ())))
         _check(self._beginning)
 
     def start(self) -> TemplateMatcher:
@@ -90,6 +115,17 @@ class TemplateMatcher:
                 f"the model wrote token {token}, which the template does not allow: its logits must be NaN; "
                 "the adapter may be damaged"
             )
+
+    def forced(self) -> list[int]:
+        """Take the tokens that spell what the template writes next in any case, as the tokenizer itself would; return them."""
+        tokens = [int(token) for token in self._matcher.compute_ff_tokens()]
+        if tokens and not self._matcher.consume_tokens(tokens):
+            _check(self._matcher)
+        return tokens
+
+    def is_done(self) -> bool:
+        """Whether the reply is whole, and nothing may be added to it."""
+        return bool(self._matcher.is_stopped())
 
 
 def _thinking_grammar(pattern: str, as_tokens: bool, is_open: bool) -> str:

@@ -10,7 +10,7 @@ from mlxtune.data.rows import Row
 from mlxtune.data.template import ReplyTemplate
 from mlxtune.errors import DataError, Problem, did_you_mean
 from mlxtune.evaluation.predict.parsing import parse_reply
-from mlxtune.evaluation.predict.predictions import CONSTRAINED, FREE, Prediction, json_objects, prediction_of
+from mlxtune.evaluation.predict.predictions import FREE, Prediction, json_objects, prediction_of
 from mlxtune.evaluation.predict.thinking import may_think
 from mlxtune.recipe.sections import Recipe
 
@@ -67,7 +67,7 @@ def read_replies(path: Path, rows: Sequence[Row], recipe: Recipe) -> list[Predic
             problems.append(Problem(f"line {number}", f"{other}; these are replies to other rows"))
         else:
             decoding, stop = (str(record.get("decoding", FREE)), str(record.get("stop", "stop")))
-            parsed = parse_reply(template, text, stop == "length", decoding == CONSTRAINED, may_think(recipe))
+            parsed = parse_reply(template, text, stop == "length", decoding != FREE, may_think(recipe))
             found[row] = prediction_of(row, rows[row], recipe, expected[row], text, parsed, stop, 0, decoding)
     if problems:
         raise DataError(str(path), problems)

@@ -18,6 +18,8 @@ from mlxtune.recipe.sections import Recipe
 
 FREE = "free"
 CONSTRAINED = "constrained"
+BEST = "best"
+BOTH = "both"  # free and constrained, one after the other
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,9 @@ class Prediction:
         problem: Why it is not valid, or None.
         stop: 'stop', or 'length' where it was truncated.
         tokens: Tokens generated.
-        decoding: 'free' or 'constrained'.
-        probability: Field -> probability of its predicted value; None unless asked for.
-        probabilities: Field -> label -> probability that it is said; None unless asked for.
+        decoding: 'free', 'constrained' or 'best'.
+        probability: Field -> probability of its predicted value; None unless asked for, or decoding is best.
+        probabilities: Field -> label -> probability that it is said; likewise.
     """
 
     row: int

@@ -18,9 +18,10 @@ from mlxtune.data.field_forms import Value
 from mlxtune.data.rows import Row
 from mlxtune.data.template import ReplyTemplate
 from mlxtune.errors import Misuse
+from mlxtune.evaluation.predict.best import BestReplies
 from mlxtune.evaluation.predict.constraint import constraint_of
 from mlxtune.evaluation.predict.parsing import ParsedReply, parse_reply
-from mlxtune.evaluation.predict.predictions import CONSTRAINED, FREE
+from mlxtune.evaluation.predict.predictions import BEST, BOTH, CONSTRAINED, FREE
 from mlxtune.evaluation.predict.probabilities import Distribution, Options, distributions, options_of
 from mlxtune.evaluation.predict.thinking import may_think
 from mlxtune.models.tokenizer import Tokenizer
@@ -39,14 +40,15 @@ class Reply:
         parsed: What it says.
         stop: 'stop', or 'length' where it was truncated.
         n_tokens: Tokens generated.
-        distribution: How probable each value of the first field is; None where that is not known or was not asked.
+        distributions: How probable each value of a field is: of the first field where that is known and was asked; under best
+            decoding of every field that was scored, given the values of those before it.
     """
 
     text: str
     parsed: ParsedReply
     stop: str
     n_tokens: int
-    distribution: Distribution | None = None
+    distributions: tuple[Distribution, ...] = ()
 
     @property
     def values(self) -> Values:
@@ -54,10 +56,14 @@ class Reply:
         return self.parsed.predicted
 
     @property
+    def distribution(self) -> Distribution | None:
+        """That of the first field; None where it is not known or was not asked."""
+        return self.distributions[0] if self.distributions else None
+
+    @property
     def probabilities(self) -> dict[str, float | None]:
         """Field -> the probability of its value, of the fields of which it is known."""
-        one = self.distribution
-        return {} if one is None else {one.field: one.of(self.values[one.field])}
+        return {one.field: one.of(self.values[one.field]) for one in self.distributions}
 
 
 class Predictor:
@@ -67,28 +73,42 @@ class Predictor:
         recipe: Prompt, output and limits.
         model: With its adapter, if any.
         tokenizer: The model's.
-        decoding: 'free' or 'constrained'; None is the recipe's, where 'both' means constrained.
+        decoding: 'free', 'constrained' or 'best'; None is the recipe's, where 'both' means constrained.
+
+    Attributes:
+        decoding: 'free', 'constrained' or 'best'.
+        best: Answers under best decoding; None under the others.
 
     Raises:
-        RecipeError: The template cannot be followed in constrained decoding.
+        RecipeError: The template cannot be followed in constrained decoding, or its replies cannot be scored in best decoding.
     """
 
     def __init__(self, recipe: Recipe, model: Model, tokenizer: Tokenizer, decoding: str | None = None) -> None:
         self.recipe, self.model, self.tokenizer = recipe, model, tokenizer
         self.template = ReplyTemplate(recipe.output)
-        self.constraint: Constraint | None = None
-        if (decoding or recipe.evaluate.decoding) != FREE:
-            self.constraint = constraint_of(recipe, tokenizer, model)
+        self.decoding = decoding or recipe.evaluate.decoding
+        if self.decoding == BOTH:
+            self.decoding = CONSTRAINED
+        self.best = BestReplies(recipe, model, tokenizer) if self.decoding == BEST else None
+        if self.decoding == CONSTRAINED:
+            _ = self.constraint  # a template that cannot be followed is refused here
 
-    @property
-    def decoding(self) -> str:
-        """'free' or 'constrained'."""
-        return FREE if self.constraint is None else CONSTRAINED
+    @cached_property
+    def constraint(self) -> Constraint | None:
+        """What may be written token by token; None under free decoding."""
+        return None if self.decoding == FREE else constraint_of(self.recipe, self.tokenizer, self.model)
 
     @cached_property
     def options(self) -> Options | None:
         """What the first field may say; None where its values cannot be told apart exactly."""
         return options_of(self.recipe, self.tokenizer)
+
+    @property
+    def scored(self) -> tuple[str, ...]:
+        """The fields whose values have probabilities."""
+        if self.best is not None:
+            return self.best.fields.names
+        return () if self.options is None else (self.options.field,)
 
     def predict(self, texts: Sequence[str | Mapping[str, str]]) -> list[Reply]:
         """The replies to texts, with the probabilities of the first field where they are known.
@@ -112,19 +132,19 @@ class Predictor:
             DataError: Rows that lack a column of the prompt.
         """
         prompts = self.prompts(rows)
-        replies = self.parse(self.generate(prompts))
-        options = self.options
+        replies = self.answer(prompts)
+        options = None if self.best is not None else self.options
         if options is None:
             return replies
         found = distributions(self.model, prompts, options)
-        return [replace(reply, distribution=one) for reply, one in zip(replies, found, strict=True)]
+        return [replace(reply, distributions=(one,)) for reply, one in zip(replies, found, strict=True)]
 
     def replies(self, rows: Sequence[Row], progress: Progress = SILENT) -> list[Reply]:
-        """The replies to rows, in their order, asked batch by batch and without probabilities; errors as for `predict_batch`."""
+        """The replies to rows, in their order, asked batch by batch and without further probabilities; errors as for `predict_batch`."""
         prompts = self.prompts(rows)
         found: dict[int, Reply] = {}
         for batch in self.batches(prompts):
-            found.update(zip(batch, self.parse(self.generate([prompts[i] for i in batch])), strict=True))
+            found.update(zip(batch, self.answer([prompts[i] for i in batch]), strict=True))
             progress.advance(len(batch))
         return [found[i] for i in range(len(rows))]
 
@@ -145,7 +165,7 @@ class Predictor:
     ) -> list[list[Values]]:
         """What each row's reply says, each of `n` times: [row][repeat].
 
-        The draws are a function of the recipe's seed, the repeat and the batch, so the same evaluation finds the same.
+        Under best decoding they are drawn token by token, as under constrained decoding. The draws are a function of the recipe's seed, the repeat and the batch, so the same evaluation finds the same.
         """
         prompts = self.prompts(rows)
         found: list[list[Values]] = [[] for _ in rows]
@@ -168,6 +188,14 @@ class Predictor:
         """Indices of prompts, batch by batch."""
         return batches(prompts, self.recipe.evaluate.batch_size)
 
+    def answer(self, prompts: Sequence[Sequence[int]]) -> list[Reply]:
+        """The replies to prompts, as one batch; under best decoding with the probabilities of the fields that are scored."""
+        if self.best is None:
+            return self.parse(self.generate(prompts))
+        found = self.best.answer(prompts)
+        replies = self.parse([one.generation for one in found])
+        return [replace(reply, distributions=one.distributions) for reply, one in zip(replies, found, strict=True)]
+
     def generate(self, prompts: Sequence[Sequence[int]], temperature: float = 0.0, seed: int = 0) -> list[Generation]:
         """What the model writes after each prompt, as one batch; greedy without a temperature."""
         limit, stops = self.recipe.evaluate.max_new_tokens, self.tokenizer.stop_tokens
@@ -175,7 +203,7 @@ class Predictor:
 
     def parse(self, written: Sequence[Generation]) -> list[Reply]:
         """What was written, as replies."""
-        thinking, constrained = may_think(self.recipe), self.constraint is not None
+        thinking, constrained = may_think(self.recipe), self.decoding != FREE
         found = []
         for one in written:
             text = self.tokenizer.decode(one.tokens)

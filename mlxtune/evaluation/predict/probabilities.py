@@ -1,7 +1,8 @@
 """Exact probabilities of the values a field may take: every option's tokens are scored after the prompt.
 
 Which field: the template's first, where its list is closed: a label, or a label set of at most `MAX_SETS` allowed sets.
-Later fields depend on what was written before them and get none; nor does a reply that begins with thinking.
+Later fields depend on what was written before them: best decoding (`best.py`) scores them, given that; nothing else does.
+A reply that begins with thinking has none.
 
 An option is the reply up to and including the text that ends the field: the end-of-turn token where the field is the
 only one, else the tokens of the template's text behind it that stay the same whatever comes next. Each is spelled as
@@ -36,7 +37,7 @@ from mlxtune.recipe.sections import Recipe
 
 @dataclass(frozen=True)
 class Options:
-    """What a field may say: its values, and the tokens of the reply that says each."""
+    """What a field may say: its values, and the tokens by which the reply goes on to say each."""
 
     field: str
     values: tuple[Value, ...]
@@ -49,6 +50,11 @@ class Distribution:
 
     field: str
     probabilities: Mapping[Value, float]
+
+    @property
+    def likeliest(self) -> Value:
+        """The most probable value, of equal ones the first."""
+        return max(self.probabilities, key=lambda value: self.probabilities[value])
 
     def of(self, value: Value | None) -> float | None:
         """Probability of a value; None where there is no value."""
@@ -66,19 +72,39 @@ class Distribution:
 def options_of(recipe: Recipe, tokenizer: Tokenizer) -> Options | None:
     """The options of a recipe's first field; None where it has none that can be told apart exactly."""
     template = ReplyTemplate(recipe.output)
-    name, *others = template.fields
+    return None if recipe.prompt.thinking else field_options(template, next(iter(template.fields)), {}, (), tokenizer)
+
+
+def field_options(
+    template: ReplyTemplate, name: str, given: Mapping[str, Value], said: tuple[int, ...], tokenizer: Tokenizer
+) -> Options | None:
+    """The options of a field; None where it has none that can be told apart exactly.
+
+    Args:
+        template: Of the reply.
+        name: The field.
+        given: Values of the fields before it.
+        said: Tokens of the reply up to where that was settled; the options' tokens follow them.
+        tokenizer: Spells them.
+    """
     values = scorer_of(template.fields[name]).options()
-    if recipe.prompt.thinking or not values:
+    if not values:
         return None
-    if others:
-        tokens = [_opening(template, name, value, tokenizer) for value in values]
+    *_, last = template.fields
+    if name == last:
+        whole = tokenizer.encode([template.format({**given, name: value})[0] for value in values])
+        tokens: list[tuple[int, ...] | None] = [(*text.ids, tokenizer.end_of_turn) for text in whole]
     else:
-        whole = tokenizer.encode([template.format({name: value})[0] for value in values])
-        tokens = [(*text.ids, tokenizer.end_of_turn) for text in whole]
-    known = [one for one in tokens if one is not None]
-    if len(known) < len(values) or not _exclusive(known):
+        tokens = [_opening(template, name, {**given, name: value}, tokenizer) for value in values]
+    known = [one[len(said) :] for one in tokens if one is not None and one[: len(said)] == said]
+    if len(known) < len(values) or not all(known) or not _exclusive(known):
         return None
     return Options(name, tuple(values), tuple(known))
+
+
+def fillers(template: ReplyTemplate) -> dict[str, Value]:
+    """Some value of each field."""
+    return {name: scorer_of(field).beginnings()[0] for name, field in template.fields.items()}
 
 
 def distributions(model: Model, prompts: Sequence[Sequence[int]], options: Options) -> list[Distribution]:
@@ -89,16 +115,13 @@ def distributions(model: Model, prompts: Sequence[Sequence[int]], options: Optio
     return [Distribution(options.field, dict(zip(options.values, row, strict=True))) for row in shares.tolist()]
 
 
-def with_probabilities(predictions: Sequence[Prediction], found: Sequence[Distribution]) -> list[Prediction]:
-    """Predictions that carry the probability of what they say, and of each label."""
-    return [
-        replace(
-            prediction,
-            probability={one.field: one.of(prediction.predicted[one.field])},
-            probabilities={one.field: one.by_label()},
-        )
-        for prediction, one in zip(predictions, found, strict=True)
-    ]
+def with_probabilities(prediction: Prediction, found: Sequence[Distribution]) -> Prediction:
+    """A prediction that carries the probability of what it says, and of each label, in some fields."""
+    return replace(
+        prediction,
+        probability={one.field: one.of(prediction.predicted[one.field]) for one in found},
+        probabilities={one.field: one.by_label() for one in found},
+    )
 
 
 @dataclass(frozen=True)
@@ -162,13 +185,15 @@ def _confidences(name: str, predictions: Sequence[Prediction]) -> tuple[list[flo
     return confidences, [prediction.predicted[name] == prediction.expected[name] for prediction in predictions]
 
 
-def _opening(template: ReplyTemplate, name: str, value: Value, tokenizer: Tokenizer) -> tuple[int, ...] | None:
-    """The tokens that open every reply whose first field says `value`; None if they do not reach past the field."""
-    _, second, *_ = template.fields
-    fillers = {field: scorer_of(template.fields[field]).beginnings()[0] for field in template.fields}
+def _opening(
+    template: ReplyTemplate, name: str, given: Mapping[str, Value], tokenizer: Tokenizer
+) -> tuple[int, ...] | None:
+    """The tokens that open every reply of these values up to a field; None if they do not reach past it."""
+    names = list(template.fields)
+    second = names[names.index(name) + 1]
     texts, end = [], 0
     for beginning in scorer_of(template.fields[second]).beginnings():
-        text, spans = template.format({**fillers, second: beginning, name: value})
+        text, spans = template.format({**fillers(template), **given, second: beginning})
         end = max(span.end for span in spans if span.segment == name)
         texts.append(text)
     spelled = tokenizer.encode(texts)

@@ -21,6 +21,7 @@ from mlxtune.data.rows import Row
 from mlxtune.evaluation.predict import unfinished
 from mlxtune.evaluation.predict.predictions import Prediction, from_record, prediction_of, whole_lines
 from mlxtune.evaluation.predict.predictor import Predictor, Reply
+from mlxtune.evaluation.predict.probabilities import with_probabilities
 from mlxtune.progress import SILENT, Progress
 
 log = logging.getLogger(__name__)
@@ -82,9 +83,9 @@ def record_predictions(
             if batch[0] in found:
                 continue
             start = time.perf_counter()
-            written = predictor.generate([prompts[i] for i in batch])
+            replies = predictor.answer([prompts[i] for i in batch])
             seconds += time.perf_counter() - start
-            for i, reply in zip(batch, predictor.parse(written), strict=True):
+            for i, reply in zip(batch, replies, strict=True):
                 found[i] = as_prediction(i, rows[i], predictor, expected[i], reply)
             add([found[i] for i in batch])
             if key is not None:
@@ -109,10 +110,11 @@ def predictions_of(rows: Sequence[Row], predictor: Predictor, progress: Progress
 def as_prediction(
     index: int, row: Row, predictor: Predictor, expected: Mapping[str, Value], reply: Reply
 ) -> Prediction:
-    """A row with the reply to it."""
-    return prediction_of(
+    """A row with the reply to it, and the probabilities that came with it."""
+    prediction = prediction_of(
         index, row, predictor.recipe, expected, reply.text, reply.parsed, reply.stop, reply.n_tokens, predictor.decoding
     )
+    return with_probabilities(prediction, reply.distributions) if reply.distributions else prediction
 
 
 def _kept(path: Path, key: str | None, asked: Sequence[Sequence[int]]) -> tuple[dict[int, Prediction], float]:
@@ -128,7 +130,9 @@ def _kept(path: Path, key: str | None, asked: Sequence[Sequence[int]]) -> tuple[
                 answered[int(record["row"])] = from_record(record)
     found = {i: answered[i] for batch in asked if all(i in answered for i in batch) for i in batch}
     n_rows = sum(map(len, asked))
-    if found:
+    if len(found) == n_rows:
+        log.info("%s: all %s rows are answered already", path.name, n_rows)
+    elif found:
         log.info("%s: resuming an interrupted evaluation, %s of %s rows are answered", path.name, len(found), n_rows)
     elif unfinished.part_file(path).exists():
         log.info("%s: belongs to another evaluation, so it is discarded", unfinished.part_file(path))

@@ -79,12 +79,18 @@ def write(constraint: TemplateConstraint, tokenizer: Tokenizer, text: str) -> Te
 
 
 def walk(
-    constraint: TemplateConstraint, tokenizer: Tokenizer, seed: int, stop_after: int = 60, opening: str = ""
+    constraint: TemplateConstraint,
+    tokenizer: Tokenizer,
+    seed: int,
+    stop_after: int = 60,
+    opening: str = "",
+    forces: bool = False,
 ) -> str:
     """A reply of random allowed tokens, ended at the first chance once it is `stop_after` tokens long.
 
     Args:
         opening: What it begins with, which must be allowed.
+        forces: Write at once what may come next in one way only.
     """
     rng = np.random.default_rng(seed)
     matcher = write(constraint, tokenizer, opening)
@@ -97,6 +103,38 @@ def walk(
             return tokenizer.decode(tokens)
         tokens.append(token)
         matcher.advance(token)
+        tokens += matcher.forced() if forces else []
+        if forces and matcher.is_done():
+            return tokenizer.decode(tokens)
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_whatever_is_written_with_forced_tokens_parses(name, tokenizer):
+    template = make_template(TEMPLATES[name])
+    constraint = TemplateConstraint(template, tokenizer, 448)
+    for seed in range(20):
+        text = walk(constraint, tokenizer, seed, forces=True)
+        assert template.parse(text).valid, text
+
+
+def test_what_is_forced_is_spelled_as_the_tokenizer_spells_it(tokenizer):
+    matcher = TemplateConstraint(make_template(TEMPLATES["an awkward template"]), tokenizer, 448).start()
+    opening = tokenizer.encode(['(*) "Type": '])[0].ids
+
+    matcher.advance(opening[0])
+    forced = matcher.forced()
+
+    assert len(forced) > 3
+    assert [opening[0], *forced] == list(opening)[: 1 + len(forced)]
+
+
+def test_a_label_that_stands_alone_is_done_and_one_that_may_be_joined_is_not(tokenizer):
+    constraint = TemplateConstraint(make_template(TEMPLATES["a label set"]), tokenizer, 448)
+
+    assert (write(constraint, tokenizer, "none").is_done(), write(constraint, tokenizer, "payment").is_done()) == (
+        True,
+        False,
+    )
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from mlxtune.recipe.load import load_recipe
 from mlxtune.recipe.sections import Recipe
 from tests.adapted import numpy_log_probability
 from tests.conftest import LABELS, Run, write_recipe, write_rows
-from tests.fakes import FakeModel, right_answer, scores_of
+from tests.fakes import Chooser, FakeModel, right_answer, scores_of
 
 TICKET = {
     "template": "Type: {type}\nPriority: {priority}\n\nResponse:\n{response}",
@@ -34,26 +33,6 @@ TICKET = {
         "response": {"kind": "text"},
     },
 }
-
-
-class Chooser(FakeModel):
-    """Chooses as told: the right option of a row has its probability in `sure`, by the row's text; the rest share."""
-
-    def __init__(self, *args: Any, sure: dict[str, float], wrong: Sequence[str] = ()) -> None:
-        super().__init__(*args)
-        self.sure, self.wrong = sure, wrong
-        self.chosen: list[int] = []
-
-    def choose(self, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[int]]) -> Any:
-        self.chosen.append(len(prompts))
-        found = []
-        for prompt in prompts:
-            text = self.tokenizer.decode(prompt)
-            p = next(p for key, p in self.sure.items() if f"\n{key}" in text)
-            said = (*self.tokenizer.encode([self.answer(text)])[0].ids, self.tokenizer.end_of_turn)
-            rest = (1 - p) / (len(options) - 1)
-            found.append([np.log(p if tuple(option) == said else rest) - 3 for option in options])
-        return np.array(found, np.float32)
 
 
 def with_output(tmp_path: Path, base: Path, **sections: Any) -> Recipe:

@@ -1,0 +1,60 @@
+"""Which rows are computed in one forward pass: of the rows of an optimizer step, or of a set to score. Lengths only, no rows.
+
+Rows are sorted by length and cut into runs. A pass is a rectangle, as wide as its longest row: fewer passes pad more. The cut that
+costs least is taken, in positions computed, where a pass costs some dozens of positions of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+# What a forward and backward pass costs beside its positions, in positions: every weight is read, whose time would do to
+# multiply it by some dozens of positions on any device, and a compiled step knows one more shape.
+PASS_COST = 64
+# Rows of a pass that is not a whole step, more than one: of few sizes, so that a compiled step meets few shapes.
+POWERS_OF_TWO = [1 << power for power in range(1, 20)]
+
+
+def plan_passes(
+    lengths: Sequence[int], tokens_per_pass: int, pass_cost: int = PASS_COST, split_cost: int = 0
+) -> list[list[int]]:
+    """Rows of each pass, shortest first: a whole step, or a power of two; no other such grouping of sorted rows costs less.
+
+    Args:
+        lengths: Tokens of each row that are its own.
+        tokens_per_pass: Most positions of a pass, rows x width, padding included; a row that is longer is a pass of its own.
+        pass_cost: Of each pass, in positions.
+        split_cost: Of having more than one pass, in positions: what passes share must then be kept apart from them.
+
+    Returns:
+        Indices of rows; each stands in exactly one pass.
+
+    >>> plan_passes([30, 8, 8, 31], tokens_per_pass=1000, pass_cost=16)
+    [[1, 2], [0, 3]]
+    >>> plan_passes([30, 8, 8, 31], tokens_per_pass=1000, pass_cost=64)
+    [[1, 2, 0, 3]]
+    """
+    order = sorted(range(len(lengths)), key=lambda index: lengths[index])
+    widths = [lengths[index] for index in order]
+    cost = [0.0]  # of the first rows in their best passes
+    first: list[int] = []  # of the last of these passes
+    for last, width in enumerate(widths):
+        choices = [(cost[last] + width + pass_cost, last)]
+        for n_rows in POWERS_OF_TWO:
+            start = last + 1 - n_rows
+            if start < 0 or n_rows * width > tokens_per_pass:
+                break
+            choices.append((cost[start] + n_rows * width + pass_cost, start))
+        least, start = min(choices)  # of equals the longest pass
+        cost.append(least)
+        first.append(start)
+    if order and len(order) * widths[-1] <= tokens_per_pass:
+        whole = len(order) * widths[-1] + pass_cost
+        if whole <= cost[-1] + split_cost:
+            return [order]
+    passes: list[list[int]] = []
+    end = len(order)
+    while end:
+        passes.insert(0, order[first[end - 1] : end])
+        end = first[end - 1]
+    return passes

@@ -1,0 +1,84 @@
+"""How rows are grouped into forward passes: each once, within the limit, at the least cost."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from mlxtune.data.passes import PASS_COST, plan_passes
+
+RANDOM = np.random.default_rng(0)
+# Own tokens of short messages under long instructions: most are short, one in ten is twice as long.
+MESSAGES = (12 + RANDOM.gamma(2.0, 5.0, 4000)).astype(int).tolist()
+
+
+def positions(lengths: Sequence[int], passes: Sequence[Sequence[int]]) -> int:
+    return sum(len(one) * max(lengths[row] for row in one) for one in passes)
+
+
+@pytest.mark.parametrize("tokens_per_pass", [1, 50, 300, 10_000])
+def test_every_row_is_in_exactly_one_pass(tokens_per_pass: int) -> None:
+    passes = plan_passes(MESSAGES[:200], tokens_per_pass)
+    assert sorted(itertools.chain(*passes)) == list(range(200))
+
+
+@pytest.mark.parametrize("tokens_per_pass", [1, 50, 300])
+def test_only_a_single_row_is_over_the_limit(tokens_per_pass: int) -> None:
+    passes = plan_passes(MESSAGES[:200], tokens_per_pass)
+    assert all(len(one) == 1 or positions(MESSAGES, [one]) <= tokens_per_pass for one in passes)
+
+
+def test_a_pass_is_a_whole_step_or_a_power_of_two_of_rows() -> None:
+    sizes = {len(one) for at in range(0, 4000, 12) for one in plan_passes(MESSAGES[at : at + 12], 4096)}
+    assert sizes <= {1, 2, 4, 8, 12}
+
+
+def test_no_rows_make_no_pass() -> None:
+    assert plan_passes([], 100) == []
+
+
+@pytest.mark.parametrize("pass_cost", [0, 16, 64])
+@pytest.mark.parametrize("split_cost", [0, 50])
+@pytest.mark.parametrize("tokens_per_pass", [60, 150, 10_000])
+def test_no_other_cut_into_powers_of_two_costs_less(pass_cost: int, split_cost: int, tokens_per_pass: int) -> None:
+    for seed in range(20):
+        lengths = np.random.default_rng(seed).integers(3, 60, 8).tolist()
+        order = sorted(range(8), key=lambda row: lengths[row])
+
+        def cost(passes: Sequence[Sequence[int]], lengths: Sequence[int] = lengths) -> int:
+            return positions(lengths, passes) + pass_cost * len(passes) + split_cost * (len(passes) > 1)
+
+        every = []
+        for cuts in itertools.product([False, True], repeat=7):
+            ends = [at + 1 for at, cut in enumerate(cuts) if cut]
+            passes = [order[a:b] for a, b in itertools.pairwise([0, *ends, 8])]
+            if any(len(one) not in (1, 2, 4, 8) for one in passes):
+                continue
+            if all(len(one) == 1 or positions(lengths, [one]) <= tokens_per_pass for one in passes):
+                every.append(cost(passes))
+        assert cost(plan_passes(lengths, tokens_per_pass, pass_cost, split_cost)) == min(every)
+
+
+def test_steps_of_short_messages_pad_less_than_one_pass_a_step() -> None:
+    steps = [MESSAGES[at : at + 8] for at in range(0, 4000, 8)]
+    planned = [plan_passes(step, 4096) for step in steps]
+    computed = sum(positions(*both) for both in zip(steps, planned, strict=True))
+    in_one = sum(positions(step, [range(8)]) for step in steps)
+    assert computed + PASS_COST * (sum(map(len, planned)) - len(steps)) < 0.98 * in_one
+    assert sum(map(len, planned)) < 2 * len(steps)
+
+
+def test_what_all_passes_share_is_not_split_for_less_than_that_costs() -> None:
+    lengths = [10] * 4 + [40]
+    assert len(plan_passes(lengths, 4096)) == 2
+    assert len(plan_passes(lengths, 4096, split_cost=500)) == 1
+    assert len(plan_passes(lengths, 100, split_cost=500)) > 1  # they do not fit one
+
+
+def test_the_longest_rows_stand_together() -> None:
+    passes = plan_passes(MESSAGES[:64], 300)
+    ends = [(min(MESSAGES[row] for row in one), max(MESSAGES[row] for row in one)) for one in passes]
+    assert all(before[1] <= after[0] for before, after in itertools.pairwise(ends))

@@ -1,0 +1,76 @@
+"""How large forward passes may be: the recipe's number, or what the estimate says of the device."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlxtune.backends.base import Device
+from mlxtune.data.examples import Example
+from mlxtune.recipe.load import load_recipe
+from mlxtune.recipe.sections import Recipe
+from mlxtune.training.loop import BatchSampler
+from mlxtune.training.memory import MEMORY_SHARE, PASS_SIZES, PassShape, estimated_memory, resolve_tokens_per_pass
+from mlxtune.training.tune import lora_spec
+from tests.conftest import write_recipe
+from tests.tiny import tiny_config
+
+CONFIG = tiny_config("qwen3", hidden=64, layers=12)
+MACHINE = Device("cpu", "a machine", 1 << 40)
+RANDOM = np.random.default_rng(0)
+
+
+def example(n_prompt: int, n_reply: int) -> Example:
+    prompt = np.concatenate([np.arange(20), RANDOM.integers(20, 400, n_prompt)]).astype(np.int32)
+    reply = np.full(n_reply, 7, np.int32)
+    return Example(0, prompt, reply, np.ones(n_reply, np.float32), np.zeros(n_reply, np.int16))
+
+
+EXAMPLES = [example(int(RANDOM.integers(5, 200)), int(RANDOM.integers(1, 50))) for _ in range(300)]
+
+
+@pytest.fixture
+def many_rows(tmp_path: Path, base: Path) -> Recipe:
+    return load_recipe(write_recipe(tmp_path, base, train={"batch_size": 64, "gradient_accumulation": 1}))
+
+
+def resolved(recipe: Recipe, memory_bytes: float, **train: Any) -> int:
+    recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update=train)})
+    device = replace(MACHINE, memory_bytes=int(memory_bytes))
+    return resolve_tokens_per_pass(recipe, EXAMPLES, CONFIG, lora_spec(recipe, CONFIG), device, copies_head=True)
+
+
+def test_a_number_in_the_recipe_is_taken_as_it_is(many_rows: Recipe) -> None:
+    assert resolved(many_rows, 1, tokens_per_pass=700) == 700
+
+
+def test_where_memory_is_plenty_passes_are_as_large_as_pays(many_rows: Recipe) -> None:
+    assert resolved(many_rows, 1 << 40) == PASS_SIZES[0] == max(PASS_SIZES)
+
+
+def test_where_nothing_fits_passes_are_the_smallest(many_rows: Recipe) -> None:
+    assert resolved(many_rows, 1) == PASS_SIZES[-1] == min(PASS_SIZES)
+
+
+def test_less_memory_never_makes_larger_passes(many_rows: Recipe) -> None:
+    sizes = [resolved(many_rows, memory) for memory in np.geomspace(1e6, 1e10, 60)]
+    assert sizes == sorted(sizes) and len(set(sizes)) == len(PASS_SIZES)
+
+
+@pytest.mark.parametrize("size", PASS_SIZES[:-1])
+def test_all_passes_of_the_size_it_takes_stay_within_the_share_of_memory(many_rows: Recipe, size: int) -> None:
+    least = min(memory for memory in np.geomspace(1e6, 1e10, 300) if resolved(many_rows, memory) == size)
+    sampler = BatchSampler(EXAMPLES, many_rows.train.rows_per_step, size, seed=0)
+    passes = [PassShape.of(one) for step in range(1, 21) for one in sampler.step(step)]
+    spec = lora_spec(many_rows, CONFIG)
+    parts = estimated_memory(many_rows, CONFIG, spec, MACHINE, passes, copies_head=True)
+    assert 0.5 * MEMORY_SHARE * least < sum(parts.values()) <= MEMORY_SHARE * least
+
+
+def test_gradient_checkpointing_makes_room_for_larger_passes(many_rows: Recipe) -> None:
+    least = min(memory for memory in np.geomspace(1e6, 1e10, 300) if resolved(many_rows, memory) == 2048)
+    assert resolved(many_rows, least, gradient_checkpointing=True) == 4096
