@@ -36,10 +36,11 @@ MODULES = {  # way -> what it needs
     "mlx_lm.batch_generate": "mlx_lm", "mlx_lm.generate": "mlx_lm", "transformers": "peft",
 }  # fmt: skip
 TABLES = {
-    "start": ("mlxtune-mlx", "mlxtune-mlx, second start", "mlx_lm.lora", "mlxtune-torch", "PEFT loop", "TRL"),
+    "start": ("mlxtune-mlx", "mlxtune-mlx second start", "mlx_lm.lora", "mlxtune-torch", "PEFT loop", "TRL"),
     "train": ("mlxtune-mlx", "mlx_lm.lora", "mlxtune-torch", "PEFT loop", "TRL"),
     "generate": ("mlxtune-mlx", "mlx_lm.batch_generate", "mlx_lm.generate", "mlxtune-torch", "transformers"),
 }
+SECOND = " second start"  # of a way whose rows were prepared before
 WARM_UP = 2  # turns that are not timed: compiling, first allocations
 
 
@@ -124,7 +125,7 @@ def main() -> None:
 
 def installed(way: str, trl: Path | None) -> bool:
     """Whether a way's library is there."""
-    module = MODULES[way.partition(",")[0]]
+    module = MODULES[way.removesuffix(SECOND)]
     return importlib.util.find_spec(module) is not None or (module == "trl" and trl is not None)
 
 
@@ -133,7 +134,7 @@ def measure(words: argparse.Namespace, ways: Sequence[str], work: Path) -> str:
     environment = environment_with(words.trl, work)
     if words.table == "generate":
         job = {"run": str(words.run.resolve()), "rows": words.rows, "work": str(work)}
-        figures = in_turn(ways, job, "replies", words.turns or 2, 0, environment)
+        figures = in_turn(ways, job, "replies", words.turns or 2, 1, environment)
         return table([replace_rows(one, words.rows) for one in figures], "s a reply")
     job = training_job(words, work)
     if words.table == "train":
@@ -248,7 +249,7 @@ def starts(ways: Sequence[str], job: Mapping[str, Any], n_turns: int, environmen
     prepared = Path(environment["MLXTUNE_CACHE"]) / "prepared"
     for turn in range(1 + n_turns):
         for way in ways:
-            name, _, second = way.partition(",")
+            name, second = way.removesuffix(SECOND), way.endswith(SECOND)
             if not second:
                 shutil.rmtree(prepared, ignore_errors=True)
             command = command_of(way, job)

@@ -5,7 +5,7 @@
     python tools/bench/scale.py --part score --rows 4240 --train /tmp/tickets/train.jsonl
 
 Preparing is what comes before the first optimizer step: reading, cleaning (near-duplicates included), tokenizing, and the
-batches of one epoch. Scoring is `mlxtune evaluate RECIPE --predictions FILE`: its baselines learn from the recipe's own
+batches of one epoch; "again" is a second start, which reads what the first has kept, up to its first step's batches. Scoring is `mlxtune evaluate RECIPE --predictions FILE`: its baselines learn from the recipe's own
 training rows, or from those in `--train`, whatever the number of rows scored. Each part runs in a process of its own for
 each number of rows, so that its peak memory is its own; the memory of its imports and tokenizer stands beside it.
 """
@@ -16,6 +16,7 @@ import argparse
 import gc
 import json
 import math
+import os
 import random
 import resource
 import subprocess
@@ -31,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
 ROWS = (1_000, 3_000, 10_000, 30_000, 100_000)
-PARTS = ("prepare", "score")
+PARTS = ("prepare", "again", "score")
 RIGHT = 0.7  # share of the fields that the replies to score have right
 MB = 1e6
 
@@ -41,7 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", type=Path, default=ROOT / "recipes" / "demo-ticket.yaml")
     parser.add_argument("--rows", type=positive, nargs="+", default=ROWS, metavar="N")
-    parser.add_argument("--part", choices=PARTS, action="append", help="one of the two; both without it")
+    parser.add_argument("--part", choices=PARTS, action="append", help="one of the three; all without it")
     parser.add_argument("--text", choices=("tickets", "template"), default="tickets", help="what the texts are like")
     parser.add_argument("--tokenizer", type=Path, metavar="FOLDER", help="in place of that of the recipe's model")
     parser.add_argument("--train", type=Path, metavar="FILE", help="training rows of the baselines, when scoring")
@@ -53,6 +54,9 @@ def main() -> None:
         rows = words.one / "rows.jsonl"
         if part == "prepare":
             print(json.dumps(prepared(words.recipe, rows, words.tokenizer)))
+        elif part == "again":
+            os.environ["MLXTUNE_CACHE"] = str(words.one / "cache")
+            print(json.dumps(prepared_again(words.recipe, rows, words.tokenizer)))
         elif part == "score":
             print(json.dumps(scored(words.recipe, rows, words.one / "replies.jsonl", words.train)))
         return
@@ -80,6 +84,8 @@ def run(words: argparse.Namespace, part: str, n_rows: int, folder: str) -> dict[
     for name in ("recipe", "tokenizer", "train"):
         value = getattr(words, name)
         command += [f"--{name}", str(value)] if value else []
+    if part == "again":  # the first start, whose figures nobody needs
+        subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{part} of {n_rows} rows failed; its message stands above")
@@ -107,6 +113,25 @@ def prepared(recipe_file: Path, rows_file: Path, tokenizer_folder: Path | None) 
         begun = time.process_time()
         figures["batches"] = sum(len(order.step(step)) for step in range(1, n_steps + 1))
         figures["ms_of_a_step"] = 1_000 * (time.process_time() - begun) / n_steps
+    return figures
+
+
+def prepared_again(recipe_file: Path, rows_file: Path, tokenizer_folder: Path | None) -> dict[str, Any]:
+    """Seconds and memory from the file of rows to the first step's batches, of rows that may have been prepared before."""
+    from mlxtune.data.prepared_cache import cached_prepare
+    from mlxtune.models.base_model import config_and_tokenizer
+    from mlxtune.models.tokenizer import load_tokenizer
+    from mlxtune.recipe.load import load_recipe
+    from mlxtune.training.loop import BatchSampler
+
+    recipe = load_recipe(recipe_file, [f"data.train={rows_file}", "data.valid=null"])
+    tokenizer = load_tokenizer(tokenizer_folder or config_and_tokenizer(recipe.model)[1])
+    settings = recipe.train
+    figures: dict[str, Any] = {}
+    with measured(figures):
+        examples = cached_prepare(recipe, tokenizer).training.examples
+        order = BatchSampler(examples, settings.batch_size, settings.gradient_accumulation, settings.seed)
+        figures["examples"], figures["batches"] = len(examples), len(order.step(1))
     return figures
 
 
