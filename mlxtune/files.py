@@ -36,12 +36,22 @@ def write_safetensors(file: Path, arrays: Mapping[str, Any], metadata: Mapping[s
 
     The library writes a temporary file, which its author alone may read, and renames it; a file made in the ordinary way
     before says which permissions the umask, or the folder's access list, leaves.
+
+    Raises:
+        OSError: It cannot be written; the library has an error of its own for a full disk.
     """
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     file.touch()
     mode = stat.S_IMODE(file.stat().st_mode)
-    save_file(dict(arrays), file, metadata=None if metadata is None else dict(metadata))
+    try:
+        save_file(dict(arrays), file, metadata=None if metadata is None else dict(metadata))
+    except SafetensorError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(file)) from error
     file.chmod(mode)
 
 

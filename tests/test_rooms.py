@@ -30,15 +30,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "chat": LOW,
     "recipe": {"errors", "evaluation/metrics"},  # which metrics there are; nothing is computed
     "runs": {*LOW, "recipe"},
-    "backends/base": set(),
+    "backends/shapes": set(),
+    "backends/base": {"backends/shapes"},
     "backends/adapter": {*LOW, "backends/base"},
     "backends/state": LOW,
     "models": {*LOW, "recipe", "backends/base"},
-    "backends": {"errors", "models", "backends/base", "backends/adapter", "backends/state"},
-    "data": {*LOW, "recipe", "chat", "models", "backends/base"},
+    "backends": {"errors", "models", "backends/base", "backends/adapter", "backends/state", "backends/shapes"},
+    "data": {*LOW, "recipe", "chat", "models", "backends/base", "backends/shapes"},
     "training": {
-        *LOW, "version", "recipe", "runs", "models", "backends/base", "backends/adapter", "backends/state", "data",
-        "evaluation/metrics",
+        *LOW, "version", "recipe", "runs", "models", "backends/base", "backends/adapter", "backends/state", "backends/shapes",
+        "data", "evaluation/metrics",
     },
     "evaluation/fields": {"json_values", "recipe", "data", "evaluation/metrics"},
     "evaluation/predict": {

@@ -14,6 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxtune.backends.shapes import EXACT, PassPadding
+
 STORED = "stored"  # the dtype of a model whose weights stay in the types that its files have them in
 UNSUPERVISED = -1  # the segment of a token that is not trained on
 
@@ -231,12 +233,14 @@ class Device:
         description: Of the device.
         memory_bytes: What it may use.
         tf32: The setting by which float32 matrix products of a GPU are rounded to TF32; None where they are exact.
+        padding: Up to what sizes forward passes are padded there.
     """
 
     kind: str
     description: str
     memory_bytes: int
     tf32: str | None = None
+    padding: PassPadding = EXACT
 
     @property
     def rounding(self) -> str | None:
@@ -315,6 +319,10 @@ class Backend(Protocol):
 
     def peak_memory_bytes(self, reset: bool = False) -> int:
         """Most memory used since the last reset."""
+        ...
+
+    def cache_memory_bytes(self) -> int:
+        """Freed memory that is kept for reuse, beside what is used; 0 where nothing is kept."""
         ...
 
     def matmul_speed(self) -> MatmulSpeed:

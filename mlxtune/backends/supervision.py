@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxtune.backends.base import Batch, StepResult, TokenScores
+from mlxtune.backends.base import UNSUPERVISED, Batch, StepResult, TokenScores
+from mlxtune.backends.shapes import PassPadding
 from mlxtune.errors import DataError
 from mlxtune.models.architecture import max_positions
 
@@ -35,9 +36,9 @@ class Supervised:
     def __len__(self) -> int:
         return len(self.positions)
 
-    def padded(self, multiple: int) -> Supervised:
-        """As many as the next multiple; what is added has no weight."""
-        missing = (0, -len(self) % multiple)
+    def padded(self, n_positions: int) -> Supervised:
+        """So many; what is added has no weight."""
+        missing = (0, n_positions - len(self))
         return Supervised(np.pad(self.positions, missing), np.pad(self.targets, missing), np.pad(self.weights, missing))
 
 
@@ -53,6 +54,19 @@ def supervised(batch: Batch) -> Supervised:
     width = batch.tokens.shape[1] - 1
     positions = (rows * width + columns - 1).astype(np.int32)
     return Supervised(positions, batch.tokens[rows, columns], batch.weights[rows, columns])
+
+
+def padded_batch(batch: Batch, padding: PassPadding) -> Batch:
+    """The same rows, padded to more columns and with rows of padding alone after them; nothing added is supervised."""
+    rows, width = batch.tokens.shape
+    missing = (0, padding.rows(rows) - rows), (0, padding.width(width) - width)
+    return replace(
+        batch,
+        tokens=np.pad(batch.tokens, missing),
+        lengths=np.pad(batch.lengths, missing[0]),
+        weights=np.pad(batch.weights, missing),
+        segments=np.pad(batch.segments, missing, constant_values=UNSUPERVISED),
+    )
 
 
 def total_weight(batches: Sequence[Batch]) -> float:

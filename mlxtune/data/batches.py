@@ -10,9 +10,6 @@ from numpy.typing import NDArray
 from mlxtune.backends.base import UNSUPERVISED, Batch
 from mlxtune.data.examples import Example
 
-# Rows are padded to a multiple of this, so that a compiled step meets few shapes.
-PAD_MULTIPLE = 4
-
 
 def shared_prefix(examples: Sequence[Example]) -> NDArray[np.int32]:
     """Token ids that open every prompt, (P,), leaving at least one prompt token to each row.
@@ -49,16 +46,11 @@ def epoch_order(n_rows: int, rows_per_step: int, seed: int, epoch: int) -> list[
     return [order[start : start + rows_per_step] for start in range(0, n_rows, rows_per_step)]
 
 
-def padded_width(n_tokens: int) -> int:
-    """Positions of a row of a batch whose longest row has so many tokens of its own."""
-    return -(-n_tokens // PAD_MULTIPLE) * PAD_MULTIPLE
-
-
 def collate(examples: Sequence[Example], prefix: NDArray[np.int32]) -> Batch:
-    """Examples whose prompts all open with `prefix`, as one batch."""
+    """Examples whose prompts all open with `prefix`, as one batch, as wide as the longest; a backend pads it further, or packs it."""
     n_prefix = len(prefix)
     lengths = [example.n_tokens - n_prefix for example in examples]
-    width = padded_width(max(lengths))
+    width = max(lengths)
     tokens = np.zeros((len(examples), width), np.int32)
     weights = np.zeros((len(examples), width), np.float32)
     segments = np.full((len(examples), width), UNSUPERVISED, np.int16)

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mlxtune.data.batches import padded_width
-
 # What a forward and backward pass costs beside its positions, in positions: every weight is read, whose time would do to
 # multiply it by some dozens of positions on any device, and a compiled step knows one more shape.
 PASS_COST = 64
+# Rows of a pass that is not a whole step, more than one: of few sizes, so that a compiled step meets few shapes.
+POWERS_OF_TWO = [1 << power for power in range(1, 20)]
 
 
 def plan_passes(
     lengths: Sequence[int], tokens_per_pass: int, pass_cost: int = PASS_COST, split_cost: int = 0
 ) -> list[list[int]]:
-    """Rows of each pass, shortest first; no other grouping of sorted rows costs less.
+    """Rows of each pass, shortest first: a whole step, or a power of two; no other such grouping of sorted rows costs less.
 
     Args:
         lengths: Tokens of each row that are its own.
@@ -29,22 +29,22 @@ def plan_passes(
     Returns:
         Indices of rows; each stands in exactly one pass.
 
-    >>> plan_passes([30, 8, 8, 8, 31], tokens_per_pass=1000, pass_cost=16)
-    [[1, 2, 3], [0, 4]]
-    >>> plan_passes([30, 8, 8, 8, 31], tokens_per_pass=1000, pass_cost=64)
-    [[1, 2, 3, 0, 4]]
+    >>> plan_passes([30, 8, 8, 31], tokens_per_pass=1000, pass_cost=16)
+    [[1, 2], [0, 3]]
+    >>> plan_passes([30, 8, 8, 31], tokens_per_pass=1000, pass_cost=64)
+    [[1, 2, 0, 3]]
     """
     order = sorted(range(len(lengths)), key=lambda index: lengths[index])
-    widths = [padded_width(lengths[index]) for index in order]
+    widths = [lengths[index] for index in order]
     cost = [0.0]  # of the first rows in their best passes
     first: list[int] = []  # of the last of these passes
     for last, width in enumerate(widths):
         choices = [(cost[last] + width + pass_cost, last)]
-        for start in range(last - 1, -1, -1):
-            positions = (last + 1 - start) * width
-            if positions > tokens_per_pass:
+        for n_rows in POWERS_OF_TWO:
+            start = last + 1 - n_rows
+            if start < 0 or n_rows * width > tokens_per_pass:
                 break
-            choices.append((cost[start] + positions + pass_cost, start))
+            choices.append((cost[start] + n_rows * width + pass_cost, start))
         least, start = min(choices)  # of equals the longest pass
         cost.append(least)
         first.append(start)

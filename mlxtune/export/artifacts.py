@@ -10,7 +10,7 @@ from pathlib import Path
 from mlxtune.backends.adapter import Adapter, write_adapter
 from mlxtune.backends.base import Backend, ConvertSpec, Model
 from mlxtune.errors import ExportError, Misuse, MlxtuneError, did_you_mean
-from mlxtune.export.exported import size_on_disk
+from mlxtune.export.exported import ExportNotWritten, size_on_disk
 from mlxtune.export.formats import default_out, export_run
 from mlxtune.export.gguf_adapter import read_gguf_lora
 from mlxtune.export.options import GGUF_TYPES, ExportOptions
@@ -19,6 +19,7 @@ from mlxtune.export.source import ExportSource
 from mlxtune.files import temporary_folder
 from mlxtune.models.base_model import fingerprint
 from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
+from mlxtune.models.writing import CannotWrite
 from mlxtune.runs.folder import RunFolder
 
 
@@ -107,6 +108,8 @@ def artifact(kind: ArtifactKind, run: RunFolder, backend: Backend) -> Iterator[A
         if place.exists() and place.stat().st_mtime >= adapter_time:
             try:
                 yield Artifact(kind, place, kept=True)
+            except (CannotWrite, ExportNotWritten):
+                raise  # of what was made of it
             except MlxtuneError as error:
                 raise ExportError(f"{error}; it was taken from the run: delete {place} to have it made anew") from error
             return

@@ -12,6 +12,7 @@ from typing import Any
 
 from mlxtune.errors import ExportError
 from mlxtune.files import heal, whole_file, whole_folder
+from mlxtune.models.writing import CannotWrite
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,8 @@ def new_folder(out: Path, marker: str, *, force: bool = False) -> Iterator[Path]
         with _no_new_parents(out), whole_folder(out) as new:
             yield new
             check_folder_free(out, marker, force=force)  # someone else may have been faster
-    except OSError as error:
-        raise cannot_write(out, error) from error
+    except (OSError, CannotWrite, ExportNotWritten) as error:
+        raise _about(out, error) from error
 
 
 @contextlib.contextmanager
@@ -86,8 +87,8 @@ def new_file(out: Path, *, force: bool = False) -> Iterator[Path]:
         with _no_new_parents(out), whole_file(out) as new:
             yield new
             check_file_free(out, force=force)  # someone else may have been faster
-    except OSError as error:
-        raise cannot_write(out, error) from error
+    except (OSError, CannotWrite, ExportNotWritten) as error:
+        raise _about(out, error) from error
 
 
 def check_folder_free(out: Path, marker: str, *, force: bool = False) -> None:
@@ -122,17 +123,27 @@ def _no_new_parents(out: Path) -> Iterator[None]:
         raise
 
 
-def cannot_write(out: Path, error: OSError) -> ExportError:
-    """The error of a disk that is full, of a folder that may not be written, or of another file that was needed for `out`."""
-    if error.filename is not None:
-        place = Path(os.fsdecode(error.filename)).absolute()
-        if out.absolute().parent not in (*place.parents, place):
-            return ExportError(f"{place}: {error.strerror or error}; {out} was not written")
-    free = ""
-    with contextlib.suppress(OSError):
-        n_free = shutil.disk_usage(next(folder for folder in out.absolute().parents if folder.is_dir())).free
-        free = f"; {n_free / 1e9:.2f} GB are free there"
-    return ExportError(f"{out}: cannot be written: {error.strerror or error}{free}; nothing was left behind")
+class ExportNotWritten(ExportError):
+    """An export cannot be written: a full disk, missing permissions."""
+
+    def __init__(self, out: Path, cause: OSError) -> None:
+        free = ""
+        with contextlib.suppress(OSError):
+            n_free = shutil.disk_usage(next(folder for folder in out.absolute().parents if folder.is_dir())).free
+            free = f"; {n_free / 1e9:.2f} GB are free there"
+        why = cause.strerror or f"only a part of it was written ({cause})"
+        super().__init__(f"{out}: cannot be written: {why}{free}; nothing was left behind")
+        self.cause = cause
+
+
+def _about(out: Path, error: OSError | CannotWrite | ExportNotWritten) -> ExportError:
+    """The error for `out` of one while it was written: without temporary names, which say nothing to a user."""
+    cause = error if isinstance(error, OSError) else error.cause
+    if cause.filename is not None:
+        place = Path(os.fsdecode(cause.filename)).absolute()
+        if out.absolute().parent not in (place, *place.parents):  # what is missing there was to be read
+            return ExportError(f"{place}: {cause.strerror or cause}; {out} was not written")
+    return ExportNotWritten(out, cause)
 
 
 def size_on_disk(path: Path) -> int:

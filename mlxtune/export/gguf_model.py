@@ -91,7 +91,7 @@ def model_metadata(config: Mapping[str, Any]) -> dict[str, Any]:
     architecture = config["model_type"]
     keys: dict[str, Any] = {
         "block_count": config["num_hidden_layers"],
-        "context_length": int(config.get("max_position_embeddings") or 2048),
+        "context_length": context_length(config),
         "embedding_length": config["hidden_size"],
         "feed_forward_length": config["intermediate_size"],
         "attention.head_count": config["num_attention_heads"],
@@ -106,6 +106,11 @@ def model_metadata(config: Mapping[str, Any]) -> dict[str, Any]:
     if architecture == "llama":
         keys["rope.dimension_count"] = head_dim(config)
     return {f"{architecture}.{key}": value for key, value in keys.items()}
+
+
+def context_length(config: Mapping[str, Any]) -> int:
+    """Tokens that a model attends to; transformers' default for Llama where its config.json does not say."""
+    return int(config.get("max_position_embeddings") or 2048)
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,16 @@ def write_gguf(file: Path, architecture: str, metadata: Mapping[str, Any], tenso
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         for tensor in tensors:
-            writer.write_tensor_data(_stored(tensor))
+            writer.write_tensor_data(_stored(tensor).view(_Bytes))
+
+
+class _Bytes(np.ndarray[Any, np.dtype[np.uint8]]):
+    """An array that writes itself by Python: NumPy's own `tofile` loses what a full disk does not take of its last 4 KB, and
+    raises nothing."""
+
+    def tofile(self, stream: Any, sep: str = "", format: str = "%s") -> None:
+        """Write the bytes; OSError where the disk is full."""
+        stream.write(self.data)
 
 
 def provenance(model: ModelSection) -> dict[str, Any]:

@@ -17,10 +17,12 @@ from typing import Any
 
 from mlxtune.backends.adapter import CONFIG_FILE, WEIGHTS_FILE
 from mlxtune.backends.base import Backend
+from mlxtune.export.card_facts import card_facts
 from mlxtune.export.card_usage import HubArtifact, is_hub_model, load_line
+from mlxtune.export.exported import ExportNotWritten
 from mlxtune.export.formats import export_run
 from mlxtune.export.hub import Uploaded, check_repository_name, open_repository
-from mlxtune.export.model_card import card_facts, model_card
+from mlxtune.export.model_card import model_card
 from mlxtune.export.options import GGUF_TYPE, UploadOptions, check_upload
 from mlxtune.export.source import open_source
 from mlxtune.files import temporary_folder, write_json
@@ -171,7 +173,10 @@ def _made(
     with temporary_folder(run.path, "hub") as temporary:
         folder = temporary / "repository"
         out = folder if card.artifact.file is None else folder / card.artifact.file
-        exported = export_run(run, upload.artifact, out, backend, upload.options)
+        try:
+            exported = export_run(run, upload.artifact, out, backend, upload.options)
+        except ExportNotWritten as error:  # its place is a temporary one, in the run
+            raise ExportNotWritten(run.path, error.cause) from error.cause
         if upload.artifact == "peft":
             (folder / MLX_FOLDER).mkdir()
             for name in (CONFIG_FILE, WEIGHTS_FILE):

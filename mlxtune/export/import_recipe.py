@@ -20,8 +20,9 @@ import yaml
 
 from mlxtune.errors import RecipeError
 from mlxtune.export.exported import check_file_free, check_folder_free, new_file, new_folder
-from mlxtune.export.import_source import DEFAULTS, LORA_DEFAULTS, RecipeSource
+from mlxtune.export.import_source import LORA_DEFAULTS, RecipeSource
 from mlxtune.export.mlx_lm_rows import COMPLETION, PROMPT, MlxLmRows, read_mlx_lm_rows
+from mlxtune.export.mlx_lm_settings import MlxLmSettings
 from mlxtune.models.architecture import ATTENTION, MLP, max_positions
 from mlxtune.models.source import read_config
 from mlxtune.recipe.load import load_recipe
@@ -29,18 +30,6 @@ from mlxtune.recipe.load import load_recipe
 TRACKERS = ("wandb", "swanlab")
 FEATURES = ("prompt_feature", "completion_feature", "chat_feature", "text_feature")
 WIDTH = 110  # of comments
-# Keys that have no counterpart, and what to do instead.
-WITHOUT_COUNTERPART = {
-    "steps_per_report": "progress is shown by itself",
-    "val_batches": "the whole validation set is used each time",
-    "adapter_path": "`mlxtune lora RECIPE --out RUN` says where the run goes",
-    "resume_adapter_file": "`mlxtune import ADAPTERS --recipe RECIPE` makes a run of it, from which `mlxtune lora --from RUN` begins",
-    "test": "`mlxtune evaluate RUN` measures on the test rows",
-    "test_batches": "`mlxtune evaluate RUN` uses all test rows",
-    "project_name": "trackers name the project mlxtune",
-    "clear_cache_threshold": "memory is managed by itself",
-    "trust_remote_code": "code from the Hub is never run; model types that need it are not supported",
-}
 
 
 @dataclass(frozen=True)
@@ -89,7 +78,7 @@ def import_recipe(source: RecipeSource, out: Path | None = None, *, force: bool 
     if out.exists() and source.path.is_file() and out.samefile(source.path):
         raise RecipeError(f"{out}: is the config itself; choose another --out")
     check_file_free(out, force=force)
-    settings = _Settings(source)
+    settings = MlxLmSettings(source)
     rows = read_mlx_lm_rows(_data_folder(source, settings), {name: str(settings.get(name)) for name in FEATURES})
     rows_folder = out.with_name(f"{out.stem}-rows")
     if rows.rewritten:
@@ -109,53 +98,7 @@ def import_recipe(source: RecipeSource, out: Path | None = None, *, force: bool 
     return ImportedRecipe(out, written, tuple(settings.notes))
 
 
-class _Settings:
-    """What a config says; each key that is asked for counts as carried over, the others are noted in the end."""
-
-    def __init__(self, source: RecipeSource) -> None:
-        self.source, self.said = source, dict(source.config)
-        self.notes: list[tuple[str, str]] = []
-        self._asked = {"train", "config"}
-
-    @property
-    def is_config(self) -> bool:
-        """Whether there is a config, so that mlx-lm's defaults count for what it does not say."""
-        return self.source.format == "config"
-
-    def get(self, key: str) -> Any:
-        """What it says, or mlx-lm's default."""
-        self._asked.add(key)
-        return self.said.get(key, DEFAULTS[key])
-
-    def number(self, key: str, kind: type[int] | type[float], at_least: float) -> Any:
-        """A number; RecipeError where it is none, or less than `at_least`."""
-        return self.checked(key, self.get(key), kind, at_least)
-
-    def checked(self, key: str, value: Any, kind: type[int] | type[float], at_least: float) -> Any:
-        """As `number`, of a value that was read."""
-        is_number = isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
-        if not is_number or value < at_least:
-            word = "number" if kind is float else "whole number"
-            raise RecipeError(f"{self.source.path}: {key}: expected a {word} of {at_least} or more, got {value!r}")
-        return kind(value)
-
-    def note(self, key: str, text: str) -> None:
-        """What a key means here."""
-        self.notes.append((key, text))
-
-    def note_the_rest(self) -> None:
-        """Name the keys that nothing asked for."""
-        for key, value in self.said.items():
-            if key in self._asked or key not in DEFAULTS:
-                continue
-            if value != DEFAULTS[key] or key in ("test", "resume_adapter_file"):
-                self.note(key, f"not carried over: {WITHOUT_COUNTERPART[key]}")
-        for key in self.said:
-            if key not in DEFAULTS:
-                self.note(key, "not carried over: no key of mlx-lm's that is known here")
-
-
-def _content(settings: _Settings, rows: MlxLmRows, folder: Path, out: Path) -> dict[str, Any]:
+def _content(settings: MlxLmSettings, rows: MlxLmRows, folder: Path, out: Path) -> dict[str, Any]:
     """The recipe, key by key, as it is written."""
     fine_tune = settings.get("fine_tune_type")
     if fine_tune != "lora":
@@ -193,7 +136,7 @@ def _content(settings: _Settings, rows: MlxLmRows, folder: Path, out: Path) -> d
     return content
 
 
-def _model(settings: _Settings) -> str:
+def _model(settings: MlxLmSettings) -> str:
     """The base model: a folder where mlx-lm finds one from the current folder, or beside the config; else as it is named."""
     model = str(settings.get("model"))
     if "model" not in settings.said:
@@ -204,7 +147,7 @@ def _model(settings: _Settings) -> str:
     return model
 
 
-def _data_folder(source: RecipeSource, settings: _Settings) -> Path:
+def _data_folder(source: RecipeSource, settings: MlxLmSettings) -> Path:
     """The folder of rows, as mlx-lm finds it from the current folder, or beside the config."""
     if source.format == "rows":
         return source.path
@@ -221,7 +164,7 @@ def _data_folder(source: RecipeSource, settings: _Settings) -> Path:
     )
 
 
-def _lora(settings: _Settings, config: Mapping[str, Any]) -> dict[str, Any]:
+def _lora(settings: MlxLmSettings, config: Mapping[str, Any]) -> dict[str, Any]:
     """The adapter; `scale` is alpha / rank."""
     parameters = settings.get("lora_parameters")
     if not isinstance(parameters, dict):
@@ -244,7 +187,7 @@ def _lora(settings: _Settings, config: Mapping[str, Any]) -> dict[str, Any]:
     return {**lora, "layers": "all" if is_all else n_layers}
 
 
-def _targets(settings: _Settings, keys: Any) -> Any:
+def _targets(settings: MlxLmSettings, keys: Any) -> Any:
     """lora.targets that mean mlx-lm's keys, which name modules inside a block: self_attn.q_proj."""
     if keys is None:
         return "all"
@@ -265,7 +208,7 @@ def _targets(settings: _Settings, keys: Any) -> Any:
     return known
 
 
-def _train(settings: _Settings, rows: MlxLmRows, config: Mapping[str, Any]) -> dict[str, Any]:
+def _train(settings: MlxLmSettings, rows: MlxLmRows, config: Mapping[str, Any]) -> dict[str, Any]:
     """Training; mlx-lm counts forward passes where a recipe counts optimizer steps."""
     passes = settings.number("grad_accumulation_steps", int, 1)
     batch_size, iters = settings.number("batch_size", int, 1), settings.number("iters", int, 1)
@@ -296,7 +239,7 @@ def _train(settings: _Settings, rows: MlxLmRows, config: Mapping[str, Any]) -> d
     return train
 
 
-def _max_tokens(settings: _Settings, config: Mapping[str, Any]) -> int:
+def _max_tokens(settings: MlxLmSettings, config: Mapping[str, Any]) -> int:
     """The longest row, within the model's positions."""
     said: int = settings.number("max_seq_length", int, 8)
     settings.note(
@@ -305,7 +248,7 @@ def _max_tokens(settings: _Settings, config: Mapping[str, Any]) -> int:
     return min(said, max_positions(config) or said)
 
 
-def _weight_decay(settings: _Settings) -> float:
+def _weight_decay(settings: MlxLmSettings) -> float:
     """Of the optimizer; what else differs from AdamW here is noted."""
     name = str(settings.get("optimizer")).lower()
     options = settings.get("optimizer_config")
@@ -332,7 +275,7 @@ def _weight_decay(settings: _Settings) -> float:
     return 0.0
 
 
-def _schedule(settings: _Settings, planned: int) -> dict[str, Any]:
+def _schedule(settings: MlxLmSettings, planned: int) -> dict[str, Any]:
     """Learning rate, its schedule and warm-up.
 
     Args:
@@ -375,7 +318,7 @@ def _schedule(settings: _Settings, planned: int) -> dict[str, Any]:
     return {"learning_rate": rate, "schedule": schedule, "warmup_ratio": ratio}
 
 
-def _trackers(settings: _Settings) -> list[str]:
+def _trackers(settings: MlxLmSettings) -> list[str]:
     """What report_to names."""
     said = settings.get("report_to") or ""
     names = [

@@ -9,102 +9,27 @@ their folders. Labels, prompts and names may be anybody's text; none of it can e
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from mlxtune.backends.adapter import WEIGHTS_FILE
 from mlxtune.evaluation.metrics.registry import title
 from mlxtune.evaluation.predict.predictions import FREE
-from mlxtune.evaluation.results import EvaluatedModel, EvaluationResult
-from mlxtune.evaluation.stored import comparable, identity, read_result
-from mlxtune.evaluation.subject import Subject
+from mlxtune.evaluation.results import EvaluatedModel
+from mlxtune.export.card_facts import CardFacts
 from mlxtune.export.card_results import metric_lines, result_lines, verification_lines
 from mlxtune.export.card_usage import HubArtifact, base_reference, is_hub_model, usage_lines
-from mlxtune.export.ollama import modelfile
 from mlxtune.export.options import GGUF_TYPE
-from mlxtune.export.source import ExportSource
-from mlxtune.export.verification import read_verification
 from mlxtune.markdown import markdown_block, markdown_code, markdown_row, markdown_text
-from mlxtune.models.license import License, license_of
-from mlxtune.models.source import find
-from mlxtune.models.tokenizer import load_tokenizer
+from mlxtune.models.license import License
 from mlxtune.recipe.sections import HUB_ROWS, LabelField, LabelsField, Recipe, is_on_hub
-from mlxtune.runs.folder import RunFolder
-from mlxtune.runs.layout import FINISHED, TUNED
+from mlxtune.runs.layout import FINISHED
 
 FEW_ROWS = 200  # below, a share of the test rows has an interval that is wider than 0.05 on each side
 # Metric -> what the Hub calls it, where that is another name.
 HUB_METRICS = {"rougeL": "rouge", "all_fields_correct": "exact_match"}
 LIBRARIES = {"peft": "peft", "hf": "transformers", "mlx": "mlx", "gguf": "gguf", "gguf-lora": "gguf"}
-
-
-@dataclass(frozen=True)
-class CardFacts:
-    """What a card is written from.
-
-    Attributes:
-        repository: OWNER/NAME.
-        artifact: What is in it.
-        recipe: The run's.
-        info: run.json.
-        result: The evaluation with the adapter; None where there is none of this adapter.
-        before: That of the base model on the same questions.
-        verification: verify.json.
-        license: The base model's.
-        modelfile: For Ollama, of a repository with a GGUF.
-        notes: What could not be said in the card, for whoever uploads it.
-    """
-
-    repository: str
-    artifact: HubArtifact
-    recipe: Recipe
-    info: Mapping[str, Any]
-    result: EvaluationResult | None = None
-    before: EvaluationResult | None = None
-    verification: Mapping[str, Any] | None = None
-    license: License | None = None
-    modelfile: str | None = None
-    notes: tuple[str, ...] = field(default=(), compare=False)
-
-
-def card_facts(run: RunFolder, source: ExportSource, artifact: HubArtifact, repository: str) -> CardFacts:
-    """Read what a card is written from.
-
-    Args:
-        run: With an adapter.
-        source: The same run, opened.
-        artifact: What is in the repository.
-        repository: OWNER/NAME.
-
-    Raises:
-        RunError: scores.json or verify.json cannot be read.
-    """
-    recipe, notes = source.recipe, []
-    result = read_result(run.evaluation(TUNED))
-    if result is not None and not _is_of(result, run):
-        notes.append("the evaluation is of an earlier adapter; the card leaves it out, evaluate the run again")
-        result = None
-    elif result is None:
-        notes.append(f"the run was not evaluated, and the card says so; `mlxtune evaluate {run}` evaluates it")
-    before = None if result is None else _before(Subject(recipe, run, base=False), result)
-    verification = read_verification(run)
-    if verification is not None and run.verify_file.stat().st_mtime < (run.adapter / WEIGHTS_FILE).stat().st_mtime:
-        notes.append("verify.json is of an earlier adapter; the card leaves it out, verify the run again")
-        verification = None
-    own = find(recipe.model.path, revision=recipe.model.revision, need="config").path
-    license_found = license_of(own)
-    if license_found is None:
-        notes.append("the base model's files name no license that the Hub knows; the card names none: add it")
-    ollama = None
-    if artifact.format == "gguf":
-        positions = int(source.config["max_position_embeddings"])
-        ollama = modelfile(f"FROM ./{artifact.file}", recipe, load_tokenizer(source.base), positions)
-    return CardFacts(
-        repository, artifact, recipe, run.info(), result, before, verification, license_found, ollama, tuple(notes)
-    )
 
 
 def model_card(facts: CardFacts) -> str:
@@ -335,7 +260,7 @@ def _limits(facts: CardFacts) -> list[str]:
             )
         if facts.before is None:
             told.append("The base model was not evaluated on the same rows, so what training gained is not known.")
-        if facts.artifact.format != "peft" and not facts.verification:
+        if facts.artifact.format != "peft" and not _was_verified(facts):
             told.append(
                 "The results are of base model plus adapter; what is in this repository was not evaluated itself."
             )
@@ -348,6 +273,17 @@ def _limits(facts: CardFacts) -> list[str]:
     if facts.license is None:
         told.append("The base model's license is not known from its files; it binds this model, too.")
     return [f"- {one}" for one in told]
+
+
+def _was_verified(facts: CardFacts) -> bool:
+    """Whether `mlxtune verify` asked what is in the repository, under the name that it has there."""
+    artifact, options = facts.artifact, facts.artifact.options
+    kind = options.type or GGUF_TYPE
+    names = {
+        "mlx": ["fused" if options.quantize is None else f"q{options.quantize}"],
+        "gguf": [f"gguf-{kind}", *(["gguf"] if kind == GGUF_TYPE else [])],
+    }.get(artifact.format, [artifact.format])
+    return facts.verification is not None and any(name in facts.verification["artifacts"] for name in names)
 
 
 def _reproduce(facts: CardFacts) -> list[str]:
@@ -392,19 +328,3 @@ def _cleaned_counts(info: Mapping[str, Any]) -> Mapping[str, Mapping[str, int]]:
     """Field -> label -> rows that cleaning left, those held out among them; empty where they were not counted."""
     counts = ((info.get("data") or {}).get("train") or {}).get("cleaning", {}).get("labels")
     return counts or {}
-
-
-def _is_of(result: EvaluationResult, run: RunFolder) -> bool:
-    """Whether an evaluation is of the adapter that the run has now."""
-    model = result.evaluated
-    ours = identity(run.adapter / WEIGHTS_FILE).sha256
-    return isinstance(model, EvaluatedModel) and model.adapter is not None and model.adapter.sha256 == ours
-
-
-def _before(subject: Subject, result: EvaluationResult) -> EvaluationResult | None:
-    """The base model's evaluation on the same questions, where there is one."""
-    for folder in subject.counterparts():
-        other = read_result(folder)
-        if other is not None and comparable(result.evaluated, other.evaluated):
-            return other
-    return None

@@ -15,7 +15,7 @@ from pathlib import Path
 from mlxtune.errors import ExportError
 from mlxtune.export.exported import Exported, check_folder_free, new_folder, size_on_disk
 from mlxtune.export.gguf_adapter import export_gguf_lora
-from mlxtune.export.gguf_model import export_gguf
+from mlxtune.export.gguf_model import context_length, export_gguf
 from mlxtune.export.source import ExportSource
 from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
 from mlxtune.recipe.sections import PLACEHOLDER, Recipe
@@ -77,7 +77,7 @@ def export_ollama(
             file = f"{recipe.name}-lora.gguf"
             artifact = export_gguf_lora(source, new / file)
             origin = f"FROM {adapter_only}\nADAPTER ./{file}"
-        text = modelfile(origin, recipe, tokenizer, int(source.config["max_position_embeddings"]))
+        text = modelfile(origin, recipe, tokenizer, context_length(source.config))
         (new / MODELFILE).write_text(text, encoding="utf-8")
     notes = list(artifact.notes)
     columns = PLACEHOLDER.findall(recipe.prompt.user)

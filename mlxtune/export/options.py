@@ -58,6 +58,10 @@ def check_options(to: str, options: ExportOptions) -> None:
             raise Misuse(f"--{name.replace('_', '-')} is an option of {takers}, not of {to}; leave it out")
     if options.group_size is not None and options.quantize is None:
         raise Misuse("--group-size says how --quantize packs weights; give both, or neither")
+    if options.adapter_only is not None and len(options.adapter_only.split()) != 1:
+        raise Misuse(
+            f"--adapter-only: expected the name of a model in Ollama, as qwen3:0.6b, got {options.adapter_only!r}"
+        )
     if options.adapter_only is not None and options.type is not None:
         raise Misuse("--type is the type of a whole model's weights, and --adapter-only writes none; give one of them")
 

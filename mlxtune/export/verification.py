@@ -14,6 +14,7 @@ from mlxtune.evaluation.metrics.registry import metric
 from mlxtune.runs.folder import RunFolder
 
 ADAPTER = "adapter"  # what base plus adapter is called in the table
+ROUNDING = 1e-9  # of a difference: 0.98 - 1 is a little more than a fall of 0.02
 WHOLE_REPLY = "reply"  # what metrics of whole replies stand under, where fields' stand under the field
 
 
@@ -78,7 +79,7 @@ class Verified:
 
     def lost(self, tolerance: float) -> list[HeadlineMetric]:
         """The metrics that fell by more than a tolerance."""
-        return [one for one in self.metrics if one.fell_by() > tolerance]
+        return [one for one in self.metrics if one.fell_by() > tolerance + ROUNDING]
 
     def to_json(self) -> dict[str, Any]:
         """As verify.json has it."""

@@ -33,13 +33,14 @@ from mlxtune.evaluation.stored import find_evaluation, identity
 from mlxtune.evaluation.subject import Subject, load_subject, read_test_rows
 from mlxtune.export import llama_cpp, llama_server
 from mlxtune.export.artifacts import Artifact, ArtifactKind, artifact, loaded
-from mlxtune.export.exported import size_on_disk
+from mlxtune.export.exported import ExportNotWritten, size_on_disk
 from mlxtune.export.fuse import checked_logits, checked_prompts, largest_difference
 from mlxtune.export.in_llama_cpp import LlamaCppModel, has_llama_cpp, load_in_llama_cpp
 from mlxtune.export.source import ExportSource, open_source
 from mlxtune.export.verification import ADAPTER, WHOLE_REPLY, HeadlineMetric, Verification, Verified
 from mlxtune.files import write_json
 from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
+from mlxtune.models.writing import CannotWrite
 from mlxtune.progress import SILENT, Progress
 from mlxtune.recipe.sections import Recipe
 from mlxtune.runs.folder import RunFolder, locked
@@ -150,7 +151,11 @@ def _verify(
                 if kind.to == "gguf" and with_llama_cpp:
                     name = f"{kind.name}{IN_LLAMA_CPP}"
                     found.append(asking.ask_llama_cpp(one, name, references))
-        except (MlxtuneError, OSError) as error:
+        except (CannotWrite, ExportNotWritten) as error:  # its place is a temporary one, in the run
+            failed[name] = str(ExportNotWritten(source.run.path, error.cause))
+        except OSError as error:
+            failed[name] = str(ExportNotWritten(source.run.path, error))
+        except MlxtuneError as error:
             failed[name] = str(error)
     if taken := {one.name: one.path for one in found if one.path is not None and one.loaded_by == asking.backend.name}:
         notes.append(

@@ -10,6 +10,14 @@ from mlxtune.errors import ModelError
 from mlxtune.files import heal, whole_folder
 
 
+class CannotWrite(ModelError):
+    """A model folder cannot be written: a full disk, missing permissions."""
+
+    def __init__(self, out: Path, cause: OSError) -> None:
+        super().__init__(f"{out}: cannot be written: {cause.strerror or cause}")
+        self.cause = cause
+
+
 @contextlib.contextmanager
 def model_folder(out: Path, *, force: bool = False) -> Iterator[Path]:
     """A temporary folder beside `out`, which takes its name when the block ends without an error.
@@ -30,7 +38,9 @@ def model_folder(out: Path, *, force: bool = False) -> Iterator[Path]:
             yield new
             check_free(out, force=force)  # someone else may have been faster
     except OSError as error:
-        raise ModelError(f"{out}: cannot be written: {error.strerror or error}") from error
+        raise CannotWrite(out, error) from error
+    except CannotWrite as error:  # of a folder within, whose temporary name says nothing to a user
+        raise CannotWrite(out, error.cause) from error.cause
 
 
 def check_free(out: Path, *, force: bool = False) -> None:

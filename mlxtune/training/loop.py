@@ -233,6 +233,7 @@ class _Training:
             tokens=tokens,
             seconds=round(seconds, 4),
             peak_memory_gb=round(self._backend.peak_memory_bytes() / 1e9, 4),
+            cache_memory_gb=round(self._backend.cache_memory_bytes() / 1e9, 4),
             segments=segment_losses(result.segment_nats, result.segment_tokens, self._segments),
         )
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlxtune.backends.base import Batch, Device, LoraSpec
-from mlxtune.data.batches import padded_width, shared_prefix
+from mlxtune.backends.shapes import LOGITS_BYTES, positions_at_once
+from mlxtune.data.batches import shared_prefix
 from mlxtune.data.examples import Example
 from mlxtune.models.architecture import linear_layers, n_parameters
 from mlxtune.recipe.sections import AUTO, Recipe
@@ -31,7 +32,7 @@ class PassShape:
 
     Attributes:
         rows: How many.
-        width: Positions of each, padding included, without the prefix.
+        width: Tokens of the longest, without the prefix.
         prefix: Tokens that open every row.
         supervised: Supervised tokens of all rows.
     """
@@ -82,7 +83,7 @@ def resolve_tokens_per_pass(
 def _largest_pass(examples: Sequence[Example], rows_per_step: int, size: int) -> PassShape:
     """The largest pass of up to `size` positions that a step could hold: its rows the longest, their replies too."""
     prefix = len(shared_prefix(examples))
-    width = padded_width(max(example.n_tokens for example in examples) - prefix)
+    width = max(example.n_tokens for example in examples) - prefix
     rows = max(1, min(rows_per_step, len(examples), size // width))
     replies = sorted((len(example.reply) for example in examples), reverse=True)
     in_step = sum(replies[:rows_per_step])  # of shorter rows, a pass holds more than `rows`
@@ -110,7 +111,7 @@ def estimated_memory(
     adapted one keep nothing. With gradient checkpointing a block keeps its input, and keys and values of a shared prefix;
     all the rest is kept of one block at a time. While a block's gradient is computed it takes its activations twice
     more (measured, MLX on a CPU). The loss keeps logits, their exponentials and their gradient, float32, for the
-    supervised positions only.
+    supervised positions only; MLX of a chunk of them.
 
     Args:
         recipe: With its settings.
@@ -136,10 +137,11 @@ def estimated_memory(
     blocks = int(config["num_hidden_layers"]) - min(int(layer.split(".")[2]) for layer in spec.layers)
 
     def activations(shape: PassShape) -> int:
-        own = shape.rows * shape.width
+        width_computed = device.padding.width(shape.width)
+        own = device.padding.rows(shape.rows) * width_computed
         positions = own + shape.prefix
         per_position = 9 * hidden + (2 * heads + 2 * key_heads) * head + 3 * inner
-        attention = own * (shape.prefix + shape.width) + shape.prefix**2
+        attention = own * (shape.prefix + width_computed) + shape.prefix**2
         of_block = positions * per_position + (attention * heads if device.kind == "cpu" else 0)
         kept, at_once = blocks * of_block, GRADIENT_COPIES * of_block
         if recipe.train.gradient_checkpointing:
@@ -148,7 +150,10 @@ def estimated_memory(
         return (kept + at_once) * width
 
     def logits(shape: PassShape) -> int:
-        return shape.supervised * int(config["vocab_size"]) * 4 * 3
+        positions, vocabulary = shape.supervised, int(config["vocab_size"])
+        if copies_head:
+            positions = min(positions, positions_at_once(vocabulary, LOGITS_BYTES[device.kind]))
+        return positions * vocabulary * 4 * 3
 
     # A 16-bit head is copied to float32 to compute the loss in.
     head_copy = int(config["vocab_size"]) * hidden * 4 if copies_head and width < 4 and not quantization else 0

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mlxtune.backends.base import Device
+from mlxtune.backends.base import Batch, Device
 from mlxtune.data.examples import within_positions
 from mlxtune.data.prepared_cache import cached_prepare
 from mlxtune.models.architecture import linear_layers, n_parameters
@@ -36,6 +36,7 @@ class Plan:
         padding: Share of the computed positions that are padding, first epoch.
         tokens_per_pass: Most positions of a forward pass.
         passes_per_step: Mean number of forward passes of an optimizer step, first epoch.
+        head_padding: Share of the head's positions that are padding, first epoch.
         shared_prefix_tokens: Tokens that open every row and are computed once an optimizer step.
         shared_prefix_saved: Share of the rows' tokens that need no computing for it.
         memory_bytes: Estimated peak.
@@ -57,6 +58,7 @@ class Plan:
     padding: float
     tokens_per_pass: int
     passes_per_step: float
+    head_padding: float
     shared_prefix_tokens: int
     shared_prefix_saved: float
     memory_bytes: Mapping[str, int]
@@ -86,6 +88,7 @@ class Plan:
             "padding_share": round(self.padding, 4),
             "tokens_per_pass": self.tokens_per_pass,
             "passes_per_step": round(self.passes_per_step, 2),
+            "head_padding_share": round(self.head_padding, 4),
             "shared_prefix_tokens": self.shared_prefix_tokens,
             "shared_prefix_saved_share": round(self.shared_prefix_saved, 4),
             "memory_gb": {name: round(value / 1e9, 3) for name, value in self.memory_bytes.items()},
@@ -105,6 +108,7 @@ class Plan:
         if not self.gradient_checkpointing:
             remedies.insert(0, "set train.gradient_checkpointing: true")
         fits = self.total_memory_bytes <= self.available_bytes
+        of_head = f", {self.head_padding:.1%} of those of the head" if self.head_padding else ""
         verdict = "fits" if fits else f"DOES NOT FIT: {', or '.join(remedies)}"
         lines = [
             ("parameters", f"{self.trainable_parameters:,} trainable of {self.total_parameters:,} ({share:.2%})"),
@@ -116,7 +120,7 @@ class Plan:
                 "forward passes",
                 f"{self.passes_per_step:.2f} a step, of up to {self.tokens_per_pass:,} positions (train.tokens_per_pass)",
             ),
-            ("padding", f"{self.padding:.1%} of the positions computed"),
+            ("padding", f"{self.padding:.1%} of the positions computed{of_head}"),
             (
                 "shared prefix",
                 f"{self.shared_prefix_tokens:,} tokens, computed once a step: {self.shared_prefix_saved:.1%} of all tokens saved",
@@ -152,7 +156,9 @@ def plan(recipe: Recipe, device: Device, copies_head: bool = True) -> Plan:
     sampler = BatchSampler(training.examples, settings.rows_per_step, size, settings.seed)
     epoch = [batch for step in range(1, steps.per_epoch + 1) for batch in sampler.step(step)]
     tokens = sum(map(count_tokens, epoch))
-    own_positions = sum(batch.tokens.size for batch in epoch)
+    own_positions = sum(_positions(batch, device) for batch in epoch)
+    supervised = sum(int(batch.supervised.sum()) for batch in epoch)
+    head_positions = sum(device.padding.positions(int(batch.supervised.sum())) for batch in epoch)
     own_tokens = sum(int(batch.lengths.sum()) for batch in epoch)
     prefix = len(epoch[0].prefix)
     of_prefix = prefix * steps.per_epoch
@@ -162,11 +168,12 @@ def plan(recipe: Recipe, device: Device, copies_head: bool = True) -> Plan:
         data=describe_data(training, validation),
         rows=len(training.examples),
         tokens_per_epoch=tokens,
-        supervised_per_epoch=sum(int(batch.supervised.sum()) for batch in epoch),
+        supervised_per_epoch=supervised,
         steps_per_epoch=steps.per_epoch,
         steps=steps.total,
         longest=max(example.n_tokens for example in training.examples),
         padding=(own_positions - own_tokens) / (own_positions + of_prefix),
+        head_padding=1 - supervised / head_positions,
         shared_prefix_tokens=prefix,
         shared_prefix_saved=(tokens - own_tokens - of_prefix) / tokens,
         tokens_per_pass=size,
@@ -178,3 +185,9 @@ def plan(recipe: Recipe, device: Device, copies_head: bool = True) -> Plan:
         gradient_checkpointing=settings.gradient_checkpointing,
         rows_to_rewrite=augmented.wanted if (augmented := training.augmented) and augmented.is_estimate else 0,
     )
+
+
+def _positions(batch: Batch, device: Device) -> int:
+    """Positions of a batch's rows as the device computes them, padding included."""
+    rows, width = batch.tokens.shape
+    return device.padding.rows(rows) * device.padding.width(width)

@@ -87,6 +87,14 @@ def test_an_option_that_a_format_would_ignore_is_misuse(option: str, run: RunFol
     assert f"--{option.replace('_', '-')} " in result.err
 
 
+@pytest.mark.parametrize("name", ["", "qwen3 0.6b", "qwen3\nSYSTEM hi"])
+def test_what_is_no_name_of_a_model_is_misuse(name: str, run: RunFolder, mlxtune_run: Run) -> None:
+    result = mlxtune_run("export", run, "--to", "ollama", "--adapter-only", name)
+
+    assert result.code == 2
+    assert "--adapter-only: expected the name of a model in Ollama" in result.err
+
+
 def test_an_export_that_lies_there_is_not_replaced(run: RunFolder, tmp_path: Path, mlxtune_run: Run) -> None:
     (tmp_path / "a.gguf").write_text("mine")
 

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from mlxtune.data.batches import padded_width
 from mlxtune.data.passes import PASS_COST, plan_passes
 
 RANDOM = np.random.default_rng(0)
@@ -17,7 +16,7 @@ MESSAGES = (12 + RANDOM.gamma(2.0, 5.0, 4000)).astype(int).tolist()
 
 
 def positions(lengths: Sequence[int], passes: Sequence[Sequence[int]]) -> int:
-    return sum(len(one) * padded_width(max(lengths[row] for row in one)) for one in passes)
+    return sum(len(one) * max(lengths[row] for row in one) for one in passes)
 
 
 @pytest.mark.parametrize("tokens_per_pass", [1, 50, 300, 10_000])
@@ -32,6 +31,11 @@ def test_only_a_single_row_is_over_the_limit(tokens_per_pass: int) -> None:
     assert all(len(one) == 1 or positions(MESSAGES, [one]) <= tokens_per_pass for one in passes)
 
 
+def test_a_pass_is_a_whole_step_or_a_power_of_two_of_rows() -> None:
+    sizes = {len(one) for at in range(0, 4000, 12) for one in plan_passes(MESSAGES[at : at + 12], 4096)}
+    assert sizes <= {1, 2, 4, 8, 12}
+
+
 def test_no_rows_make_no_pass() -> None:
     assert plan_passes([], 100) == []
 
@@ -39,7 +43,7 @@ def test_no_rows_make_no_pass() -> None:
 @pytest.mark.parametrize("pass_cost", [0, 16, 64])
 @pytest.mark.parametrize("split_cost", [0, 50])
 @pytest.mark.parametrize("tokens_per_pass", [60, 150, 10_000])
-def test_no_other_cut_of_the_sorted_rows_costs_less(pass_cost: int, split_cost: int, tokens_per_pass: int) -> None:
+def test_no_other_cut_into_powers_of_two_costs_less(pass_cost: int, split_cost: int, tokens_per_pass: int) -> None:
     for seed in range(20):
         lengths = np.random.default_rng(seed).integers(3, 60, 8).tolist()
         order = sorted(range(8), key=lambda row: lengths[row])
@@ -51,6 +55,8 @@ def test_no_other_cut_of_the_sorted_rows_costs_less(pass_cost: int, split_cost: 
         for cuts in itertools.product([False, True], repeat=7):
             ends = [at + 1 for at, cut in enumerate(cuts) if cut]
             passes = [order[a:b] for a, b in itertools.pairwise([0, *ends, 8])]
+            if any(len(one) not in (1, 2, 4, 8) for one in passes):
+                continue
             if all(len(one) == 1 or positions(lengths, [one]) <= tokens_per_pass for one in passes):
                 every.append(cost(passes))
         assert cost(plan_passes(lengths, tokens_per_pass, pass_cost, split_cost)) == min(every)
@@ -66,7 +72,7 @@ def test_steps_of_short_messages_pad_less_than_one_pass_a_step() -> None:
 
 
 def test_what_all_passes_share_is_not_split_for_less_than_that_costs() -> None:
-    lengths = [10] * 7 + [40]
+    lengths = [10] * 4 + [40]
     assert len(plan_passes(lengths, 4096)) == 2
     assert len(plan_passes(lengths, 4096, split_cost=500)) == 1
     assert len(plan_passes(lengths, 100, split_cost=500)) > 1  # they do not fit one

@@ -90,8 +90,14 @@ def test_one_label_is_the_most_probable_that_reaches_its_threshold(tmp_path: Pat
     output = {"template": "{type}", "fields": {"type": {"kind": "label", "labels": ["a", "b", "c"]}}}
     scorer = scorer_of(load_recipe(write_recipe(tmp_path, base, output=output)).output.fields["type"])
     p, labels = np.array([0.5, 0.3, 0.2]), ["a", "b", "c"]
-    cases = [(None, "a"), ([0.6, 0.2, 0.1], "b"), ([0.6, 0.4, 0.1], "c"), ([0.6, 0.4, 0.3], "a")]
-    assert [scorer.from_probabilities(labels, p, t and np.array(t)) for t, _ in cases] == [said for _, said in cases]
+    cases: list[tuple[list[float] | None, str]] = [
+        (None, "a"),
+        ([0.6, 0.2, 0.1], "b"),
+        ([0.6, 0.4, 0.1], "c"),
+        ([0.6, 0.4, 0.3], "a"),
+    ]
+    for thresholds, said in cases:
+        assert scorer.from_probabilities(labels, p, None if thresholds is None else np.array(thresholds)) == said
 
 
 # In an evaluation ------------------------------------------------------------------------------------------------

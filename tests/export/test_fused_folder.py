@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,38 @@ def test_transformers_computes_the_runs_logits(backend: str, any_base: Path, tmp
     found = transformers_logits(hf(run, tmp_path / "fused", backend).path)
 
     np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_model_of_several_files_has_an_index_that_transformers_follows(
+    backend: str, run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n_bytes = 200_000  # in place of 5 GiB
+    if backend == "torch":
+        monkeypatch.setattr("mlxtune.backends.torch.checkpoint.MAX_FILE_BYTES", n_bytes)
+    else:
+        monkeypatch.setattr("mlx_lm.utils.make_shards", in_shards_of(n_bytes))
+
+    out = hf(run, tmp_path / "fused", backend).path
+
+    assert len(weight_files(out)) > 1
+    assert {file.name for file in weight_files(out)} == {file.name for file in out.glob("*.safetensors")}
+    expected = our_logits(backend_named("mlx"), Path(run.recipe().model.path), run.adapter)
+    np.testing.assert_allclose(transformers_logits(out), expected, atol=1e-4)
+
+
+def in_shards_of(n_bytes: int) -> Callable[[Mapping[str, Any]], list[dict[str, Any]]]:
+    """mlx-lm's make_shards, which counts in whole GiB, with another size."""
+
+    def make_shards(weights: Mapping[str, Any]) -> list[dict[str, Any]]:
+        shards: list[dict[str, Any]] = [{}]
+        for name, value in weights.items():
+            if shards[-1] and sum(one.nbytes for one in shards[-1].values()) + value.nbytes > n_bytes:
+                shards.append({})
+            shards[-1][name] = value
+        return shards
+
+    return make_shards
 
 
 def test_the_weights_say_that_they_are_pytorchs(folder: Path) -> None:

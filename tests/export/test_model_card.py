@@ -25,8 +25,9 @@ from mlxtune.evaluation.predict.given import read_replies
 from mlxtune.evaluation.results import DecodingResult, EvaluatedModel, EvaluationResult
 from mlxtune.evaluation.score import score
 from mlxtune.evaluation.stored import identity, task_hash
+from mlxtune.export.card_facts import CardFacts, card_facts
 from mlxtune.export.card_usage import HubArtifact
-from mlxtune.export.model_card import CardFacts, card_facts, model_card
+from mlxtune.export.model_card import model_card
 from mlxtune.export.options import ExportOptions
 from mlxtune.export.source import open_source
 from mlxtune.files import write_json
@@ -222,6 +223,14 @@ def test_an_artifact_that_was_not_evaluated_itself_says_so(facts: CardFacts) -> 
     gguf = HubArtifact("gguf", ExportOptions(type="q8_0"), "tickets-Q8_0.gguf")
     card = model_card(replace(facts, artifact=gguf, verification=None))
     assert "what is in this repository was not evaluated itself" in section_of(card, "Limits")
+
+
+def test_an_artifact_counts_as_evaluated_under_its_own_name_only(facts: CardFacts) -> None:
+    said = "what is in this repository was not evaluated itself"
+    verification = {**VERIFICATION, "artifacts": {"q4": VERIFICATION["artifacts"]["gguf-q8_0"]}}
+    four, eight = (HubArtifact("mlx", ExportOptions(quantize=bits)) for bits in (4, 8))
+    cards = [model_card(replace(facts, artifact=one, verification=verification)) for one in (four, eight)]
+    assert [said in section_of(card, "Limits") for card in cards] == [False, True]
 
 
 @pytest.mark.parametrize(

@@ -223,13 +223,13 @@ def test_a_verification_at_a_time(run: RunFolder) -> None:
     assert not run.verify_file.exists()
 
 
-@pytest.mark.parametrize("decoding", ["free", "both"])
+@pytest.mark.parametrize("decoding", ["free", "both", "best"])
 def test_artifacts_are_asked_in_the_recipes_decoding(decoding: str, base: Path, tmp_path: Path) -> None:
     run = adapter_run(tmp_path, base, evaluate={"decoding": decoding, "max_new_tokens": 20, "batch_size": 4})
 
     verification = verified(run, "fused")
 
-    expected = "constrained" if decoding == "both" else "free"
+    expected = "constrained" if decoding == "both" else decoding
     assert (list(verification.adapter), only(verification).decoding) == ([expected], expected)
     assert only(verification).agreement.value == 1.0
 
@@ -388,6 +388,12 @@ def test_a_fall_within_the_tolerance_is_none() -> None:
     one = Verified("q4", None, "mlx", "free", 1, Estimate(1, 1, 1), (metric(0.79, -0.015),), 0.1, 0.1)
 
     assert (one.lost(0.02), one.lost(0.01)) == ([], [metric(0.79, -0.015)])
+
+
+def test_a_fall_by_the_tolerance_is_none_whatever_its_rounding() -> None:
+    one = Verified("q4", None, "mlx", "free", 1, Estimate(1, 1, 1), (metric(0.98, 0.98 - 1),), 0.1, 0.1)
+
+    assert one.lost(0.02) == []
 
 
 def test_a_rise_of_a_metric_that_is_better_low_is_a_fall() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from mlxtune.backends.adapter import check_fits, read_adapter
 from mlxtune.backends.base import STORED, ConvertSpec, Device, MatmulSpeed, Model, WrittenModel
 from mlxtune.backends.mlx.runtime import import_mlx, prepare, tf32_setting, use_device
+from mlxtune.backends.shapes import BUCKETED
 from mlxtune.models.architecture import linear_layers
 
 MATMUL_SIZES = {"gpu": 4096, "cpu": 1024}  # rows and columns; 0.7 s on MLX's reference BLAS
@@ -43,7 +44,8 @@ class MlxBackend:
             facts = mx.device_info()
             sizes = ("max_recommended_working_set_size", "memory_size", "total_memory")  # Metal's, Metal's, CUDA's
             memory = int(next((facts[size] for size in sizes if facts.get(size)), _machine_memory()))
-            return Device("gpu", f"the GPU ({facts.get('device_name', platform.processor())})", memory, tf32_setting())
+            described = f"the GPU ({facts.get('device_name', platform.processor())})"
+            return Device("gpu", described, memory, tf32_setting(), BUCKETED)
         blas = prepare()
         how = f"with {blas}" if blas else "with MLX's own BLAS"
         where = f"the CPU, {how if platform.system() == 'Linux' else platform.processor()}"
@@ -60,6 +62,10 @@ class MlxBackend:
         if reset:
             mx.reset_peak_memory()
         return peak
+
+    def cache_memory_bytes(self) -> int:
+        """Freed memory that is kept for reuse."""
+        return int(import_mlx().get_cache_memory())
 
     def matmul_speed(self) -> MatmulSpeed:
         """Time a float32 matrix product, a second or two at most."""
@@ -93,11 +99,14 @@ class MlxBackend:
         Raises:
             ModelError: The folder cannot be loaded.
             AdapterError: The adapter cannot be read or does not fit.
+            BackendError: A variable that limits MLX's memory (`memory.py`) has an impossible value.
         """
         mx = import_mlx()
         from mlxtune.backends.mlx.loading import load_network
+        from mlxtune.backends.mlx.memory import set_limits
         from mlxtune.backends.mlx.model import MlxModel
 
+        limits = set_limits()
         network, config = load_network(folder)
         wanted = dtype or ("float32" if self.device().kind == "cpu" else None)
         if wanted is None and network.model.norm.weight.dtype == mx.float16:
@@ -105,10 +114,7 @@ class MlxBackend:
         if wanted not in (None, STORED):
             network.set_dtype(getattr(mx, wanted))
         mx.eval(network.parameters())
-        if self.device().kind == "gpu" and mx.metal.is_available():
-            # Keeps weights from being paged out between steps, as mlx-lm's own programs do.
-            mx.set_wired_limit(self.device().memory_bytes)
-        model = MlxModel(network, config, compiled=self.device().kind == "gpu")
+        model = MlxModel(network, config, compiled=self.device().kind == "gpu", limits=limits)
         if adapter is not None:
             found = read_adapter(adapter)
             check_fits(found, linear_layers(config), str(adapter), str(folder))

@@ -40,9 +40,17 @@ def write_network(network: nn.Module, config: dict[str, Any], folder: Path, comp
     """Save a network, which is empty afterwards, with config and the files that lie beside the weights of `companions`.
 
     Weights are read, computed and written shard by shard and never pass through NumPy, which has no bfloat16.
+
+    Raises:
+        OSError: They cannot be written.
     """
     bits = compute_bits_per_weight(network)
-    save_model(folder, network, donate_model=True)
+    try:
+        save_model(folder, network, donate_model=True)
+    except RuntimeError as error:  # MLX's of a full disk, without its number; other computations fail here, too
+        if not str(error).startswith(("[write]", "[save_safetensors]")):
+            raise
+        raise OSError(str(error).rstrip(".")) from error
     save_config(config, folder / "config.json")
     conversion.copy_companions(companions, folder)
     return WrittenModel(folder, conversion.folder_bytes(folder), n_parameters(config), bits)

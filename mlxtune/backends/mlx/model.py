@@ -26,6 +26,8 @@ from mlxtune.backends.base import (
 )
 from mlxtune.backends.mlx.dropout import DropoutKeys, KeyedDropout
 from mlxtune.backends.mlx.folding import embedded, fold
+from mlxtune.backends.mlx.head import Head
+from mlxtune.backends.mlx.memory import NO_LIMITS, MemoryLimits, give_back
 from mlxtune.backends.mlx.prefix_cache import PrefixCache
 from mlxtune.backends.mlx.recompute import checkpoint_blocks, keep_activations
 from mlxtune.backends.mlx.runtime import memory_for
@@ -43,11 +45,13 @@ from mlxtune.backends.option_tree import (
     row_groups,
 )
 from mlxtune.backends.replies import write_replies
+from mlxtune.backends.shapes import BUCKETED, EXACT, PassPadding
 from mlxtune.backends.state import TrainingState, read_state, require_shapes, write_state
 from mlxtune.backends.supervision import (
     common_length,
     described,
     dropout_seed,
+    padded_batch,
     reply_limits,
     require_prompts,
     require_room,
@@ -57,8 +61,6 @@ from mlxtune.backends.supervision import (
     total_weight,
 )
 
-# Supervised positions are padded to a multiple of this, so that a compiled step meets few shapes.
-POSITION_MULTIPLE = 32
 # Nodes of option trees whose logits exist at a time.
 NODES_OF_LOGITS = 512
 
@@ -70,16 +72,22 @@ class MlxModel:
         network: mlx-lm's model: `network.model` gives hidden states, its head gives logits.
         config: The model folder's config.json.
         compiled: Compile the training step. Pays on a GPU; on a CPU it calls a C++ compiler for every shape.
+        limits: What MLX may keep between steps.
     """
 
-    def __init__(self, network: nn.Module, config: Mapping[str, Any], compiled: bool = False) -> None:
+    def __init__(
+        self, network: nn.Module, config: Mapping[str, Any], compiled: bool = False, limits: MemoryLimits = NO_LIMITS
+    ) -> None:
         network.freeze()
         network.eval()
         rotate_by_token(network.layers)
         self.config = config
         self.n_parameters = _count_parameters(network)
         self._network = network
+        self._head = Head(network)
         self._compiled = compiled
+        self._padding = BUCKETED if compiled else EXACT
+        self._limits = limits
         self._layers: tuple[str, ...] = ()
         self._dropout_keys = DropoutKeys()
         self._optimizer: optim.AdamW | None = None
@@ -131,6 +139,7 @@ class MlxModel:
             bias_correction=True,
         )
         self._optimizer.init(self._network.trainable_parameters())
+        self._head.widen()
         self._step_gradient = StepGradient(
             self._network, self._weighted_nats, self._prefix_states, compiled=self._compiled
         )
@@ -147,7 +156,8 @@ class MlxModel:
         try:
             with memory_for(f"step {step} ({described(batches)})"):
                 key = mx.random.key(dropout_seed(self._spec.seed, step))
-                nats, gradients = self._step_gradient(list(map(_pass_of, batches)), total_weight(batches), key)
+                passes = [_pass_of(batch, self._padding) for batch in batches]
+                nats, gradients = self._step_gradient(passes, total_weight(batches), key)
                 norm = mx.sqrt(sum(mx.sum(mx.square(value)) for _, value in tree_flatten(gradients)))
                 result = step_result(batches, nats, n_segments, float(norm.item()))
         finally:
@@ -159,6 +169,7 @@ class MlxModel:
             self._optimizer.learning_rate = learning_rate
             self._optimizer.update(self._network, gradients)
             mx.eval(self._network.trainable_parameters(), self._optimizer.state)
+        give_back(self._limits)
         return result
 
     def _weighted_nats(
@@ -170,29 +181,17 @@ class MlxModel:
         weights: mx.array,
         total: mx.array,
         key: mx.array,
-    ) -> tuple[mx.array, mx.array]:
-        """Loss of one pass and the nats of its supervised tokens, (N,); dropout is a function of `key`."""
-        nats = self._nats(prefix, tokens, positions, targets, key)
-        return mx.sum(nats * weights) / total, nats
+    ) -> tuple[mx.array, list[mx.array]]:
+        """Loss of one pass and the nats of its supervised tokens, in chunks; dropout is a function of `key`."""
+        nats = self._head.nats(self._predicting(prefix, tokens, positions, key), targets)
+        return mx.sum(mx.concatenate(nats) * weights) / total, nats
 
-    def _nats(
-        self,
-        prefix: mx.array | PrefixStates,
-        tokens: mx.array,
-        positions: mx.array,
-        targets: mx.array,
-        key: mx.array | None = None,
-    ) -> mx.array:
-        """-log p of each target, (N,), float32. The head runs on the positions that predict a target only."""
-        return _nats_of(self._predictions(prefix, tokens, positions, key), targets)
-
-    def _predictions(
+    def _predicting(
         self, prefix: mx.array | PrefixStates, tokens: mx.array, positions: mx.array, key: mx.array | None = None
     ) -> mx.array:
-        """Logits at some positions, (N, vocabulary), float32 whatever the weights are."""
+        """Hidden states at the positions that predict a target, (N, hidden): the head runs on no others."""
         hidden = self._hidden(prefix, tokens, key)
-        predicting = hidden.reshape(-1, hidden.shape[-1])[positions]  # (N, hidden)
-        return self._head(predicting.astype(mx.float32))
+        return hidden.reshape(-1, hidden.shape[-1])[positions]
 
     def _hidden(self, prefix: mx.array | PrefixStates, tokens: mx.array, key: mx.array | None = None) -> mx.array:
         """Last hidden states of the rows' own tokens, (B, T, hidden).
@@ -222,23 +221,16 @@ class MlxModel:
         with self._dropout_keys.used(None if key is None else mx.random.split(key, len(self._layers))):
             return self._network.model(tokens, cache)
 
-    def _head(self, hidden: mx.array) -> mx.array:
-        if "lm_head" in self._network:
-            return self._network.lm_head(hidden)
-        return self._network.model.embed_tokens.as_linear(hidden)
-
     # Scoring and generation
 
     def score(self, batch: Batch) -> TokenScores:
         """-log p of each supervised token, and whether none is likelier; dropout off, one forward pass for both."""
-        inputs = _Inputs(batch)
+        inputs = _Inputs(batch, self._padding)
         with memory_for(f"scoring {described([batch])}"):
             prefix, tokens, positions, targets, _ = inputs.arrays
-            logits = self._predictions(prefix, tokens, positions)
-            nats, argmax = _nats_of(logits, targets), mx.argmax(logits, axis=-1)
-            mx.eval(nats, argmax)
+            nats, argmax = self._head.scores(self._predicting(prefix, tokens, positions), targets)
             own = slice(inputs.n_supervised)  # without the padding
-            return token_scores(batch, np.array(nats, np.float32)[own], np.array(argmax)[own])
+            return token_scores(batch, nats[own], argmax[own])
 
     @memory_for("computing logits")
     def logits(self, tokens: Sequence[int], positions: Sequence[int] | None = None) -> NDArray[np.float32]:
@@ -253,6 +245,7 @@ class MlxModel:
     def fold(self, types: Mapping[str, str]) -> None:
         """Fold the adapter into the weights, in place and layer by layer, each rounded once to the type it has in `types`."""
         fold(self._network, types)
+        self._head = Head(self._network)
         self._layers = ()
 
     @memory_for("generating a batch of replies")
@@ -283,11 +276,7 @@ class MlxModel:
 
     def _float32_head(self) -> Callable[[mx.array], mx.array]:
         """The head for many calls: a 16-bit weight is widened once, and not for every token that is generated."""
-        head = self._network.lm_head if "lm_head" in self._network else self._network.model.embed_tokens
-        if "scales" in head:  # packed: its kernel widens what it reads
-            return self._head
-        weight = head.weight.astype(mx.float32).T
-        return lambda hidden: hidden @ weight
+        return self._head.widen()
 
     @memory_for("choosing among options")
     def choose(self, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[int]]) -> NDArray[np.float32]:
@@ -384,8 +373,8 @@ def _to_numpy(value: mx.array) -> NDArray[np.float32]:
     return np.array(value.T, np.float32)
 
 
-def _pass_of(batch: Batch) -> Pass:
-    inputs = _Inputs(batch)
+def _pass_of(batch: Batch, padding: PassPadding) -> Pass:
+    inputs = _Inputs(batch, padding)
     prefix, *rows = inputs.arrays
     return Pass(prefix, tuple(rows), inputs.n_supervised)
 
@@ -393,17 +382,13 @@ def _pass_of(batch: Batch) -> Pass:
 class _Inputs:
     """A batch as MLX arrays: prefix, tokens, and for each supervised one where it is predicted, its id and its weight."""
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, batch: Batch, padding: PassPadding = EXACT) -> None:
+        batch = padded_batch(batch, padding)
         found = supervised(batch)
         self.n_supervised = len(found)
-        padded = found.padded(POSITION_MULTIPLE)
+        padded = found.padded(padding.positions(len(found)))
         arrays = (batch.prefix, batch.tokens[:, :-1], padded.positions, padded.targets, padded.weights)
         self.arrays = tuple(map(mx.array, arrays))
-
-
-def _nats_of(logits: mx.array, targets: mx.array) -> mx.array:
-    """-log p of each target, (N,), from logits, (N, vocabulary)."""
-    return mx.logsumexp(logits, axis=-1) - mx.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
 
 
 def _count_parameters(network: nn.Module) -> int:

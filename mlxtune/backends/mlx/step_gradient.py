@@ -18,6 +18,9 @@ import numpy as np
 from mlx.utils import tree_flatten, tree_map, tree_map_with_path, tree_unflatten
 from numpy.typing import NDArray
 
+from mlxtune.backends.mlx.compiled import CompiledByShape
+from mlxtune.backends.mlx.head import to_numpy
+
 Gradients = Any  # a tree of arrays like the network's trainable parameters
 PrefixStates = list[
     mx.array
@@ -45,25 +48,31 @@ class StepGradient:
     Args:
         network: Its trainable parameters are what the gradient is by.
         loss: Prefix (tokens, or keys and values), tokens, positions, targets, weights, total weight and dropout key ->
-            loss and nats, (N,).
+            loss and nats, (N,) in chunks.
         prefix_states: Tokens, (P,), and dropout key -> keys and values.
-        compiled: Compile what is run, a shape each.
+        compiled: Compile what is run, a shape each; the last shapes used are kept.
     """
 
     def __init__(
         self,
         network: nn.Module,
-        loss: Callable[..., tuple[mx.array, mx.array]],
+        loss: Callable[..., tuple[mx.array, list[mx.array]]],
         prefix_states: Callable[[mx.array, mx.array], PrefixStates],
         compiled: bool,
     ) -> None:
         self._network, self._loss, self._prefix_states = network, loss, prefix_states
 
         def ready(function: Callable[..., Any]) -> Callable[..., Any]:
-            return mx.compile(function, inputs=[network.state]) if compiled else function
+            return CompiledByShape(function, inputs=[network.state]) if compiled else function
 
         self._of_whole, self._of_rows = ready(self._whole), ready(self._rows)
         self._forward, self._backward = ready(prefix_states), ready(self._through_prefix)
+
+    @property
+    def n_compiled(self) -> int:
+        """Shapes compiled so far, those that were dropped and met again counted again."""
+        functions = (self._of_whole, self._of_rows, self._forward, self._backward)
+        return sum(one.n_compiled for one in functions if isinstance(one, CompiledByShape))
 
     def __call__(
         self, passes: Sequence[Pass], total_weight: float, key: mx.array
@@ -98,8 +107,8 @@ class StepGradient:
             key, own = mx.random.split(key)
             found, gradient = self._of_whole(one.prefix, *one.rows, total, own)
             gradients = gradient if gradients is None else tree_map(mx.add, gradients, gradient)
-            mx.eval(found, gradients)
             nats.append(_supervised(found, one))
+            mx.eval(gradients)
         return nats, gradients
 
     def _sharing(
@@ -115,17 +124,17 @@ class StepGradient:
             by_own, gradient, found = self._of_rows(states, *one.rows, total, own)
             gradients = gradient if gradients is None else tree_map(mx.add, gradients, gradient)
             by_states = [gathered + value for gathered, value in zip(by_states, by_own, strict=True)]  # in float32
-            mx.eval(by_states, gradients, found)
             nats.append(_supervised(found, one))
+            mx.eval(by_states, gradients)
         through = self._backward(passes[0].prefix, of_prefix, by_states)
         return nats, tree_map(mx.add, gradients, through)
 
     # What is compiled: functions of arrays that leave the network as it was.
 
-    def _whole(self, prefix: mx.array, *rows: mx.array) -> tuple[mx.array, Gradients]:
+    def _whole(self, prefix: mx.array, *rows: mx.array) -> tuple[list[mx.array], Gradients]:
         """Nats of a pass, and its gradient, that of its prefix included."""
 
-        def loss(parameters: Gradients) -> tuple[mx.array, mx.array]:
+        def loss(parameters: Gradients) -> tuple[mx.array, list[mx.array]]:
             self._network.update(parameters)
             return self._loss(prefix, *rows)
 
@@ -136,14 +145,14 @@ class StepGradient:
             self._network.update(before)
         return nats, gradient
 
-    def _rows(self, states: PrefixStates, *rows: mx.array) -> tuple[PrefixStates, Gradients, mx.array]:
+    def _rows(self, states: PrefixStates, *rows: mx.array) -> tuple[PrefixStates, Gradients, list[mx.array]]:
         """Gradients of a pass by its prefix's keys and values and by the parameters, and its nats.
 
         MLX evaluates in this order. The other way round, all that gradient checkpointing computes again in a block would wait for
         the gradient by that block's keys and values: twice the memory.
         """
 
-        def loss(parameters: Gradients, states: PrefixStates) -> tuple[mx.array, mx.array]:
+        def loss(parameters: Gradients, states: PrefixStates) -> tuple[mx.array, list[mx.array]]:
             self._network.update(parameters)
             return self._loss(states, *rows)
 
@@ -181,5 +190,6 @@ def _of_one_prefix(passes: Sequence[Pass]) -> list[list[Pass]]:
     return groups
 
 
-def _supervised(nats: mx.array, one: Pass) -> NDArray[np.float32]:
-    return np.array(nats, np.float32)[: one.n_supervised]
+def _supervised(nats: Sequence[mx.array], one: Pass) -> NDArray[np.float32]:
+    """Nats of a pass without padding; evaluated before the gradient, so that the logits of one chunk exist at a time."""
+    return to_numpy(nats)[: one.n_supervised]

@@ -65,6 +65,12 @@ class TorchBackend:
             _reset_peak_resident()
         return peak
 
+    def cache_memory_bytes(self) -> int:
+        """Freed memory of the GPU that is kept for reuse; 0 on a CPU."""
+        if self._device.type != "cuda":
+            return 0
+        return int(torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device))
+
     def matmul_speed(self) -> MatmulSpeed:
         """Time a float32 matrix product, a second or two at most."""
         size = MATMUL_SIZES[self.device().kind]

@@ -53,8 +53,10 @@ from mlxtune.backends.torch.session import RowsCache, TorchSession
 from mlxtune.models.architecture import n_parameters
 
 ADAPTER = "default"  # PEFT's name of the one adapter
-# Positions whose logits exist at a time; while training, more are recomputed in the backward pass.
+# Supervised positions whose logits exist at a time while training; more are recomputed in the backward pass.
 POSITIONS_AT_ONCE = 512
+# Nodes of option trees whose logits exist at a time: so few that a CPU's allocator takes the same memory again.
+NODES_OF_LOGITS = 128
 
 
 class TorchModel:
@@ -355,11 +357,12 @@ class TorchModel:
         )
         nodes = hidden[:, -one.n_nodes :].reshape(-1, hidden.shape[-1])  # (R x N, hidden)
         found = np.zeros((len(one.tokens), len(tree.targets)))
-        for part in node_targets(tree, len(one.tokens), POSITIONS_AT_ONCE):
+        for part in node_targets(tree, len(one.tokens), NODES_OF_LOGITS):
             logits = self._head(nodes[part.nodes])  # (n, vocabulary)
             predicting, targets = self._ids(part.predicting), self._ids(part.targets)
-            log_p = logits[predicting, targets] - logits.logsumexp(-1)[predicting]
-            found.reshape(-1)[part.places] = _to_numpy(log_p)
+            of_targets, largest = logits[predicting, targets], logits.amax(-1)
+            log_normal = logits.sub_(largest[:, None]).exp_().sum(-1).log_() + largest  # in place: logits are wide
+            found.reshape(-1)[part.places] = _to_numpy(of_targets - log_normal[predicting])
         return option_totals(tree, found)
 
     def _ids(self, values: Any) -> Tensor:

@@ -114,7 +114,7 @@ def test_several_fields_are_answered_in_turn_each_given_the_ones_before(
             logs = np.array([numpy_log_probability(model, prompt, tokens) for tokens in spelled])
             assert values[name] == options[int(logs.argmax())] == distribution.likeliest
             shares = np.exp(logs - logs.max()) / np.exp(logs - logs.max()).sum()
-            np.testing.assert_allclose([distribution.of(option) for option in options], shares, rtol=2e-3, atol=1e-6)
+            np.testing.assert_allclose(list(distribution.probabilities.values()), shares, rtol=2e-3, atol=1e-6)
 
 
 def opening(template: ReplyTemplate, values: dict[str, Any], name: str, tokenizer: Tokenizer) -> list[int]:
