@@ -105,7 +105,7 @@ def test_twenty_steps_end_at_the_same_adapter(pair: Pair, tmp_path: Path) -> Non
     fields = {"intents": {"kind": "labels", "labels": ["user_auth", "order_management", "payment", "none"],
                           "class_weights": {"payment": 3.0}}}  # fmt: skip
     examples, recipe = examples_of(pair.folder, tmp_path, output={"template": "{intents}", "fields": fields})
-    order = BatchSampler(examples, rows_per_step=4, tokens_per_pass=60, seed=0)
+    order = BatchSampler(examples, rows_per_step=4, tokens_per_pass=80, seed=0)
     steps = [order.step(step) for step in range(1, 21)]
     assert {2, 3} <= set(map(len, steps)) and {1.0, 3.0} <= {
         float(w) for one in steps for batch in one for w in batch.weights.flat
