@@ -549,6 +549,10 @@ class Recipe(Section):
         """Columns that the user message and the cleaning read."""
         return list(dict.fromkeys([self.data.text, *PLACEHOLDER.findall(self.prompt.user)]))
 
+    def with_tokens_per_pass(self, size: int) -> Recipe:
+        """This recipe with `train.tokens_per_pass` stated."""
+        return self.model_copy(update={"train": self.train.model_copy(update={"tokens_per_pass": size})})
+
     def to_yaml(self) -> str:
         """The recipe with every default spelled out, as a run folder keeps it."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)

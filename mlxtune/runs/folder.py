@@ -13,7 +13,7 @@ from typing import Any
 from mlxtune.errors import RunError
 from mlxtune.files import heal, write_json, write_text
 from mlxtune.recipe.load import load_recipe
-from mlxtune.recipe.sections import Recipe
+from mlxtune.recipe.sections import AUTO, Recipe
 from mlxtune.runs.layout import (
     ADAPTER,
     ADAPTER_CONFIG,
@@ -78,6 +78,16 @@ class RunFolder:
     def recipe(self) -> Recipe:
         """The recipe as resolved when the run was made."""
         return load_recipe(self.recipe_file)
+
+    def with_its_passes(self, recipe: Recipe) -> Recipe:
+        """A recipe that leaves `train.tokens_per_pass` to the machine, with the number that this run was started with.
+
+        Other passes would draw other dropout. It stays auto where the run has no number: 0.1.0 kept none.
+        """
+        began_with = self.recipe().train.tokens_per_pass
+        if recipe.train.tokens_per_pass != AUTO or began_with == AUTO:
+            return recipe
+        return recipe.with_tokens_per_pass(began_with)
 
     def info(self) -> dict[str, Any]:
         """run.json."""

@@ -96,7 +96,7 @@ def _of_evaluation(key: str) -> bool:
 
 def _changed_keys(run: RunFolder, recipe: Recipe) -> Iterator[tuple[str, str]]:
     """Keys of the recipe that differ from the run's, each with a clause."""
-    before, now = (one.flat() for one in (run.recipe(), recipe))
+    before, now = (one.flat() for one in (run.recipe(), run.with_its_passes(recipe)))
     for key in {**before, **now}:
         if before.get(key) != now.get(key) and key != "name" and not key.startswith("track"):
             yield key, f"{key} was {_shown(before.get(key))}, is {_shown(now.get(key))}"

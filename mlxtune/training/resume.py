@@ -9,7 +9,7 @@ from typing import Any
 from mlxtune.backends.adapter import Weights, check_fits, read_adapter
 from mlxtune.backends.base import LoraSpec
 from mlxtune.errors import DataError, RunError
-from mlxtune.recipe.sections import AUTO, Recipe
+from mlxtune.recipe.sections import Recipe
 from mlxtune.runs.folder import RunFolder
 
 # Keys that change when a training ends, what it measures, or what is done with it, and not what a step computes. More
@@ -36,22 +36,6 @@ def require_trained(run: RunFolder) -> None:
 def measured_anew(changed: Sequence[str]) -> bool:
     """Whether the previous best no longer compares with what is measured from now on."""
     return any(key in MEASURED_BY for key in changed)
-
-
-def with_tokens_per_pass(recipe: Recipe, size: int) -> Recipe:
-    """A recipe with this number of positions a forward pass."""
-    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"tokens_per_pass": size})})
-
-
-def with_passes_of(recipe: Recipe, run: RunFolder) -> Recipe:
-    """A recipe whose `train.tokens_per_pass` is auto, with the number that a run was started with.
-
-    Other passes would draw other dropout. It stays auto where the run has no number: 0.1.0 kept none.
-    """
-    began_with = run.recipe().train.tokens_per_pass
-    if recipe.train.tokens_per_pass != AUTO or began_with == AUTO:
-        return recipe
-    return with_tokens_per_pass(recipe, began_with)
 
 
 def check_recipe(recipe: Recipe, run: RunFolder) -> list[str]:

@@ -38,8 +38,6 @@ from mlxtune.training.resume import (
     check_recipe,
     measured_anew,
     require_trained,
-    with_passes_of,
-    with_tokens_per_pass,
 )
 from mlxtune.training.selection import Selection
 from mlxtune.training.trackers import Trackers, require
@@ -99,7 +97,7 @@ def tune(
     spec = lora_spec(recipe, config)
     changed: list[str] = []
     if resume:
-        recipe = with_passes_of(recipe, resume)
+        recipe = resume.with_its_passes(recipe)
         changed = check_recipe(recipe, resume)
     tokenizer = load_tokenizer(tokenizer_folder)
     prepared = cached_prepare(recipe, tokenizer)
@@ -111,7 +109,7 @@ def tune(
         log.info(f"left out, longer than train.max_tokens: {line}")
     device = backend.device()
     size = resolve_tokens_per_pass(recipe, training.examples, config, spec, device, backend.name == "mlx")
-    recipe = with_tokens_per_pass(recipe, size)
+    recipe = recipe.with_tokens_per_pass(size)
     data = _data_facts(recipe, training, validation)
     steps = Steps.of(len(training.examples), recipe)
     if resume:

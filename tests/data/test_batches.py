@@ -55,7 +55,7 @@ def test_steps_take_every_row_of_every_epoch_in_passes_that_fit(recipe: Recipe) 
     seen: list[list[int]] = []
     for step in (1, 2, 3, 4):
         passes = order.step(step)
-        assert len(passes) > 1 and all(one.tokens.size <= 16 for one in passes)
+        assert all(one.tokens.size <= 16 for one in passes) and (len(passes) > 1 or step % 2 == 0)  # even: 3 rows
         seen.append(sorted(row for one in passes for row in one.rows))
     assert sorted(seen[0] + seen[1]) == list(range(11)) == sorted(seen[2] + seen[3])
     again = BatchSampler(examples, 8, 16, 0).step(3)
