@@ -216,7 +216,7 @@ def footprint(file: Path, overrides: dict[str, Any], folder: Path, monkeypatch: 
         seen += told.advanced
     except MlxtuneError as error:
         return f"{type(error).__name__}: {error}".replace(str(folder), "")
-    events = [{key: value for key, value in event.items() if key not in ("seconds", "peak_memory_gb")}
+    events = [{key: value for key, value in event.items() if key not in ("seconds", "peak_memory_gb", "cache_memory_gb")}
               for event in seen if isinstance(event, dict)]  # fmt: skip
     said = [item for item in seen if not isinstance(item, dict)]
     weights = hashlib.sha256((tuned.run.adapter / "adapters.safetensors").read_bytes()).hexdigest()

@@ -72,7 +72,11 @@ def evidence(run: RunFolder) -> list[dict[str, Any]]:
     """The events of metrics.jsonl without what a clock or the memory says."""
     lines = run.metrics_file.read_text(encoding="utf-8").splitlines()
     return [
-        {key: value for key, value in json.loads(line).items() if key not in ("seconds", "peak_memory_gb")}
+        {
+            key: value
+            for key, value in json.loads(line).items()
+            if key not in ("seconds", "peak_memory_gb", "cache_memory_gb")
+        }
         for line in lines
     ]
 
