@@ -171,7 +171,8 @@ def test_the_hub_reads_the_front_matter(facts: CardFacts) -> None:
     from huggingface_hub import ModelCard
 
     data: Any = ModelCard(model_card(facts)).data
-    assert (data.base_model, data.license, data.library_name) == ("Qwen/Qwen3-0.6B", "apache-2.0", "peft")
+    said = data.to_dict()
+    assert (said["base_model"], said["license"], said["library_name"]) == ("Qwen/Qwen3-0.6B", "apache-2.0", "peft")
     assert data.eval_results is not None
     found = {one.metric_name: one.metric_value for one in data.eval_results}
     top = facts.result.top if facts.result else None
