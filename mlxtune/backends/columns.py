@@ -11,6 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+# Tokens of each row in one pass over prompts: attention's scores are (B, heads, these, all before), where no kernel fuses them.
+TOKENS_AT_ONCE = 512
+GROWTH = 256  # columns by which a cache grows
+
 
 class Columns:
     """The columns of a batch.

@@ -10,11 +10,7 @@ import mlx.nn as nn
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxtune.backends.columns import Columns
-
-# Tokens of each row in one pass over prompts: attention's scores are (B, heads, these, all before), where no kernel fuses them.
-TOKENS_AT_ONCE = 512
-GROWTH = 256  # columns by which a cache grows
+from mlxtune.backends.columns import GROWTH, TOKENS_AT_ONCE, Columns
 
 
 class RowsCache:

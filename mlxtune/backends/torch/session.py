@@ -11,11 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mlxtune.backends.columns import Columns
-
-# Tokens of each row in one pass over prompts: attention's scores are (B, heads, these, all before), where no kernel fuses them.
-TOKENS_AT_ONCE = 512
-GROWTH = 256  # columns by which a cache grows
+from mlxtune.backends.columns import GROWTH, TOKENS_AT_ONCE, Columns
 
 # Hidden states, (B, W, hidden), of tokens, (B, W), at positions, (B, W), under a mask, (B, 1, W, columns), with a cache.
 Network = Callable[[Tensor, Tensor, Tensor, "RowsCache"], Tensor]
