@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("repository", metavar="[OWNER/NAME]", required=False)
-@click.option("--to", type=click.Choice((*FORMATS, HUB)), required=True, help="Format to write; the list stands below.")
+@click.option("--to", type=click.Choice((*FORMATS, HUB)), required=True, help="Format to write, from the list above.")
 @click.option("--out", type=click.Path(path_type=Path), help="File or folder to write. Default: in RUN/exports.")
 @click.option(
     "--type", "weight_type", type=click.Choice(GGUF_TYPES), help="gguf, ollama: type of the weights. Default: f16."
@@ -120,7 +120,7 @@ def _check_hub(repository: str | None, out: Path | None) -> None:
     if repository is None:
         raise Misuse("--to hub needs a repository: mlxtune export RUN OWNER/NAME --to hub")
     if out is not None:
-        raise Misuse("--out says where files are written, and --to hub leaves none here; leave it out")
+        raise Misuse("--out cannot be used with --to hub, which writes no files here")
 
 
 def _refuse_hub_only(to: str, repository: str | None, given: Mapping[str, object]) -> None:
@@ -156,7 +156,7 @@ def _to_hub(
     files = [f"{one.path:{width}}  {one.n_bytes / 1e6:10,.3f} MB" for one in content.files]
     if dry_run:
         click.echo("\n".join([*files, "", content.card.rstrip("\n")]))
-        say(f"nothing was uploaded; without --dry-run it goes to {repository}")
+        say(f"nothing was uploaded; leave out --dry-run to upload it to {repository}")
         return
     for note in _what_became(done.uploaded):
         say(note)
@@ -165,7 +165,7 @@ def _to_hub(
 
 def _what_became(done: Uploaded) -> list[str]:
     """Sentences on the repository."""
-    told = ["the repository held all of this already; there is no new commit"] if done.unchanged else []
-    told += [f"replaced: {', '.join(done.replaced)}"] if done.replaced else []
-    told += [f"there before and kept: {', '.join(done.kept)}"] if done.kept else []
-    return [*told, "everybody can read it" if done.is_public else "it is private"]
+    notes = ["the repository held all of this already; there is no new commit"] if done.unchanged else []
+    notes += [f"replaced: {', '.join(done.replaced)}"] if done.replaced else []
+    notes += [f"already there and kept: {', '.join(done.kept)}"] if done.kept else []
+    return [*notes, "the repository is public" if done.is_public else "the repository is private"]

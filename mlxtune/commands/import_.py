@@ -15,7 +15,7 @@ from mlxtune.commands.options import compute_options, force_option, json_option,
     "--recipe",
     type=click.Path(path_type=Path),
     metavar="RECIPE|RUN",
-    help="Of an adapter: the recipe with its base model, prompt, output and rows.",
+    help="For an adapter: the recipe that names its base model, prompt, output and rows.",
 )
 @set_option
 @click.option(

@@ -39,7 +39,7 @@ class Artifact:
     Attributes:
         kind: What it is.
         path: File or folder.
-        kept: Whether it was there already; what was made for the occasion is removed after it.
+        kept: Whether it was there already; one made for this verification is removed afterwards.
     """
 
     kind: ArtifactKind
@@ -88,7 +88,7 @@ def parse_kinds(text: str) -> list[ArtifactKind]:
 
 @contextmanager
 def artifact(kind: ArtifactKind, run: RunFolder, backend: Backend) -> Iterator[Artifact]:
-    """An artifact of a run: the one that lies in it, or one that is made for the occasion.
+    """An artifact of a run: the one already in it, or a temporary one.
 
     What lies there counts if it is newer than the adapter: an older one was made from another.
 

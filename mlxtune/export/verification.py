@@ -57,7 +57,7 @@ class Verified:
 
     Attributes:
         name: As `--artifacts` names it; ADAPTER for base plus adapter.
-        path: Its file or folder; None where it was made for the occasion.
+        path: Its file or folder; None where it was temporary.
         loaded_by: "mlx", "torch" or "llama.cpp".
         decoding: 'free' or 'constrained'.
         n_bytes: Its size; of the adapter, without the base model.

@@ -85,7 +85,7 @@ def verify_run(
 ) -> Verification:
     """Evaluate artifacts of a run, and write what was found into it (`verification_file`).
 
-    An artifact that lies in the run is taken; another is made for the occasion and removed again. One that cannot be made
+    An artifact that is already in the run is used; any other is made, and removed afterwards. One that cannot be made
     or loaded is a failure of its own and does not keep the others from being asked.
 
     Args:

@@ -64,7 +64,7 @@ def test_a_run_arrives_as_both_adapters_with_its_card(
     assert lines[0] == f"{hub.url}/{NAME}"
     assert {line.split()[0] for line in lines[1:6]} == PEFT_FILES
     assert lines[6] == 'PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("BASE"), "alice/intent")'
-    assert "it is private" in result.err
+    assert "the repository is private" in result.err
     assert snapshot(run.path) == before
 
 
@@ -168,7 +168,7 @@ def test_without_a_token_nothing_is_made(
     [
         (["--to", "hub"], "--to hub needs a repository: mlxtune export RUN OWNER/NAME --to hub"),
         (["intent", "--to", "hub"], "expected OWNER/NAME, a repository on the Hub, got 'intent'"),
-        ([NAME, "--to", "hub", "--out", "x"], "--out says where files are written"),
+        ([NAME, "--to", "hub", "--out", "x"], "--out cannot be used with --to hub"),
         ([NAME, "--to", "hub", "--type", "q8_0"], "--type is an option of gguf and ollama, not of peft"),
         ([NAME, "--to", "hub", "--upload", "gguf", "--base"], "--base leaves the adapter out"),
         ([NAME, "--to", "peft"], "only --to hub takes a repository; did you mean --out alice/intent?"),
