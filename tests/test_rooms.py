@@ -65,16 +65,35 @@ MAY_IMPORT: dict[str, set[str]] = {
         *LOW, "version", "progress", "markdown", "recipe", "runs", "models", "backends/base", "backends/adapter", "data",
         "evaluation", "evaluation/metrics", "evaluation/fields", "evaluation/predict",
     },
-    "report": {
+    "report/terminal": {
         "markdown", "runs", "data", "export", "evaluation", "evaluation/metrics", "evaluation/fields", "evaluation/predict",
         "evaluation/judge", "evaluation/compare", "evaluation/review",
+    },
+    "report/words": set(),
+    "report/charts": set(),
+    "report/blocks": {"report/charts"},
+    "report/figures": {*LOW, "report/charts", "report/blocks"},
+    "report/page": {"errors", "report/words", "report/charts", "report/blocks", "report/figures"},
+    "report/markdown_page": {"markdown", "report/words", "report/charts", "report/blocks"},
+    "report/contents": {
+        *LOW, "recipe", "runs", "models", "data", "export", "evaluation", "evaluation/metrics", "evaluation/fields",
+        "evaluation/predict", "evaluation/judge", "evaluation/compare", "evaluation/review",
+    },
+    "report/sections": {
+        "recipe", "runs", "data", "export", "evaluation", "evaluation/metrics", "evaluation/fields", "evaluation/predict",
+        "evaluation/judge", "evaluation/compare", "evaluation/review", "report/words", "report/charts", "report/blocks",
+        "report/contents",
+    },
+    "report": {
+        *LOW, "version", "report/words", "report/charts", "report/blocks", "report/figures", "report/page",
+        "report/markdown_page", "report/contents", "report/sections",
     },
     "sweep": {*LOW, "recipe", "runs", "data", "evaluation/metrics"},
     "doctor": {"errors", "version", "tested", "models", "backends/base", "backends"},
     "commands": {
         *LOW, "recipe", "runs", "chat", "models", "backends/base", "backends", "data", "training", "evaluation",
         "evaluation/metrics", "evaluation/predict", "evaluation/compare", "evaluation/judge", "evaluation/review",
-        "export", "report", "sweep", "doctor",
+        "export", "report", "report/terminal", "report/words", "sweep", "doctor",
     },
     "cli": {"errors", "version", "tested"},
     "__main__": {"cli"},

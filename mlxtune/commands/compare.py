@@ -89,8 +89,8 @@ def show(
     judged: JudgedRuns | None = None,
 ) -> None:
     """A comparison on stdout, and what a judge chose if there was one."""
-    from mlxtune.report import comparison_tables, judge_tables
-    from mlxtune.report.tables import to_text
+    from mlxtune.report.terminal import comparison_tables, judge_tables
+    from mlxtune.report.terminal.tables import to_text
 
     if as_json:
         print_json({**compared.to_json(), **({"judge": judged.to_json()} if judged else {})})

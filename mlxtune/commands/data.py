@@ -88,8 +88,8 @@ def _examples(report: DataReport, tokenizer: Tokenizer, n: int) -> list[Preview]
 
 
 def _text(report: DataReport, examples: list[Preview]) -> str:
-    from mlxtune.report.data_tables import data_tables, place
-    from mlxtune.report.tables import WIDTH, to_text
+    from mlxtune.report.terminal.data_tables import data_tables, place
+    from mlxtune.report.terminal.tables import WIDTH, to_text
 
     terminal = sys.stdout.isatty()
     width = max(MIN_WIDTH, shutil.get_terminal_size().columns) if terminal else WIDTH

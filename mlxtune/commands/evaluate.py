@@ -175,9 +175,9 @@ def _encoder(model: str, subject: Subject) -> BertScore:
 
 def _show(outcome: EvaluationOutcome, n_errors: int, n_cases: int) -> None:
     """The tables of an evaluation on stdout."""
-    from mlxtune.report.judge_tables import judge_tables
-    from mlxtune.report.tables import WIDTH, before_after, error_tables, score_tables, to_text
-    from mlxtune.report.text_tables import case_tables
+    from mlxtune.report.terminal.judge_tables import judge_tables
+    from mlxtune.report.terminal.tables import WIDTH, before_after, error_tables, score_tables, to_text
+    from mlxtune.report.terminal.text_tables import case_tables
 
     result, errors, pair = outcome.result, outcome.errors, outcome.counterpart
     tables = [*score_tables(result), *case_tables(errors, n_cases), *error_tables(errors, n_errors)]

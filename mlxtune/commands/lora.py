@@ -182,8 +182,8 @@ def _run_to_resume(recipe_name: str, path: str) -> RunFolder:
 
 
 def _summary(info: dict[str, Any], run: str) -> str:
-    from mlxtune.report.loss_tables import loss_table
-    from mlxtune.report.tables import to_text
+    from mlxtune.report.terminal.loss_tables import loss_table
+    from mlxtune.report.terminal.tables import to_text
     from mlxtune.training.diagnosis import Diagnosis
 
     valid = "" if info["valid_loss"] is None else f", validation loss {info['valid_loss']:.4f}"
@@ -239,7 +239,7 @@ class _Progress:
             self._validation(event)
 
     def _validation(self, event: Any) -> None:
-        from mlxtune.report.loss_tables import segment_line
+        from mlxtune.report.terminal.loss_tables import segment_line
         from mlxtune.training.diagnosis import HEALTHY, TOO_FEW
 
         selected = event["selected"]

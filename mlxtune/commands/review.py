@@ -134,8 +134,8 @@ def _read_back(runs: Sequence[Path], sheets: Sequence[Path], out: Path | None, f
         print_json({"run": key.runs[0]["run"], **result.to_json(), "files": {"result": str(written), "key": str(file)}})
         return
 
-    from mlxtune.report.review_tables import review_tables
-    from mlxtune.report.tables import WIDTH, to_text
+    from mlxtune.report.terminal.review_tables import review_tables
+    from mlxtune.report.terminal.tables import WIDTH, to_text
 
     terminal = sys.stdout.isatty()
     width = min(WIDTH, shutil.get_terminal_size().columns) if terminal else WIDTH

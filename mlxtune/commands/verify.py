@@ -43,8 +43,8 @@ def verify(
     from mlxtune.backends import choose
     from mlxtune.export.artifacts import parse_kinds
     from mlxtune.export.verify import verification_file, verify_run
-    from mlxtune.report.tables import WIDTH, to_text
-    from mlxtune.report.verify_table import verify_tables
+    from mlxtune.report.terminal.tables import WIDTH, to_text
+    from mlxtune.report.terminal.verify_table import verify_tables
     from mlxtune.runs.folder import open_run
 
     kinds = parse_kinds(artifacts)

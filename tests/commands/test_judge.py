@@ -17,8 +17,8 @@ import pytest
 from mlxtune.evaluation.judge.pairs import JudgedPairs, JudgedRuns, Outcome, PairScores
 from mlxtune.evaluation.judge.ratings import Judgement, Ratings, Status
 from mlxtune.evaluation.metrics.estimates import Estimate
-from mlxtune.report.judge_tables import judge_tables, pair_markdown
-from mlxtune.report.tables import to_text
+from mlxtune.report.terminal.judge_tables import judge_tables, pair_markdown
+from mlxtune.report.terminal.tables import to_text
 from tests.chatting import Request, Sent, answer, error, serve
 from tests.conftest import ROWS, Run, snapshot, write_recipe, write_rows
 from tests.evaluation.judge.test_ratings import GOOD, block, prefers, verdict

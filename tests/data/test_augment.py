@@ -27,7 +27,7 @@ from mlxtune.evaluation.baselines import few_shot_rows, label_baselines
 from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
 from mlxtune.recipe.load import load_recipe
 from mlxtune.recipe.sections import Recipe
-from mlxtune.report.data_tables import account_lines
+from mlxtune.report.terminal.data_tables import account_lines
 from mlxtune.training.plan import plan
 from tests.conftest import Run, write_recipe, write_rows
 from tests.data.test_cleaning import oracle_near

@@ -22,8 +22,8 @@ from mlxtune.errors import RecipeError
 from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
 from mlxtune.recipe.load import load_recipe
 from mlxtune.recipe.sections import OutputSection
-from mlxtune.report.data_tables import data_tables
-from mlxtune.report.tables import WIDTH, to_text
+from mlxtune.report.terminal.data_tables import data_tables
+from mlxtune.report.terminal.tables import WIDTH, to_text
 from mlxtune.training.tune import describe_data, tune
 from tests.conftest import LABELS, chosen, write_recipe, write_rows
 from tests.data.test_splitting import APART

@@ -21,8 +21,8 @@ from mlxtune.errors import DataError
 from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
 from mlxtune.recipe.load import load_recipe
 from mlxtune.recipe.sections import OutputSection, Recipe
-from mlxtune.report.data_tables import data_tables
-from mlxtune.report.tables import to_text
+from mlxtune.report.terminal.data_tables import data_tables
+from mlxtune.report.terminal.tables import to_text
 from tests.conftest import ROWS, write_recipe, write_rows
 from tests.data.test_cleaning import oracle_near, varied_texts
 from tests.tiny import tiny_tokenizer

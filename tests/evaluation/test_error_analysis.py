@@ -13,8 +13,8 @@ from mlxtune.evaluation.error_analysis import find_errors, worst_rows
 from mlxtune.evaluation.metrics.mistakes import label_mistakes, label_set_mistakes
 from mlxtune.evaluation.predict.predictions import Prediction
 from mlxtune.recipe.sections import LabelField, Recipe, TextField
-from mlxtune.report.tables import WIDTH, error_tables, to_text
-from mlxtune.report.text_tables import case_tables
+from mlxtune.report.terminal.tables import WIDTH, error_tables, to_text
+from mlxtune.report.terminal.text_tables import case_tables
 
 LABELS = ["user_auth", "order_management", "payment", "none"]
 

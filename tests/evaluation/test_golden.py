@@ -34,8 +34,8 @@ from mlxtune.evaluation.results import EvaluatedModel, EvaluationResult, FileIde
 from mlxtune.evaluation.stored import read_result
 from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
 from mlxtune.recipe.load import load_recipe
-from mlxtune.report.tables import before_after, error_tables, score_tables, to_text
-from mlxtune.report.text_tables import case_tables
+from mlxtune.report.terminal.tables import before_after, error_tables, score_tables, to_text
+from mlxtune.report.terminal.text_tables import case_tables
 from tests.chatting import Request, Sent, answer, serve
 from tests.fakes import AnyModel
 from tests.made_runs import made_run, validation

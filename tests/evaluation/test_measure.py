@@ -26,7 +26,7 @@ from mlxtune.evaluation.subject import read_test_rows
 from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
 from mlxtune.recipe.load import load_recipe
 from mlxtune.recipe.sections import Recipe
-from mlxtune.report.tables import score_tables, to_text
+from mlxtune.report.terminal.tables import score_tables, to_text
 from tests.conftest import write_recipe, write_rows
 from tests.fakes import EVALUATED, FakeModel, right_answer, scores_of
 

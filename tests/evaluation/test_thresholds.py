@@ -20,7 +20,7 @@ from mlxtune.evaluation.thresholds import field_thresholds
 from mlxtune.models.tokenizer import load_tokenizer
 from mlxtune.recipe.load import load_recipe
 from mlxtune.recipe.sections import Recipe
-from mlxtune.report.tables import score_tables, to_text
+from mlxtune.report.terminal.tables import score_tables, to_text
 from tests.conftest import LABELS, Run, write_recipe
 from tests.fakes import Chooser, right_answer, scores_of
 

@@ -30,8 +30,8 @@ from mlxtune.export.formats import default_out, export_run
 from mlxtune.export.verification import HeadlineMetric, Verification, Verified, read_verification
 from mlxtune.export.verify import verify_run
 from mlxtune.models.base_model import base_folder, fingerprint
-from mlxtune.report.tables import to_text
-from mlxtune.report.verify_table import verify_tables
+from mlxtune.report.terminal.tables import to_text
+from mlxtune.report.terminal.verify_table import verify_tables
 from mlxtune.runs.folder import RunFolder, locked
 from tests.adapted import BACKENDS, backend_named
 from tests.adapter_runs import adapter_run

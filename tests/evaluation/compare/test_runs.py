@@ -24,8 +24,8 @@ from mlxtune.evaluation.metrics.paired import Comparison, Verdict
 from mlxtune.evaluation.predict.predictions import read_predictions
 from mlxtune.evaluation.stored import open_evaluation, open_evaluations, short_names
 from mlxtune.recipe.load import load_recipe
-from mlxtune.report.comparison_tables import as_csv, as_markdown, comparison_tables
-from mlxtune.report.tables import to_text
+from mlxtune.report.terminal.comparison_tables import as_csv, as_markdown, comparison_tables
+from mlxtune.report.terminal.tables import to_text
 from mlxtune.runs.folder import RunFolder
 from tests.conftest import Run, write_rows
 from tests.made_runs import PRIORITIES, made_evaluation, made_run, replies_of, ticket_recipe, tickets, validation

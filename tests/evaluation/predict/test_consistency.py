@@ -17,7 +17,7 @@ from mlxtune.evaluation.predict.predictor import Predictor
 from mlxtune.evaluation.results import DecodingResult, EvaluationResult, Speed
 from mlxtune.models.tokenizer import load_tokenizer
 from mlxtune.recipe.sections import Recipe
-from mlxtune.report.tables import before_after, score_tables, to_text
+from mlxtune.report.terminal.tables import before_after, score_tables, to_text
 from tests.conftest import ROWS, Run, write_recipe
 from tests.fakes import FakeModel, scores_of
 

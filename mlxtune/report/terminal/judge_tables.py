@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from mlxtune.evaluation.review.sheet import safe_cell
 from mlxtune.markdown import markdown_row, markdown_text
-from mlxtune.report.cells import cell_text, clipped, estimate_text, new_table, titled
+from mlxtune.report.terminal.cells import cell_text, clipped, estimate_text, new_table, titled
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -9,7 +9,15 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mlxtune.evaluation.metrics.registry import METRICS, headline
-from mlxtune.report.cells import cell_text, clipped, estimate_text, new_table, shown_metrics, titled, value_text
+from mlxtune.report.terminal.cells import (
+    cell_text,
+    clipped,
+    estimate_text,
+    new_table,
+    shown_metrics,
+    titled,
+    value_text,
+)
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -67,7 +75,7 @@ def score_tables(result: EvaluationResult) -> list[RenderableType]:
 def field_tables(name: str, scores: Scores) -> list[RenderableType]:
     """What one field has besides its main metrics: labels and groups, or texts by ROUGE-L and by whether labels are right."""
     from mlxtune.evaluation.metrics.texts import TextScores
-    from mlxtune.report.text_tables import text_tables
+    from mlxtune.report.terminal.text_tables import text_tables
 
     if isinstance(scores, TextScores):
         return text_tables(name, scores)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mlxtune.report.loss_tables import loss_table, segment_line
-from mlxtune.report.tables import WIDTH, to_text
+from mlxtune.report.terminal.loss_tables import loss_table, segment_line
+from mlxtune.report.terminal.tables import WIDTH, to_text
 
 TRAIN: dict[str, dict[str, float]] = {
     "template": {"loss": 0.002, "tokens": 100, "accuracy": 1.0},

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mlxtune.export.verification import Verification, Verified
-from mlxtune.report.cells import cell_text, estimate_text, new_table, titled
-from mlxtune.report.run_table import size_text
+from mlxtune.report.terminal.cells import cell_text, estimate_text, new_table, titled
+from mlxtune.report.terminal.run_table import size_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

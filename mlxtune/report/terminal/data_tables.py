@@ -14,7 +14,7 @@ from mlxtune.data.balance import Balanced
 from mlxtune.data.cleaning import CleaningReport
 from mlxtune.data.report import DataReport, Finding, Lengths, SplitReport
 from mlxtune.data.rows import Row
-from mlxtune.report.cells import cell_text, new_table, titled
+from mlxtune.report.terminal.cells import cell_text, new_table, titled
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

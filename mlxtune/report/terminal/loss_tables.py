@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from mlxtune.report.cells import cell_text, new_table, titled
+from mlxtune.report.terminal.cells import cell_text, new_table, titled
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

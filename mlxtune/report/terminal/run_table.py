@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from mlxtune.report.cells import cell_text, new_table
+from mlxtune.report.terminal.cells import cell_text, new_table
 from mlxtune.runs.listing import Listed
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from mlxtune.evaluation.metrics.labels import LabelScore, label_scores, label_se
 from mlxtune.evaluation.metrics.paired import Comparison
 from mlxtune.evaluation.metrics.texts import TextScores, text_scores
 from mlxtune.evaluation.results import Against, BaselineResult, DecodingResult, EvaluationResult, Speed
-from mlxtune.report.tables import (
+from mlxtune.report.terminal.tables import (
     MAX_LABELS,
     WIDTH,
     before_after,
