@@ -65,8 +65,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         *LOW, "version", "progress", "markdown", "recipe", "runs", "models", "backends/base", "backends/adapter", "data",
         "evaluation", "evaluation/metrics", "evaluation/fields", "evaluation/predict",
     },
+    "report/values": {"evaluation/metrics"},
     "report/terminal": {
-        "markdown", "runs", "data", "export", "evaluation", "evaluation/metrics", "evaluation/fields", "evaluation/predict",
+        "report/values", "markdown", "runs", "data", "export", "evaluation", "evaluation/metrics", "evaluation/fields", "evaluation/predict",
         "evaluation/judge", "evaluation/compare", "evaluation/review",
     },
     "report/words": set(),
@@ -82,7 +83,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report/sections": {
         "recipe", "runs", "data", "export", "evaluation", "evaluation/metrics", "evaluation/fields", "evaluation/predict",
         "evaluation/judge", "evaluation/compare", "evaluation/review", "report/words", "report/charts", "report/blocks",
-        "report/contents",
+        "report/contents", "report/values",
     },
     "report": {
         *LOW, "version", "report/words", "report/charts", "report/blocks", "report/figures", "report/page",
@@ -93,7 +94,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "commands": {
         *LOW, "recipe", "runs", "chat", "models", "backends/base", "backends", "data", "training", "evaluation",
         "evaluation/metrics", "evaluation/predict", "evaluation/compare", "evaluation/judge", "evaluation/review",
-        "export", "report", "report/terminal", "report/words", "sweep", "doctor",
+        "export", "report", "report/values", "report/terminal", "report/words", "sweep", "doctor",
     },
     "cli": {"errors", "version", "tested"},
     "__main__": {"cli"},

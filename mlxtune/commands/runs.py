@@ -87,7 +87,7 @@ def clean_(named: tuple[Path, ...], cache: bool, yes: bool, as_json: bool) -> No
     if cache:
         _clean_cache([path.name for path in named], yes, as_json)
         return
-    from mlxtune.report.terminal.run_table import size_text
+    from mlxtune.report.values import size_text
     from mlxtune.runs.layout import CHECKPOINTS, FINISHED
     from mlxtune.runs.listing import clean, plan_cleaning
 
@@ -114,7 +114,8 @@ def _clean_cache(names: list[str], yes: bool, as_json: bool) -> None:
     from mlxtune.data.prepared_cache import list_prepared
     from mlxtune.models.base_model import models_cache
     from mlxtune.models.conversions import list_conversions, named, remove
-    from mlxtune.report.terminal.run_table import age_text, size_text
+    from mlxtune.report.terminal.run_table import age_text
+    from mlxtune.report.values import size_text
 
     cache, now = models_cache(), datetime.now(timezone.utc)
     found = named([*list_conversions(cache), *list_prepared()], names)
@@ -142,7 +143,7 @@ def _clean_cache(names: list[str], yes: bool, as_json: bool) -> None:
 
 def _counted(entries: Sequence[CacheEntry]) -> str:
     """How many entries of the cache of each kind, and their size."""
-    from mlxtune.report.terminal.run_table import size_text
+    from mlxtune.report.values import size_text
 
     n_files = sum(one.kind == "prepared" for one in entries)
     counts = {"converted model": len(entries) - n_files, "file of prepared rows": n_files}

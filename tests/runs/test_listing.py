@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from mlxtune.errors import RunError
-from mlxtune.report.terminal.run_table import age_text, run_tables, size_text
+from mlxtune.report.terminal.run_table import age_text, run_tables
 from mlxtune.report.terminal.tables import to_text
+from mlxtune.report.values import size_text
 from mlxtune.runs.folder import RunFolder
 from mlxtune.runs.listing import Cleaning, clean, list_runs, look_at, plan_cleaning
 from tests.conftest import Result, Run

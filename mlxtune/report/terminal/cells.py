@@ -1,4 +1,4 @@
-"""What every table is made of: the table itself, its title, and metrics and texts as a terminal may show them. No scores."""
+"""What every table is made of: the table itself, its title, and texts as a terminal may show them. No scores."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # a third of a second that commands without tables do not spend
     from rich.console import RenderableType
     from rich.table import Table
-
-    from mlxtune.evaluation.metrics.estimates import Estimate
 
 
 def new_table(*columns: str) -> Table:
@@ -35,25 +33,6 @@ def cell_text(text: str) -> Any:
     from rich.text import Text
 
     return Text("".join(c if c.isprintable() else "\ufffd" for c in text))
-
-
-def estimate_text(estimate: Estimate | None, digits: int = 3) -> str:
-    """A metric with its interval, where it has one; "" for none."""
-    if estimate is None:
-        return ""
-    if estimate.low is None or estimate.high is None:
-        return f"{estimate.value:.{digits}f}"
-    return f"{estimate.value:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
-
-
-def value_text(value: Any) -> str:
-    """A field's value; the labels of a set one after the other."""
-    return ", ".join(value) if isinstance(value, (list, tuple)) else str(value)
-
-
-def clipped(text: str, length: int = 160) -> str:
-    """The beginning of a text that is longer."""
-    return text if len(text) <= length else text[: length - 3] + "..."
 
 
 def shown_metrics() -> list[tuple[str, str]]:

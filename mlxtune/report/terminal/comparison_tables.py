@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from mlxtune.evaluation.metrics.registry import metric
 from mlxtune.evaluation.review.sheet import safe_cell
 from mlxtune.markdown import markdown_row, markdown_text
-from mlxtune.report.terminal.cells import cell_text, estimate_text, new_table, titled
-from mlxtune.report.terminal.run_table import size_text
+from mlxtune.report.terminal.cells import cell_text, new_table, titled
+from mlxtune.report.values import estimate_text, size_text
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType

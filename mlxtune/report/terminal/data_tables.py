@@ -15,6 +15,7 @@ from mlxtune.data.cleaning import CleaningReport
 from mlxtune.data.report import DataReport, Finding, Lengths, SplitReport
 from mlxtune.data.rows import Row
 from mlxtune.report.terminal.cells import cell_text, new_table, titled
+from mlxtune.report.values import count_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -160,7 +161,8 @@ def _label_tables(report: DataReport) -> list[RenderableType]:
             table.add_column(name, justify="right", no_wrap=True)
         for label in shown:
             table.add_row(
-                cell_text(label), *(_share(of.get(label, 0), len(report.splits[n].rows)) for n, of in counts.items())
+                cell_text(label),
+                *(count_text(of.get(label, 0), len(report.splits[n].rows)) for n, of in counts.items()),
             )
         tables.append(titled(title, table))
     return tables
@@ -176,15 +178,11 @@ def _set_tables(report: DataReport) -> list[RenderableType]:
         for name in counts:
             table.add_column(name, justify="right", no_wrap=True)
         for labels in sets[:MAX_SETS]:
-            shares = [_share(of.get(labels, 0), len(report.splits[name].rows)) for name, of in counts.items()]
+            shares = [count_text(of.get(labels, 0), len(report.splits[name].rows)) for name, of in counts.items()]
             table.add_row(cell_text(labels), *shares)
         more = f", the {MAX_SETS} most frequent of {len(sets):,}" if len(sets) > MAX_SETS else ""
         tables.append(titled(f"{field}: rows by set of labels{more}", table))
     return tables
-
-
-def _share(count: int, of: int) -> str:
-    return f"{count:,} ({count / of:.1%})" if of else f"{count:,}"
 
 
 def _together(train: SplitReport) -> list[RenderableType]:

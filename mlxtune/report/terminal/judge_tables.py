@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from mlxtune.evaluation.review.sheet import safe_cell
 from mlxtune.markdown import markdown_row, markdown_text
-from mlxtune.report.terminal.cells import cell_text, clipped, estimate_text, new_table, titled
+from mlxtune.report.terminal.cells import cell_text, new_table, titled
+from mlxtune.report.values import clipped, estimate_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

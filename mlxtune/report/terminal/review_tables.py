@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from mlxtune.report.terminal.cells import cell_text, estimate_text, new_table, titled
+from mlxtune.report.terminal.cells import cell_text, new_table, titled
+from mlxtune.report.values import difference_text, estimate_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from mlxtune.evaluation.metrics.estimates import Estimate
-    from mlxtune.evaluation.metrics.paired import Comparison
     from mlxtune.evaluation.review.human_evaluation import (
         Comment,
         HumanEvaluation,
@@ -76,7 +76,9 @@ def difference_table(difference: RunDifference) -> RenderableType:
     table.add_column("", overflow="fold")
     for name, one in difference.dimensions.items():
         if one.compared is not None:
-            table.add_row(name, _signed(one.compared), str(one.cases), cell_text(one.compared.sentence))
+            table.add_row(
+                name, difference_text(one.compared, digits=2), str(one.cases), cell_text(one.compared.sentence)
+            )
         else:
             table.add_row(name, "", "0", "no rater scored both")
     return titled(f"{difference.run} less {difference.against}, by raters who scored both replies to a case", table)
@@ -154,9 +156,3 @@ def comment_table(comments: Sequence[Comment]) -> RenderableType:
 
 def _mean(estimate: Estimate | None) -> str:
     return estimate_text(estimate, digits=2) or "not rated"
-
-
-def _signed(one: Comparison) -> str:
-    if one.low is None or one.high is None:
-        return f"{one.difference:+.2f}"
-    return f"{one.difference:+.2f} [{one.low:+.2f}, {one.high:+.2f}]"

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from mlxtune.report.terminal.cells import cell_text, new_table
+from mlxtune.report.values import size_text
 from mlxtune.runs.listing import Listed
 
 if TYPE_CHECKING:
@@ -35,18 +36,6 @@ def run_tables(runs: Sequence[Listed], now: datetime) -> list[RenderableType]:
     cleanable = sum(run.checkpoint_bytes for run in runs if run.status == "finished")
     counted = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
     return [table, *wrong, Text(f"{counted}, {size_text(total)}; checkpoints of finished ones: {size_text(cleanable)}")]
-
-
-def size_text(n_bytes: int) -> str:
-    """Bytes as a person reads them.
-
-    >>> size_text(999), size_text(1_500_000), size_text(12_300_000_000)
-    ('999 B', '1.5 MB', '12.3 GB')
-    """
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if n_bytes >= factor:
-            return f"{n_bytes / factor:.1f} {unit}"
-    return f"{n_bytes} B"
 
 
 def age_text(seconds: float) -> str:

@@ -9,15 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mlxtune.evaluation.metrics.registry import METRICS, headline
-from mlxtune.report.terminal.cells import (
-    cell_text,
-    clipped,
-    estimate_text,
-    new_table,
-    shown_metrics,
-    titled,
-    value_text,
-)
+from mlxtune.report.terminal.cells import cell_text, new_table, shown_metrics, titled
+from mlxtune.report.values import clipped, estimate_text, value_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

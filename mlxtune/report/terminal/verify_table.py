@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mlxtune.export.verification import Verification, Verified
-from mlxtune.report.terminal.cells import cell_text, estimate_text, new_table, titled
-from mlxtune.report.terminal.run_table import size_text
+from mlxtune.report.terminal.cells import cell_text, new_table, titled
+from mlxtune.report.values import difference_text, estimate_text, size_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
-
-    from mlxtune.evaluation.metrics.paired import Comparison
 
 
 def verify_tables(verification: Verification) -> list[RenderableType]:
@@ -59,15 +57,8 @@ def _metric(title: str, rows: dict[str, Verified]) -> Table:
     for name, one in rows.items():
         metric = next((metric for metric in one.metrics if metric.title == title), None)
         if metric is not None:
-            table.add_row(cell_text(name), estimate_text(metric.estimate), _difference_text(metric.difference))
+            table.add_row(cell_text(name), estimate_text(metric.estimate), difference_text(metric.difference))
     return table
-
-
-def _difference_text(difference: Comparison | None) -> str:
-    if difference is None:
-        return ""
-    ends = "" if difference.low is None else f" [{difference.low:+.3f}, {difference.high:+.3f}]"
-    return f"{difference.difference:+.3f}{ends}"
 
 
 def _paragraph(text: str) -> RenderableType:

@@ -1,0 +1,59 @@
+"""Values as text: metrics with their intervals, differences, sizes, the values of fields. The same in a terminal and on a page."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # NumPy, which `runs` and `doctor` do not need
+    from mlxtune.evaluation.metrics.estimates import Estimate
+    from mlxtune.evaluation.metrics.paired import Comparison
+
+
+def estimate_text(estimate: Estimate | None, digits: int = 3) -> str:
+    """A metric with its interval, where it has one; "" for none."""
+    if estimate is None:
+        return ""
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value:.{digits}f}"
+    return f"{estimate.value:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
+
+
+def difference_text(difference: Comparison | None, digits: int = 3) -> str:
+    """A difference with its sign and its interval, where it has one; "" for none."""
+    if difference is None:
+        return ""
+    if difference.low is None or difference.high is None:
+        return f"{difference.difference:+.{digits}f}"
+    ends = f"[{difference.low:+.{digits}f}, {difference.high:+.{digits}f}]"
+    return f"{difference.difference:+.{digits}f} {ends}"
+
+
+def count_text(count: int, of: int) -> str:
+    """A count and its share of a whole.
+
+    >>> count_text(1354, 4240), count_text(0, 0)
+    ('1,354 (31.9%)', '0')
+    """
+    return f"{count:,} ({count / of:.1%})" if of else f"{count:,}"
+
+
+def value_text(value: Any) -> str:
+    """A field's value; the labels of a set one after the other."""
+    return ", ".join(value) if isinstance(value, (list, tuple)) else str(value)
+
+
+def clipped(text: str, length: int = 160) -> str:
+    """The beginning of a text that is longer."""
+    return text if len(text) <= length else text[: length - 3] + "..."
+
+
+def size_text(n_bytes: int) -> str:
+    """Bytes as a person reads them.
+
+    >>> size_text(999), size_text(1_500_000), size_text(12_300_000_000)
+    ('999 B', '1.5 MB', '12.3 GB')
+    """
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if n_bytes >= factor:
+            return f"{n_bytes / factor:.1f} {unit}"
+    return f"{n_bytes} B"
