@@ -107,6 +107,8 @@ def inside(*keys: str) -> Iterator[None]:
 
 def _read(kind: Any, content: Any) -> Any:
     origin, parts = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return content
     if origin in (Union, UnionType):
         if content is None and NoneType in parts:
             return None

@@ -59,15 +59,17 @@ MAY_IMPORT: dict[str, set[str]] = {
         "evaluation/judge", "evaluation",
     },
     "evaluation/review": {
-        *LOW, "version", "recipe", "runs", "data", "evaluation/metrics", "evaluation/predict", "evaluation"
+        *LOW, "json_values", "version", "recipe", "runs", "data", "evaluation/metrics", "evaluation/predict", "evaluation"
     },
+    "export/verification": {"errors", "json_values", "runs", "evaluation/metrics"},
     "export": {
-        *LOW, "version", "progress", "markdown", "recipe", "runs", "models", "backends/base", "backends/adapter", "data",
+        *LOW, "version", "progress", "markdown", "json_values", "export/verification", "recipe", "runs", "models", "backends/base", "backends/adapter", "data",
         "evaluation", "evaluation/metrics", "evaluation/fields", "evaluation/predict",
     },
     "report/values": {"evaluation/metrics"},
     "report/terminal": {
-        "report/values", "markdown", "runs", "data", "export", "evaluation", "evaluation/metrics", "evaluation/fields", "evaluation/predict",
+        "report/values", "markdown", "runs", "data", "export", "export/verification", "evaluation", "evaluation/metrics",
+        "evaluation/fields", "evaluation/predict",
         "evaluation/judge", "evaluation/compare", "evaluation/review",
     },
     "report/words": set(),
@@ -77,13 +79,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report/page": {"errors", "report/words", "report/charts", "report/blocks", "report/figures"},
     "report/markdown_page": {"markdown", "report/words", "report/charts", "report/blocks"},
     "report/contents": {
-        *LOW, "recipe", "runs", "models", "data", "export", "evaluation", "evaluation/metrics", "evaluation/fields",
-        "evaluation/predict", "evaluation/judge", "evaluation/compare", "evaluation/review",
+        *LOW, "json_values", "recipe", "runs", "models", "backends/adapter", "data", "export/verification", "evaluation",
+        "evaluation/metrics", "evaluation/fields", "evaluation/predict", "evaluation/judge", "evaluation/compare", "evaluation/review",
     },
     "report/sections": {
-        "recipe", "runs", "data", "export", "evaluation", "evaluation/metrics", "evaluation/fields", "evaluation/predict",
-        "evaluation/judge", "evaluation/compare", "evaluation/review", "report/words", "report/charts", "report/blocks",
-        "report/contents", "report/values",
+        "recipe", "runs", "data", "export/verification", "evaluation", "evaluation/metrics", "evaluation/fields",
+        "evaluation/predict", "evaluation/judge", "evaluation/compare", "evaluation/review", "report/words",
+        "report/charts", "report/blocks", "report/contents", "report/values",
     },
     "report": {
         *LOW, "version", "report/words", "report/charts", "report/blocks", "report/figures", "report/page",
@@ -94,7 +96,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "commands": {
         *LOW, "recipe", "runs", "chat", "models", "backends/base", "backends", "data", "training", "evaluation",
         "evaluation/metrics", "evaluation/predict", "evaluation/compare", "evaluation/judge", "evaluation/review",
-        "export", "report", "report/values", "report/terminal", "report/words", "sweep", "doctor",
+        "export", "export/verification", "report", "report/values", "report/terminal", "report/words", "sweep", "doctor",
     },
     "cli": {"errors", "version", "tested"},
     "__main__": {"cli"},

@@ -305,15 +305,18 @@ def read_splits(recipe: Recipe) -> dict[str, list[Row]]:
     return rows
 
 
-def report_data(recipe: Recipe, read: Mapping[str, Sequence[Row]], tokenizer: Tokenizer) -> DataReport:
+def report_data(
+    recipe: Recipe, read: Mapping[str, Sequence[Row]], tokenizer: Tokenizer, ask: bool = True
+) -> DataReport:
     """What the data is, and what of it is trained on.
 
     Args:
         recipe: Says how rows are cleaned, split, balanced and written.
         read: Split -> rows as read; "train" is there.
         tokenizer: The model's.
+        ask: Whether a server may be asked to rewrite rows; else rewrites that are not kept from before are estimated.
     """
-    draft = _Draft(recipe, tokenizer, read)
+    draft = _Draft(recipe, tokenizer, read, ask)
     for name in SPLITS:
         if name in read:
             draft.add(name, read[name])
@@ -323,8 +326,10 @@ def report_data(recipe: Recipe, read: Mapping[str, Sequence[Row]], tokenizer: To
 class _Draft:
     """The report while splits are added to it."""
 
-    def __init__(self, recipe: Recipe, tokenizer: Tokenizer, given: Mapping[str, Sequence[Row]]) -> None:
-        self.recipe, self.tokenizer, self._given = recipe, tokenizer, given
+    def __init__(
+        self, recipe: Recipe, tokenizer: Tokenizer, given: Mapping[str, Sequence[Row]], ask: bool = True
+    ) -> None:
+        self.recipe, self.tokenizer, self._given, self._ask = recipe, tokenizer, given, ask
         self.template = ReplyTemplate(recipe.output)
         self.label_fields = list(self.template.label_fields)
         self.splits: dict[str, SplitReport] = {}
@@ -459,7 +464,7 @@ class _Draft:
         """What is rewritten of training rows; a server that cannot be asked is a refusal."""
         valid = self._given.get("valid", ()) if validation is None else validation
         try:
-            return augment_rows(rows, valid, self._given.get("test", ()), self.recipe)
+            return augment_rows(rows, valid, self._given.get("test", ()), self.recipe, self._ask)
         except DataError as error:
             self.refusals.append(str(error))
             return None

@@ -14,7 +14,7 @@ from mlxtune.export.card_usage import HubArtifact
 from mlxtune.export.gguf_model import context_length
 from mlxtune.export.ollama import modelfile
 from mlxtune.export.source import ExportSource
-from mlxtune.export.verification import read_verification
+from mlxtune.export.verification import Verification, read_verification
 from mlxtune.models.license import License, license_of
 from mlxtune.models.source import find
 from mlxtune.models.tokenizer import load_tokenizer
@@ -34,7 +34,7 @@ class CardFacts:
         info: run.json.
         result: The evaluation with the adapter; None where there is none of this adapter.
         before: That of the base model on the same questions.
-        verification: verify.json.
+        verification: What verify.json says.
         license: The base model's.
         modelfile: For Ollama, of a repository with a GGUF.
         notes: What could not be said in the card, for whoever uploads it.
@@ -46,7 +46,7 @@ class CardFacts:
     info: Mapping[str, Any]
     result: EvaluationResult | None = None
     before: EvaluationResult | None = None
-    verification: Mapping[str, Any] | None = None
+    verification: Verification | None = None
     license: License | None = None
     modelfile: str | None = None
     notes: tuple[str, ...] = field(default=(), compare=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from mlxtune.evaluation.fields.scorer import Scores
 from mlxtune.evaluation.metrics.estimates import Estimate
@@ -14,6 +13,7 @@ from mlxtune.evaluation.metrics.registry import METRICS, headline, title
 from mlxtune.evaluation.predict.predictions import BEST, CONSTRAINED
 from mlxtune.evaluation.results import Against, DecodingResult, EvaluationResult
 from mlxtune.evaluation.stored import common_decoding
+from mlxtune.export.verification import HeadlineMetric, Verification
 from mlxtune.markdown import markdown_row, markdown_text
 from mlxtune.recipe.sections import Recipe
 
@@ -161,36 +161,35 @@ def _estimate_text(estimate: Estimate | None) -> str:
     return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
 
 
-def verification_lines(verification: Mapping[str, Any]) -> list[str]:
+def verification_lines(verification: Verification) -> list[str]:
     """What `mlxtune verify` found, a line an artifact."""
-    adapters, artifacts = verification["adapter"], verification["artifacts"]
-    rows = {f"base + adapter, {name}": one for name, one in adapters.items()} | artifacts
-    titles = list(
-        dict.fromkeys((name, metric) for one in rows.values() for name, of in one["metrics"].items() for metric in of)
-    )
+    rows = {f"base + adapter, {name}": one for name, one in verification.adapter.items()}
+    rows |= {one.name: one for one in verification.artifacts}
+    titles = list(dict.fromkeys((metric.field, metric.name) for one in rows.values() for metric in one.metrics))
     head = ["artifact", "loaded by", "same replies", *(f"{name}, {title(metric)}" for name, metric in titles), "size"]
     lines = [
-        f"The run's exports were asked {verification['rows']:,} test rows each and compared with base model plus adapter "
+        f"The run's exports were asked {verification.rows:,} test rows each and compared with base model plus adapter "
         "(in brackets: the difference, paired by row, with its 95% interval).",
         "",
         markdown_row(list(map(markdown_text, head))),
         markdown_row(["---", "---", *["---:"] * (len(head) - 2)]),
     ]
     for name, one in rows.items():
-        same = "" if name not in artifacts else f"{one['agreement']['value']:.1%}"
-        cells = [_verified_text((one["metrics"].get(field_name) or {}).get(metric)) for field_name, metric in titles]
-        size = f"{one['bytes'] / 1e6:,.1f} MB"
-        lines.append(markdown_row([markdown_text(name), markdown_text(one["loaded_by"]), same, *cells, size]))
-    if verification["failed"]:
-        lines += ["", f"Could not be made or loaded: {', '.join(map(markdown_text, verification['failed']))}."]
+        same = f"{one.agreement.value:.1%}" if one in verification.artifacts else ""
+        metrics = {(metric.field, metric.name): metric for metric in one.metrics}
+        cells = [_verified_text(metrics.get(place)) for place in titles]
+        size = f"{one.n_bytes / 1e6:,.1f} MB"
+        lines.append(markdown_row([markdown_text(name), markdown_text(one.loaded_by), same, *cells, size]))
+    if verification.failed:
+        lines += ["", f"Could not be made or loaded: {', '.join(map(markdown_text, verification.failed))}."]
     return lines
 
 
-def _verified_text(metric: Mapping[str, Any] | None) -> str:
+def _verified_text(metric: HeadlineMetric | None) -> str:
     if metric is None:
         return ""
-    difference = metric["difference"]
+    value, difference = f"{metric.estimate.value:.3f}", metric.difference
     if difference is None:
-        return f"{metric['value']:.3f}"
-    ends = "" if difference["low"] is None else f": {difference['low']:+.3f} to {difference['high']:+.3f}"
-    return f"{metric['value']:.3f} [{difference['difference']:+.3f}{ends}]"
+        return value
+    ends = "" if difference.low is None else f": {difference.low:+.3f} to {difference.high:+.3f}"
+    return f"{value} [{difference.difference:+.3f}{ends}]"

@@ -283,7 +283,7 @@ def _was_verified(facts: CardFacts) -> bool:
         "mlx": ["fused" if options.quantize is None else f"q{options.quantize}"],
         "gguf": [f"gguf-{kind}", *(["gguf"] if kind == GGUF_TYPE else [])],
     }.get(artifact.format, [artifact.format])
-    return facts.verification is not None and any(name in facts.verification["artifacts"] for name in names)
+    return facts.verification is not None and any(one.name in names for one in facts.verification.artifacts)
 
 
 def _reproduce(facts: CardFacts) -> list[str]:

@@ -11,6 +11,7 @@ from mlxtune.errors import RunError
 from mlxtune.evaluation.metrics.estimates import Estimate
 from mlxtune.evaluation.metrics.paired import Comparison
 from mlxtune.evaluation.metrics.registry import metric
+from mlxtune.json_values import JsonError, each, inside, mapping, optional, required, typed
 from mlxtune.runs.folder import RunFolder
 
 ADAPTER = "adapter"  # what base plus adapter is called in the table
@@ -49,6 +50,12 @@ class HeadlineMetric:
     def to_json(self) -> dict[str, Any]:
         """As verify.json has it."""
         return {**self.estimate.to_json(), "difference": self.difference and self.difference.to_json()}
+
+    @classmethod
+    def from_json(cls, content: Any, field: str, name: str) -> HeadlineMetric:
+        """What `to_json` says of a field's metric."""
+        difference = optional(content, "difference", lambda one: Comparison.from_json(one, name, ADAPTER))
+        return cls(field, name, Estimate.from_json(content), difference)
 
 
 @dataclass(frozen=True)
@@ -97,6 +104,26 @@ class Verified:
             "seconds_per_row": self.seconds_per_row,
         }
 
+    @classmethod
+    def from_json(cls, content: Any, name: str) -> Verified:
+        """What `to_json` says of the artifact of a name."""
+        metrics = []
+        for field, of_field in required(content, "metrics", each(mapping)).items():
+            for metric_name, one in of_field.items():
+                with inside("metrics", field, metric_name):
+                    metrics.append(HeadlineMetric.from_json(one, field, metric_name))
+        return cls(
+            name,
+            optional(content, "path", typed(str)),
+            required(content, "loaded_by", typed(str)),
+            required(content, "decoding", typed(str)),
+            required(content, "bytes", typed(int)),
+            required(content, "agreement", Estimate.from_json),
+            tuple(metrics),
+            optional(content, "largest_logit_difference", typed(float)),
+            optional(content, "seconds_per_row", typed(float)),
+        )
+
 
 @dataclass(frozen=True)
 class Verification:
@@ -144,17 +171,38 @@ class Verification:
             "notes": list(self.notes),
         }
 
+    @classmethod
+    def from_json(cls, content: Any) -> Verification:
+        """What `to_json` says."""
+        artifacts = required(content, "artifacts", each(mapping))
+        adapter = required(content, "adapter", each(lambda one: Verified.from_json(one, ADAPTER)))
+        found = []
+        for name, one in artifacts.items():
+            with inside("artifacts", name):
+                found.append(Verified.from_json(one, name))
+        return cls(
+            required(content, "run", typed(str)),
+            required(content, "rows", typed(int)),
+            required(content, "tolerance", typed(float)),
+            adapter,
+            tuple(found),
+            required(content, "failed", typed(dict[str, str])),
+            required(content, "notes", typed(tuple[str, ...])),
+        )
 
-def read_verification(run: RunFolder) -> dict[str, Any] | None:
-    """The content of a run's verify.json; None where it was not verified.
+
+def read_verification(run: RunFolder) -> Verification | None:
+    """What a run's verify.json says; None where it was not verified.
 
     Raises:
         RunError: The file cannot be read.
     """
     file = run.verify_file
     try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
+        return Verification.from_json(json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
+    except JsonError as error:
+        raise RunError(f"{file}: not what verify writes: {error}; run `mlxtune verify {run}` again") from error
     except (OSError, ValueError) as error:
         raise RunError(f"{file}: cannot be read: {error}; run `mlxtune verify {run}` again") from error

@@ -9,6 +9,8 @@ runs/RECIPE/RUN/
   evaluation/NAME/   predictions.jsonl, scores.json, errors.json, judge.jsonl
   fused/, exports/   models and adapters in the forms that other tools read
   verify.json        the recipe's scores on each of these; verify/ holds their replies
+  data.json          what the rows were, as `mlxtune data` shows it, for the report
+  report.html        the report
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ FUSED = "fused"
 EXPORTS = "exports"
 VERIFY = "verify"
 VERIFY_FILE = "verify.json"
+DATA_FILE = "data.json"
+REPORT_FILE = "report.html"
 
 # Of an evaluation.
 TUNED, BASE = "tuned", "base"  # with and without the adapter

@@ -30,6 +30,7 @@ from mlxtune.export.card_usage import HubArtifact
 from mlxtune.export.model_card import model_card
 from mlxtune.export.options import ExportOptions
 from mlxtune.export.source import open_source
+from mlxtune.export.verification import Verification
 from mlxtune.files import write_json
 from mlxtune.models.license import License
 from mlxtune.recipe.load import load_recipe
@@ -81,10 +82,14 @@ INFO: dict[str, Any] = {
     },
 }
 VERIFICATION: dict[str, Any] = {
+    "run": "/home/me/private/run",
     "rows": 30,
+    "tolerance": 0.02,
+    "notes": [],
     "adapter": {
         "constrained": {
             "loaded_by": "mlx",
+            "decoding": "constrained",
             "bytes": 4_000_000,
             "agreement": {"value": 1.0, "low": 0.9, "high": 1.0},
             "metrics": {"priority": {"accuracy": {"value": 0.8, "low": 0.7, "high": 0.9, "difference": None}}},
@@ -93,6 +98,7 @@ VERIFICATION: dict[str, Any] = {
     "artifacts": {
         "gguf-q8_0": {
             "loaded_by": "llama.cpp",
+            "decoding": "free",
             "bytes": 140_000_000,
             "agreement": {"value": 0.967, "low": 0.9, "high": 1.0},
             "metrics": {
@@ -101,7 +107,7 @@ VERIFICATION: dict[str, Any] = {
                         "value": 0.78,
                         "low": 0.7,
                         "high": 0.9,
-                        "difference": {"difference": -0.02, "low": -0.05, "high": 0.01},
+                        "difference": {"difference": -0.02, "low": -0.05, "high": 0.01, "p_value": 0.4},
                     }
                 }
             },
@@ -128,8 +134,8 @@ def made_facts(folder: Path, **sections: Any) -> CardFacts:
     before = EvaluationResult(constrained(score(base, recipe)), replace(model, adapter=None))
     top = constrained(score(tuned, recipe)).noting("2 replies reached the limit")
     result = EvaluationResult(top, model, baselines=baselines, before=compare(tuned, base, recipe, "before"))
-    license_of_base = License("apache-2.0")
-    return CardFacts("alice/tickets-lora", PEFT, recipe, INFO, result, before, VERIFICATION, license_of_base)
+    verification, license_of_base = Verification.from_json(VERIFICATION), License("apache-2.0")
+    return CardFacts("alice/tickets-lora", PEFT, recipe, INFO, result, before, verification, license_of_base)
 
 
 def constrained(result: DecodingResult) -> DecodingResult:
@@ -228,7 +234,7 @@ def test_an_artifact_that_was_not_evaluated_itself_says_so(facts: CardFacts) -> 
 
 def test_an_artifact_counts_as_evaluated_under_its_own_name_only(facts: CardFacts) -> None:
     said = "what is in this repository was not evaluated itself"
-    verification = {**VERIFICATION, "artifacts": {"q4": VERIFICATION["artifacts"]["gguf-q8_0"]}}
+    verification = Verification.from_json({**VERIFICATION, "artifacts": {"q4": VERIFICATION["artifacts"]["gguf-q8_0"]}})
     four, eight = (HubArtifact("mlx", ExportOptions(quantize=bits)) for bits in (4, 8))
     cards = [model_card(replace(facts, artifact=one, verification=verification)) for one in (four, eight)]
     assert [said in section_of(card, "Limits") for card in cards] == [False, True]
@@ -351,7 +357,7 @@ def test_the_evaluation_of_an_earlier_adapter_is_left_out(run: RunFolder) -> Non
 
 def test_the_verification_of_an_earlier_adapter_is_left_out(run: RunFolder) -> None:
     write_json(run.verify_file, VERIFICATION)
-    assert facts_of(run).verification == VERIFICATION
+    assert facts_of(run).verification == Verification.from_json(VERIFICATION)
     os.utime(run.verify_file, (1, 1))
     assert facts_of(run).verification is None
 

@@ -138,7 +138,9 @@ def test_the_command_prints_json_and_exits_with_0(run: RunFolder, mlxtune_run: R
     result = mlxtune_run("verify", run, "--artifacts", "fused", "--json")
 
     assert result.code == 0
-    assert json.loads(result.out) == {**(read_verification(run) or {}), "file": str(run.verify_file)}
+    stored = read_verification(run)
+    assert stored is not None
+    assert json.loads(result.out) == {**stored.to_json(), "file": str(run.verify_file)}
 
 
 def test_an_artifact_older_than_the_adapter_is_made_anew(run: RunFolder, base: Path) -> None:
@@ -292,7 +294,7 @@ def test_a_trial_on_few_rows_replaces_no_whole_verification(run: RunFolder, mlxt
 
     trial = json.loads(result.out)
     assert (trial["rows"], trial["file"]) == (2, str(run.verify / "first-2" / "verify.json"))
-    assert (read_verification(run) or {})["rows"] == len(ROWS)
+    assert (stored := read_verification(run)) is not None and stored.rows == len(ROWS)
 
 
 def test_what_was_taken_from_the_run_is_said(run: RunFolder, mlxtune_run: Run) -> None:

@@ -1,14 +1,17 @@
-"""What raters said, as values. `to_json` of the whole is human_eval.json. Computes nothing."""
+"""What raters said, as values. `to_json` of the whole is human_eval.json, `from_json` reads it. Computes nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from mlxtune.evaluation.metrics.agreement import Correlation
 from mlxtune.evaluation.metrics.estimates import Estimate
 from mlxtune.evaluation.metrics.paired import Comparison
+from mlxtune.json_values import each, mapping, read_dataclass, required, typed
+
+RATING = "rating"  # what a difference of ratings is called as a metric
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,18 @@ class RatedRun:
             "rouge": {name: asdict(one) for name, one in self.rouge.items()},
         }
 
+    @classmethod
+    def from_json(cls, content: Any) -> RatedRun:
+        """What `to_json` says."""
+        required(content, "run", typed(str))
+        own = ("dimensions", "buckets", "rouge")
+        return cls(
+            {name: one for name, one in mapping(content).items() if name not in own},
+            required(content, "dimensions", typed(dict[str, DimensionScores])),
+            required(content, "buckets", typed(dict[str, dict[str, MeanScore]])),
+            required(content, "rouge", typed(dict[str, Correlation])),
+        )
+
 
 @dataclass(frozen=True)
 class RaterAgreement:
@@ -102,6 +117,16 @@ class DimensionDifference:
         """As human_eval.json has it."""
         return {"cases": self.cases, **(self.compared.to_json() if self.compared else {})}
 
+    @classmethod
+    def from_json(cls, content: Any, other: str) -> DimensionDifference:
+        """What `to_json` says of a difference from the run of that name."""
+        cases = required(content, "cases", typed(int))
+        if "difference" not in mapping(content):
+            return cls(cases, None)
+        compared = Comparison.from_json(content, RATING, other)
+        too_few = compared.verdict == "too few rows"
+        return cls(cases, replace(compared, verdict="too few cases", mark=None) if too_few else compared)
+
 
 @dataclass(frozen=True)
 class RunDifference:
@@ -115,6 +140,13 @@ class RunDifference:
         """As human_eval.json has it."""
         dimensions = {name: one.to_json() for name, one in self.dimensions.items()}
         return {"run": self.run, "against": self.against, "dimensions": dimensions}
+
+    @classmethod
+    def from_json(cls, content: Any) -> RunDifference:
+        """What `to_json` says."""
+        run, against = (required(content, key, typed(str)) for key in ("run", "against"))
+        read = each(lambda one: DimensionDifference.from_json(one, against))
+        return cls(run, against, required(content, "dimensions", read))
 
 
 @dataclass(frozen=True)
@@ -137,6 +169,13 @@ class RatedLine:
             "bucket": self.bucket,
         }
 
+    @classmethod
+    def from_json(cls, content: Any) -> RatedLine:
+        """What `to_json` says."""
+        text = typed(str)
+        case, run, bucket = (required(content, key, text) for key in ("case", "run", "bucket"))
+        return cls(case, run, required(content, "row", typed(int)), required(content, "rougeL", typed(float)), bucket)
+
 
 @dataclass(frozen=True)
 class LowLine:
@@ -148,6 +187,11 @@ class LowLine:
     def to_json(self) -> dict[str, Any]:
         """As human_eval.json has it."""
         return {**self.line.to_json(), "overall": self.overall}
+
+    @classmethod
+    def from_json(cls, content: Any) -> LowLine:
+        """What `to_json` says."""
+        return cls(RatedLine.from_json(content), required(content, "overall", typed(float)))
 
 
 @dataclass(frozen=True)
@@ -161,6 +205,12 @@ class Comment:
     def to_json(self) -> dict[str, Any]:
         """As human_eval.json has it."""
         return {**self.line.to_json(), "rater": self.rater, "comment": self.comment}
+
+    @classmethod
+    def from_json(cls, content: Any) -> Comment:
+        """What `to_json` says."""
+        rater, comment = (required(content, key, typed(str)) for key in ("rater", "comment"))
+        return cls(RatedLine.from_json(content), rater, comment)
 
 
 @dataclass(frozen=True)
@@ -224,3 +274,8 @@ class HumanEvaluation:
             "lowest": [one.to_json() for one in self.lowest],
             "comments": [one.to_json() for one in self.comments],
         }
+
+    @classmethod
+    def from_json(cls, content: Any) -> HumanEvaluation:
+        """What `to_json` says."""
+        return read_dataclass(cls, content)

@@ -24,6 +24,7 @@ from mlxtune.evaluation.metrics.paired import Comparison, bootstrap_p, with_verd
 from mlxtune.evaluation.metrics.text_overlap import ROUGE_L_BUCKETS
 from mlxtune.evaluation.review.draw import RESULT_FILE, Key
 from mlxtune.evaluation.review.human_evaluation import (
+    RATING,
     Comment,
     DimensionDifference,
     DimensionScores,
@@ -109,7 +110,7 @@ def paired_difference(values: Floats, reach: float, name: str, seed: int = 0) ->
         return Comparison(estimate.value, None, None, None, "too few cases", name)
     drawn = draws_of(lambda draws: (draws.astype(np.float64) @ values) / draws.sum(1), len(values), seed)
     p_value = bootstrap_p(drawn, len(values))
-    found = with_verdict("rating", estimate.value, estimate.low, estimate.high, p_value, name)
+    found = with_verdict(RATING, estimate.value, estimate.low, estimate.high, p_value, name)
     return replace(found, verdict="too few cases", mark=None) if found.verdict == "too few rows" else found
 
 

@@ -37,6 +37,7 @@ from mlxtune.evaluation.review.draw import (
     read_key,
     write_review,
 )
+from mlxtune.evaluation.review.human_evaluation import HumanEvaluation
 from mlxtune.evaluation.review.results import paired_difference, summarise
 from mlxtune.evaluation.review.sheet import COLUMNS, DIMENSIONS, Line, fingerprint, read_sheets, sheet_text
 from tests.conftest import Run
@@ -586,6 +587,12 @@ def by_two(tmp_path_factory: pytest.TempPathFactory) -> Rated:
         paths, given = rated(Path("out") / SHEET_FILE, key)
         sheets, _ = read_sheets(paths, key.fingerprints())
         return Rated(summarise(key, sheets).to_json(), list(key.cases.values()), given)
+
+
+def test_a_result_is_read_back_as_it_was_written(by_two: Rated) -> None:
+    content = json.loads(json.dumps(by_two.result))
+    assert content["differences"][0]["dimensions"]["tone"]["sentence"]
+    assert HumanEvaluation.from_json(content).to_json() == content
 
 
 def test_a_runs_mean_is_over_its_cases_within_an_interval(by_two: Rated) -> None:
