@@ -16,6 +16,7 @@ class Axis:
         logarithmic: Whether its steps are factors.
         low: Where it begins; None lets the data say.
         high: Where it ends.
+        share: Whether its values are 0..1 and shown in percent; the unit is "" then.
     """
 
     title: str
@@ -23,6 +24,7 @@ class Axis:
     logarithmic: bool = False
     low: float | None = None
     high: float | None = None
+    share: bool = False
 
     @property
     def label(self) -> str:
