@@ -62,8 +62,296 @@ PHRASES: dict[str, Phrase] = {
         "仅显示前 {shown:,} 项，其余 {n:,} 项未显示。",
         one="The first {shown:,} are shown; 1 more is not.",
     ),
+    "list.clauses": Phrase("; ", "；"),
+    "list.more": Phrase("{items} and {n:,} more", "{items} 等，另有 {n:,} 项"),
     "list.separator": Phrase(", ", "、"),
     "list.sentences": Phrase(" ", ""),
+    # Systems that answered the test rows.
+    "system.tuned": Phrase("after tuning", "微调后"),
+    "system.before": Phrase("before tuning", "微调前"),
+    "system.majority": Phrase("most frequent answer (majority)", "多数类基线（majority）"),
+    "system.keywords": Phrase("keywords", "关键词基线（keywords）"),
+    "system.tfidf": Phrase("TF-IDF with logistic regression (tfidf)", "TF-IDF + 逻辑回归（tfidf）"),
+    "system.zero_shot": Phrase("base model, zero-shot (zero_shot)", "基座模型零样本（zero_shot）"),
+    "system.few_shot": Phrase("base model, few-shot (few_shot)", "基座模型少样本（few_shot）"),
+    # A field: what labels and texts have in common.
+    "field.summary": Phrase("The {metric} is {value} over {rows}.", "{rows}上的{metric}为 {value}。"),
+    "field.before.better": Phrase(
+        "Before tuning it was {before}. Tuning made it better: {change}.", "微调前为 {before}，微调后更好：{change}。"
+    ),
+    "field.before.worse": Phrase(
+        "Before tuning it was {before}. Tuning made it worse: {change}.", "微调前为 {before}，微调后更差：{change}。"
+    ),
+    "field.before.higher": Phrase(
+        "Before tuning it was {before}; it is higher now: {change}.", "微调前为 {before}，微调后更高：{change}。"
+    ),
+    "field.before.lower": Phrase(
+        "Before tuning it was {before}; it is lower now: {change}.", "微调前为 {before}，微调后更低：{change}。"
+    ),
+    "field.before.no real difference": Phrase(
+        "Before tuning it was {before}. That is no real difference: {change}.",
+        "微调前为 {before}，差异不显著：{change}。",
+    ),
+    "field.before.too few rows": Phrase(
+        "Before tuning it was {before}. These are too few rows to call {change} a change.",
+        "微调前为 {before}。行数太少，无法判断 {change} 是否为真实变化。",
+    ),
+    "field.against.better": Phrase("It is better than: {systems}.", "优于：{systems}。"),
+    "field.against.worse": Phrase("It is worse than: {systems}.", "不如：{systems}。"),
+    "field.against.no real difference": Phrase(
+        "There is no real difference from: {systems}.", "与以下基线无显著差异：{systems}。"
+    ),
+    "field.against.too few rows": Phrase(
+        "There are too few rows to compare it with: {systems}.", "行数太少，无法与以下基线比较：{systems}。"
+    ),
+    "field.metrics": Phrase("Metrics", "评估指标"),
+    "field.metric": Phrase("metric", "指标"),
+    "field.value": Phrase("value", "数值"),
+    "field.before": Phrase("before tuning", "微调前"),
+    "field.after": Phrase("after tuning", "微调后"),
+    "field.change": Phrase("change", "变化"),
+    "field.verdict": Phrase("verdict", "结论"),
+    "field.system": Phrase("system", "系统"),
+    "field.difference": Phrase("model less it", "模型减去该系统"),
+    "field.difference.note": Phrase(
+        "Differences are in {metric}, compared row by row on the same rows.",
+        "差值为{metric}之差，在相同的行上逐行配对比较。",
+    ),
+    "field.baselines": Phrase("The model beside other systems", "与其他系统对比"),
+    "field.intervals": Phrase("95% intervals in brackets.", "方括号内为 95% 置信区间。"),
+    "field.other_decoding": Phrase(
+        "Before tuning the replies were decoded another way: {decoding}.",
+        "微调前的回复使用了另一种解码方式：{decoding}。",
+    ),
+    "field.rows": Phrase("rows", "行数"),
+    "field.share": Phrase("share", "占比"),
+    # A field with labels.
+    "labels.title": Phrase("Field {field}", "字段 {field}"),
+    "labels.label": Phrase("label", "标签"),
+    "labels.support": Phrase("rows that expect it", "实际行数"),
+    "labels.said": Phrase("times predicted", "预测次数"),
+    "labels.precision": Phrase("precision", "精确率"),
+    "labels.recall": Phrase("recall", "召回率"),
+    "labels.f1": Phrase("F1", "F1"),
+    "labels.recall.before": Phrase("recall before", "微调前召回率"),
+    "labels.f1.before": Phrase("F1 before", "微调前 F1"),
+    "labels.table": Phrase("By label", "各标签表现"),
+    "labels.table.rest": Phrase("Further labels", "其余标签"),
+    "labels.table.note": Phrase(
+        "Bars show precision, recall and F1 from 0 to 1.", "条形表示 0 到 1 的精确率、召回率和 F1。"
+    ),
+    "labels.recall.chart": Phrase("Recall of each label before and after tuning", "各标签召回率：微调前后对比"),
+    "labels.recall.chart.some": Phrase(
+        "Recall of the {n} most frequent labels before and after tuning", "最常见的 {n} 个标签的召回率：微调前后对比"
+    ),
+    "labels.recall.change": Phrase(
+        "{label} from {before:.3f} to {after:.3f}", "{label} 从 {before:.3f} 到 {after:.3f}"
+    ),
+    "labels.by_count": Phrase("Exact match by number of expected labels", "按标签数量统计的完全匹配率"),
+    "labels.by_count.count": Phrase("labels", "标签数"),
+    "labels.exact.before": Phrase("exact match before", "微调前完全匹配率"),
+    "labels.confusion": Phrase(
+        "Confusion matrix: expected labels down, predicted ones across", "混淆矩阵：行为真实标签，列为预测标签"
+    ),
+    "labels.confusion.some": Phrase(
+        "Confusion matrix of the {n} labels with most errors: expected down, predicted across",
+        "错误最多的 {n} 个标签的混淆矩阵：行为真实标签，列为预测标签",
+    ),
+    "labels.confusion.right": Phrase("{label}: {share:.1%} of {rows} right", "{label}：{rows}中 {share:.1%} 正确"),
+    "labels.confusion.most": Phrase(
+        "{right}, {share:.1%} answered with {other}.", "{right}，{share:.1%} 被预测为 {other}。"
+    ),
+    "labels.confusion.only": Phrase("{right}.", "{right}。"),
+    "labels.set_confusion": Phrase(
+        "Which label is said in the place of which: expected down, predicted across",
+        "标签混淆：行为真实标签，列为模型给出的标签",
+    ),
+    "labels.set_confusion.note": Phrase(
+        "On the diagonal are the rows that say the label. A cell beside it counts rows that miss the label and say another one that "
+        "they should not. A row of the table may add up to more than 100%: a reply can say several wrong labels.",
+        "对角线为正确给出该标签的行。其余单元格为漏掉该标签、却给出另一个错误标签的行。一个回复可能含多个错误标签，因此一行之和可能超过 100%。",
+    ),
+    "labels.added": Phrase(
+        "Said too much, with every expected label there: {labels}.", "应有的标签都在、但多给出的标签：{labels}。"
+    ),
+    "labels.added.one": Phrase("{label} in {n:,} rows", "{label}（{n:,} 行）", one="{label} in 1 row"),
+    "labels.nothing": Phrase("nothing instead", "仅漏掉"),
+    "labels.other": Phrase("other labels", "其他标签"),
+    "labels.invalid": Phrase("invalid reply", "无效回复"),
+    "labels.predicted": Phrase("predicted", "预测标签"),
+    "labels.expected": Phrase("expected", "真实标签"),
+    "labels.error": Phrase("error", "错误"),
+    "labels.errors": Phrase("The most frequent errors", "最常见的错误"),
+    "labels.errors.first": Phrase("The most frequent errors: {errors}.", "最常见的错误：{errors}。"),
+    "labels.error.rows": Phrase("{rows:,} of {of:,}", "{rows:,}/{of:,}"),
+    "labels.error.counted": Phrase(
+        "{error} in {rows:,} of {of:,} rows ({share:.1%})", "{error}（{rows:,}/{of:,}，{share:.1%}）"
+    ),
+    "labels.error.confused": Phrase("{label} is taken for {taken_for}", "{label} 被错分为 {taken_for}"),
+    "labels.error.missed": Phrase("{label} is missed beside {beside}", "与 {beside} 同时出现的 {label} 被漏掉"),
+    "labels.error.missed.alone": Phrase("{label} is missed where it stands alone", "单独出现的 {label} 被漏掉"),
+    "labels.error.added": Phrase("{label} is added beside {beside}", "应为 {beside} 时多给出 {label}"),
+    "labels.weak": Phrase("Fewer than half of their rows are found: {labels}.", "召回率低于 50% 的标签：{labels}。"),
+    "labels.weak.one": Phrase(
+        "{label} (recall {recall:.3f}; rows: {rows})", "{label}（召回率 {recall:.3f}，行数 {rows}）"
+    ),
+    "labels.rare": Phrase(
+        "Rare among these: {labels}. More training rows, data.balance or class_weights may help.",
+        "其中样本偏少的标签：{labels}。可增加训练数据，或使用 data.balance、class_weights。",
+    ),
+    "labels.too_often": Phrase(
+        "{label} is predicted too often: {said:,} times, expected {expected:,} times.",
+        "模型倾向于过度预测 {label}：预测 {said:,} 次，实际 {expected:,} 次。",
+    ),
+    "labels.too_seldom": Phrase(
+        "{label} is predicted too seldom: {said:,} times, expected {expected:,} times.",
+        "模型较少预测 {label}：预测 {said:,} 次，实际 {expected:,} 次。",
+    ),
+    # A text field.
+    "texts.bucket.>0.5": Phrase("close (ROUGE-L over 0.5)", "优秀（ROUGE-L > 0.5）"),
+    "texts.bucket.0.3-0.5": Phrase("partly alike (0.3 to 0.5)", "良好（0.3 到 0.5）"),
+    "texts.bucket.<0.3": Phrase("far (under 0.3)", "一般（< 0.3）"),
+    "texts.buckets": Phrase("Replies by how close they are to the reference (ROUGE-L)", "ROUGE-L 分布"),
+    "texts.buckets.share": Phrase("share of the rows", "行数占比"),
+    "texts.bucket.said": Phrase("{bucket}: {rows}", "{bucket}：{rows}"),
+    "texts.rouge.note": Phrase(
+        "ROUGE, BLEU and chrF compare words, not meaning: the same answer in other words scores low. Read the replies below, or have "
+        "people (`mlxtune review`) or a model (`--judge`) rate them.",
+        "ROUGE、BLEU 和 chrF 只比较字面重叠，不代表语义：意思相同、措辞不同的回复得分也低。请阅读下面的回复，"
+        "或用 `mlxtune review` 人工评估、用 `--judge` 让模型评分。",
+    ),
+    "texts.length.longer": Phrase(
+        "Replies are longer than their references: {ratio} times as many words.",
+        "回复比参考答案长：词数是参考答案的 {ratio} 倍。",
+    ),
+    "texts.length.shorter": Phrase(
+        "Replies are shorter than their references: {ratio} times as many words.",
+        "回复比参考答案短：词数是参考答案的 {ratio} 倍。",
+    ),
+    "texts.length.same": Phrase(
+        "Replies are about as long as their references: {ratio} times as many words.",
+        "回复与参考答案长度相近：词数是参考答案的 {ratio} 倍。",
+    ),
+    "texts.placeholders.kept": Phrase(
+        "Of the placeholders in the references, such as <name>, {share:.1%} are in the replies.",
+        "参考答案中的占位符（如 <name>）有 {share:.1%} 保留在回复中。",
+    ),
+    "texts.placeholders.invented": Phrase(
+        "{share:.1%} of the replies have a placeholder that their reference does not have.",
+        "{share:.1%} 的回复含有参考答案中没有的占位符。",
+    ),
+    "texts.placeholders.none": Phrase(
+        "No reply has a placeholder that its reference does not have.", "没有回复虚构占位符。"
+    ),
+    "texts.invalid": Phrase(
+        "{share:.1%} of the replies have no text that can be read; they count as empty.",
+        "{share:.1%} 的回复无法读出文本，按空文本计分。",
+    ),
+    "texts.conditions": Phrase("Where the labels are right, and where they are not", "标签正确与错误时的生成质量"),
+    "texts.right": Phrase("labels right", "标签正确"),
+    "texts.wrong": Phrase("labels wrong", "标签有误"),
+    "texts.conditions.rows": Phrase("rows", "行数"),
+    "texts.conditions.note": Phrase("Only fields with a closed list of labels count.", "只考虑有固定标签列表的字段。"),
+    "texts.cases.best": Phrase("The best replies", "优秀案例"),
+    "texts.cases.middle": Phrase("Middling replies", "中等案例"),
+    "texts.cases.worst": Phrase("The worst replies", "较差案例"),
+    "texts.case": Phrase(
+        "Row {row}, {place}: ROUGE-L {closeness:.3f}.", "第 {row} 行，{place}：ROUGE-L {closeness:.3f}。"
+    ),
+    "texts.case.right": Phrase("Right: {fields}.", "正确：{fields}。"),
+    "texts.case.wrong": Phrase("Wrong: {fields}.", "错误：{fields}。"),
+    "texts.case.wrong.one": Phrase("{field} ({said}, expected {expected})", "{field}（预测 {said}，应为 {expected}）"),
+    "texts.case.nothing": Phrase("nothing", "无"),
+    "texts.input": Phrase("input", "输入"),
+    "texts.reference": Phrase("reference", "参考答案"),
+    "texts.reply": Phrase("reply", "模型回复"),
+    "texts.unreadable": Phrase("reply, which could not be read", "模型回复（无法解析）"),
+    "texts.signatures": Phrase("How these were computed", "计算方式"),
+    # Probabilities, thresholds and repeated samples.
+    "calibration.ece": Phrase(
+        "Expected calibration error {error:.3f} over {rows}: so far the probabilities are from the share that is right, on average.",
+        "期望校准误差（ECE）为 {error:.3f}（{rows}）：预测概率与实际正确率的平均差距。",
+    ),
+    "calibration.over": Phrase("On the whole the model is too sure of itself.", "总体上模型过于自信。"),
+    "calibration.under": Phrase("On the whole the model is less sure than it could be.", "总体上模型不够自信。"),
+    "calibration.none": Phrase("No row has a probability.", "没有任何一行带有概率。"),
+    "calibration.coverage": Phrase(
+        "If only rows of probability {threshold:.3f} or more were answered, {coverage:.1%} of the rows would be, and {precision:.1%} of "
+        "these right. The threshold was chosen for 95% on {rows} of validation.",
+        "如果只回答概率不低于 {threshold:.3f} 的行，可覆盖 {coverage:.1%} 的行，其中 {precision:.1%} 正确。该阈值在{rows}验证数据上按 95% 精确率选定。",
+    ),
+    "calibration.coverage.empty": Phrase(
+        "The threshold of 95% on validation rows is {threshold:.3f}; no test row reaches it.",
+        "验证数据上达到 95% 精确率的阈值为 {threshold:.3f}，没有测试行达到它。",
+    ),
+    "calibration.coverage.none": Phrase(
+        "No probability is high enough to be right 95% of the time on validation rows.",
+        "在验证数据上，没有任何概率阈值能达到 95% 的精确率。",
+    ),
+    "calibration.chart": Phrase(
+        "Reliability of {field}: how often is a probability right?", "{field} 的可靠性曲线：概率有多可信？"
+    ),
+    "calibration.diagonal": Phrase("perfectly calibrated", "完美校准"),
+    "calibration.model": Phrase("the model", "模型"),
+    "calibration.confidence": Phrase("mean probability", "平均概率"),
+    "calibration.accuracy": Phrase("share that is right", "实际正确率"),
+    "calibration.bin": Phrase("{low:.1f} to {high:.1f}", "{low:.1f} 到 {high:.1f}"),
+    "calibration.bin.said": Phrase(
+        "of {n:,} rows with a probability of {low:.1f} to {high:.1f} {accuracy:.1%} are right",
+        "概率 {low:.1f} 到 {high:.1f} 的 {n:,} 行中 {accuracy:.1%} 正确",
+        one="of 1 row with a probability of {low:.1f} to {high:.1f} {accuracy:.1%} is right",
+    ),
+    "calibration.table": Phrase("Rows by probability", "按概率分组"),
+    "calibration.range": Phrase("probability", "概率"),
+    "thresholds.title": Phrase(
+        "Thresholds for {field}, chosen on {rows} of validation", "{field} 的标签阈值（在{rows}验证数据上选定）"
+    ),
+    "thresholds.gain": Phrase("What the thresholds change on the test rows", "阈值在测试集上的效果"),
+    "thresholds.without": Phrase("without", "不用阈值"),
+    "thresholds.with": Phrase("with", "使用阈值"),
+    "thresholds.threshold": Phrase("threshold", "阈值"),
+    "thresholds.f1": Phrase("F1 with it", "使用后 F1"),
+    "thresholds.default": Phrase("F1 at 0.5", "阈值 0.5 时 F1"),
+    "thresholds.note": Phrase("F1 of the validation rows.", "F1 为验证数据上的值。"),
+    "thresholds.better": Phrase(
+        "Thresholds of {field} make its {metric} better: {change}.", "阈值使 {field} 的{metric}更好：{change}。"
+    ),
+    "thresholds.worse": Phrase(
+        "Thresholds of {field} make its {metric} worse: {change}.", "阈值使 {field} 的{metric}更差：{change}。"
+    ),
+    "thresholds.same": Phrase(
+        "Thresholds of {field} make no real difference to its {metric}: {change}.",
+        "阈值对 {field} 的{metric}没有显著影响：{change}。",
+    ),
+    "consistency.title": Phrase("Consistency of repeated samples", "多次采样的一致性"),
+    "consistency.intro": Phrase(
+        "Each row was answered {repeats} times at temperature {temperature:g}.",
+        "每一行以温度 {temperature:g} 采样 {repeats} 次。",
+    ),
+    "consistency.said": Phrase(
+        "{field}: in {share:.1%} of the rows the samples do not all say the same.",
+        "{field}：{share:.1%} 的行各次采样不完全一致。",
+    ),
+    "consistency.table": Phrase("How far the samples of a row agree", "同一行各次采样的一致程度"),
+    "consistency.field": Phrase("field", "字段"),
+    "consistency.agreement": Phrase("agreement", "一致率"),
+    "consistency.entropy": Phrase("entropy, bits", "熵（比特）"),
+    "consistency.flips": Phrase("rows that differ", "不一致的行"),
+    "consistency.note": Phrase(
+        "Agreement is the share of a row's samples that say what most of them say.",
+        "一致率是一行的采样中与多数答案相同的比例。",
+    ),
+    "consistency.rows": Phrase("Rows whose samples differ", "采样结果不一致的行"),
+    "consistency.values": Phrase("answers and how often", "各答案及次数"),
+    "consistency.unreadable": Phrase("(unreadable)", "（无法解析）"),
+    "field.row": Phrase("row", "行"),
+    "field.place": Phrase("place", "位置"),
+    "field.input": Phrase("input", "输入"),
+    # Predictions.
+    "predictions.title": Phrase("Predictions", "预测结果"),
+    "predictions.rows": Phrase("{n:,} test rows.", "共 {n:,} 条测试数据。", one="1 test row."),
+    "predictions.right": Phrase("Every label is right in {rows}.", "标签全部正确：{rows}。"),
+    "predictions.problems": Phrase("Replies that could not be read: {rows}.", "无法解析的回复：{rows}。"),
 }
 
 

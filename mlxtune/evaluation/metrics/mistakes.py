@@ -50,6 +50,62 @@ class LabelMistakes:
         return {kind: [asdict(one) for one in mistakes] for kind, mistakes in self.kinds.items()}
 
 
+@dataclass(frozen=True)
+class SetConfusion:
+    """What sets of labels were answered with. A row that expects a label misses it where its reply does not say it.
+
+    Attributes:
+        expected: Label -> rows that expect it; of each label of the list, as in the others.
+        said: Rows that were answered with it.
+        hits: Rows that expect it and were answered with it.
+        nothing: Rows that miss it, and were answered with no label that they do not expect.
+        invalid: Rows that expect it, and whose reply could not be parsed.
+        added: Rows that were answered with it, do not expect it, and miss nothing.
+        instead: (label, other) -> rows that miss the label, and were answered with the other, which they do not expect.
+    """
+
+    expected: Mapping[str, int]
+    said: Mapping[str, int]
+    hits: Mapping[str, int]
+    nothing: Mapping[str, int]
+    invalid: Mapping[str, int]
+    added: Mapping[str, int]
+    instead: Mapping[tuple[str, str], int]
+
+
+def set_confusion(
+    expected: Sequence[Sequence[str]], predicted: Sequence[Sequence[str] | None], labels: Sequence[str]
+) -> SetConfusion:
+    """What sets of labels were answered with.
+
+    Args:
+        expected: The expected labels of each row.
+        predicted: The predicted ones; None where the reply could not be parsed.
+        labels: Every label that occurs.
+
+    >>> found = set_confusion([("pay", "tell"), ("pay",)], [("pay", "ask"), ("pay", "ask")], ["pay", "tell", "ask"])
+    >>> found.hits, found.instead, found.added
+    ({'pay': 2, 'tell': 0, 'ask': 0}, {('tell', 'ask'): 1}, {'pay': 0, 'tell': 0, 'ask': 1})
+    """
+    wanted, said, hits, nothing, invalid, added = (dict.fromkeys(labels, 0) for _ in range(6))
+    instead: Counter[tuple[str, str]] = Counter()
+    for right, reply in zip(map(set, expected), predicted, strict=True):
+        for label in right:
+            wanted[label] += 1
+            invalid[label] += reply is None
+        if reply is None:
+            continue
+        missed, extra = right - set(reply), set(reply) - right
+        for label in set(reply):
+            said[label] += 1
+            hits[label] += label in right
+            added[label] += label in extra and not missed
+        for label in missed:
+            nothing[label] += not extra
+            instead.update((label, other) for other in extra)
+    return SetConfusion(wanted, said, hits, nothing, invalid, added, dict(instead))
+
+
 def label_set_mistakes(expected: Sequence[Sequence[str]], predicted: Sequence[Sequence[str] | None]) -> LabelMistakes:
     """Which label is missed, and which is added, beside which other. Rows that could not be parsed are left out.
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from math import isfinite
+from pathlib import PurePath
 
 from mlxtune.evaluation.metrics.estimates import Estimate
 from mlxtune.evaluation.metrics.paired import Comparison, Verdict
@@ -54,12 +56,12 @@ def estimate_cell(estimate: Estimate | None, bar: bool = False) -> Cell:
         estimate: None shows an empty cell.
         bar: Whether its value, 0..1, is drawn behind it.
     """
-    return Cell(estimate_text(estimate), share=estimate.value if bar and estimate is not None else None)
+    return Cell(estimate_text(estimate), share=_bar(estimate.value) if bar and estimate is not None else None)
 
 
 def share_cell(share: float, digits: int = 3) -> Cell:
     """A share of 0..1 as a number with a bar."""
-    return Cell(f"{share:.{digits}f}", share=share)
+    return Cell(f"{share:.{digits}f}", share=_bar(share))
 
 
 def count_cell(count: int, of: int, bar: bool = True) -> Cell:
@@ -85,3 +87,17 @@ def together(sentences: Iterable[str], say: Words) -> str:
 def left_out(shown: int, of: int, say: Words) -> str:
     """What a table that shows only its beginning says below; "" where it shows all."""
     return say("count.left_out", shown=shown, n=of - shown) if shown < of else ""
+
+
+def place(file: str, line: int) -> str:
+    """Where a row stands, by the file's name: a page is read on other machines than it was written on.
+
+    >>> place("/home/me/data/test.jsonl", 4)
+    'test.jsonl:4'
+    """
+    return f"{PurePath(file).name}:{line}"
+
+
+def _bar(value: float) -> float | None:
+    """The length of a bar; None of what is no number."""
+    return min(max(value, 0.0), 1.0) if isfinite(value) else None
