@@ -352,6 +352,111 @@ PHRASES: dict[str, Phrase] = {
     "predictions.rows": Phrase("{n:,} test rows.", "共 {n:,} 条测试数据。", one="1 test row."),
     "predictions.right": Phrase("Every label is right in {rows}.", "标签全部正确：{rows}。"),
     "predictions.problems": Phrase("Replies that could not be read: {rows}.", "无法解析的回复：{rows}。"),
+    # Exported artifacts, verified.
+    "verify.title": Phrase("Exports, verified", "导出验证"),
+    "verify.kept": Phrase(
+        "All {n} artifacts keep the adapter's scores on {rows}, within the tolerance of {tolerance:g}.",
+        "全部 {n} 个导出产物在{rows}上保持了适配器的得分（容差 {tolerance:g}）。",
+        one="The artifact keeps the adapter's scores on {rows}, within the tolerance of {tolerance:g}.",
+    ),
+    "verify.lost": Phrase(
+        "{artifact}: {metric} fell by {fell:.3f}, to {value:.3f}.",
+        "{artifact}：{metric}下降 {fell:.3f}，降至 {value:.3f}。",
+    ),
+    "verify.tolerance": Phrase(
+        "That is more than the tolerance of {tolerance:g} ({rows}).", "超过容差 {tolerance:g}（{rows}）。"
+    ),
+    "verify.failed": Phrase("{artifact} failed: {why}", "{artifact} 失败：{why}"),
+    "verify.adapter": Phrase("base model with adapter", "基座模型 + 适配器"),
+    "verify.adapter.decoding": Phrase("base model with adapter, {decoding}", "基座模型 + 适配器（{decoding}）"),
+    "verify.artifacts": Phrase("Artifacts", "导出产物"),
+    "verify.artifacts.note": Phrase(
+        "Replies and logits are compared with those of the base model with the adapter.",
+        "回复和 logits 均与“基座模型 + 适配器”比较。",
+    ),
+    "verify.artifact": Phrase("artifact", "产物"),
+    "verify.loaded_by": Phrase("loaded by", "加载方式"),
+    "verify.same": Phrase("same replies", "回复一致"),
+    "verify.logits": Phrase("logits differ by", "logits 最大差"),
+    "verify.size": Phrase("size", "大小"),
+    "verify.seconds": Phrase("seconds a row", "秒/行"),
+    "verify.metric": Phrase("{field}: {metric}", "{field}：{metric}"),
+    "verify.difference": Phrase("difference to adapter", "与适配器之差"),
+    # Criteria of a judge and of people.
+    "criterion.accuracy": Phrase("accuracy", "准确性"),
+    "criterion.relevance": Phrase("relevance", "相关性"),
+    "criterion.professionalism": Phrase("professionalism", "专业性"),
+    "criterion.completeness": Phrase("completeness", "完整性"),
+    "criterion.tone": Phrase("tone", "语气"),
+    "criterion.overall": Phrase("overall", "总体"),
+    # A model judge's ratings.
+    "judge.title": Phrase("Ratings by a model", "模型评分"),
+    "judge.intro": Phrase(
+        "{model} compared the replies to {rows} with their references, and rated each from 1 to 5.",
+        "{model} 对照参考答案为{rows}的回复评分（1 到 5 分）。",
+    ),
+    "judge.counts": Phrase("Of the ratings: {counts}.", "评分情况：{counts}。"),
+    "judge.judged": Phrase("{n:,} given", "{n:,} 条已评"),
+    "judge.missing": Phrase(
+        "{n:,} of replies without the text, which count as the lowest", "{n:,} 条回复缺少文本（按最低分计）"
+    ),
+    "judge.unparseable": Phrase("{n:,} without clear scores", "{n:,} 条评分无法解析"),
+    "judge.refused": Phrase("{n:,} refused", "{n:,} 条被拒绝"),
+    "judge.failed": Phrase("{n:,} failed", "{n:,} 条失败"),
+    "judge.means": Phrase("Mean ratings", "平均评分"),
+    "judge.field": Phrase("field", "字段"),
+    "judge.criterion": Phrase("criterion", "维度"),
+    "judge.mean": Phrase("mean, 1 to 5", "平均分（1 到 5）"),
+    "judge.nothing": Phrase("nothing judged", "无评分"),
+    "judge.correlation": Phrase(
+        "{field}: the overall rating and {metric} correlate at {value} (Spearman; 1 is the same order).",
+        "{field}：总体评分与 {metric} 的 Spearman 相关系数为 {value}（1 表示排序一致）。",
+    ),
+    # People's ratings.
+    "people.title": Phrase("Ratings by people", "人工评估"),
+    "people.intro": Phrase(
+        "{raters} rated {rated:,} of {cases:,} cases from 1 to 5. Rated was: {what}.",
+        "{raters}对 {cases:,} 个样例中的 {rated:,} 个评分（1 到 5 分），评估内容：{what}。",
+    ),
+    "people.raters": Phrase("{n} people", "{n} 位评估者", one="1 person"),
+    "people.whole_reply": Phrase("the whole reply", "完整回复"),
+    "people.means": Phrase("Mean ratings, 1 to 5", "平均评分（1 到 5）"),
+    "people.dimension": Phrase("dimension", "维度"),
+    "people.scores": Phrase("scores", "评分数"),
+    "people.not_rated": Phrase("not rated", "未评分"),
+    "people.cases": Phrase("cases", "样例数"),
+    "people.difference": Phrase("difference", "差值"),
+    "people.differences": Phrase(
+        "{run} less {against}, by people who rated both", "{run} 减去 {against}（由评过两者的评估者打分）"
+    ),
+    "people.agreement": Phrase("Whether the raters agree", "评估者一致性"),
+    "people.lines": Phrase("lines", "条目数"),
+    "people.alpha.ordinal": Phrase("alpha, ordinal", "alpha（有序）"),
+    "people.alpha.interval": Phrase("alpha, interval", "alpha（等距）"),
+    "people.equal": Phrase("equal pairs", "评分相同的比例"),
+    "people.alpha": Phrase(
+        "Krippendorff's alpha: 1 is perfect agreement, 0 that of chance. From 0.8 on ratings can be relied on, from 0.667 on with care.",
+        "Krippendorff's alpha：1 为完全一致，0 为随机水平；0.8 以上可靠，0.667 以上可谨慎参考。",
+    ),
+    "people.one_rater": Phrase(
+        "Whether raters agree is not known: two or more must rate the same cases.",
+        "无法判断评估者一致性：需要至少两位评估者评同样的样例。",
+    ),
+    "people.no_variation": Phrase("no variation", "无差异"),
+    "people.rouge": Phrase("{run}: ratings by ROUGE-L", "{run}：人工评分与 ROUGE-L"),
+    "people.rouge.note": Phrase(
+        "Correlations are of a case's mean rating with its ROUGE-L.", "相关系数为样例平均评分与其 ROUGE-L 之间的相关。"
+    ),
+    "people.spearman": Phrase("Spearman", "Spearman"),
+    "people.pearson": Phrase("Pearson", "Pearson"),
+    "people.more": Phrase("Raters, lowest ratings and comments", "评估者、最低评分与评语"),
+    "people.rater_means": Phrase("Mean of what each rater gave", "各评估者的平均分"),
+    "people.rater": Phrase("rater", "评估者"),
+    "people.case": Phrase("case", "样例"),
+    "people.run": Phrase("run", "运行"),
+    "people.lowest": Phrase("The lowest ratings", "最低评分"),
+    "people.comments": Phrase("Comments", "评语"),
+    "people.comment": Phrase("comment", "评语"),
 }
 
 

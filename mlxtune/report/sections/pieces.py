@@ -59,6 +59,13 @@ def estimate_cell(estimate: Estimate | None, bar: bool = False) -> Cell:
     return Cell(estimate_text(estimate), share=_bar(estimate.value) if bar and estimate is not None else None)
 
 
+def rating_cell(mean: Estimate | None, lowest: int, highest: int, none: str) -> Cell:
+    """A mean rating with its interval, and a bar as long as it is far from the lowest one; `none` where nothing was rated."""
+    if mean is None:
+        return Cell(none)
+    return Cell(estimate_text(mean, digits=2), share=_bar((mean.value - lowest) / (highest - lowest)))
+
+
 def share_cell(share: float, digits: int = 3) -> Cell:
     """A share of 0..1 as a number with a bar."""
     return Cell(f"{share:.{digits}f}", share=_bar(share))
