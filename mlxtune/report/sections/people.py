@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from mlxtune.evaluation.judge.ratings import HIGHEST, LOWEST
 from mlxtune.evaluation.review.human_evaluation import (
     HumanEvaluation,
     RatedLine,
@@ -10,6 +9,7 @@ from mlxtune.evaluation.review.human_evaluation import (
     RaterAgreement,
     RunDifference,
 )
+from mlxtune.evaluation.review.sheet import HIGHEST, LOWEST
 from mlxtune.report.blocks import Block, Cell, Column, Folded, Paragraph, Section, Table
 from mlxtune.report.sections.judge import criterion_title
 from mlxtune.report.sections.pieces import left_out, numeric, rating_cell, verdict_cells
