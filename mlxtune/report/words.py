@@ -75,7 +75,8 @@ PHRASES: dict[str, Phrase] = {
     "system.zero_shot": Phrase("base model, zero-shot (zero_shot)", "基座模型零样本（zero_shot）"),
     "system.few_shot": Phrase("base model, few-shot (few_shot)", "基座模型少样本（few_shot）"),
     # A field: what labels and texts have in common.
-    "field.summary": Phrase("The {metric} is {value} over {rows}.", "{rows}上的{metric}为 {value}。"),
+    "field.summary": Phrase("The {metric} is {value} over {rows}.", "{metric}：{value}（测试集 {rows}）。"),
+    "field.before.alone": Phrase("Before tuning it was {before}.", "微调前为 {before}。"),
     "field.before.better": Phrase(
         "Before tuning it was {before}. Tuning made it better: {change}.", "微调前为 {before}，微调后更好：{change}。"
     ),
@@ -115,7 +116,7 @@ PHRASES: dict[str, Phrase] = {
     "field.difference": Phrase("model less it", "模型减去该系统"),
     "field.difference.note": Phrase(
         "Differences are in {metric}, compared row by row on the same rows.",
-        "差值为{metric}之差，在相同的行上逐行配对比较。",
+        "差值按以下指标计算：{metric}；在相同的行上逐行配对比较。",
     ),
     "field.baselines": Phrase("The model beside other systems", "与其他系统对比"),
     "field.intervals": Phrase("95% intervals in brackets.", "方括号内为 95% 置信区间。"),
@@ -140,6 +141,10 @@ PHRASES: dict[str, Phrase] = {
     "labels.table.note": Phrase(
         "Bars show precision, recall and F1 from 0 to 1.", "条形表示 0 到 1 的精确率、召回率和 F1。"
     ),
+    "labels.table.nowhere": Phrase(
+        "A score that no row decides is left out (–); macro F1 counts it as 0.",
+        "没有行可判定的得分以 – 表示，宏平均 F1 中按 0 计。",
+    ),
     "labels.recall.chart": Phrase("Recall of each label before and after tuning", "各标签召回率：微调前后对比"),
     "labels.recall.chart.some": Phrase(
         "Recall of the {n} most frequent labels before and after tuning", "最常见的 {n} 个标签的召回率：微调前后对比"
@@ -158,9 +163,7 @@ PHRASES: dict[str, Phrase] = {
         "错误最多的 {n} 个标签的混淆矩阵：行为真实标签，列为预测标签",
     ),
     "labels.confusion.right": Phrase("{label}: {share:.1%} of {rows} right", "{label}：{rows}中 {share:.1%} 正确"),
-    "labels.confusion.most": Phrase(
-        "{right}, {share:.1%} answered with {other}.", "{right}，{share:.1%} 被预测为 {other}。"
-    ),
+    "labels.confusion.most": Phrase("{right}, {share:.1%} {other}.", "{right}，{share:.1%} 为 {other}。"),
     "labels.confusion.only": Phrase("{right}.", "{right}。"),
     "labels.set_confusion": Phrase(
         "Which label is said in the place of which: expected down, predicted across",
@@ -278,15 +281,15 @@ PHRASES: dict[str, Phrase] = {
     "calibration.coverage": Phrase(
         "If only rows of probability {threshold:.3f} or more were answered, {coverage:.1%} of the rows would be, and {precision:.1%} of "
         "these right. The threshold was chosen for 95% on {rows} of validation.",
-        "如果只回答概率不低于 {threshold:.3f} 的行，可覆盖 {coverage:.1%} 的行，其中 {precision:.1%} 正确。该阈值在{rows}验证数据上按 95% 精确率选定。",
+        "如果只回答概率不低于 {threshold:.3f} 的行，可覆盖 {coverage:.1%} 的行，其中 {precision:.1%} 正确。该阈值在验证集（{rows}）上按 95% 精确率选定。",
     ),
     "calibration.coverage.empty": Phrase(
         "The threshold of 95% on validation rows is {threshold:.3f}; no test row reaches it.",
-        "验证数据上达到 95% 精确率的阈值为 {threshold:.3f}，没有测试行达到它。",
+        "验证集上达到 95% 精确率的阈值为 {threshold:.3f}，没有测试行达到它。",
     ),
     "calibration.coverage.none": Phrase(
         "No probability is high enough to be right 95% of the time on validation rows.",
-        "在验证数据上，没有任何概率阈值能达到 95% 的精确率。",
+        "在验证集上，没有任何概率阈值能达到 95% 的精确率。",
     ),
     "calibration.chart": Phrase(
         "Reliability of {field}: how often is a probability right?", "{field} 的可靠性曲线：概率有多可信？"
@@ -304,7 +307,7 @@ PHRASES: dict[str, Phrase] = {
     "calibration.table": Phrase("Rows by probability", "按概率分组"),
     "calibration.range": Phrase("probability", "概率"),
     "thresholds.title": Phrase(
-        "Thresholds for {field}, chosen on {rows} of validation", "{field} 的标签阈值（在{rows}验证数据上选定）"
+        "Thresholds for {field}, chosen on {rows} of validation", "{field} 的标签阈值（在验证集 {rows}上选定）"
     ),
     "thresholds.gain": Phrase("What the thresholds change on the test rows", "阈值在测试集上的效果"),
     "thresholds.without": Phrase("without", "不用阈值"),
@@ -312,16 +315,16 @@ PHRASES: dict[str, Phrase] = {
     "thresholds.threshold": Phrase("threshold", "阈值"),
     "thresholds.f1": Phrase("F1 with it", "使用后 F1"),
     "thresholds.default": Phrase("F1 at 0.5", "阈值 0.5 时 F1"),
-    "thresholds.note": Phrase("F1 of the validation rows.", "F1 为验证数据上的值。"),
+    "thresholds.note": Phrase("F1 of the validation rows.", "F1 为验证集上的值。"),
     "thresholds.better": Phrase(
-        "Thresholds of {field} make its {metric} better: {change}.", "阈值使 {field} 的{metric}更好：{change}。"
+        "Thresholds of {field} make its {metric} better: {change}.", "{field}（{metric}）：使用阈值后更好，{change}。"
     ),
     "thresholds.worse": Phrase(
-        "Thresholds of {field} make its {metric} worse: {change}.", "阈值使 {field} 的{metric}更差：{change}。"
+        "Thresholds of {field} make its {metric} worse: {change}.", "{field}（{metric}）：使用阈值后更差，{change}。"
     ),
     "thresholds.same": Phrase(
         "Thresholds of {field} make no real difference to its {metric}: {change}.",
-        "阈值对 {field} 的{metric}没有显著影响：{change}。",
+        "{field}（{metric}）：使用阈值无显著差异，{change}。",
     ),
     "consistency.title": Phrase("Consistency of repeated samples", "多次采样的一致性"),
     "consistency.intro": Phrase(
@@ -356,12 +359,12 @@ PHRASES: dict[str, Phrase] = {
     "verify.title": Phrase("Exports, verified", "导出验证"),
     "verify.kept": Phrase(
         "All {n} artifacts keep the adapter's scores on {rows}, within the tolerance of {tolerance:g}.",
-        "全部 {n} 个导出产物在{rows}上保持了适配器的得分（容差 {tolerance:g}）。",
+        "全部 {n} 个导出产物在测试集（{rows}）上保持了适配器的得分，容差 {tolerance:g}。",
         one="The artifact keeps the adapter's scores on {rows}, within the tolerance of {tolerance:g}.",
     ),
     "verify.lost": Phrase(
         "{artifact}: {metric} fell by {fell:.3f}, to {value:.3f}.",
-        "{artifact}：{metric}下降 {fell:.3f}，降至 {value:.3f}。",
+        "{artifact}（{metric}）：下降 {fell:.3f}，降至 {value:.3f}。",
     ),
     "verify.tolerance": Phrase(
         "That is more than the tolerance of {tolerance:g} ({rows}).", "超过容差 {tolerance:g}（{rows}）。"
@@ -393,7 +396,7 @@ PHRASES: dict[str, Phrase] = {
     "judge.title": Phrase("Ratings by a model", "模型评分"),
     "judge.intro": Phrase(
         "{model} compared the replies to {rows} with their references, and rated each from 1 to 5.",
-        "{model} 对照参考答案为{rows}的回复评分（1 到 5 分）。",
+        "{model} 对照参考答案评分（1 到 5 分），共 {rows}。",
     ),
     "judge.counts": Phrase("Of the ratings: {counts}.", "评分情况：{counts}。"),
     "judge.judged": Phrase("{n:,} given", "{n:,} 条已评"),
@@ -416,7 +419,7 @@ PHRASES: dict[str, Phrase] = {
     "people.title": Phrase("Ratings by people", "人工评估"),
     "people.intro": Phrase(
         "{raters} rated {rated:,} of {cases:,} cases from 1 to 5. Rated was: {what}.",
-        "{raters}对 {cases:,} 个样例中的 {rated:,} 个评分（1 到 5 分），评估内容：{what}。",
+        "{raters}为 {cases:,} 个样例中的 {rated:,} 个评分（1 到 5 分），评估内容：{what}。",
     ),
     "people.raters": Phrase("{n} people", "{n} 位评估者", one="1 person"),
     "people.whole_reply": Phrase("the whole reply", "完整回复"),
@@ -552,7 +555,7 @@ PHRASES: dict[str, Phrase] = {
     ),
     "data.augment": Phrase(
         "{model} rewrote rows whose {field} is {value}: {made} of {wanted:,} wanted, from {before}.",
-        "{model} 改写了 {field} 为 {value} 的行：由{before}得到{made}（目标 {wanted:,} 行）。",
+        "{model} 改写了 {field} 为 {value} 的数据：由 {before}改写出 {made}（目标 {wanted:,} 行）。",
     ),
     "data.balance": Phrase("Training rows before and after balancing", "平衡前后的训练行数"),
     "data.balance.before": Phrase("before", "平衡前"),

@@ -103,13 +103,16 @@ def summary(results: FieldResults, say: Words) -> list[Block]:
     blocks: list[Block] = []
     sentences = [say("field.summary", metric=metric_title(name, say), value=value, rows=rows)]
     tone: Tone = "neutral"
-    if results.before is not None and (compared := results.before.against.get(name)) is not None:
+    compared = None if results.before is None else results.before.against.get(name)
+    if compared is not None:
         tone = {"better": "good", "worse": "bad"}.get(compared.verdict, "warning")  # type: ignore[assignment]
         sentences.append(
             say(
                 f"field.before.{compared.verdict}", change=difference_text(compared), before=_before_text(results, name)
             )
         )
+    elif results.before is not None and (before := _before_text(results, name)):
+        sentences.append(say("field.before.alone", before=before))
     blocks.append(Paragraph(together(sentences, say), tone))
     if (beside := _baselines_text(results, name, say)) is not None:
         blocks.append(beside)
@@ -117,31 +120,25 @@ def summary(results: FieldResults, say: Words) -> list[Block]:
 
 
 def metric_table(results: FieldResults, say: Words) -> Table:
-    """Every metric of the field with its interval; before tuning beside it, where that is known."""
+    """Every metric of the field with its interval; before tuning and what changed beside it, where that is known."""
     ours = estimates_of(results.scores)
     before = results.before
     theirs = {} if before is None or before.scores is None else estimates_of(before.scores)
-    titles = [say("field.metric")]
-    note = say("field.intervals")
-    if before is None:
-        columns = (*map(Column, titles), *numeric(say("field.value")))
-    else:
-        columns = (
-            *map(Column, titles),
-            *numeric(say("field.before"), say("field.after"), say("field.change")),
-            Column(say("field.verdict")),
-        )
-        if before.decoding is not None:
-            note = together([note, say("field.other_decoding", decoding=before.decoding)], say)
+    against = {} if before is None else before.against
+    heads = [say("field.value")] if before is None else [say("field.after")]
+    if theirs:
+        heads = [say("field.before"), *heads]
+    columns = [Column(say("field.metric")), *numeric(*heads)]
+    if against:
+        columns += [*numeric(say("field.change")), Column(say("field.verdict"))]
     rows = []
     for name in in_order([*ours, *theirs]):
-        cells = [Cell(metric_title(name, say))]
-        if before is not None:
-            cells.append(estimate_cell(theirs.get(name)))
-        cells.append(estimate_cell(ours.get(name)))
-        if before is not None:
-            cells += verdict_cells(before.against.get(name), say)
-        rows.append(cells)
+        values = [theirs.get(name), ours.get(name)] if theirs else [ours.get(name)]
+        cells = [Cell(metric_title(name, say)), *map(estimate_cell, values)]
+        rows.append([*cells, *verdict_cells(against.get(name), say)] if against else cells)
+    note = say("field.intervals")
+    if before is not None and before.decoding is not None:
+        note = together([note, say("field.other_decoding", decoding=before.decoding)], say)
     return Table(say("field.metrics"), columns, rows, note)
 
 
@@ -199,12 +196,16 @@ def _before(name: str, tuned: EvaluationResult, base: EvaluationResult | None) -
 
 
 def _before_text(results: FieldResults, name: str) -> str:
-    """The value before tuning with its interval; without one where only the difference is known."""
-    assert results.before is not None
-    if results.before.scores is not None:
-        return estimate_text(estimates_of(results.before.scores).get(name))
-    value = estimates_of(results.scores)[name].value - results.before.against[name].difference
-    return estimate_text(Estimate(value, None, None))
+    """The value before tuning with its interval; without one where only the difference is known; "" where neither is."""
+    before = results.before
+    assert before is not None
+    if before.scores is not None:
+        return estimate_text(estimates_of(before.scores).get(name))
+    if name not in before.against:
+        return ""
+    return estimate_text(
+        Estimate(estimates_of(results.scores)[name].value - before.against[name].difference, None, None)
+    )
 
 
 def _baselines_text(results: FieldResults, name: str, say: Words) -> Paragraph | None:

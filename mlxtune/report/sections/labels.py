@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mlxtune.evaluation.metrics.estimates import Estimate
-from mlxtune.evaluation.metrics.labels import Confusion, LabelScores
+from mlxtune.evaluation.metrics.labels import Confusion, LabelScore, LabelScores
 from mlxtune.evaluation.metrics.mistakes import BesideMistake, Confused, LabelMistakes, SetConfusion
 from mlxtune.evaluation.metrics.paired import LEVEL, mcnemar
 from mlxtune.report.blocks import Block, Cell, Column, Folded, Paragraph, Section, Table
@@ -24,6 +24,7 @@ MAX_ERRORS = 12
 MAX_NAMED = 3  # in a sentence
 WEAK_RECALL = 0.5  # fewer than half of a label's rows are found
 RARE = 0.75  # of an even share of the rows
+_UNDEFINED = Cell("–")  # a score of a label that no row has
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,11 @@ def label_section(
     if not isinstance(scores, LabelScores):
         return None
     said = None if errors is None else _said(scores, errors)
-    blocks: list[Block] = [*summary(results, say), *_findings(scores, errors, said, say), metric_table(results, say)]
+    blocks: list[Block] = [
+        *summary(results, say),
+        *_findings(results.rows, scores, errors, said, say),
+        metric_table(results, say),
+    ]
     blocks += baseline_table(results, say)
     blocks += _label_tables(results, scores, said, say)
     blocks += _recall_chart(results, scores, say)
@@ -75,12 +80,12 @@ def label_section(
 
 
 def _findings(
-    scores: LabelScores, errors: LabelErrors | None, said: Mapping[str, int] | None, say: Words
+    n_rows: int, scores: LabelScores, errors: LabelErrors | None, said: Mapping[str, int] | None, say: Words
 ) -> list[Block]:
     """What a reader should see first: the most frequent errors, weak labels, labels that are said too often."""
     paragraphs = [
         "" if errors is None else _frequent_errors(errors.mistakes, say),
-        _weak_labels(scores, say),
+        _weak_labels(scores, n_rows, say),
         "" if said is None else _leaning(scores, said, say),
     ]
     return [Paragraph(text, "warning" if i else "neutral") for i, text in enumerate(paragraphs) if text]
@@ -100,7 +105,7 @@ def _frequent_errors(mistakes: LabelMistakes, say: Words) -> str:
     return say("labels.errors.first", errors=say("list.clauses").join(sentences))
 
 
-def _weak_labels(scores: LabelScores, say: Words) -> str:
+def _weak_labels(scores: LabelScores, n_rows: int, say: Words) -> str:
     """The labels of which fewer than half of the rows are found, and which of them are rare."""
     total = sum(one.support for one in scores.labels.values())
     weak = [label for label, one in scores.labels.items() if one.support and one.recall < WEAK_RECALL]
@@ -112,7 +117,7 @@ def _weak_labels(scores: LabelScores, say: Words) -> str:
 
     def named(label: str) -> str:
         one = scores.labels[label]
-        return say("labels.weak.one", label=label, recall=one.recall, rows=count_text(one.support, total))
+        return say("labels.weak.one", label=label, recall=one.recall, rows=count_text(one.support, n_rows))
 
     sentences = [say("labels.weak", labels=_first(list(map(named, weak)), say))]
     if rare:
@@ -169,9 +174,13 @@ def _label_tables(
     by_support = sorted(labels, key=lambda label: -scores.labels[label].support)
     shown = labels if len(labels) <= MAX_LABELS else by_support[:MAX_LABELS]
     title = say("labels.table")
-    note = say("labels.table.note")
-    if len(shown) < len(labels):
-        note = together([note, left_out(len(shown), len(labels), say)], say)
+    nowhere = any(not one.support for one in scores.labels.values())
+    notes = [
+        say("labels.table.note"),
+        say("labels.table.nowhere") if nowhere else "",
+        left_out(len(shown), len(labels), say),
+    ]
+    note = together(notes, say)
     blocks: list[Block] = [_label_table(title, shown, note, results, scores, said, say)]
     if rest := by_support[len(shown) : MAX_FOLDED]:
         note = left_out(MAX_FOLDED, len(labels), say)
@@ -194,30 +203,43 @@ def _label_table(
     heads += [say("labels.precision"), say("labels.recall"), say("labels.f1")]
     if before is not None:
         heads += [say("labels.recall.before"), say("labels.f1.before")]
-    total = sum(one.support for one in scores.labels.values())
     rows = []
     for label in labels:
         one = scores.labels[label]
-        cells = [Cell(label), Cell(count_text(one.support, total))]
+        cells = [Cell(label), Cell(count_text(one.support, results.rows))]
         if said is not None:
             cells.append(Cell(f"{said.get(label, 0):,}"))
-        recall = Estimate(one.recall, *(one.recall_interval or (None, None)))
-        cells += [share_cell(one.precision), estimate_cell(recall, bar=True), share_cell(one.f1)]
+        cells += _score_cells(one, None if said is None else said.get(label, 0))
         if before is not None:
             theirs = before.labels.get(label)
-            cells += [Cell(""), Cell("")] if theirs is None else [share_cell(theirs.recall), share_cell(theirs.f1)]
+            cells += (
+                [_UNDEFINED, _UNDEFINED]
+                if theirs is None or not one.support
+                else [share_cell(theirs.recall), share_cell(theirs.f1)]
+            )
         rows.append(cells)
     return Table(title, (Column(say("labels.label")), *numeric(*heads)), rows, note)
+
+
+def _score_cells(one: LabelScore, said: int | None) -> list[Cell]:
+    """Precision, recall and F1 of a label; what would be 0 / 0 is none."""
+    recall = Estimate(one.recall, *(one.recall_interval or (None, None)))
+    return [
+        _UNDEFINED if said == 0 else share_cell(one.precision),
+        estimate_cell(recall, bar=True) if one.support else _UNDEFINED,
+        _UNDEFINED if said == 0 and not one.support else share_cell(one.f1),
+    ]
 
 
 def _recall_chart(results: FieldResults, scores: LabelScores, say: Words) -> list[Block]:
     """The recall of each label before and after tuning, where both are known."""
     before = _before(results)
-    if before is None or not scores.labels:
+    expected = [label for label, one in scores.labels.items() if one.support]
+    if before is None or not expected:
         return []
-    by_support = sorted(scores.labels, key=lambda label: -scores.labels[label].support)
+    by_support = sorted(expected, key=lambda label: -scores.labels[label].support)
     kept = set(by_support[:MAX_CHART_LABELS])
-    shown = [label for label in scores.labels if label in kept]
+    shown = [label for label in expected if label in kept]
     groups = [
         Bars(name, [recall for recall, _ in pairs], [interval for _, interval in pairs])
         for name, of in ((say("field.before"), before), (say("field.after"), scores))
@@ -262,7 +284,7 @@ def _error_table(mistakes: LabelMistakes, say: Words) -> list[Block]:
         [
             Cell(_error_text(one, kind, say)),
             Cell(say("labels.error.rows", rows=one.rows, of=one.of)),
-            share_cell(one.rows / one.of),
+            Cell(f"{one.rows / one.of:.1%}", share=one.rows / one.of),
         ]
         for one, kind in found[:MAX_ERRORS]
     ]
