@@ -493,16 +493,24 @@ PHRASES: dict[str, Phrase] = {
     ),
     "data.conflicts.title": Phrase("The same text under different labels ({n:,})", "文本相同但标签不同（{n:,}）"),
     "data.unseen": Phrase("Labels without a training row: {labels}.", "训练集中没有出现的标签：{labels}。"),
-    "data.unseen.one": Phrase("{label} of {field} ({n:,} {split})", "{field} 的 {label}（{split}中 {n:,} 行）"),
-    "data.unseen.nowhere": Phrase("{label} of {field} (in no split)", "{field} 的 {label}（所有数据集中都没有）"),
-    "data.collisions": Phrase(
-        "Labels that begin with the same token, so that the first token does not decide: {labels}.",
-        "首个 token 相同、无法由首个 token 区分的标签：{labels}。",
+    "data.unseen.one": Phrase(
+        "{label} of {field} (in {n:,} of the {split})", "{field} 的 {label}（{split}中 {n:,} 行）"
     ),
-    "data.collision.one": Phrase("{labels} of {field} (“{token}”)", "{field} 的 {labels}（“{token}”）"),
-    "data.several": Phrase(
-        "Of the {split}, {before:.1%} had several labels in {field} as read, and {after:.1%} as used.",
-        "{split}中 {field} 含多个标签的行：读取时 {before:.1%}，使用时 {after:.1%}。",
+    "data.unseen.nowhere": Phrase("{label} of {field} (in no split)", "{field} 的 {label}（所有数据集中都没有）"),
+    "data.collisions": Phrase("Labels that begin with the same token ({n:,})", "首个 token 相同的标签（{n:,}）"),
+    "data.collisions.note": Phrase(
+        "Their first token does not tell these labels apart; what follows does.",
+        "仅凭首个 token 无法区分这些标签，要看后续 token。",
+    ),
+    "data.collision.token": Phrase("token", "token"),
+    "data.collision.where": Phrase("place", "位置"),
+    "data.collision.first": Phrase("first in the field", "字段开头"),
+    "data.collision.after": Phrase("after another label", "其他标签之后"),
+    "data.collision.labels": Phrase("labels", "标签"),
+    "data.several": Phrase("Rows with several labels in {field}: {splits}.", "{field} 含多个标签的行：{splits}。"),
+    "data.several.same": Phrase("{after:.1%} of the {split}", "{split} {after:.1%}"),
+    "data.several.changed": Phrase(
+        "{before:.1%} of the {split} as read and {after:.1%} as used", "{split}读取时 {before:.1%}、使用时 {after:.1%}"
     ),
     "data.uneven": Phrase(
         "{field} is uneven: {most} has {most_rows} of the training rows, {rarest} {rarest_rows}: {times:.1f} times as many.",
@@ -510,6 +518,7 @@ PHRASES: dict[str, Phrase] = {
     ),
     "data.rows": Phrase("What became of the rows", "数据行的去向"),
     "data.file": Phrase("{split}: {file}", "{split}：{file}"),
+    "data.rows.step": Phrase("step", "步骤"),
     "data.rows.read": Phrase("read", "读取"),
     "data.rows.duplicates": Phrase("exact duplicates removed", "去除完全重复"),
     "data.rows.near_duplicates": Phrase("near-duplicates removed", "去除近似重复"),
@@ -545,6 +554,7 @@ PHRASES: dict[str, Phrase] = {
     "data.pair.one": Phrase("{labels}: {rows}", "{labels}：{rows}"),
     "data.together": Phrase("Training rows with both labels of {field}", "{field} 的标签共现（训练集行数）"),
     "data.lengths": Phrase("Lengths in tokens", "长度（token 数）"),
+    "data.lengths.of": Phrase("tokens of", "统计对象"),
     "data.lengths.whole": Phrase("{split}, prompt and reply", "{split}（提示 + 回复）"),
     "data.lengths.reply": Phrase("{split}, reply alone", "{split}（仅回复）"),
     "data.lengths.median": Phrase("median", "中位数"),

@@ -15,7 +15,6 @@ from mlxtune.report.sections.pieces import (
     estimate_cell,
     in_order,
     left_out,
-    listed,
     metric_title,
     numeric,
     place,
@@ -189,6 +188,7 @@ def _bin_table(bins: list[Bin], say: Words) -> Table:
 
 
 def _flip(flip: Flip, say: Words) -> list[Cell]:
-    values = listed([f"{value or say('consistency.unreadable')} ×{times}" for value, times in flip.values.items()], say)
+    said = [f"{value or say('consistency.unreadable')} ×{times}" for value, times in flip.values.items()]
+    values = say("list.clauses").join(said)
     text = clipped(flip.input, MAX_INPUT_CHARS)
     return [Cell(str(flip.row)), *map(Cell, (place(flip.file, flip.line), flip.field, text, values))]

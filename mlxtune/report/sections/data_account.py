@@ -8,6 +8,7 @@ from mlxtune.recipe.sections import Recipe
 from mlxtune.report.blocks import Block, Cell, Column, Folded, Paragraph, Section, Table
 from mlxtune.report.charts import Axis, BarChart, Bars, HeatMap
 from mlxtune.report.contents.data_account import (
+    CollisionAccount,
     ConflictAccount,
     DataAccount,
     LeakAccount,
@@ -57,6 +58,7 @@ def data_section(account: DataAccount, recipe: Recipe, say: Words) -> Section | 
             blocks += _labels(field, account.splits, say)
         blocks += [_length_table(account.splits, recipe, say), *_training_tables(account.splits, say)]
         blocks += [*_leaks(account.leaks, say), *_conflicts(account.conflicts, say)]
+        blocks += _collisions(account.first_token_collisions, say)
     return Section("data", say("data.title"), blocks)
 
 
@@ -83,29 +85,24 @@ def _warnings(account: DataAccount, say: Words) -> list[Block]:
             for one in account.unseen_labels
         ]
         found.append(Paragraph(say("data.unseen", labels=_some(named, say)), "warning"))
-    if account.first_token_collisions:
-        named = [
-            say("data.collision.one", field=one.field, labels=listed(one.labels, say), token=one.token)
-            for one in account.first_token_collisions
-        ]
-        found.append(Paragraph(say("data.collisions", labels=_some(named, say))))
     return found
 
 
 def _several(splits: Mapping[str, SplitAccount], say: Words) -> list[Block]:
-    """The share of rows with several labels, before and after cleaning and balancing."""
-    sentences = [
-        say("data.several", split=say(f"data.split.{name}"), field=field, before=one.before, after=one.after)
-        for name, split in splits.items()
-        for field, one in split.several_labels.items()
-    ]
-    return [Paragraph(together(sentences, say))] if sentences else []
+    """The share of rows with several labels, as read and as used."""
+    by_field: dict[str, list[str]] = {}
+    for name, split in splits.items():
+        for field, one in split.several_labels.items():
+            key = "data.several.same" if one.before == one.after else "data.several.changed"
+            text = say(key, split=say(f"data.split.{name}"), before=one.before, after=one.after)
+            by_field.setdefault(field, []).append(text)
+    return [Paragraph(say("data.several", field=field, splits=listed(said, say))) for field, said in by_field.items()]
 
 
 def _balance_text(field: str, counts: Mapping[str, int], n_rows: int, say: Words) -> str:
     """Which label is the most frequent and which the rarest, where that is far apart."""
     present = {label: n for label, n in counts.items() if n}
-    if len(present) < 2:
+    if not 2 <= len(present) <= MAX_LABELS:  # of a long open list the rarest is rare in any data
         return ""
     most, rarest = max(present, key=lambda label: present[label]), min(present, key=lambda label: present[label])
     times = present[most] / present[rarest]
@@ -167,7 +164,7 @@ def _rows_table(splits: Mapping[str, SplitAccount], recipe: Recipe, say: Words) 
             rows.append(_row(key, splits, lambda split, count=count: max(0, count(split)), say))  # type: ignore[misc]
     heads = numeric(*(say(f"data.split.{name}") for name in splits))
     files = [say("data.file", split=say(f"data.split.{name}"), file=split.file) for name, split in splits.items()]
-    return Table(say("data.rows"), (Column(""), *heads), rows, say("list.clauses").join(files))
+    return Table(say("data.rows"), (Column(say("data.rows.step")), *heads), rows, say("list.clauses").join(files))
 
 
 def _row(key: str, splits: Mapping[str, SplitAccount], count: Count, say: Words, signed: bool = False) -> list[Cell]:
@@ -302,7 +299,7 @@ def _length_table(splits: Mapping[str, SplitAccount], recipe: Recipe, say: Words
     too_long = sum(split.too_long for split in splits.values())
     note = say("data.lengths.note", limit=recipe.train.max_tokens, rows=say("count.rows", n=too_long))
     heads = numeric(say("data.lengths.median"), say("data.lengths.p95"), say("data.lengths.max"))
-    return Table(say("data.lengths"), (Column(""), *heads), rows, note)
+    return Table(say("data.lengths"), (Column(say("data.lengths.of")), *heads), rows, note)
 
 
 def _training_tables(splits: Mapping[str, SplitAccount], say: Words) -> list[Block]:
@@ -405,6 +402,25 @@ def _conflicts(conflicts: Sequence[ConflictAccount], say: Words) -> list[Block]:
     )
     title = say("data.conflicts.title", n=len(conflicts))
     note = left_out(MAX_LISTED, len(conflicts), say)
+    return [Folded(title, [Table(title, [Column(say(one)) for one in heads], rows, note)])]
+
+
+def _collisions(collisions: Sequence[CollisionAccount], say: Words) -> list[Block]:
+    """Labels that begin with the same token, folded."""
+    if not collisions:
+        return []
+    rows = [
+        [
+            Cell(one.field),
+            Cell(repr(one.token)),
+            Cell(say("data.collision.first" if one.where == "first" else "data.collision.after")),
+            Cell(listed(one.labels, say)),
+        ]
+        for one in collisions[:MAX_LISTED]
+    ]
+    heads = ("judge.field", "data.collision.token", "data.collision.where", "data.collision.labels")
+    title = say("data.collisions", n=len(collisions))
+    note = together([say("data.collisions.note"), left_out(MAX_LISTED, len(collisions), say)], say)
     return [Folded(title, [Table(title, [Column(say(one)) for one in heads], rows, note)])]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mlxtune.evaluation.judge.ratings import HIGHEST, LOWEST, STATUSES, Ratings
 from mlxtune.evaluation.metrics.estimates import Estimate
 from mlxtune.report.blocks import Block, Cell, Column, Paragraph, Section, Table
-from mlxtune.report.sections.pieces import listed, metric_title, numeric, rating_cell
+from mlxtune.report.sections.pieces import metric_title, numeric, rating_cell
 from mlxtune.report.values import estimate_text
 from mlxtune.report.words import PHRASES, Words
 
@@ -18,7 +18,7 @@ def judge_section(ratings: Ratings | None, say: Words) -> Section | None:
     apart = [say(f"judge.{one}", n=ratings.counts[one]) for one in STATUSES if one != "judged" and ratings.counts[one]]
     if apart:
         judged = say("judge.judged", n=ratings.counts["judged"])
-        blocks.append(Paragraph(say("judge.counts", counts=listed([judged, *apart], say)), "warning"))
+        blocks.append(Paragraph(say("judge.counts", counts=say("list.clauses").join([judged, *apart])), "warning"))
     blocks.append(_mean_table(ratings, say))
     for field, metrics in ratings.agreement.items():
         blocks += [Paragraph(_correlation(field, name, one, say)) for name, one in metrics.items() if one is not None]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mlxtune.evaluation.review.human_evaluation import (
     HumanEvaluation,
     RatedLine,
@@ -41,9 +43,14 @@ def people_section(found: HumanEvaluation | None, say: Words) -> Section | None:
     else:
         blocks.append(Paragraph(say("people.one_rater")))
     for run in found.runs:
-        blocks += _rouge_tables(run, say)
+        blocks.append(_rouge_table(run, _rated(found), say))
     folded = [_rater_table(found, say), *_lowest_table(found, say), *_comment_table(found, say)]
     return Section("people", say("people.title"), [*blocks, Folded(say("people.more"), folded)])
+
+
+def _rated(found: HumanEvaluation) -> list[str]:
+    """The dimensions in which anybody gave a score."""
+    return [name for name in found.runs[0].dimensions if any(run.dimensions[name].scores for run in found.runs)]
 
 
 def _mean_table(found: HumanEvaluation, say: Words) -> Table:
@@ -51,7 +58,7 @@ def _mean_table(found: HumanEvaluation, say: Words) -> Table:
     runs = found.runs
     scores = [str(score) for score in range(LOWEST, HIGHEST + 1)] if len(runs) == 1 else []
     rows = []
-    for name in runs[0].dimensions:
+    for name in _rated(found):
         ones = [run.dimensions[name] for run in runs]
         cells = [rating_cell(one.mean, LOWEST, HIGHEST, say("people.not_rated")) for one in ones]
         counts = [Cell(f"{ones[0].counts.get(score, 0):,}") for score in scores]
@@ -64,6 +71,7 @@ def _difference_table(difference: RunDifference, say: Words) -> Table:
     rows = [
         [Cell(criterion_title(name, say)), Cell(f"{one.cases:,}"), *verdict_cells(one.compared, say)]
         for name, one in difference.dimensions.items()
+        if one.cases
     ]
     columns = (
         Column(say("people.dimension")),
@@ -77,22 +85,25 @@ def _agreement_table(found: HumanEvaluation, say: Words) -> Table:
     """How far the raters agree on what two or more of them rated."""
 
     def cells(one: RaterAgreement) -> list[Cell]:
-        none = say("people.no_variation") if one.lines else ""
-        return [Cell(estimate_text(value) or none) for value in (one.alpha_ordinal, one.alpha_interval, one.exact)]
+        return [
+            Cell(estimate_text(value) or say("people.no_variation"))
+            for value in (one.alpha_ordinal, one.alpha_interval, one.exact)
+        ]
 
     rows = [
         [Cell(criterion_title(name, say)), Cell(f"{one.lines:,}"), *cells(one)]
         for name, one in (found.agreement or {}).items()
+        if one.lines
     ]
     heads = numeric(*(say(f"people.{one}") for one in ("lines", "alpha.ordinal", "alpha.interval", "equal")))
     return Table(say("people.agreement"), (Column(say("people.dimension")), *heads), rows)
 
 
-def _rouge_tables(run: RatedRun, say: Words) -> list[Block]:
+def _rouge_table(run: RatedRun, dimensions: Sequence[str], say: Words) -> Table:
     """Means by bucket of ROUGE-L, and whether the two go together."""
     heads = numeric(*(f"ROUGE-L {bucket}" for bucket in run.buckets), say("people.spearman"), say("people.pearson"))
     rows = []
-    for name in run.dimensions:
+    for name in dimensions:
         none = say("people.not_rated")
         means = [rating_cell(of[name].mean, LOWEST, HIGHEST, none) for of in run.buckets.values()]
         found = run.rouge.get(name)
@@ -100,11 +111,11 @@ def _rouge_tables(run: RatedRun, say: Words) -> list[Block]:
         cells = [Cell(estimate_text(one, 2) or say("people.no_variation")) for one in pair]
         rows.append([Cell(criterion_title(name, say)), *means, *cells])
     title = say("people.rouge", run=run.name)
-    return [Table(title, (Column(say("people.dimension")), *heads), rows, say("people.rouge.note"))]
+    return Table(title, (Column(say("people.dimension")), *heads), rows, say("people.rouge.note"))
 
 
 def _rater_table(found: HumanEvaluation, say: Words) -> Table:
-    dimensions = list(found.runs[0].dimensions)
+    dimensions = _rated(found)
     rows = [
         [
             Cell(one.name),
