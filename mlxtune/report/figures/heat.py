@@ -20,7 +20,6 @@ _LONGEST_COLUMN = 110.0
 _CELL = (11.0, 64.0)  # least and greatest width
 _ROW = 26.0  # greatest height of a cell
 _SMALLEST = 6.0  # size of text
-_SPACE = 0.5  # around each cell, points
 _MANY = 12  # columns, from which empty cells stay blank: zeros would hide the others
 
 
@@ -80,17 +79,32 @@ def _cell_width(texts: Sequence[Sequence[str]], room: float) -> float:
 
 
 def _draw_cells(axes: Axes, values: Sequence[Sequence[float | None]], cell: float, row: float) -> None:
-    """All cells of one darkness as one path: a hundred labels are ten shapes, not ten thousand."""
-    outlines: dict[str, list[Path]] = {}
+    """All cells of one darkness as one path, the palest as the ground of the others: a hundred labels are few shapes."""
+    right, bottom = axes.get_xlim()[1], axes.get_ylim()[0]
+    ground = heat_role(0.0)
+    _fill(axes, [_rectangle(0, 0, right, bottom)], ground)
+    cells: dict[str, list[Path]] = {}
     for down, line in enumerate(values):
         for along, value in enumerate(line):
-            if value is not None and math.isfinite(value):
-                left, top = cell * along + _SPACE, row * down + _SPACE
-                right, bottom = cell * (along + 1) - _SPACE, row * (down + 1) - _SPACE
-                corners = [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
-                outlines.setdefault(heat_role(value), []).append(Path(corners, closed=True))
-    for role in sorted(outlines):
-        axes.add_patch(PathPatch(Path.make_compound_path(*outlines[role]), facecolor=LIGHT[role], linewidth=0))
+            role = "paper" if value is None or not math.isfinite(value) else heat_role(value)
+            if role != ground:
+                cells.setdefault(role, []).append(
+                    _rectangle(cell * along, row * down, cell * (along + 1), row * (down + 1))
+                )
+    for role in sorted(cells):
+        _fill(axes, cells[role], role)
+    lines = [Path([(cell * along, 0), (cell * along, bottom)]) for along in range(1, len(values[0]) if values else 0)]
+    lines += [Path([(0, row * down), (right, row * down)]) for down in range(1, len(values))]
+    if lines:
+        axes.add_patch(PathPatch(Path.make_compound_path(*lines), fill=False, edgecolor=LIGHT["paper"], linewidth=1.0))
+
+
+def _fill(axes: Axes, shapes: Sequence[Path], role: str) -> None:
+    axes.add_patch(PathPatch(Path.make_compound_path(*shapes), facecolor=LIGHT[role], linewidth=0))
+
+
+def _rectangle(left: float, top: float, right: float, bottom: float) -> Path:
+    return Path([(left, top), (right, top), (right, bottom), (left, bottom), (left, top)], closed=True)
 
 
 def _draw_texts(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -95,7 +95,7 @@ def draw_lines(chart: LineChart) -> Figure:
         if direct
         else 14.0
     )
-    left, bottom = tick_room(y), 36.0
+    left, bottom = tick_room(y), 34.0
     inner = WIDTH - left - right
     square = (chart.x.low, chart.x.high) == (chart.y.low, chart.y.high) and None not in (chart.x.low, chart.x.high)
     box = Box(left, bottom, min(inner, _SIDE) if square else inner, _SIDE if square else _HEIGHT)
@@ -241,29 +241,36 @@ def _merged(marks: Sequence[Mark], chart: LineChart) -> list[Mark]:
 
 
 def _flags(marks: Sequence[Mark], x: Scale, box: Box) -> list[_Flag]:
-    """Where the marks' texts stand: none on another, none on another's line.
+    """Where the marks' texts stand: none on another, and none on another's line if that can be.
 
-    A text stands at the right of its line, so that what lies further left and reaches over it goes a line higher; at the
-    left of it where the figure ends.
+    A text stands at the right of its line; at the left of it where the figure ends. Those at the left are placed from the left,
+    the others from the right, so that a text which reaches over a line that is there already goes above its end.
     """
-    flags: list[_Flag] = []
-    for mark in reversed(marks):
+    at_left, at_right = [], []
+    for mark in marks:
         text = shortened(mark.text, SIZE, _WIDEST_MARK)
         place = box.left + x.share(mark.x) * box.width
         needed = width(text, SIZE) + 2 * GAP
-        left, right = (place, place + needed) if place + needed <= WIDTH else (place - needed, place)
-        rows = range(len(marks) + 1)
-        row = next((row for row in rows if not any(_meet(flag, place, left, right, row) for flag in flags)), rows[-1])
-        flags.append(_Flag(mark.x, text, place, left, right, row))
+        if place + needed <= WIDTH:
+            at_right.append(_Flag(mark.x, text, place, place, place + needed, 0))
+        else:
+            at_left.append(_Flag(mark.x, text, place, place - needed, place, 0))
+    flags: list[_Flag] = []
+    for flag in [*at_left, *reversed(at_right)]:
+        above_all = max((other.row + 1 for other in flags), default=0)
+        rows = (replace(flag, row=row) for row in range(above_all))
+        flags.append(
+            next((one for one in rows if not any(_meet(one, other) for other in flags)), replace(flag, row=above_all))
+        )
     return flags
 
 
-def _meet(flag: _Flag, place: float, left: float, right: float, row: int) -> bool:
-    """Whether a text in a row, and the line from the axes up to it, would meet another flag."""
-    texts = row == flag.row and left < flag.right and flag.left < right
-    line_through_text = row > flag.row and flag.left < place < flag.right
-    text_on_line = row < flag.row and left < flag.place < right
-    return texts or line_through_text or text_on_line
+def _meet(flag: _Flag, other: _Flag) -> bool:
+    """Whether the text of one would lie on the text of the other, or on its line, which goes up to its text."""
+    if flag.row == other.row:
+        return flag.left < other.right and other.left < flag.right
+    lower, higher = sorted((flag, other), key=lambda one: one.row)
+    return lower.left < higher.place < lower.right
 
 
 def _draw_flags(axes: Axes, flags: Sequence[_Flag], box: Box) -> None:

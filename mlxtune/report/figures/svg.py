@@ -58,7 +58,8 @@ def svg_file(chart: Chart) -> str:
     """A chart as the text of an SVG file that stands alone: with its title, in the light colours, on paper."""
     root = _reduced(_drawn(chart, titled=True), _identity(chart.name), chart)
     root.set("xmlns", _SVG)
-    root.set("width", f"{_width(root):g}pt")
+    for name, size in zip(("width", "height"), root.get("viewBox", "").split()[2:], strict=True):
+        root.set(name, f"{size}pt")
     root.set("font-family", _FONTS)
     return ElementTree.tostring(root, encoding="unicode", xml_declaration=False) + "\n"
 
