@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -53,7 +53,7 @@ def draw_bars(chart: BarChart) -> Figure:
     """A bar chart as a figure."""
     names = [shortened(name, SIZE, _WIDEST_NAME) for name in chart.categories]
     groups = [[_bar(chart, number, place) for place in range(len(names))] for number in range(len(chart.groups))]
-    axis = scale(chart.axis, _reach(chart, groups), margin=0.0)
+    axis = _scale(chart, groups)
 
     samples = [Sample(plain(group.name), _style(number), "bar") for number, group in enumerate(chart.groups)]
     rows = legend_rows(samples) if len(samples) > 1 else []
@@ -79,15 +79,22 @@ def _bar(chart: BarChart, number: int, place: int) -> _Bar:
     interval = group.intervals[place] if group.intervals else None
     if interval is not None and any(math.isnan(drawable(limit, chart.axis)) for limit in interval):
         interval = None
-    text = plain(chart.texts[place]) if chart.texts and number == 0 else value_text(value, chart.axis)
+    text = (
+        shortened(chart.texts[place], SIZE, _WIDEST_NAME)
+        if chart.texts and number == 0
+        else value_text(value, chart.axis)
+    )
     return _Bar(value, interval, text)
 
 
-def _reach(chart: BarChart, groups: Sequence[Sequence[_Bar]]) -> list[float]:
-    """What the axis must reach: every bar, every interval, and 0, where bars begin."""
+def _scale(chart: BarChart, groups: Sequence[Sequence[_Bar]]) -> Scale:
+    """An axis that reaches every bar, every interval, and 0, where bars begin; factors have no 0, so that it begins below all."""
     bars = [bar for group in groups for bar in group]
-    limits = [limit for bar in bars for limit in bar.interval or ()]
-    return [*([] if chart.axis.logarithmic else [0.0]), *(bar.value for bar in bars), *limits]
+    reach = [*(bar.value for bar in bars), *(limit for bar in bars for limit in bar.interval or ())]
+    if chart.axis.logarithmic:
+        return scale(chart.axis, reach, margin=0.1)
+    positive = chart.axis.low is None and not any(value < 0 for value in reach)
+    return scale(replace(chart.axis, low=0.0) if positive else chart.axis, [0.0, *reach], margin=0.0)
 
 
 def _axes_width(room: float, axis: Scale, groups: Sequence[Sequence[_Bar]]) -> float:

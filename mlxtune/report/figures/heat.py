@@ -13,7 +13,7 @@ from matplotlib.path import Path
 from mlxtune.report.charts import HeatMap
 from mlxtune.report.figures.colours import LIGHT, heat_role, heat_text_role
 from mlxtune.report.figures.frame import GAP, LINE, SIZE, WIDTH, Box, name_x, name_y, new_figure
-from mlxtune.report.figures.text import plain, shortened, width
+from mlxtune.report.figures.text import MISSING, plain, shortened, width
 
 _WIDEST_NAME = 150.0
 _LONGEST_COLUMN = 110.0
@@ -80,8 +80,10 @@ def _cell_width(texts: Sequence[Sequence[str]], room: float) -> float:
 
 def _draw_cells(axes: Axes, values: Sequence[Sequence[float | None]], cell: float, row: float) -> None:
     """All cells of one darkness as one path, the palest as the ground of the others: a hundred labels are few shapes."""
-    right, bottom = axes.get_xlim()[1], axes.get_ylim()[0]
-    ground = heat_role(0.0)
+    right, bottom, ground = axes.get_xlim()[1], axes.get_ylim()[0], heat_role(0.0)
+    if not values or not values[0]:
+        axes.text(right / 2, bottom / 2, MISSING, ha="center", va="center_baseline", color=LIGHT["muted"])
+        return
     _fill(axes, [_rectangle(0, 0, right, bottom)], ground)
     cells: dict[str, list[Path]] = {}
     for down, line in enumerate(values):
@@ -93,7 +95,7 @@ def _draw_cells(axes: Axes, values: Sequence[Sequence[float | None]], cell: floa
                 )
     for role in sorted(cells):
         _fill(axes, cells[role], role)
-    lines = [Path([(cell * along, 0), (cell * along, bottom)]) for along in range(1, len(values[0]) if values else 0)]
+    lines = [Path([(cell * along, 0), (cell * along, bottom)]) for along in range(1, len(values[0]))]
     lines += [Path([(0, row * down), (right, row * down)]) for down in range(1, len(values))]
     if lines:
         axes.add_patch(PathPatch(Path.make_compound_path(*lines), fill=False, edgecolor=LIGHT["paper"], linewidth=1.0))

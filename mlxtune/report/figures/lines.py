@@ -104,7 +104,7 @@ def draw_lines(chart: LineChart) -> Figure:
     flags_end = LINE * max((flag.row + 1 for flag in flags), default=0)
     y_label = plain(chart.y.label)
     beside = all(flag.left > width(y_label, SIZE) + 3 * GAP for flag in flags)
-    label_at = 6.0 if beside else 6.0 + flags_end
+    label_at = 9.0 + (0.0 if beside else flags_end)
     height = bottom + box.height + max(label_at + LINE, flags_end + GAP) + LINE * len(rows) + (GAP if rows else 0)
     figure, axes = new_figure(height, box)
     set_scales(axes, x, y)

@@ -87,7 +87,9 @@ def _factor_limits(axis: Axis, found: Sequence[float], margin: float) -> tuple[f
 def _ticks(low: float, high: float, n_ticks: int, whole: bool) -> list[float]:
     from matplotlib.ticker import MaxNLocator
 
-    found = MaxNLocator(nbins=n_ticks, steps=[1, 2, 2.5, 5, 10], integer=whole).tick_values(low, high)
+    found = MaxNLocator(
+        nbins=n_ticks, steps=[1, 2, 2.5, 5, 10], integer=whole, min_n_ticks=1 if whole else 2
+    ).tick_values(low, high)
     slack = 1e-9 * (high - low)
     return [float(place) for place in found if low - slack <= place <= high + slack]
 

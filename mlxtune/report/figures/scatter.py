@@ -70,7 +70,7 @@ def draw_scatter(chart: ScatterChart) -> Figure:
         [point.x for point in points], [point.y for point in points], color=LIGHT["series-1"], linestyle="", marker="o",
         markersize=6, markeredgewidth=0, zorder=4,
     )  # fmt: skip
-    _name_points(axes, points, x, y, box)
+    _name_points(axes, chart, points, (x, y), box)
     if not points:
         write(figure, left + box.width / 2, box.bottom + box.height / 2, MISSING, ha="center", color=LIGHT["muted"])
     return figure
@@ -82,10 +82,17 @@ def _interval(point: Point, chart: ScatterChart) -> tuple[float, ...]:
     return () if any(map(math.isnan, ends)) else ends
 
 
-def _name_points(axes: Axes, points: Sequence[Point], x: Scale, y: Scale, box: Box) -> None:
-    """A name beside each point, where it covers no point and no other name; none where there is no such place."""
+def _name_points(
+    axes: Axes, chart: ScatterChart, points: Sequence[Point], scales: tuple[Scale, Scale], box: Box
+) -> None:
+    """A name beside each point, where it covers no point, no interval and no other name; none where there is no such place."""
+    x, y = scales
     places = [(x.share(point.x) * box.width, y.share(point.y) * box.height) for point in points]
     taken = [_Area(across - 4, up - 4, across + 4, up + 4) for across, up in places]
+    for point, (across, _) in zip(points, places, strict=True):
+        ends = [y.share(end) * box.height for end in _interval(point, chart)]
+        if ends:
+            taken.append(_Area(across - 2, min(ends), across + 2, max(ends)))
     for point, (across, up) in zip(points, places, strict=True):
         name = shortened(point.name, SIZE, _WIDEST_NAME)
         found = next((area for area in _beside(across, up, width(name, SIZE)) if _is_free(area, taken, box)), None)

@@ -42,12 +42,15 @@ def inline_svg(chart: Chart, identity: str | None = None) -> str:
 
     Args:
         chart: What to draw.
-        identity: What the ids in it begin with, one of its own for each chart of a page; None takes the chart's name.
+        identity: What the ids in it begin with, one of its own for each chart of a page; None takes the chart's name and a hash of
+            what is drawn, so that only equal charts have equal ids.
 
     Returns:
         The element, without an XML declaration; the same each time.
     """
-    root = _reduced(_drawn(chart, titled=False), _identity(chart.name if identity is None else identity), chart)
+    written = _written(chart, titled=False)
+    prefix = _identity(f"{chart.name} {_hash(written)}" if identity is None else identity)
+    root = _reduced(written, prefix, chart)
     for element in root.iter():
         _colours_to_classes(element)
     root.set("class", "chart wide" if _width(root) > _usual_width() else "chart")
@@ -56,7 +59,7 @@ def inline_svg(chart: Chart, identity: str | None = None) -> str:
 
 def svg_file(chart: Chart) -> str:
     """A chart as the text of an SVG file that stands alone: with its title, in the light colours, on paper."""
-    root = _reduced(_drawn(chart, titled=True), _identity(chart.name), chart)
+    root = _reduced(_written(chart, titled=True), "chart", chart)
     root.set("xmlns", _SVG)
     for name, size in zip(("width", "height"), root.get("viewBox", "").split()[2:], strict=True):
         root.set(name, f"{size}pt")
@@ -64,8 +67,8 @@ def svg_file(chart: Chart) -> str:
     return ElementTree.tostring(root, encoding="unicode", xml_declaration=False) + "\n"
 
 
-def _drawn(chart: Chart, titled: bool) -> Element:
-    """What matplotlib writes, parsed."""
+def _written(chart: Chart, titled: bool) -> bytes:
+    """What matplotlib writes."""
     with drawing():
         from matplotlib.backends.backend_svg import FigureCanvasSVG
 
@@ -75,11 +78,12 @@ def _drawn(chart: Chart, titled: bool) -> Element:
         figure.patch.set_visible(titled)
         written = io.BytesIO()
         FigureCanvasSVG(figure).print_svg(written, metadata={"Date": None})  # type: ignore[no-untyped-call]
-    return ElementTree.fromstring(written.getvalue())  # noqa: S314  our own
+    return written.getvalue()
 
 
-def _reduced(drawn: Element, prefix: str, chart: Chart) -> Element:
+def _reduced(written: bytes, prefix: str, chart: Chart) -> Element:
     """The same picture in as few elements and attributes as it needs, with a text alternative."""
+    drawn = ElementTree.fromstring(written)  # noqa: S314  our own
     root = Element("svg", viewBox=drawn.get("viewBox", ""), role="img")
     root.set("stroke-linejoin", "round")
     root.set("stroke-linecap", "butt")
@@ -154,12 +158,12 @@ def _colours_to_classes(element: Element) -> None:
 
 def _identity(name: str) -> str:
     """A name as the beginning of ids; two names never become one."""
-    clean = re.sub(r"[^A-Za-z0-9-]+", "-", name).strip("-")
-    return (
-        f"chart-{clean}"
-        if clean == name
-        else f"chart-{clean}-{hashlib.sha256(name.encode('utf-8', 'replace')).hexdigest()[:8]}"
-    )
+    clean = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")
+    return f"chart-{clean}" if clean == name else f"chart-{clean}-{_hash(name.encode('utf-8', 'replace'))}"
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:8]
 
 
 def _width(root: Element) -> float:

@@ -98,6 +98,11 @@ def test_charts_of_one_page_share_no_id() -> None:
     assert all(ids) and len(set.union(*ids)) == sum(map(len, ids))
 
 
+def test_charts_of_one_name_share_no_id_unless_they_are_equal() -> None:
+    one, other, same = (re.findall(r' id="([^"]+)"', inline_svg(bars(["a"], [value]))) for value in (1, 2, 1))
+    assert one == same and not {*one} & {*other}
+
+
 def test_the_same_chart_is_the_same_text_each_time() -> None:
     for chart in plain_charts():
         assert inline_svg(chart) == inline_svg(chart)
@@ -142,7 +147,7 @@ def test_long_names_keep_their_beginning_and_their_end() -> None:
 
 
 def test_a_chart_without_values_says_so_with_a_dash_and_keeps_its_axes() -> None:
-    for name in ("no series", "only gaps", "no points", "points nowhere"):
+    for name in ("no series", "only gaps", "no points", "points nowhere", "no cells", "bars without values"):
         texts = shown(inline_svg(hard_charts()[name]))
         assert "–" in texts and len([text for text in texts if text]) >= 3, name
 
