@@ -85,23 +85,27 @@ def _interval(point: Point, chart: ScatterChart) -> tuple[float, ...]:
 def _name_points(
     axes: Axes, chart: ScatterChart, points: Sequence[Point], scales: tuple[Scale, Scale], box: Box
 ) -> None:
-    """A name beside each point, where it covers no point, no interval and no other name; none where there is no such place."""
+    """A name beside each point, where it covers no point and no other name, nor an interval if that can be; none without such a place."""
     x, y = scales
     places = [(x.share(point.x) * box.width, y.share(point.y) * box.height) for point in points]
     taken = [_Area(across - 4, up - 4, across + 4, up + 4) for across, up in places]
-    for point, (across, _) in zip(points, places, strict=True):
-        ends = [y.share(end) * box.height for end in _interval(point, chart)]
-        if ends:
-            taken.append(_Area(across - 2, min(ends), across + 2, max(ends)))
+    strokes = [_stroke(point, chart, across, y, box) for point, (across, _) in zip(points, places, strict=True)]
     for point, (across, up) in zip(points, places, strict=True):
         name = shortened(point.name, SIZE, _WIDEST_NAME)
-        found = next((area for area in _beside(across, up, width(name, SIZE)) if _is_free(area, taken, box)), None)
+        areas = [area for area in _beside(across, up, width(name, SIZE)) if _is_free(area, taken, box)]
+        found = next((area for area in areas if _is_free(area, strokes, box)), areas[0] if areas else None)
         if found is not None and name:
             taken.append(found)
             axes.text(
                 found.left / box.width, (found.bottom + 3) / box.height, name, transform=axes.transAxes, fontsize=SIZE,
                 color=LIGHT["ink"], va="baseline",
             )  # fmt: skip
+
+
+def _stroke(point: Point, chart: ScatterChart, across: float, y: Scale, box: Box) -> _Area:
+    """What a point's interval covers; the point's own place where it has none."""
+    ends = [y.share(end) * box.height for end in _interval(point, chart) or (point.y,)]
+    return _Area(across - 2, min(ends), across + 2, max(ends))
 
 
 def _beside(across: float, up: float, needed: float) -> list[_Area]:

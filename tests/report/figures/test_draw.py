@@ -99,7 +99,7 @@ def test_limits_of_an_axis_hold() -> None:
 
 def test_axes_with_the_same_limits_make_a_square() -> None:
     axes = axes_of(lines(Series("a", [0, 1], [0, 1]), x=SHARE, y=SHARE))
-    box, size = axes.get_position(), axes.figure.get_figure(root=True).get_size_inches()
+    box, size = axes.get_position(), axes.figure.get_size_inches()
     assert box.width * size[0] == pytest.approx(box.height * size[1])
 
 
@@ -107,7 +107,7 @@ def test_marks_stand_at_their_places_and_no_text_lies_on_another() -> None:
     marks = [Mark(step, f"checkpoint {step}") for step in (10, 12, 14, 60, 97, 99, 100)]
     chart = lines(Series("a", [0, 100], [1, 2]), marks=[*marks, Mark(100, "stopped")])
     axes = axes_of(chart)
-    figure = axes.figure.get_figure(root=True)
+    figure = axes.figure
     upright = [line for line in axes.lines if line.get_transform() == axes.get_xaxis_transform()]
     assert sorted(float(line.get_xdata()[0]) for line in upright) == [mark.x for mark in marks]
     assert sorted(texts(axes))[0] == "checkpoint 10" and "checkpoint 100 · stopped" in texts(axes)
@@ -129,7 +129,7 @@ def test_names_at_the_ends_of_lines_do_not_touch() -> None:
 def test_a_legend_takes_over_where_lines_end_at_different_places() -> None:
     axes = axes_of(lines(Series("short", [0, 10], [1, 2]), Series("long", [0, 100], [1, 2])))
     assert texts(axes) == []
-    assert [text.get_text() for text in axes.figure.get_figure(root=True).texts] == ["short", "long"]
+    assert [text.get_text() for text in axes.figure.texts] == ["short", "long"]
 
 
 def test_bars_intervals_and_texts_are_those_of_the_chart() -> None:
@@ -150,7 +150,7 @@ def test_bars_intervals_and_texts_are_those_of_the_chart() -> None:
 def test_the_texts_of_bars_stand_inside_the_figure() -> None:
     texts_at_end = ["1,354 rows of 4,242 (31.9%)", "a text that is much longer than its bar", "3"]
     axes = axes_of(bars(["payment", "order_management", "none"], [1354, 900, 3], texts=texts_at_end))
-    right = axes.figure.get_figure(root=True).bbox.x1
+    right = axes.figure.bbox.x1
     assert texts(axes) == texts_at_end
     assert all(text.get_window_extent().x1 <= right for text in axes.texts)
 
@@ -187,6 +187,16 @@ def test_points_lie_where_they_belong_with_intervals_and_names() -> None:
     assert data_lines(axes) == [([0.1, 0.1], [0.4, 0.6]), ([0.1, 1.0], [0.5, 0.8])]
     assert texts(axes) == ["small", "large"]
     assert axes.get_xscale() == "log" and axes.get_xlabel() == "time (s/row)"
+
+
+def test_names_of_points_lie_on_no_point_and_on_no_other_name() -> None:
+    points = [Point(f"run {n}", 1 + n % 4 / 50, 0.5 + n / 100, 0.3, 0.7) for n in range(12)]
+    axes = axes_of(scatter(*points))
+    boxes = [text.get_window_extent() for text in axes.texts]
+    places = [axes.transData.transform((point.x, point.y)) for point in points]
+    assert len(boxes) >= 6
+    assert not [(a, b) for n, a in enumerate(boxes) for b in boxes[:n] if a.overlaps(b)]
+    assert not [(box, place) for box in boxes for place in places if box.contains(*place)]
 
 
 def test_a_title_stands_above_all_and_moves_nothing() -> None:
