@@ -12,9 +12,11 @@ from matplotlib.figure import Figure
 from mlxtune.report.charts import BarChart
 from mlxtune.report.figures.colours import LIGHT, series_role
 from mlxtune.report.figures.frame import (
+    BOTTOM,
     GAP,
     HAIR,
     LINE,
+    MARGIN,
     SIZE,
     WIDTH,
     Box,
@@ -59,7 +61,7 @@ def draw_bars(chart: BarChart) -> Figure:
     rows = legend_rows(samples) if len(samples) > 1 else []
     left = GAP + max((width(name, SIZE) for name in names), default=0.0) + GAP
     step = _BAR * max(len(groups), 1) + _BETWEEN
-    box = Box(left, 36.0, _axes_width(WIDTH - left - 14.0, axis, groups), step * max(len(names), 1))
+    box = Box(left, BOTTOM, _axes_width(WIDTH - left - MARGIN, axis, groups), step * max(len(names), 1))
     height = box.bottom + box.height + GAP + LINE * len(rows)
     figure, axes = new_figure(height, box)
     set_scales(axes, axis, None)

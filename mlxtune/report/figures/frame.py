@@ -22,6 +22,8 @@ WIDTH = 520.0
 SIZE = 9.0  # of text
 LINE = 14.0  # from one line of text to the next
 GAP = 6.0
+MARGIN = 14.0  # at the right of axes
+BOTTOM = 34.0  # below axes, for their ticks and their label
 HAIR = 0.8  # width of axes, grid and marks
 
 _HANDLE = 20.0  # width of a legend's sample
@@ -45,6 +47,11 @@ class Box:
     bottom: float
     width: float
     height: float
+
+    @property
+    def middle(self) -> tuple[float, float]:
+        """Of the axes, in the figure."""
+        return self.left + self.width / 2, self.bottom + self.height / 2
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from matplotlib.path import Path
 
 from mlxtune.report.charts import HeatMap
 from mlxtune.report.figures.colours import LIGHT, heat_role, heat_text_role
-from mlxtune.report.figures.frame import GAP, LINE, SIZE, WIDTH, Box, name_x, name_y, new_figure
+from mlxtune.report.figures.frame import GAP, LINE, MARGIN, SIZE, WIDTH, Box, name_x, name_y, new_figure
 from mlxtune.report.figures.text import MISSING, plain, shortened, width
 
 _WIDEST_NAME = 150.0
@@ -29,7 +29,7 @@ def draw_heat_map(chart: HeatMap) -> Figure:
     columns = [shortened(name, SIZE, _LONGEST_COLUMN) for name in chart.columns]
     texts = _texts(chart)
     left = GAP + max((width(name, SIZE) for name in rows), default=0.0) + GAP
-    cell = _cell_width(texts, (WIDTH - left - 14.0) / max(len(columns), 1))
+    cell = _cell_width(texts, (WIDTH - left - MARGIN) / max(len(columns), 1))
     row = min(cell, _ROW)
     size = min(SIZE, row - 2)
     turn = _turn(columns, cell, size)
@@ -39,7 +39,7 @@ def draw_heat_map(chart: HeatMap) -> Figure:
         left = max(left, *(0.71 * width(name, size) - cell * (place + 0.5) for place, name in enumerate(columns)))
 
     box = Box(left, depth + LINE + GAP, cell * max(len(columns), 1), row * max(len(rows), 1))
-    total = max(WIDTH, box.left + box.width + 14.0)
+    total = max(WIDTH, box.left + box.width + MARGIN)
     figure, axes = new_figure(box.bottom + box.height + 10.0 + LINE, box, total)
     axes.set_xlim(0, box.width)
     axes.set_ylim(box.height, 0)

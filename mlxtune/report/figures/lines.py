@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations, product
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,9 +13,11 @@ from matplotlib.figure import Figure
 from mlxtune.report.charts import LineChart, Mark, Series
 from mlxtune.report.figures.colours import LIGHT, series_role
 from mlxtune.report.figures.frame import (
+    BOTTOM,
     GAP,
     HAIR,
     LINE,
+    MARGIN,
     SIZE,
     WIDTH,
     Box,
@@ -38,6 +41,7 @@ _MARKERS = "osD^vPX"  # as many as have no common factor with the number of colo
 _MAX_DIRECT = 6  # lines that are named at their ends
 _WIDEST_NAME = 120.0
 _WIDEST_MARK = 180.0
+_MAX_SIDES = 5  # marks, of which every choice of sides is tried
 _LEADER = 16.0  # from the axes to a name at a line's end
 
 
@@ -90,26 +94,17 @@ def draw_lines(chart: LineChart) -> Figure:
 
     direct = _named_at_end(lines, x)
     rows = [] if direct or len(lines) < 2 else legend_rows([Sample(line.name, line.style, "line") for line in lines])
-    right = (
-        (_LEADER + max(width(shortened(line.name, SIZE, _WIDEST_NAME), SIZE) for line in lines) + GAP)
-        if direct
-        else 14.0
-    )
-    left, bottom = tick_room(y), 34.0
-    inner = WIDTH - left - right
-    square = (chart.x.low, chart.x.high) == (chart.y.low, chart.y.high) and None not in (chart.x.low, chart.x.high)
-    box = Box(left, bottom, min(inner, _SIDE) if square else inner, _SIDE if square else _HEIGHT)
-
+    box = _place(chart, y, [line.name for line in lines] if direct else [])
     flags = _flags(marks, x, box)
     flags_end = LINE * max((flag.row + 1 for flag in flags), default=0)
-    y_label = plain(chart.y.label)
-    beside = all(flag.left > width(y_label, SIZE) + 3 * GAP for flag in flags)
+    beside = all(flag.left > width(chart.y.label, SIZE) + 3 * GAP for flag in flags)
     label_at = 9.0 + (0.0 if beside else flags_end)
-    height = bottom + box.height + max(label_at + LINE, flags_end + GAP) + LINE * len(rows) + (GAP if rows else 0)
+    height = box.bottom + box.height + max(label_at + LINE, flags_end + GAP) + LINE * len(rows) + (GAP if rows else 0)
+
     figure, axes = new_figure(height, box)
     set_scales(axes, x, y)
     name_x(axes, chart.x.label, box)
-    name_y(axes, y_label, box, label_at)
+    name_y(axes, chart.y.label, box, label_at)
     for number, line in enumerate(lines):
         axes.plot(line.x, line.y, zorder=3 if line.style["linestyle"] == "--" else 4 + number, **line.style)  # type: ignore[arg-type]
     _draw_flags(axes, flags, box)
@@ -117,8 +112,17 @@ def draw_lines(chart: LineChart) -> Figure:
     if direct:
         _name_ends(axes, lines, x, y, box)
     if not any(line.end for line in lines):
-        write(figure, left + box.width / 2, bottom + box.height / 2, MISSING, ha="center", color=LIGHT["muted"])
+        write(figure, *box.middle, MISSING, ha="center", color=LIGHT["muted"])
     return figure
+
+
+def _place(chart: LineChart, y: Scale, names: Sequence[str]) -> Box:
+    """Where the axes lie, with room at their right for the names of lines."""
+    right = max((_LEADER + width(shortened(name, SIZE, _WIDEST_NAME), SIZE) + GAP for name in names), default=MARGIN)
+    room = WIDTH - tick_room(y) - right
+    limits = (chart.x.low, chart.x.high)
+    square = limits == (chart.y.low, chart.y.high) and None not in limits
+    return Box(tick_room(y), BOTTOM, min(room, _SIDE) if square else room, _SIDE if square else _HEIGHT)
 
 
 def _lines(chart: LineChart) -> list[_Line]:
@@ -240,29 +244,43 @@ def _merged(marks: Sequence[Mark], chart: LineChart) -> list[Mark]:
     return [Mark(x, " · ".join(found)) for x, found in texts.items()]
 
 
-def _flags(marks: Sequence[Mark], x: Scale, box: Box) -> list[_Flag]:
-    """Where the marks' texts stand: none on another, and none on another's line if that can be.
+def _flags(marks: Sequence[Mark], x: Scale, box: Box) -> Sequence[_Flag]:
+    """Where the marks' texts stand: on the sides of their lines that need the fewest rows, with none on another or on a line if
+    that can be; at the right where it makes no difference."""
+    sides = [_sides(mark, box.left + x.share(mark.x) * box.width) for mark in marks]
+    if len(marks) > _MAX_SIDES:
+        sides = [found[:1] for found in sides]
+    layouts = [_in_rows(flags) for flags in product(*sides)]
+    return min(layouts, key=lambda flags: (_n_meetings(flags), sum(flag.row for flag in flags)))
 
-    A text stands at the right of its line; at the left of it where the figure ends. Those at the left are placed from the left,
-    the others from the right, so that a text which reaches over a line that is there already goes above its end.
+
+def _sides(mark: Mark, place: float) -> list[_Flag]:
+    """A mark's text at the right of its line and at the left, where the figure has room for it."""
+    text = shortened(mark.text, SIZE, _WIDEST_MARK)
+    needed = width(text, SIZE) + 2 * GAP
+    right = _Flag(mark.x, text, place, place, place + needed, 0)
+    left = _Flag(mark.x, text, place, place - needed, place, 0)
+    return [flag for flag in (right, left) if flag.left >= 0 and flag.right <= WIDTH] or [right]
+
+
+def _in_rows(flags: Sequence[_Flag]) -> list[_Flag]:
+    """The flags, each in the lowest row in which it meets none that is there already, else above all.
+
+    Texts at the left of their lines are placed from the left, the others from the right, so that a text that reaches over a line
+    which is there goes above its end.
     """
-    at_left, at_right = [], []
-    for mark in marks:
-        text = shortened(mark.text, SIZE, _WIDEST_MARK)
-        place = box.left + x.share(mark.x) * box.width
-        needed = width(text, SIZE) + 2 * GAP
-        if place + needed <= WIDTH:
-            at_right.append(_Flag(mark.x, text, place, place, place + needed, 0))
-        else:
-            at_left.append(_Flag(mark.x, text, place, place - needed, place, 0))
-    flags: list[_Flag] = []
+    placed: list[_Flag] = []
+    at_left = [flag for flag in flags if flag.right == flag.place]
+    at_right = [flag for flag in flags if flag.right != flag.place]
     for flag in [*at_left, *reversed(at_right)]:
-        above_all = max((other.row + 1 for other in flags), default=0)
-        rows = (replace(flag, row=row) for row in range(above_all))
-        flags.append(
-            next((one for one in rows if not any(_meet(one, other) for other in flags)), replace(flag, row=above_all))
-        )
-    return flags
+        above_all = replace(flag, row=max((other.row + 1 for other in placed), default=0))
+        rows = (replace(flag, row=row) for row in range(above_all.row))
+        placed.append(next((one for one in rows if not any(_meet(one, other) for other in placed)), above_all))
+    return placed
+
+
+def _n_meetings(flags: Sequence[_Flag]) -> int:
+    return sum(_meet(flag, other) for flag, other in combinations(flags, 2))
 
 
 def _meet(flag: _Flag, other: _Flag) -> bool:

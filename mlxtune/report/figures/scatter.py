@@ -12,7 +12,9 @@ from matplotlib.figure import Figure
 from mlxtune.report.charts import Point, ScatterChart
 from mlxtune.report.figures.colours import LIGHT
 from mlxtune.report.figures.frame import (
+    BOTTOM,
     LINE,
+    MARGIN,
     SIZE,
     WIDTH,
     Box,
@@ -55,7 +57,7 @@ def draw_scatter(chart: ScatterChart) -> Figure:
     x = scale(chart.x, [point.x for point in points], margin=0.08)
     y = scale(chart.y, [end for point in points for end in (point.y, *_interval(point, chart))], margin=0.08, n_ticks=5)
     left = tick_room(y)
-    box = Box(left, 36.0, WIDTH - left - 14.0, _HEIGHT)
+    box = Box(left, BOTTOM, WIDTH - left - MARGIN, _HEIGHT)
     figure, axes = new_figure(box.bottom + box.height + 10.0 + LINE, box)
     set_scales(axes, x, y)
     name_x(axes, chart.x.label, box)
@@ -72,7 +74,7 @@ def draw_scatter(chart: ScatterChart) -> Figure:
     )  # fmt: skip
     _name_points(axes, chart, points, (x, y), box)
     if not points:
-        write(figure, left + box.width / 2, box.bottom + box.height / 2, MISSING, ha="center", color=LIGHT["muted"])
+        write(figure, *box.middle, MISSING, ha="center", color=LIGHT["muted"])
     return figure
 
 

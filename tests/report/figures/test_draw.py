@@ -118,6 +118,15 @@ def test_marks_stand_at_their_places_and_no_text_lies_on_another() -> None:
     assert all(box.x0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1 for box in boxes)
 
 
+def test_the_text_of_a_mark_changes_sides_before_it_lies_on_the_line_of_another() -> None:
+    marks = [Mark(140, "best: step 140"), Mark(180, "stopped early at step 180")]
+    axes = axes_of(lines(Series("training", [1, 200], [2, 1]), Series("validation", [1, 200], [2, 1]), marks=marks))
+    strokes = [line.get_window_extent() for line in axes.lines if line.get_transform() == axes.get_xaxis_transform()]
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert len(strokes) == 2
+    assert not [(a, b) for a in boxes for b in strokes if a.x0 < b.x0 < a.x1 and b.y1 > a.y0]
+
+
 def test_names_at_the_ends_of_lines_do_not_touch() -> None:
     axes = axes_of(lines(*(Series(f"run {n}", [0, 1], [0.5, 1 + n / 100]) for n in range(6))))
     boxes = [text.get_window_extent() for text in axes.texts]
