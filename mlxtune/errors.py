@@ -99,6 +99,10 @@ class ExportError(MlxtuneError):
     """An artifact that cannot be written, or that its format has no place for."""
 
 
+class ExpectationError(MlxtuneError):
+    """Metrics that do not meet the conditions of `evaluate.expect`."""
+
+
 class RunError(MlxtuneError):
     """A run folder that is missing something, is in use, or may not be overwritten."""
 

@@ -91,6 +91,9 @@ if TYPE_CHECKING:
     metavar="N",
     help="Show the N worst rows, and the N best, middle and worst texts. Default: 5 rows and 1 text of each.",
 )
+@click.option(
+    "--allow-unmet", is_flag=True, help="Exit with 0 even if a condition of the recipe's evaluate.expect is not met."
+)
 @judge_options
 @compute_options
 @force_option
@@ -111,6 +114,7 @@ def evaluate(
     bertscore: str | None,
     limit: int | None,
     n_errors: int,
+    allow_unmet: bool,
     judge_request: JudgeRequest | None,
     backend: str,
     device: str,
@@ -118,6 +122,9 @@ def evaluate(
     as_json: bool,
 ) -> None:
     """Score a RUN, or the newest run of a RECIPE, on the recipe's test rows.
+
+    Where the recipe has conditions (evaluate.expect) and one is not met, the exit status is 1, once all is written. The same
+    command again checks changed conditions without asking the model.
 
     Example: mlxtune evaluate recipes/demo-intent.yaml --base --limit 20
     """
@@ -148,6 +155,8 @@ def evaluate(
         _show(outcome, n_errors, n_errors if typed(context, "n_errors") else CASES_SHOWN)
     if outcome.unjudged is not None:
         raise outcome.unjudged
+    if not allow_unmet:
+        _refuse_unmet(outcome)
 
 
 def _refuse_mixed(context: click.Context, given: bool, sampled: bool) -> None:
@@ -160,6 +169,17 @@ def _refuse_mixed(context: click.Context, given: bool, sampled: bool) -> None:
             )
     if not sampled and typed(context, "temperature"):
         raise click.UsageError("--temperature needs --repeats; without --repeats, replies are greedy")
+
+
+def _refuse_unmet(outcome: EvaluationOutcome) -> None:
+    """Raise where a condition is not met; each is a problem."""
+    from mlxtune.errors import ExpectationError, Problem
+    from mlxtune.report.terminal.condition_table import condition_sentence
+
+    unmet = [one for one in outcome.result.expectations if not one.met]
+    if unmet:
+        subject = f"{outcome.run or 'the replies'}: evaluate.expect is not met"
+        raise ExpectationError(subject, [Problem(one.name, condition_sentence(one)) for one in unmet])
 
 
 def _encoder(model: str, subject: Subject) -> BertScore:
@@ -175,6 +195,7 @@ def _encoder(model: str, subject: Subject) -> BertScore:
 
 def _show(outcome: EvaluationOutcome, n_errors: int, n_cases: int) -> None:
     """The tables of an evaluation on stdout."""
+    from mlxtune.report.terminal.condition_table import condition_table
     from mlxtune.report.terminal.judge_tables import judge_tables
     from mlxtune.report.terminal.tables import WIDTH, before_after, error_tables, score_tables, to_text
     from mlxtune.report.terminal.text_tables import case_tables
@@ -185,6 +206,8 @@ def _show(outcome: EvaluationOutcome, n_errors: int, n_cases: int) -> None:
         tables += judge_tables(result.judge, outcome.judgements, n_errors)
     if pair is not None:
         tables.append(before_after(pair.before, pair.after, pair.changes))
+    if result.expectations:
+        tables.append(condition_table(result.expectations))
     terminal = sys.stdout.isatty()
     width = min(WIDTH, shutil.get_terminal_size().columns) if terminal else WIDTH
     click.echo(to_text(tables, width, color=terminal))

@@ -23,6 +23,7 @@ from mlxtune.evaluation.baselines import (
     label_baselines,
     predictions_file,
 )
+from mlxtune.evaluation.check import check_expectations
 from mlxtune.evaluation.differences import compare
 from mlxtune.evaluation.error_analysis import ErrorAnalysis, find_errors
 from mlxtune.evaluation.limits import limit_warnings, position_warnings
@@ -172,6 +173,7 @@ def evaluate(
         compared,
         datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
+    whole = replace(whole, expectations=check_expectations(whole, recipe))
     evaluation = Evaluation(whole, find_errors(top.predictions, recipe), top.predictions)
     write_evaluation(evaluation, out)
     _forget_others(out, asked, has_probabilities, asked_baselines or {})
@@ -201,6 +203,7 @@ def evaluate_replies(
     if out is not None:
         top = replace(top, predictions=PREDICTIONS_FILE)
     result = EvaluationResult(top, evaluated, baselines=results)
+    result = replace(result, expectations=check_expectations(result, recipe))
     evaluation = Evaluation(result, find_errors(predictions, recipe), predictions)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)

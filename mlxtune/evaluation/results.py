@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from mlxtune.evaluation.expectations import Expectation
 from mlxtune.evaluation.fields.scorer import Scores, scores_from_json
 from mlxtune.evaluation.judge.ratings import Ratings
 from mlxtune.evaluation.metrics.estimates import Estimate
@@ -334,6 +335,7 @@ class EvaluationResult:
         before: The model before tuning, evaluated on the same rows; None where it was not, or could not be compared.
         ended: When, in ISO 8601; None of replies that were there already.
         judge: A model judge's ratings; None where none was asked.
+        expectations: What came of the recipe's conditions, in their order.
     """
 
     top: DecodingResult
@@ -344,6 +346,7 @@ class EvaluationResult:
     before: Against | None = None
     ended: str | None = None
     judge: Ratings | None = None
+    expectations: tuple[Expectation, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The content of scores.json."""
@@ -373,6 +376,8 @@ class EvaluationResult:
             content["evaluated"] = self.ended
         if self.judge is not None:
             content["judge"] = self.judge.to_json()
+        if self.expectations:
+            content["expectations"] = [one.to_json() for one in self.expectations]
         return content
 
     @classmethod
@@ -398,6 +403,7 @@ class EvaluationResult:
             against.get("before"),
             optional(content, "evaluated", typed(str)),
             optional(content, "judge", Ratings.from_json),
+            optional(content, "expectations", typed(tuple[Expectation, ...])) or (),
         )  # fmt: skip
 
     @property

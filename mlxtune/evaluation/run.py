@@ -19,6 +19,7 @@ from mlxtune.chat.client import ChatServerError
 from mlxtune.data.rows import Row
 from mlxtune.errors import DataError, RecipeError
 from mlxtune.evaluation.baselines import ASKED
+from mlxtune.evaluation.check import check_expectations
 from mlxtune.evaluation.differences import compare
 from mlxtune.evaluation.error_analysis import find_errors
 from mlxtune.evaluation.judge.ratings import (
@@ -56,6 +57,7 @@ from mlxtune.evaluation.stored import (
 from mlxtune.evaluation.subject import Subject, load_subject, read_test_rows, read_validation_rows
 from mlxtune.models.base_model import base_folder, fingerprint
 from mlxtune.progress import SILENT, Progress
+from mlxtune.recipe.sections import Recipe
 from mlxtune.runs.folder import locked
 from mlxtune.runs.layout import ERRORS_FILE, JUDGE_FILE, SCORES_FILE
 
@@ -162,7 +164,8 @@ def run_evaluation(
 ) -> EvaluationOutcome:
     """Evaluate as requested, and write the files.
 
-    Where the folder holds the same evaluation, finished, only the judge is asked.
+    Where the folder holds the same evaluation, finished, no model is asked about its rows again: the judge is asked, if there
+    is one, and the recipe's conditions are checked as they now stand.
 
     Args:
         request: What to evaluate, and how.
@@ -179,13 +182,19 @@ def run_evaluation(
         text_fields(subject.recipe)  # a recipe without any is said before anything is asked
     rows = read_test_rows(subject.recipe)
     rows = rows if request.limit is None else rows[: request.limit]
-    if (done := _judge_alone(request, rows)) is not None:
+    if (done := _finished(request, rows)) is not None:
         assert out is not None
-        log.info("%s: this evaluation is finished already, so only the judge is asked", out)
-        result, predictions = done
-        evaluation = Evaluation(result, find_errors(predictions, subject.recipe), predictions)
-        outcome = EvaluationOutcome(result, evaluation.errors.to_json(), out, _run(request))
-        return _with_counterpart(_judged(outcome, evaluation, request, judge_progress), request)
+        evaluation = _checked_anew(done, subject.recipe, out)
+        outcome = EvaluationOutcome(evaluation.result, evaluation.errors.to_json(), out, _run(request))
+        if request.judge is not None:
+            log.info("%s: this evaluation is finished already, so only the judge is asked", out)
+            outcome = _judged(outcome, evaluation, request, judge_progress)
+        else:
+            log.info(
+                "%s: this evaluation is finished already, so only its conditions are checked; --force asks the model again",
+                out,
+            )
+        return _with_counterpart(outcome, request)
     if out is not None:
         refuse_finished(out, request.force)
     evaluation = _given(request, rows) if request.replies else _asked(request, rows, backend, progress)
@@ -264,17 +273,36 @@ def _asked(
         raise
 
 
-# Judging -----------------------------------------------------------------------------------------------------------
+# What is finished --------------------------------------------------------------------------------------------------
 
 
-def _judge_alone(request: EvaluationRequest, rows: Sequence[Row]) -> tuple[EvaluationResult, list[Prediction]] | None:
-    """The finished evaluation that only the judge is asked about; None where there is none, or everything is asked again."""
-    out = request.folder
-    if out is None or request.judge is None or request.replies or request.bertscore or request.force:
+def _finished(request: EvaluationRequest, rows: Sequence[Row]) -> tuple[EvaluationResult, list[Prediction]] | None:
+    """The finished evaluation of which the judge or the conditions are all that is asked for; None where there is none, or
+    everything is asked again."""
+    out, subject = request.folder, request.subject
+    if out is None or request.replies or request.bertscore or request.force:
+        return None
+    stored = read_result(out)
+    has_conditions = stored is not None and bool(subject.recipe.evaluate.expect or stored.expectations)
+    if request.judge is None and (subject.base or not has_conditions):
         return None
     return finished_evaluation(
-        out, request.subject, rows, request.decoding, request.probabilities, request.repeats, request.tune_thresholds
+        out, subject, rows, request.decoding, request.probabilities, request.repeats, request.tune_thresholds
     )
+
+
+def _checked_anew(done: tuple[EvaluationResult, list[Prediction]], recipe: Recipe, out: Path) -> Evaluation:
+    """A finished evaluation with the recipe's conditions as they now stand, written if they have changed."""
+    stored, predictions = done
+    result = replace(stored, expectations=check_expectations(stored, recipe))
+    evaluation = Evaluation(result, find_errors(predictions, recipe), predictions)
+    if result != stored:
+        with locked(out):
+            write_evaluation(evaluation, out)
+    return evaluation
+
+
+# Judging -----------------------------------------------------------------------------------------------------------
 
 
 def _judged(

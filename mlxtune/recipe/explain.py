@@ -10,7 +10,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from mlxtune.errors import did_you_mean
-from mlxtune.recipe.sections import KINDS, Recipe
+from mlxtune.recipe.sections import KINDS, Recipe, key_place
 from mlxtune.recipe.source import Place, Where
 
 
@@ -38,7 +38,7 @@ def explain(error: Any, places: Mapping[Place, Where], overridden: Mapping[Place
     """One pydantic error: its place, what it expected and what it got."""
     place, section = _resolve(error["loc"])
     if error["type"] == "mlxtune":
-        place = (*place, *str(error["ctx"]["key"]).split("."))
+        place = key_place(".".join([*place, str(error["ctx"]["key"])]))
     name = ".".join(place)
     where = next((text for key, text in overridden.items() if place[: len(key)] == key), None)
     for end in range(len(place), -1, -1):
@@ -49,11 +49,12 @@ def explain(error: Any, places: Mapping[Place, Where], overridden: Mapping[Place
 
 def merge(findings: Iterable[_Finding]) -> list[_Finding]:
     """A value that fits neither of two types is one problem: 'expected A, or B, got V'."""
-    merged: dict[tuple[str, str], _Finding] = {}
+    merged: dict[tuple[str, str, str], _Finding] = {}
     for finding in findings:
-        first = merged.setdefault((finding.where, finding.key), finding)
-        if first is not finding and first.got is not None and finding.got is not None:
-            merged[finding.where, finding.key] = replace(first, says=f"{first.says}, or {finding.says}")
+        place = (finding.where, finding.key, finding.says if finding.got is None else "")
+        first = merged.setdefault(place, finding)
+        if first is not finding and finding.got is not None:
+            merged[place] = replace(first, says=f"{first.says}, or {finding.says}")
     return list(merged.values())
 
 

@@ -11,7 +11,17 @@ from pydantic import ValidationError
 
 from mlxtune.errors import Problem, RecipeError
 from mlxtune.recipe.explain import explain, merge
-from mlxtune.recipe.sections import DATA_FILES, HUB_ROWS, HUB_SPLITS, KINDS, Recipe, is_local_model, is_on_hub
+from mlxtune.recipe.sections import (
+    DATA_FILES,
+    EXPECT,
+    HUB_ROWS,
+    HUB_SPLITS,
+    KINDS,
+    Recipe,
+    is_local_model,
+    is_on_hub,
+    key_place,
+)
 from mlxtune.recipe.source import Place, read_source
 from mlxtune.recipe.yaml_text import YamlError, YamlSyntaxError, read_yaml
 
@@ -39,7 +49,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     problems = [Problem(str(where), text) for where, text in source.problems]
     problems += [Problem(where, text) for override in overrides for where, text in _override(content, override)]
     content.setdefault("name", path.stem)
-    overridden = {tuple(item.partition("=")[0].split(".")): f"--set {item}" for item in overrides}
+    overridden = {key_place(item.partition("=")[0]): f"--set {item}" for item in overrides}
     try:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
@@ -67,7 +77,7 @@ def _override(content: dict[str, Any], override: str) -> Iterator[tuple[str, str
         yield where, "expected KEY=VALUE, as in --set train.epochs=1"
         return
     try:
-        value = read_yaml(text)
+        value = _condition(key, text) or read_yaml(text)
     except YamlSyntaxError:
         yield where, f"the value is not valid YAML: {text!r}; quote it"
         return
@@ -80,7 +90,7 @@ def _override(content: dict[str, Any], override: str) -> Iterator[tuple[str, str
         yield where, "extends can only be set in the recipe file; --set takes any other key, as in train.epochs=1"
         return
     target = content
-    *parents, last = key.split(".")
+    *parents, last = key_place(key)
     for parent in parents:
         inner = target.get(parent)
         if inner is None:
@@ -90,6 +100,11 @@ def _override(content: dict[str, Any], override: str) -> Iterator[tuple[str, str
             return
         target = inner
     target[last] = value
+
+
+def _condition(key: str, text: str) -> str | None:
+    """The text of a condition such as '>= 0.8', which YAML would take for the beginning of a block; None of other values."""
+    return text.strip() if key.startswith(f"{EXPECT}.") and text.lstrip().startswith(">") else None
 
 
 def _from_current_folder(key: str, value: str) -> str:

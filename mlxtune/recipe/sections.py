@@ -7,14 +7,15 @@ type and impossible value is reported at once, with file, line and a suggestion.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from mlxtune.errors import did_you_mean
+from mlxtune.recipe.conditions import FORMS, LABEL_BASELINES, condition_problems
 
 VALID_LOSS = "valid.loss"
 AUTO: Literal["auto"] = "auto"  # what a key has that mlxtune is to choose
@@ -25,6 +26,8 @@ HUB_ROWS = re.compile(
     r"(?::(?P<split>[^:]+))?"
 )
 HUB_SPLITS = {"train": "train", "valid": "validation", "test": "test"}  # what a name without a split means
+# The mapping whose keys are dotted themselves: evaluate.expect: {intents.exact_match: ">= 0.8"}.
+EXPECT = "evaluate.expect"
 # Alone among the values, these are files: relative ones are taken from the recipe's folder.
 DATA_FILES = ("train", "valid", "test")
 
@@ -40,6 +43,13 @@ class Section(BaseModel):
 def _wrong(key: str, message: str) -> PydanticCustomError:
     """A problem of one key of a section, found while looking at several (the key becomes part of its place)."""
     return PydanticCustomError("mlxtune", "{message}", {"message": message, "key": key})
+
+
+def _all_wrong(problems: Iterable[tuple[str, str]]) -> ValidationError:
+    """Several problems at once: keys and messages as `_wrong` has them."""
+    return ValidationError.from_exception_data(
+        "recipe", [InitErrorDetails(type=_wrong(*problem), loc=(), input=None) for problem in problems]
+    )
 
 
 class Quantize(Section):
@@ -417,6 +427,16 @@ class TrainSection(Section):
         return self.batch_size * self.gradient_accumulation
 
 
+def _conditions(value: object) -> object:
+    """Told here what is wrong, as one problem and not as one for each of the two forms."""
+    texts = value if isinstance(value, list) else [value]
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise PydanticCustomError(
+            "mlxtune_expected", "expected {expected}", {"expected": f"{FORMS}, or a list of such conditions"}
+        )
+    return value
+
+
 class EvaluateSection(Section):
     """Evaluation."""
 
@@ -436,6 +456,10 @@ class EvaluateSection(Section):
     """Label -> words; the baseline 'keywords' gives a text every label one of whose words occurs in it."""
     few_shot: int = Field(4, ge=1)
     """Training rows that the baseline 'few_shot' shows the model."""
+    expect: dict[str, Annotated[str | list[str], BeforeValidator(_conditions)]] = Field(default_factory=dict)
+    """Metric -> what it must reach, or `evaluate` exits with 1: '>= 0.8', '<= 0.05', 'interval >= 0.7' (all of the 95%
+    interval), 'better than tfidf' (another of the baselines, or before: the model before tuning); or a list of these. Metrics
+    are FIELD.METRIC, FIELD.recall.LABEL (precision, f1), reply.METRIC and speed.METRIC."""
 
     @model_validator(mode="after")
     def _check_baselines(self) -> EvaluateSection:
@@ -445,6 +469,11 @@ class EvaluateSection(Section):
             if name == "keywords" and not self.keywords:
                 raise _wrong(f"baselines.{position}", "'keywords' needs words: evaluate.keywords: {label: [word, ...]}")
         return self
+
+    @property
+    def conditions(self) -> dict[str, list[str]]:
+        """`expect` with a list for every metric."""
+        return {name: [texts] if isinstance(texts, str) else texts for name, texts in self.expect.items()}
 
 
 class Recipe(Section):
@@ -486,7 +515,7 @@ class Recipe(Section):
         self._check_metrics()
         with_labels = [self.output.fields[name] for name in self.output.label_fields]
         for position, name in enumerate(self.evaluate.baselines):
-            if not with_labels and name in ("majority", "keywords", "tfidf"):
+            if not with_labels and name in LABEL_BASELINES:
                 raise _wrong(f"evaluate.baselines.{position}", f"{name!r} needs an output field with labels")
         listed = [label for field in with_labels for label in field.closed_labels or []]
         for label in self.evaluate.keywords:
@@ -498,6 +527,9 @@ class Recipe(Section):
                 hint = did_you_mean(balance.field, labelled) or f"; known: {', '.join(labelled) or 'none'}"
                 raise _wrong("data.balance.field", f"{balance.field!r} is no output field with labels{hint}")
         self._check_augment()
+        conditions = condition_problems(self.evaluate.conditions, self.output.fields, self.evaluate.baselines)
+        if problems := [(f"{EXPECT}.{name}", problem) for name, problem in conditions]:
+            raise _all_wrong(problems)
         return self
 
     def _check_augment(self) -> None:
@@ -570,6 +602,17 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = value
     return flat
+
+
+def key_place(key: str) -> tuple[str, ...]:
+    """The keys that a dotted one names, outermost first.
+
+    >>> key_place("train.epochs"), key_place("evaluate.expect.intents.exact_match")
+    (('train', 'epochs'), ('evaluate', 'expect', 'intents.exact_match'))
+    """
+    if key.startswith(f"{EXPECT}."):
+        return (*EXPECT.split("."), key.removeprefix(f"{EXPECT}."))
+    return tuple(key.split("."))
 
 
 def is_on_hub(name: str) -> bool:

@@ -26,7 +26,7 @@ Place = tuple[str, ...]  # ("train", "epochs")
 Kinds = Mapping[str, Collection[str]]  # kind of output field -> its keys
 
 # Mappings whose keys are names that the user made up: null has no meaning there but 'not this one'.
-OWN_NAMES = ("data.columns", "evaluate.keywords", "output.fields", "output.fields.*.class_weights")
+OWN_NAMES = ("data.columns", "evaluate.keywords", "evaluate.expect", "output.fields", "output.fields.*.class_weights")
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,8 @@ def read_yaml(
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         what = getattr(error, "problem", None) or str(error).splitlines()[0]
+        if "chomping or indentation" in what:  # '>' opens a block of text
+            what += "; put a value that begins with > or | in quotes"
         raise YamlSyntaxError(f"not valid YAML: {what}", mark.line + 1 if mark else None) from None
     except RecursionError:
         raise YamlError("this YAML is nested too deeply") from None

@@ -124,7 +124,9 @@ def sweep(
             started = time.monotonic()
             error = None
             try:
-                if found.training == "whole" and found.changed_evaluation:  # as training does when it goes on
+                if found.training == "whole" and (
+                    found.changed_evaluation or found.changed_conditions
+                ):  # as training does when it goes on
                     write_text(RunFolder(folder / trial.name).recipe_file, trial.recipe.to_yaml())
                 if found.training == "none":
                     _clear_beginnings(folder / trial.name)
@@ -220,7 +222,10 @@ def _commands(
     if evaluate and (trains or not found.evaluated or (force and found.changed_evaluation)):
         kept = found.training != "none" and not anew  # training anew removes its evaluation
         stale = ["--force"] if kept and (RunFolder(folder).evaluation(TUNED) / SCORES_FILE).exists() else []
-        yield "evaluating", ["evaluate", str(folder), *where, *stale]
+        # A trial that misses the recipe's conditions is a result of the sweep, and no failure of the trial.
+        yield "evaluating", ["evaluate", str(folder), "--allow-unmet", *where, *stale]
+    elif evaluate and found.changed_conditions:
+        yield "checking conditions", ["evaluate", str(folder), "--allow-unmet", *where]
 
 
 def _refuse_changed(trials: Sequence[Trial], states: Sequence[TrialState], folder: Path, evaluate: bool) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from mlxtune.data.rows import content_hash
 from mlxtune.errors import RunError
-from mlxtune.recipe.sections import Recipe
+from mlxtune.recipe.sections import EXPECT, Recipe
 from mlxtune.runs.folder import RunFolder
 from mlxtune.runs.layout import CORRUPT, FAILED, FINISHED, RECIPE_FILE, SCORES_FILE, TUNED, checkpoint_folders
 from mlxtune.runs.listing import look_at
@@ -31,6 +31,7 @@ class TrialState:
         changed: What differs from when the run was made, one clause each; such a run can only be trained again.
         changed_evaluation: The same of what its evaluation alone depends on.
         failed: It ended with an error.
+        changed_conditions: Whether it was evaluated under other conditions (evaluate.expect), which are only checked anew.
     """
 
     training: Training
@@ -38,6 +39,7 @@ class TrialState:
     changed: tuple[str, ...] = ()
     changed_evaluation: tuple[str, ...] = ()
     failed: bool = False
+    changed_conditions: bool = False
 
 
 def trial_state(trial: Trial, folder: Path) -> TrialState:
@@ -74,6 +76,7 @@ def trial_state(trial: Trial, folder: Path) -> TrialState:
         tuple([text for key, text in changed if not _of_evaluation(key)] + data),
         tuple(of_evaluation),
         listed.status == FAILED,
+        scores is not None and run.recipe().evaluate.expect != trial.recipe.evaluate.expect,
     )
 
 
@@ -98,7 +101,7 @@ def _changed_keys(run: RunFolder, recipe: Recipe) -> Iterator[tuple[str, str]]:
     """Keys of the recipe that differ from the run's, each with a clause."""
     before, now = (one.flat() for one in (run.recipe(), run.with_its_passes(recipe)))
     for key in {**before, **now}:
-        if before.get(key) != now.get(key) and key != "name" and not key.startswith("track"):
+        if before.get(key) != now.get(key) and key != "name" and not key.startswith(("track", EXPECT)):
             yield key, f"{key} was {_shown(before.get(key))}, is {_shown(now.get(key))}"
 
 

@@ -15,12 +15,13 @@ from typing import Any
 from mlxtune.backends.adapter import WEIGHTS_FILE
 from mlxtune.evaluation.results import Speed
 from mlxtune.evaluation.stored import StoredEvaluation
+from mlxtune.recipe.sections import EXPECT
 from mlxtune.runs.events import read_events
 from mlxtune.runs.folder import RunFolder
 from mlxtune.runs.layout import FINISHED
 
 # Keys that change no metric.
-NO_SETTINGS = ("name", "track")
+NO_SETTINGS = ("name", "track", EXPECT)
 # What an evaluation of the model before tuning depends on; the rest of a recipe says nothing of it.
 OF_ANY_MODEL = ("model.", "prompt.", "output.", "evaluate.", "data.test", "data.text", "data.columns.")
 
@@ -49,7 +50,7 @@ def differing_settings(evaluations: Sequence[StoredEvaluation]) -> Iterator[Fact
         },
     }
     for key in dict.fromkeys(key for flat in recipes for key in flat):
-        if key in NO_SETTINGS or key.startswith("track."):
+        if key in NO_SETTINGS or key.startswith(("track.", f"{EXPECT}.")):
             continue
         # An empty mapping, beside another recipe's that holds something: the keys in that one say it.
         if all(flat.get(key, {}) == {} for flat in recipes) and any(

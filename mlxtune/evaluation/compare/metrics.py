@@ -17,13 +17,13 @@ from mlxtune.evaluation.fields.scorer import Scorer
 from mlxtune.evaluation.judge.ratings import Ratings
 from mlxtune.evaluation.metrics.estimates import Estimate, Means, mean_estimate
 from mlxtune.evaluation.metrics.labels import LabelScore, LabelScores, label_table
+from mlxtune.evaluation.metrics.metric import REPLY
 from mlxtune.evaluation.metrics.paired import Comparison, compare_tables
 from mlxtune.evaluation.predict.predictions import Prediction
 from mlxtune.evaluation.results import DecodingResult
 from mlxtune.evaluation.score import column, faults
 from mlxtune.recipe.sections import Recipe
 
-REPLY = "reply"  # what metrics of whole replies stand under, where fields' stand under the field
 OF_REPLIES = "repeated_rate"  # counted in every field, although it is of the whole reply
 MAX_LABELS = 20  # whose recall is compared; of more, a table of them says nothing any more
 ESTIMATE = {"value", "low", "high"}

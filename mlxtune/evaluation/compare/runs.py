@@ -123,7 +123,7 @@ def compare_runs(
         cost=tuple(cost_facts(evaluations, speeds)),
         notes=(),
     )
-    return replace(compared, notes=(*notes, *_on_chance(compared.n_comparisons)))
+    return replace(compared, notes=(*notes, *_on_conditions(names, evaluations), *_on_chance(compared.n_comparisons)))
 
 
 def _ratings(one: StoredEvaluation, compared: DecodingResult) -> Ratings | None:
@@ -147,6 +147,17 @@ def _on_measures(
         if len(measured) > 1:
             by = "; ".join(f"{', '.join(dict.fromkeys(of))} by {measure}" for measure, of in measured.items())
             yield f"{what} cannot be compared, because the runs used different models for it: {by}"
+
+
+def _on_conditions(names: Sequence[str], evaluations: Sequence[StoredEvaluation]) -> list[str]:
+    """How many of its recipe's conditions each run's own evaluation meets."""
+    found = [() if one.result is None else one.result.expectations for one in evaluations]
+    met = [
+        f"{name} {sum(one.met for one in of_run)} of {len(of_run)}"
+        for name, of_run in zip(names, found, strict=True)
+        if of_run
+    ]
+    return [f"conditions of evaluate.expect met: {', '.join(met)}"] if met else []
 
 
 def _on_chance(n_comparisons: int) -> list[str]:

@@ -46,3 +46,20 @@ FAULTS = (
     Metric("cut_rate", "cut rate", "lower", "mcnemar"),
 )
 ALL_FIELDS_CORRECT = Metric("all_fields_correct", "all fields right", "higher", "mcnemar", headline=True)
+
+# Where a metric is named with what it is of, fields' stand under the field and these under a name of their own.
+REPLY = "reply"
+SPEED = "speed"
+
+# Not means over rows that tables list: of one label against all others, of a field's probabilities, of the computation.
+OF_LABELS = {
+    name: Metric(name, title, test=None)
+    for name, title in (("recall", "recall"), ("precision", "precision"), ("f1", "F1"))
+}
+CALIBRATION_ERROR = Metric("expected_calibration_error", "expected calibration error", "lower", None)
+OF_SPEED = (
+    Metric("seconds_per_row", "seconds a row", "lower", None, may_exceed_one=True),
+    Metric("rows_per_second", "rows a second", "higher", None, may_exceed_one=True),
+    Metric("tokens_per_second", "tokens a second", "higher", None, may_exceed_one=True),
+    Metric("peak_memory_gb", "peak memory, GB", "lower", None, may_exceed_one=True),
+)

@@ -11,15 +11,23 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from mlxtune.evaluation.metrics.labels import LABEL_METRICS
-from mlxtune.evaluation.metrics.metric import ALL_FIELDS_CORRECT, FAULTS, Metric
+from mlxtune.evaluation.metrics.metric import (
+    ALL_FIELDS_CORRECT,
+    CALIBRATION_ERROR,
+    FAULTS,
+    OF_LABELS,
+    OF_SPEED,
+    Metric,
+)
 from mlxtune.evaluation.metrics.texts import TEXT_METRICS
 
 METRICS = {one.name: one for one in (*LABEL_METRICS, *TEXT_METRICS, *FAULTS, ALL_FIELDS_CORRECT)}
+_FURTHER = {one.name: one for one in (*OF_LABELS.values(), CALIBRATION_ERROR, *OF_SPEED)}
 
 
 def metric(name: str) -> Metric:
     """The metric of a name; one that nobody declared is taken to be a mean that is better the higher it is."""
-    return METRICS.get(name) or Metric(name, name.replace("_", " "))
+    return METRICS.get(name) or _FURTHER.get(name) or Metric(name, name.replace("_", " "))
 
 
 def title(name: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mlxtune.evaluation.metrics.metric import OF_SPEED
 from mlxtune.evaluation.metrics.registry import METRICS, headline
 from mlxtune.report.terminal.cells import cell_text, new_table, shown_metrics, titled
 from mlxtune.report.values import clipped, estimate_text, value_text
@@ -30,12 +31,7 @@ MAX_FLIPS = 20  # rows shown whose samples do not agree
 MAX_FLIP_CHARS = 60
 MAX_CONFUSED = 10  # columns of a confusion table that fit beside one another
 MAX_HEAD_CHARS = 60  # of the labels above them; longer ones are numbered
-SPEEDS = {
-    "seconds_per_row": ("seconds a row", ".3f"),
-    "rows_per_second": ("rows a second", ".2f"),
-    "tokens_per_second": ("tokens a second", ".1f"),
-    "peak_memory_gb": ("peak memory, GB", ".2f"),
-}
+SPEEDS = {one.name: (one.title, form) for one, form in zip(OF_SPEED, (".3f", ".2f", ".1f", ".2f"), strict=True)}
 
 
 def score_tables(result: EvaluationResult) -> list[RenderableType]:
