@@ -156,7 +156,7 @@ def evaluate(
     if outcome.unjudged is not None:
         raise outcome.unjudged
     if not allow_unmet:
-        _refuse_unmet(outcome)
+        _refuse_unmet(outcome, predictions or outcome.run)
 
 
 def _refuse_mixed(context: click.Context, given: bool, sampled: bool) -> None:
@@ -171,15 +171,15 @@ def _refuse_mixed(context: click.Context, given: bool, sampled: bool) -> None:
         raise click.UsageError("--temperature needs --repeats; without --repeats, replies are greedy")
 
 
-def _refuse_unmet(outcome: EvaluationOutcome) -> None:
-    """Raise where a condition is not met; each is a problem."""
+def _refuse_unmet(outcome: EvaluationOutcome, evaluated: Path | None) -> None:
+    """Raise where a condition is not met; each is a problem of what was evaluated."""
     from mlxtune.errors import ExpectationError, Problem
     from mlxtune.report.terminal.condition_table import condition_sentence
 
     unmet = [one for one in outcome.result.expectations if not one.met]
     if unmet:
-        subject = f"{outcome.run or 'the replies'}: evaluate.expect is not met"
-        raise ExpectationError(subject, [Problem(one.name, condition_sentence(one)) for one in unmet])
+        problems = [Problem(one.name, condition_sentence(one)) for one in unmet]
+        raise ExpectationError(f"{evaluated}: evaluate.expect is not met", problems)
 
 
 def _encoder(model: str, subject: Subject) -> BertScore:

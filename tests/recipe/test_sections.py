@@ -104,10 +104,14 @@ CHANGES: dict[str, Any] = {
     "evaluate.baselines": ["majority"],
     "evaluate.keywords": {"payment": ["bill"]},
     "evaluate.few_shot": 1,
+    "evaluate.expect": {"intents.exact_match": ">= 0.5"},
     "track": ["tensorboard"],
 }
 # Other forms that the value of a key may have.
-FORMS: dict[str, Any] = {"output.fields.intents.class_weights": "balanced"}
+FORMS: dict[str, Any] = {
+    "output.fields.intents.class_weights": "balanced",
+    "evaluate.expect": {"intents.exact_match": [">= 0.5", "better than before"]},
+}
 # Where a key counts only beside another one, that is set first.
 BESIDE: dict[str, dict[str, Any]] = {
     "model.quantize.bits": {"model.quantize": {"bits": 4, "group_size": 32}},
@@ -222,7 +226,7 @@ def footprint(file: Path, overrides: dict[str, Any], folder: Path, monkeypatch: 
     weights = hashlib.sha256((tuned.run.adapter / "adapters.safetensors").read_bytes()).hexdigest()
     where = tuned.run.path.parent.name
     pattern = ReplyTemplate(recipe.output).pattern()
-    shown = [scores["fields"], scores["decoding"], scores.get("baselines")]
+    shown = [scores["fields"], scores["decoding"], scores.get("baselines"), scores.get("expectations")]
     shown.append({name: [one.prediction for one in one_of.predictions] for name, one_of in replies.items()})
     return json.dumps([events, said, weights, where, pattern, *shown], sort_keys=True)
 

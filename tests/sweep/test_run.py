@@ -241,7 +241,7 @@ def test_each_trial_is_trained_and_evaluated_and_finished_ones_are_skipped(
     assert fake.words[0] == [
         "lora", str(file), "--out", str(FOLDER / "rank-4"), "--set", "train.epochs=2", "--set", "lora.rank=4", "--backend", "mlx",
     ]  # fmt: skip
-    assert fake.words[1] == ["evaluate", str(FOLDER / "rank-4"), "--backend", "mlx"]
+    assert fake.words[1] == ["evaluate", str(FOLDER / "rank-4"), "--allow-unmet", "--backend", "mlx"]
     assert re.search(r"\[1/2\] lora\.rank=4: done in \d+ s; priority accuracy 0\.", caplog.text)
     again = Fake()
     done = sweep([*trials_of(file, "lora.rank=2,4,8", overrides=["train.epochs=2"])], FOLDER, again)
@@ -249,6 +249,17 @@ def test_each_trial_is_trained_and_evaluated_and_finished_ones_are_skipped(
     assert again.commands == ["lora recipe.yaml", "evaluate rank-2"]
     noted = json.loads((FOLDER / "sweep.json").read_text())
     assert [(one["name"], one["status"]) for one in noted["cells"]] == [(f"rank-{n}", "finished") for n in (2, 4, 8)]
+
+
+def test_changed_conditions_are_checked_anew_and_train_nothing(file: Path) -> None:
+    sweep(trials_of(file, "lora.rank=4,8"), FOLDER, Fake())
+    held = ["evaluate.expect.priority.accuracy=>= 0.99"]
+    again = Fake()
+    done = sweep(trials_of(file, "lora.rank=4,8", overrides=held), FOLDER, again)
+    assert [one.status for one in done] == ["finished"] * 2
+    assert again.words == [["evaluate", str(FOLDER / f"rank-{rank}"), "--allow-unmet"] for rank in (4, 8)]
+    assert RunFolder(FOLDER / "rank-4").recipe().evaluate.expect == {"priority.accuracy": ">= 0.99"}
+    assert all(one.skipped for one in sweep(trials_of(file, "lora.rank=4,8", overrides=held), FOLDER, Fake()))
 
 
 def test_a_trial_that_fails_stops_no_other_and_is_tried_again(file: Path) -> None:
