@@ -20,12 +20,27 @@ def estimate_text(estimate: Estimate | None, digits: int = 3) -> str:
 
 def difference_text(difference: Comparison | None, digits: int = 3) -> str:
     """A difference with its sign and its interval, where it has one; "" for none."""
-    if difference is None:
-        return ""
-    if difference.low is None or difference.high is None:
-        return f"{difference.difference:+.{digits}f}"
-    ends = f"[{difference.low:+.{digits}f}, {difference.high:+.{digits}f}]"
-    return f"{difference.difference:+.{digits}f} {ends}"
+    return "" if difference is None else _signed(difference.difference, difference.low, difference.high, digits)
+
+
+def signed_text(estimate: Estimate, digits: int = 3) -> str:
+    """A difference that has no verdict, with its sign and its interval."""
+    return _signed(estimate.value, estimate.low, estimate.high, digits)
+
+
+def _signed(value: float, low: float | None, high: float | None, digits: int) -> str:
+    if low is None or high is None:
+        return f"{value:+.{digits}f}"
+    return f"{value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+
+
+def amount_text(amount: float) -> str:
+    """A size of 0 or more with three digits, or with its first one where these are all 0.
+
+    >>> amount_text(0.0911), amount_text(0.0002), amount_text(0)
+    ('0.091', '0.0002', '0.000')
+    """
+    return f"{amount:.3f}" if amount >= 0.0005 or not amount else f"{amount:.1g}"
 
 
 def count_text(count: int, of: int) -> str:

@@ -11,6 +11,7 @@ import pytest
 
 from mlxtune.evaluation.check import check_expectations
 from mlxtune.evaluation.expectations import Expectation
+from mlxtune.evaluation.fields.scorer import Scores
 from mlxtune.evaluation.metrics.estimates import Estimate
 from mlxtune.evaluation.metrics.labels import LabelScore, LabelScores
 from mlxtune.evaluation.metrics.paired import Comparison
@@ -35,7 +36,7 @@ LABELS = {
     "medium": LabelScore(1.0, 1.0, 1.0, 1, None),
     "low": LabelScore(0.0, 0.0, 0.0, 0, None),
 }
-FIELDS = {
+FIELDS: dict[str, Scores] = {
     "priority": LabelScores({"accuracy": ACCURACY, "invalid_rate": Estimate(0.04, 0.0, 0.1)}, LABELS),
     "tags": LabelScores({"exact_match": Estimate(0.5, 0.4, 0.6)}, {}),
     "response": text_scores(["Dear you."], ["Dear you."]),
@@ -56,7 +57,9 @@ def file(tmp_path: Path) -> Path:
 
 
 def recipe_of(file: Path, **expect: Any) -> Recipe:
-    return load_recipe(file, [f"evaluate.expect={json.dumps({name.replace('__', '.'): one for name, one in expect.items()})}"])
+    return load_recipe(
+        file, [f"evaluate.expect={json.dumps({name.replace('__', '.'): one for name, one in expect.items()})}"]
+    )
 
 
 def checked(file: Path, name: str, condition: str, result: EvaluationResult = RESULT) -> Expectation:

@@ -56,7 +56,8 @@ def test_conditions_are_read_as_they_are_written(text: str, condition: object) -
 
 
 @pytest.mark.parametrize(
-    "text", ["0.8", "=> 0.8", "== 0.8", ">= 80%", ">= 0.8 or so", "interval 0.8", "interval better than tfidf", "better", ""]
+    "text",
+    ["0.8", "=> 0.8", "== 0.8", ">= 80%", ">= 0.8 or so", "interval 0.8", "interval better than tfidf", "better", ""],
 )
 def test_anything_else_is_no_condition(text: str) -> None:
     assert parse_condition(text) is None
@@ -131,13 +132,18 @@ def test_two_problems_of_one_metric_are_both_reported(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [0.8, True, None, [], [0.8], {"low": ">= 0.8"}])
 def test_what_is_no_text_is_refused_once(tmp_path: Path, value: Any) -> None:
     (found,) = problems(tmp_path, {"queue.accuracy": value})
-    assert "evaluate.expect.queue.accuracy: expected '>= 0.8', '<= 0.05', 'interval >= 0.8' or 'better than tfidf'" in found
+    assert (
+        "evaluate.expect.queue.accuracy: expected '>= 0.8', '<= 0.05', 'interval >= 0.8' or 'better than tfidf'"
+        in found
+    )
 
 
 def test_a_sign_without_quotes_is_explained(tmp_path: Path) -> None:
     file = tmp_path / "some.yaml"
     file.write_text("evaluate:\n  expect:\n    queue.accuracy: >= 0.8\n")
-    with pytest.raises(RecipeError, match="line 3: not valid YAML: .*; put a value that begins with > or | in quotes"):
+    with pytest.raises(
+        RecipeError, match=r"line 3: not valid YAML: .*; put a value that begins with > or \| in quotes"
+    ):
         load_recipe(file)
 
 

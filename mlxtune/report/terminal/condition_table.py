@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mlxtune.report.terminal.cells import cell_text, estimate_text, new_table, titled
+from mlxtune.report.terminal.cells import cell_text, new_table, titled
+from mlxtune.report.values import amount_text, estimate_text, signed_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -29,7 +30,9 @@ MISSING: dict[Missing, str] = {
 
 def condition_table(expectations: Sequence[Expectation]) -> RenderableType:
     """Each condition, what was measured, and by how much it is met or not."""
-    table = new_table("condition", "expected")
+    table = new_table("metric")
+    table.padding = (0, 1, 0, 0)  # closer than elsewhere: names and intervals are long
+    table.add_column("expected", no_wrap=True)
     table.add_column("got", justify="right", no_wrap=True)
     table.add_column("")
     table.add_column("by", overflow="fold")
@@ -43,7 +46,8 @@ def condition_table(expectations: Sequence[Expectation]) -> RenderableType:
 def condition_sentence(one: Expectation) -> str:
     """A condition that is not met: 'expected >= 0.9, got 0.809 [0.706, 0.897], 0.091 too low'."""
     got = "no value" if one.value is None else estimate_text(one.value)
-    return f"expected {one.condition}, got {got}{': ' if one.missing else ', '}{_by(one)}"
+    between = ": " if one.missing else ", a difference of " if one.difference else ", "
+    return f"expected {one.condition}, got {got}{between}{_by(one)}"
 
 
 def _by(one: Expectation) -> str:
@@ -51,9 +55,6 @@ def _by(one: Expectation) -> str:
     if one.missing is not None:
         return MISSING[one.missing]
     if one.difference is not None:
-        ends = one.difference
-        interval = "" if ends.low is None or ends.high is None else f" [{ends.low:+.3f}, {ends.high:+.3f}]"
-        return f"a difference of {ends.value:+.3f}{interval}"
-    margin = one.margin or 0.0
-    size = f"{abs(margin):.3f}" if abs(margin) >= 0.0005 or not margin else f"{abs(margin):.1g}"
+        return signed_text(one.difference)
+    size = amount_text(abs(one.margin or 0.0))
     return size if one.too is None else f"{size} too {one.too}"

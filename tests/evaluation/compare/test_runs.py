@@ -16,10 +16,11 @@ from sklearn.metrics import accuracy_score, f1_score, recall_score
 
 from mlxtune.errors import DataError, Misuse, RunError
 from mlxtune.evaluation.compare.facts import Fact
-from mlxtune.evaluation.compare.metrics import REPLY, ComparedMetric
+from mlxtune.evaluation.compare.metrics import ComparedMetric
 from mlxtune.evaluation.compare.runs import RunComparison, compare_runs
 from mlxtune.evaluation.judge.ratings import STATUSES, Ratings
 from mlxtune.evaluation.metrics.estimates import N_RESAMPLES, Estimate
+from mlxtune.evaluation.metrics.metric import REPLY
 from mlxtune.evaluation.metrics.paired import Comparison, Verdict
 from mlxtune.evaluation.predict.predictions import read_predictions
 from mlxtune.evaluation.stored import open_evaluation, open_evaluations, short_names
