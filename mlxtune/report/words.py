@@ -636,6 +636,98 @@ PHRASES: dict[str, Phrase] = {
     "conditions.missing.baseline": Phrase("no model was asked for this baseline", "没有运行该基线"),
     "conditions.missing.comparison": Phrase("this baseline has no answers to compare with", "该基线没有可对比的回答"),
     "conditions.missing.metric": Phrase("this evaluation does not have it", "本次评估没有该指标"),
+    # The page's own words; those under "page_script.NAME" are for its script.
+    "page.contents": Phrase("Contents", "目录"),
+    "page.skip": Phrase("Skip to the content", "跳到正文"),
+    "page.colors": Phrase("Colors", "配色"),
+    "page.colors_system": Phrase("Auto", "自动"),
+    "page.colors_light": Phrase("Light", "浅色"),
+    "page.colors_dark": Phrase("Dark", "深色"),
+    "page.before": Phrase("before tuning", "微调前"),
+    "page.no_script": Phrase(
+        "JavaScript is off. The predictions cannot be shown without it; everything else can be read, with every version "
+        "of what could be chosen.",
+        "JavaScript 已关闭，无法显示逐条预测；其余内容均可阅读，各可选版本全部列出。",
+    ),
+    "page.predictions_need_script": Phrase(
+        "The {count:,} predictions need JavaScript.", "显示 {count:,} 条预测需要启用 JavaScript。"
+    ),
+    "page.predictions": Phrase("Predictions", "逐条预测"),
+    "page.shortened": Phrase(
+        "[The first {shown:,} of {total:,} characters.{whole}]", "[仅显示前 {shown:,} 个字符，共 {total:,} 个。{whole}]"
+    ),
+    "page.whole_input": Phrase("The whole text: {place}.", "全文见 {place}。"),
+    "page.whole_reply": Phrase(
+        "The whole text: row {number} of the predictions file.", "全文见预测文件第 {number} 行（从 0 数起）。"
+    ),
+    "page_script.copy": Phrase("Copy", "复制"),
+    "page_script.copied": Phrase("Copied", "已复制"),
+    "page_script.copy_failed": Phrase("Select and copy it by hand", "请手动选择并复制"),
+    "page_script.loading": Phrase("Loading the predictions …", "正在载入预测……"),
+    "page_script.too_old": Phrase(
+        "This browser cannot unpack the predictions: Chrome 87, Firefox 113, Safari 16.4 or newer can.",
+        "此浏览器无法解压预测数据，请使用 Chrome 87、Firefox 113、Safari 16.4 或更新的版本。",
+    ),
+    "page_script.filters": Phrase("Filters", "筛选"),
+    "page_script.search": Phrase("Search", "搜索"),
+    "page_script.search_hint": Phrase("in inputs, references and replies", "输入、参考答案与回复"),
+    "page_script.system": Phrase("System", "系统"),
+    "page_script.field": Phrase("Field", "字段"),
+    "page_script.all_fields": Phrase("all fields", "全部字段"),
+    "page_script.result": Phrase("Result", "结果"),
+    "page_script.any": Phrase("any", "不限"),
+    "page_script.right": Phrase("right", "正确"),
+    "page_script.wrong": Phrase("wrong", "错误"),
+    "page_script.unreadable": Phrase("unreadable", "无法解析"),
+    "page_script.label": Phrase("Label", "标签"),
+    "page_script.label_in": Phrase("Label stands in", "标签位于"),
+    "page_script.label_in_either": Phrase("reference or answer", "参考或回答"),
+    "page_script.label_in_reference": Phrase("reference", "参考"),
+    "page_script.label_in_answer": Phrase("answer", "回答"),
+    "page_script.label_in_one": Phrase("one, not the other", "仅其一"),
+    "page_script.bucket": Phrase("ROUGE-L", "ROUGE-L"),
+    "page_script.disagree": Phrase("Systems disagree", "各系统回答不一"),
+    "page_script.reset": Phrase("Reset", "重置"),
+    "page_script.count": Phrase("{count} of {total} rows", "{total} 行中的 {count} 行"),
+    "page_script.no_rows": Phrase("No row fits these filters.", "没有符合筛选条件的行。"),
+    "page_script.row": Phrase("Row", "行"),
+    "page_script.row_number": Phrase("Row {number}", "第 {number} 行"),
+    "page_script.input": Phrase("Input", "输入"),
+    "page_script.reference": Phrase("Reference", "参考"),
+    "page_script.answer": Phrase("Answer", "回答"),
+    "page_script.probability": Phrase("Probability", "概率"),
+    "page_script.probability_short": Phrase("p", "p"),
+    "page_script.no_reply": Phrase("no reply", "无回复"),
+    "page_script.nothing_read": Phrase("nothing could be read", "未能解析出内容"),
+    "page_script.empty": Phrase("empty", "空"),
+    "page_script.raw_reply": Phrase("Raw reply", "原始回复"),
+    "page_script.raw_reply_of": Phrase("Raw reply of {system}", "{system} 的原始回复"),
+    "page_script.why_unreadable": Phrase("Why it cannot be read", "无法解析的原因"),
+    "page_script.previous_row": Phrase("Previous row", "上一行"),
+    "page_script.next_row": Phrase("Next row", "下一行"),
+    "page_script.open_row": Phrase("Open or close", "展开或收起"),
+    "page_script.copy_link": Phrase("Copy link", "复制链接"),
+    "page_script.link_to_row": Phrase("Link to this row", "本行链接"),
+    "page_script.close": Phrase("Close", "收起"),
+    "page_script.keys": Phrase("Keys: j next row, k previous row, Enter opens and closes it", "快捷键：j 下一行，k 上一行，Enter 展开或收起"),
+    "page_script.first_page": Phrase("First page", "首页"),
+    "page_script.previous_page": Phrase("Previous page", "上一页"),
+    "page_script.next_page": Phrase("Next page", "下一页"),
+    "page_script.last_page": Phrase("Last page", "末页"),
+    "page_script.page_of": Phrase("Page {page} of {pages}", "第 {page} 页，共 {pages} 页"),
+    "page_script.rows_a_page": Phrase("Rows a page", "每页行数"),
+    "page_script.rows_shown": Phrase("rows {first} to {last}", "第 {first} 至 {last} 行"),
+    "page_script.printed": Phrase(
+        "Printed are the rows of the table's current page, with the filters that were set: {filters}.",
+        "此处打印的是表格当前页的行，筛选条件：{filters}。",
+    ),
+    "page_script.no_filter": Phrase("none", "无"),
+    "page_script.difference_legend": Phrase(
+        "Struck through: only in the reference. Underlined: only in the answer.", "删除线：仅在参考中。下划线：仅在回答中。"
+    ),
+    "page_script.too_long_to_compare": Phrase(
+        "The texts are too long to mark their differences.", "文本过长，未标出差异。"
+    ),
 }
 
 
