@@ -162,7 +162,7 @@ def _ticket(number: int, skills: dict[str, float], chance: random.Random, charac
     response, reply = _padded(RESPONSES[at], characters, chance), _padded(REPLIES[at], characters, chance)
     replies, answers, problems = {}, {}, {}
     for system, skill in skills.items():
-        if chance.random() > skill + 0.35:
+        if chance.random() > skill + 0.05:
             replies[system] = "I think that this is urgent."
             problems[system] = "the template's line “Classification:” is missing"
             unread = FieldAnswer(priority, None, False)

@@ -6,7 +6,10 @@ import re
 
 from mlxtune.report.words import Words
 
-MAX_CHARACTERS = 20_000  # of one text in the page
+# Characters of one text in the page. Browsers take long to lay out much text in narrow columns.
+MAX_NAME = 2_000  # titles, labels, cells
+MAX_TEXT = 20_000  # paragraphs, inputs, replies
+MAX_CODE = 100_000
 
 # What has no picture of its own: controls but tab and line feed, direction marks and overrides, other invisible formatting
 # (tags, soft hyphens), line and paragraph separators, and halves of surrogate pairs, which UTF-8 cannot hold. The joiners
@@ -26,15 +29,16 @@ def visible(text: str) -> str:
     return _INVISIBLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
-def shortened(text: str, say: Words, whole: str = "") -> str:
+def shortened(text: str, say: Words, limit: int, whole: str = "") -> str:
     """The text as the page shows it: visible, and where it is too long its beginning and a note.
 
     Args:
         text: Any text.
         say: The words of the note.
+        limit: Characters that are kept.
         whole: Where the whole text is, a sentence.
     """
-    if len(text) <= MAX_CHARACTERS:
+    if len(text) <= limit:
         return visible(text)
-    note = say("page.shortened", shown=MAX_CHARACTERS, total=len(text), whole=f" {whole}" if whole else "")
-    return visible(f"{text[:MAX_CHARACTERS]} …\n{note}")
+    note = say("page.shortened", shown=limit, total=len(text), whole=f" {whole}" if whole else "")
+    return visible(f"{text[:limit]} …\n{note}")

@@ -9,14 +9,13 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from mlxtune.report.blocks import FieldAnswer, PredictionRow, Predictions
-from mlxtune.report.page.plain_text import shortened, visible
+from mlxtune.report.page.plain_text import MAX_NAME, MAX_TEXT, shortened
 from mlxtune.report.words import Words
-
-Show = Callable[[str], str]  # a text -> as the page shows it
 
 
 def packed(predictions: Predictions, say: Words) -> str:
@@ -26,24 +25,21 @@ def packed(predictions: Predictions, say: Words) -> str:
 
 
 def _content(predictions: Predictions, say: Words) -> dict[str, Any]:
-    fields = _fields(predictions)
+    # every field that has an answer, in the order in which the rows name them
+    names = dict.fromkeys(name for row in predictions.rows for answers in row.answers.values() for name in answers)
+    fields = [
+        {
+            "name": shortened(name, say, MAX_NAME),
+            "labels": [shortened(label, say, MAX_NAME) for label in predictions.labels.get(name, ())],
+            "text": _holds_texts(predictions, name),
+        }
+        for name in names
+    ]
     return {
-        "systems": [visible(system) for system in predictions.systems],
-        "fields": [
-            {
-                "name": visible(field),
-                "labels": [visible(label) for label in predictions.labels.get(field, ())],
-                "text": _holds_texts(predictions, field),
-            }
-            for field in fields
-        ],
-        "rows": [_row(row, predictions.systems, fields, say) for row in predictions.rows],
+        "systems": [shortened(system, say, MAX_NAME) for system in predictions.systems],
+        "fields": fields,
+        "rows": [_Row(row, predictions.systems, say).packed(list(names)) for row in predictions.rows],
     }
-
-
-def _fields(predictions: Predictions) -> list[str]:
-    """Every field that has an answer, in the order in which the rows name them."""
-    return list(dict.fromkeys(field for row in predictions.rows for read in row.answers.values() for field in read))
 
 
 def _holds_texts(predictions: Predictions, field: str) -> bool:
@@ -52,44 +48,45 @@ def _holds_texts(predictions: Predictions, field: str) -> bool:
     return all(answer.right is None for answer in answers)
 
 
-def _row(row: PredictionRow, systems: Any, fields: list[str], say: Words) -> list[Any]:
-    """[number, place, input, reply a system, problem a system, [reference, answer a system] a field]."""
-    show_reply: Show = lambda text: shortened(text, say, say("page.whole_reply", number=row.number))  # noqa: E731
-    return [
-        row.number,
-        visible(row.place),
-        shortened(row.input, say, say("page.whole_input", place=row.place)),
-        [_optional(row.replies.get(system), show_reply) for system in systems],
-        [_optional(row.problems.get(system), show_reply) for system in systems],
-        [_field(row.answers, field, systems, show_reply) for field in fields],
-    ]
+@dataclass(frozen=True)
+class _Row:
+    """A row on its way into the page."""
 
+    row: PredictionRow
+    systems: Sequence[str]
+    say: Words
 
-def _field(answers: Mapping[str, Mapping[str, FieldAnswer]], field: str, systems: Any, show: Show) -> list[Any]:
-    read = [answers.get(system, {}).get(field) for system in systems]
-    reference = next((answer.expected for answer in read if answer), "")
-    return [_value(reference, show), [_answer(answer, show) for answer in read]]
+    def packed(self, fields: Sequence[str]) -> list[Any]:
+        """[number, place, input, reply a system, problem a system, [reference, answer a system] a field]."""
+        row = self.row
+        whole_input = self.say("page.whole_input", place=row.place)
+        return [
+            row.number,
+            shortened(row.place, self.say, MAX_NAME),
+            shortened(row.input, self.say, MAX_TEXT, whole_input),
+            [self._text(row.replies.get(system)) for system in self.systems],
+            [self._text(row.problems.get(system)) for system in self.systems],
+            [self._field(field) for field in fields],
+        ]
 
+    def _field(self, field: str) -> list[Any]:
+        read = [self.row.answers.get(system, {}).get(field) for system in self.systems]
+        reference = next((answer.expected for answer in read if answer), "")
+        return [self._value(reference), [self._answer(answer) for answer in read]]
 
-def _answer(answer: FieldAnswer | None, show: Show) -> list[Any] | None:
-    """[predicted, right, probability, bucket, closeness]."""
-    if answer is None:
-        return None
-    return [
-        None if answer.predicted is None else _value(answer.predicted, show),
-        answer.right,
-        _rounded(answer.probability),
-        _optional(answer.bucket, visible),
-        _rounded(answer.closeness),
-    ]
+    def _answer(self, answer: FieldAnswer | None) -> list[Any] | None:
+        """[predicted, right, probability, bucket, closeness]."""
+        if answer is None:
+            return None
+        bucket = None if answer.bucket is None else shortened(answer.bucket, self.say, MAX_NAME)
+        return [self._value(answer.predicted), answer.right, _rounded(answer.probability), bucket, _rounded(answer.closeness)]
 
+    def _value(self, value: str | tuple[str, ...] | None) -> str | list[str | None] | None:
+        return [self._text(label) for label in value] if isinstance(value, tuple) else self._text(value)
 
-def _value(value: str | tuple[str, ...], show: Show) -> str | list[str]:
-    return show(value) if isinstance(value, str) else [show(label) for label in value]
-
-
-def _optional(text: str | None, show: Show) -> str | None:
-    return None if text is None else show(text)
+    def _text(self, text: str | None) -> str | None:
+        whole = self.say("page.whole_reply", number=self.row.number)
+        return None if text is None else shortened(text, self.say, MAX_TEXT, whole)
 
 
 def _rounded(value: float | None) -> float | None:

@@ -16,18 +16,18 @@ from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from mlxtune.report.blocks import Block, Predictions, Report
 from mlxtune.report.charts import Chart, HeatMap
 from mlxtune.report.figures.svg import inline_svg
-from mlxtune.report.page.plain_text import shortened, visible
+from mlxtune.report.page.plain_text import MAX_CODE, MAX_NAME, MAX_TEXT, shortened, visible
 from mlxtune.report.page.prediction_data import packed
 from mlxtune.report.words import PHRASES, Words
 
 LANGUAGE_TAGS = {"en": "en", "zh": "zh-CN"}  # "zh" alone leaves the shapes of the characters open
 STYLES = ("page.css", "dark.css")  # apart: the switch of colours turns the second one on and off
-SCRIPTS = ("elements.js", "page.js", "differences.js", "predictions.js")  # one script, in this order
+SCRIPTS = ("elements.js", "page.js", "differences.js", "prediction_query.js", "prediction_filters.js", "prediction_row.js", "predictions.js")  # one script, in this order
 
 
 def render(report: Report) -> str:
@@ -49,6 +49,8 @@ def render(report: Report) -> str:
         new_id=anchors.take,
         kind=kind,
         draw=draw,
+        long_text=lambda text: escape(shortened(text, say, MAX_TEXT)),
+        long_code=lambda text: escape(shortened(text, say, MAX_CODE)),
         pack=lambda predictions: Markup(packed(predictions, say)),
         value_and_interval=value_and_interval,
         share=share,
@@ -75,9 +77,9 @@ def kind(block: Block) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(block).__name__).lower()
 
 
-def draw(chart: Chart) -> Markup:
-    """A chart as SVG in the page."""
-    return Markup(visible(inline_svg(chart)))
+def draw(chart: Chart, identity: str) -> Markup:
+    """A chart as SVG in the page; the ids in it begin with `identity`."""
+    return Markup(visible(inline_svg(chart, identity)))
 
 
 def value_and_interval(text: str) -> tuple[str, str]:
@@ -106,14 +108,14 @@ def script_phrases() -> Iterable[tuple[str, Any]]:
 
 
 class Anchors:
-    """The ids of a page, each given out once."""
+    """The ids of a page, each given out once, and none of those that the page itself has."""
 
     def __init__(self) -> None:
-        self._taken: set[str] = set()
+        self._taken = {"dark", "colors", "content", "contents-title", "words"}
 
     def take(self, name: str) -> str:
         """The name if it is free and fit to be an id, else one like it."""
-        name = re.sub(r"[^a-zA-Z0-9_-]+", "-", name).strip("-") or "part"
+        name = re.sub(r"[^a-zA-Z0-9_-]+", "-", name[:80]).strip("-") or "part"
         # `#row-17` opens a prediction
         free = f"part-{name}" if re.fullmatch(r"row-\d+", name) else name
         number = 1
@@ -126,7 +128,7 @@ class Anchors:
 
 def _shown(value: Any, say: Words) -> Any:
     """What a template writes for a value: text is made visible and is shortened where it is too long; markup stays."""
-    return shortened(value, say) if isinstance(value, str) and not isinstance(value, Markup) else value
+    return shortened(value, say, MAX_NAME) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _asset(name: str) -> str:

@@ -21,9 +21,13 @@ function make(tag, properties = {}, ...children) {
   return element;
 }
 
+function makeButton(text, onClick) {
+  return make("button", { type: "button", click: onClick }, text);
+}
+
 // A select with [value, text] options, under its name.
 function makeSelect(name, options, onChange) {
-  const select = make("select", { change: () => onChange(select.value) });
+  const select = make("select", { "aria-label": name, change: () => onChange(select.value) });
   setOptions(select, options);
   return { label: make("label", {}, make("span", {}, name), select), select };
 }

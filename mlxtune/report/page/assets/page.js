@@ -51,7 +51,7 @@ function setUpContents() {
 function setUpCopying() {
   for (const block of document.querySelectorAll(".code")) {
     const text = block.querySelector("code").textContent;
-    const button = make("button", { type: "button", click: () => copy(text, button) }, say("copy"));
+    const button = makeButton(say("copy"), () => copy(text, button));
     block.append(button);
   }
 }
