@@ -709,7 +709,9 @@ PHRASES: dict[str, Phrase] = {
     "page_script.copy_link": Phrase("Copy link", "复制链接"),
     "page_script.link_to_row": Phrase("Link to this row", "本行链接"),
     "page_script.close": Phrase("Close", "收起"),
-    "page_script.keys": Phrase("Keys: j next row, k previous row, Enter opens and closes it", "快捷键：j 下一行，k 上一行，Enter 展开或收起"),
+    "page_script.keys": Phrase(
+        "Keys: j next row, k previous row, Enter opens and closes it", "快捷键：j 下一行，k 上一行，Enter 展开或收起"
+    ),
     "page_script.first_page": Phrase("First page", "首页"),
     "page_script.previous_page": Phrase("Previous page", "上一页"),
     "page_script.next_page": Phrase("Next page", "下一页"),
@@ -722,7 +724,8 @@ PHRASES: dict[str, Phrase] = {
     ),
     "page_script.no_filter": Phrase("none", "无"),
     "page_script.difference_legend": Phrase(
-        "Struck through: only in the reference. Underlined: only in the answer.", "删除线：仅在参考中。下划线：仅在回答中。"
+        "Struck through: only in the reference. Underlined: only in the answer.",
+        "删除线：仅在参考中。下划线：仅在回答中。",
     ),
     "page_script.too_long_to_compare": Phrase(
         "The texts are too long to mark their differences.", "文本过长，未标出差异。"

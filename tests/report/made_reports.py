@@ -74,9 +74,13 @@ def one_run(language: str = "en", n_rows: int = 68) -> Report:
         Section("priority", "Field: priority", [*_field_blocks()]),
         Section("baselines", "Baselines", [_choice()]),
         Section("settings", "Settings", [*_settings()]),
-        Section("predictions", "Predictions", [Predictions(("tuned",), _labels(), [_only(row, "tuned") for row in rows])]),
+        Section(
+            "predictions", "Predictions", [Predictions(("tuned",), _labels(), [_only(row, "tuned") for row in rows])]
+        ),
     ]
-    return Report("qwen2-7b-ticket-lora: tickets classified and answered", language, sections, made="2026-11-29, mlxtune 0.1.0")
+    return Report(
+        "qwen2-7b-ticket-lora: tickets classified and answered", language, sections, made="2026-11-29, mlxtune 0.1.0"
+    )
 
 
 def several_systems(language: str = "en", n_rows: int = 60) -> Report:
@@ -119,27 +123,73 @@ def hostile(language: str = "en", long: int = 0) -> Report:
     """
     texts = [*HOSTILE, *(["<b>" + "x" * long] if long else [])]
     everything = "\n".join(HOSTILE)
-    blocks: list[Block] = [*(Paragraph(text, "bad") for text in texts), Code(everything), Facts({text: text for text in texts})]
+    blocks: list[Block] = [
+        *(Paragraph(text, "bad") for text in texts),
+        Code(everything),
+        Facts({text: text for text in texts}),
+    ]
     blocks.append(Tiles([Tile(text, text, text, text, "warning") for text in texts]))
-    blocks.append(Table(everything, [Column(everything), Column("n", True)], [[Cell(text), Cell(text, share=0.4)] for text in texts], everything))
+    blocks.append(
+        Table(
+            everything,
+            [Column(everything), Column("n", True)],
+            [[Cell(text), Cell(text, share=0.4)] for text in texts],
+            everything,
+        )
+    )
     blocks.append(Folded(everything, [Choice(everything, {text: [Paragraph(text)] for text in texts})]))
     axis = Axis(everything, everything)
-    blocks.append(LineChart("lines", everything, everything, axis, axis, [Series(text, [0, 1], [0, 1]) for text in HOSTILE], [Mark(0.5, everything)]))
-    blocks.append(BarChart("bars", everything, everything, HOSTILE, [Bars(everything, [0.5] * len(HOSTILE))], axis, HOSTILE))
-    blocks.append(HeatMap("heat", everything, everything, HOSTILE[:2], HOSTILE[:2], [[0.1, 0.2], [0.3, None]], [HOSTILE[:2]] * 2, axis, axis))
+    blocks.append(
+        LineChart(
+            "lines",
+            everything,
+            everything,
+            axis,
+            axis,
+            [Series(text, [0, 1], [0, 1]) for text in HOSTILE],
+            [Mark(0.5, everything)],
+        )
+    )
+    blocks.append(
+        BarChart("bars", everything, everything, HOSTILE, [Bars(everything, [0.5] * len(HOSTILE))], axis, HOSTILE)
+    )
+    blocks.append(
+        HeatMap(
+            "heat",
+            everything,
+            everything,
+            HOSTILE[:2],
+            HOSTILE[:2],
+            [[0.1, 0.2], [0.3, None]],
+            [HOSTILE[:2]] * 2,
+            axis,
+            axis,
+        )
+    )
     rows = [
         PredictionRow(
             number,
             text,
             text,
             dict.fromkeys(texts[:2], text),
-            {system: {texts[0]: FieldAnswer((text,), (text, "b"), False), texts[1]: FieldAnswer(text, text, None, None, text, 0.5)} for system in texts[:2]},
+            {
+                system: {
+                    texts[0]: FieldAnswer((text,), (text, "b"), False),
+                    texts[1]: FieldAnswer(text, text, None, None, text, 0.5),
+                }
+                for system in texts[:2]
+            },
             {texts[0]: text},
         )
         for number, text in enumerate(texts)
     ]
     blocks.append(Predictions(texts[:2], {texts[0]: texts}, rows))
-    return Report(everything, language, [Section(text, text, blocks if not at else []) for at, text in enumerate(texts)], everything)
+    return Report(
+        everything,
+        language,
+        [Section(text, text, blocks if not at else []) for at, text in enumerate(texts)],
+        everything,
+    )
 
 
 def ticket_rows(n_rows: int, systems: Sequence[str], characters: int = 0) -> list[PredictionRow]:
@@ -219,12 +269,21 @@ def _headline() -> list[Block]:
         Tiles(
             [
                 Tile("type: accuracy", "0.854 [0.843, 0.865]", "0.412 [0.397, 0.427]", "better, p < 0.001", "good"),
-                Tile("priority: macro F1", "0.571 [0.556, 0.586]", "0.563 [0.548, 0.578]", "no significant change", "warning"),
+                Tile(
+                    "priority: macro F1",
+                    "0.571 [0.556, 0.586]",
+                    "0.563 [0.548, 0.578]",
+                    "no significant change",
+                    "warning",
+                ),
                 Tile("tags: micro F1", "0.702 [0.690, 0.714]", "0.711 [0.699, 0.723]", "worse, p = 0.04", "bad"),
                 Tile("response: ROUGE-L", "0.456 [0.449, 0.462]", None, ""),
             ]
         ),
-        Paragraph("Validation loss is 2.8 times the training loss: the model fits its training rows more than new ones.", "warning"),
+        Paragraph(
+            "Validation loss is 2.8 times the training loss: the model fits its training rows more than new ones.",
+            "warning",
+        ),
         Paragraph("4,240 test rows; 95% intervals by bootstrap over rows."),
     ]
 
@@ -242,7 +301,12 @@ def _losses() -> LineChart:
         Axis("loss", "nats per token", low=0),
         [
             Series("training", steps, losses),
-            Series("validation", validation, [1.5 * math.exp(-step / 80) + 0.5 + step / 8000 for step in validation], points=True),
+            Series(
+                "validation",
+                validation,
+                [1.5 * math.exp(-step / 80) + 0.5 + step / 8000 for step in validation],
+                points=True,
+            ),
         ],
         [Mark(240, "best")],
     )
@@ -278,7 +342,9 @@ def _field_blocks() -> list[Block]:
         [[f"{share:.1%} ({count:,})" for share, count in zip(shares, row, strict=True)] for shares, row in zip(cells, counts, strict=True)],
         Axis("answer"), Axis("reference"),
     )  # fmt: skip
-    labels = [f"intent {number:02}: {name}" for number, name in enumerate(["account_management", "payment", "退款申请"] * 6)]
+    labels = [
+        f"intent {number:02}: {name}" for number, name in enumerate(["account_management", "payment", "退款申请"] * 6)
+    ]
     many = HeatMap(
         "confusion_intents", "Confusion matrix of 18 intents", "Most rows lie on the diagonal.", labels, labels,
         [[0.8 if i == j else 0.2 if j == i + 1 else None for j in range(18)] for i in range(18)],
@@ -295,7 +361,13 @@ def _field_blocks() -> list[Block]:
         "Labels of priority",
         [Column("label"), *(Column(name, True) for name in ("precision", "recall", "F1", "support"))],
         [
-            [Cell(label), Cell(f"{p:.3f}"), Cell(f"{r:.3f}", "warning" if r < 0.5 else "neutral"), Cell(f"{f:.3f}", share=f), Cell(f"{n:,}")]
+            [
+                Cell(label),
+                Cell(f"{p:.3f}"),
+                Cell(f"{r:.3f}", "warning" if r < 0.5 else "neutral"),
+                Cell(f"{f:.3f}", share=f),
+                Cell(f"{n:,}"),
+            ]
             for label, (p, r, f, n) in zip(PRIORITIES, scores, strict=True)
         ],
         "Support: test rows with that label.",
@@ -334,7 +406,13 @@ REPORTS: dict[str, Callable[[], Report]] = {
     "several_systems": several_systems,
     "hostile": hostile,
     "many_rows": lambda: Report(
-        "4,240 tickets", "en", [Section("predictions", "Predictions", [Predictions(("tuned",), _labels(), ticket_rows(4240, ("tuned",), 500))])]
+        "4,240 tickets",
+        "en",
+        [
+            Section(
+                "predictions", "Predictions", [Predictions(("tuned",), _labels(), ticket_rows(4240, ("tuned",), 500))]
+            )
+        ],
     ),
 }
 

@@ -59,11 +59,11 @@ class _Row:
     def packed(self, fields: Sequence[str]) -> list[Any]:
         """[number, place, input, reply a system, problem a system, [reference, answer a system] a field]."""
         row = self.row
-        whole_input = self.say("page.whole_input", place=row.place)
+        place = shortened(row.place, self.say, MAX_NAME)
         return [
             row.number,
-            shortened(row.place, self.say, MAX_NAME),
-            shortened(row.input, self.say, MAX_TEXT, whole_input),
+            place,
+            shortened(row.input, self.say, MAX_TEXT, self.say("page.whole_input", place=place)),
             [self._text(row.replies.get(system)) for system in self.systems],
             [self._text(row.problems.get(system)) for system in self.systems],
             [self._field(field) for field in fields],
@@ -79,7 +79,13 @@ class _Row:
         if answer is None:
             return None
         bucket = None if answer.bucket is None else shortened(answer.bucket, self.say, MAX_NAME)
-        return [self._value(answer.predicted), answer.right, _rounded(answer.probability), bucket, _rounded(answer.closeness)]
+        return [
+            self._value(answer.predicted),
+            answer.right,
+            _rounded(answer.probability),
+            bucket,
+            _rounded(answer.closeness),
+        ]
 
     def _value(self, value: str | tuple[str, ...] | None) -> str | list[str | None] | None:
         return [self._text(label) for label in value] if isinstance(value, tuple) else self._text(value)

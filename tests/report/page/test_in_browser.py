@@ -24,7 +24,9 @@ REPORTS: dict[str, Callable[[], Report]] = {
     "one_run_zh": lambda: one_run("zh"),
     "several_systems": several_systems,
     "hostile": lambda: hostile(long=10_000_000),
-    "many_rows": lambda: Report("many", "en", [Section("a", "A", [Predictions(("tuned",), {}, ticket_rows(2000, ("tuned",)))])]),
+    "many_rows": lambda: Report(
+        "many", "en", [Section("a", "A", [Predictions(("tuned",), {}, ticket_rows(2000, ("tuned",)))])]
+    ),
 }
 
 
@@ -114,18 +116,22 @@ def test_hostile_texts_run_nothing_and_ask_for_nothing(show: Callable[..., Any])
         page.keyboard.press("j")
     assert page.locator("tr.opened strong").inner_text() == "Row 12"
     page.locator("summary").first.click()
-    for name in ("System", "Field", "Label", "Label stands in", "ROUGE-L"):
+    for name in ("System", "Label", "Label stands in", "ROUGE-L", "Result", "Field"):
         select = page.get_by_label(name, exact=True)
         select.select_option(index=select.locator("option").count() - 1)
     assert page.evaluate("window.pwned") is None
     assert page.locator("img, iframe, [onclick], [onload], [style]").count() == 0
 
 
-def test_a_script_that_was_put_into_the_page_would_not_run(show: Callable[..., Any], file_of: Callable, tmp_path: Path, browser: Any) -> None:
+def test_a_script_that_was_put_into_the_page_would_not_run(
+    show: Callable[..., Any], file_of: Callable, tmp_path: Path, browser: Any
+) -> None:
     """What the policy holds back where escaping failed."""
     file = tmp_path / "broken.html"
     inserted = "<script>window.pwned = 1</script><img src='https://example.com/x.png' onerror='window.pwned = 2'><p id='p' style='color: red'>x</p>"
-    file.write_text(file_of("one_run").read_text(encoding="utf-8").replace("<main", inserted + "<main"), encoding="utf-8")
+    file.write_text(
+        file_of("one_run").read_text(encoding="utf-8").replace("<main", inserted + "<main"), encoding="utf-8"
+    )
     show()
     page = browser.new_page()
     refused: list[str] = []
@@ -152,7 +158,9 @@ def test_charts_are_drawn_in_the_colours_of_the_page(show: Callable[..., Any]) -
             assert box["width"] > 400 and box["height"] > 80
             assert chart.get_attribute("role") == "img" and chart.locator("title").text_content()
             assert chart.locator("text").count() > 3
-        colours[scheme] = page.locator("figure.chart .series-1").first.evaluate("(line) => getComputedStyle(line).color")
+        colours[scheme] = page.locator("figure.chart .series-1").first.evaluate(
+            "(line) => getComputedStyle(line).color"
+        )
         assert page.locator("figure.heat-map").count() == 2
     assert colours == {"light": "rgb(0, 114, 178)", "dark": "rgb(86, 180, 233)"}
 
@@ -278,7 +286,7 @@ def test_search_finds_rows_by_their_texts_and_marks_what_it_found(show: Callable
 
 
 def test_rows_can_be_filtered_by_field_result_label_and_bucket(show: Callable[..., Any]) -> None:
-    rows = {row.number: {name: answer for name, answer in row.answers["tuned"].items()} for row in ticket_rows(68, ("base model", "tuned"))}
+    rows = {row.number: row.answers["tuned"] for row in ticket_rows(68, ("base model", "tuned"))}
     page = show()
     choose(page, "Rows a page", "100")
     choose(page, "Field", "priority")
@@ -318,7 +326,9 @@ def test_a_heading_sorts_by_its_column_up_and_down(show: Callable[..., Any]) -> 
     assert heading.get_attribute("aria-sort") == "none"
     heading.get_by_role("button").click()
     closeness = [float(text.split()[0]) for text in cells(page, 4)]
-    assert heading.get_attribute("aria-sort") == "ascending" and closeness == sorted(closeness) and len(set(closeness)) > 5
+    assert (
+        heading.get_attribute("aria-sort") == "ascending" and closeness == sorted(closeness) and len(set(closeness)) > 5
+    )
     page.keyboard.press("Enter")  # the heading kept the keyboard
     assert [float(text.split()[0]) for text in cells(page, 4)] == closeness[::-1]
     assert heading.get_attribute("aria-sort") == "descending"
@@ -401,16 +411,25 @@ def test_an_open_row_shows_the_raw_reply_apart_and_marks_differences(show: Calla
     page = show(Report("a", "en", [Section("a", "A", [Predictions(("s",), {}, [row])])]), "#row-0")
     page.wait_for_selector("tr.opened")
     deleted, inserted = (
-        [each.locator(tag).all_inner_texts() for each in page.locator(".answers tbody tr").all()] for tag in ("del", "ins")
+        [each.locator(tag).all_inner_texts() for each in page.locator(".answers tbody tr").all()]
+        for tag in ("del", "ins")
     )
     assert deleted == [["call", "."], ["尽快"], ["a"], []]
-    assert inserted == [["write to", "!"], ["立即"], ["c"], []] or inserted == [["write", "to ", "!"], ["立即"], ["c"], []]
+    assert inserted == [["write to", "!"], ["立即"], ["c"], []] or inserted == [
+        ["write", "to ", "!"],
+        ["立即"],
+        ["c"],
+        [],
+    ]
     assert page.locator(".answers td:nth-child(3)").all_inner_texts() == [
         "Please write to us today!", "请立即联系客服。", "b, c", "nothing could be read",
     ]  # fmt: skip
     assert page.locator(".raw").inner_text() == "the reply\nas it came"
     assert page.get_by_text("Why it cannot be read: no line “label:”").is_visible()
-    lines = [page.locator(tag).first.evaluate("(part) => getComputedStyle(part).textDecorationLine") for tag in ("del", "ins")]
+    lines = [
+        page.locator(tag).first.evaluate("(part) => getComputedStyle(part).textDecorationLine")
+        for tag in ("del", "ins")
+    ]
     assert lines == ["line-through", "underline"]
 
 

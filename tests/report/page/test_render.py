@@ -87,7 +87,12 @@ def test_ids_are_unique_and_what_refers_to_one_finds_it(page: str) -> None:
     assert len(ids) == len(set(ids)) > 5
     assert not [name for name in ids if not re.fullmatch(r"[A-Za-z0-9_-]+", name)]
     links = [link.removeprefix("#") for link in elements.values("href")]
-    named = [name for attribute in ("aria-labelledby", "aria-describedby") for names in elements.values(attribute) for name in names.split()]
+    named = [
+        name
+        for attribute in ("aria-labelledby", "aria-describedby")
+        for names in elements.values(attribute)
+        for name in names.split()
+    ]
     assert len(links) > 1 and named
     assert {*links, *named} <= set(ids)
 
@@ -97,17 +102,27 @@ def test_texts_become_no_element_and_no_attribute_that_acts(page: str) -> None:
     tags = {tag for tag, _ in elements.found}
     assert not tags & {"img", "iframe", "object", "embed", "link", "base", "form", "a:x", "image", "textarea"}
     names = {name for _, attributes in elements.found for name in attributes}
-    assert not [name for name in names if name.startswith("on") or name in ("style", "src", "srcdoc", "action", "formaction")]
+    assert not [
+        name for name in names if name.startswith("on") or name in ("style", "src", "srcdoc", "action", "formaction")
+    ]
     assert not [link for link in (*elements.values("href"), *elements.values("xlink:href")) if not link.startswith("#")]
 
 
 def test_policy_runs_the_pages_own_script_and_style_alone(page: str) -> None:
     elements = Elements(page)
-    policies = [attributes["content"] for _, attributes in elements.found if attributes.get("http-equiv") == "Content-Security-Policy"]
+    policies = [
+        attributes["content"]
+        for _, attributes in elements.found
+        if attributes.get("http-equiv") == "Content-Security-Policy"
+    ]
     assert len(policies) == 1
     directives = dict(part.split(" ", 1) for part in str(policies[0]).split("; "))
     scripts = [attributes for tag, attributes in elements.found if tag == "script"]
-    running = [text for text, attributes in zip(elements.contents["script"], scripts, strict=True) if "json" not in str(attributes["type"])]
+    running = [
+        text
+        for text, attributes in zip(elements.contents["script"], scripts, strict=True)
+        if "json" not in str(attributes["type"])
+    ]
     assert directives["default-src"] == directives["base-uri"] == directives["form-action"] == "'none'"
     assert directives["script-src"].split() == [_hash(text) for text in running] and len(running) == 1
     assert directives["style-src"].split() == [_hash(text) for text in elements.contents["style"]]
@@ -134,7 +149,9 @@ def test_joiners_of_scripts_and_emoji_stay() -> None:
 def test_long_texts_are_shortened_with_a_note_that_says_where_the_rest_is() -> None:
     long = "<b>" + "字" * 10_000_000
     row = PredictionRow(7, "test.jsonl:8", long, {"a": long}, {"a": {}}, {"a": long})
-    page = render(Report(long, "en", [Section("a", long, [Paragraph(long), Code(long), Predictions(("a",), {}, [row])])]))
+    page = render(
+        Report(long, "en", [Section("a", long, [Paragraph(long), Code(long), Predictions(("a",), {}, [row])])])
+    )
     assert len(page) < MEGABYTE
     for limit in (MAX_NAME, MAX_TEXT, MAX_CODE):
         assert f"[The first {limit:,} of 10,000,003 characters.]" in page
@@ -142,11 +159,14 @@ def test_long_texts_are_shortened_with_a_note_that_says_where_the_rest_is() -> N
     assert data[2].endswith("[The first 20,000 of 10,000,003 characters. The whole text: test.jsonl:8.]")
     assert data[3][0].endswith("The whole text: row 7 of the predictions file.]")
     assert all(MAX_TEXT < len(text) < MAX_TEXT + 200 for text in (data[2], data[3][0], data[4][0]))
+    assert len(gzip.decompress(base64.b64decode(_packed(render(hostile(long=10_000_000)))))) < MEGABYTE
 
 
 def test_predictions_stand_in_the_page_as_they_are() -> None:
     rows = ticket_rows(30, ("base", "tuned"))
-    data = _data(render(Report("a", "en", [Section("a", "A", [Predictions(("base", "tuned"), {"type": ("Incident",)}, rows)])])))
+    data = _data(
+        render(Report("a", "en", [Section("a", "A", [Predictions(("base", "tuned"), {"type": ("Incident",)}, rows)])]))
+    )
     assert data["systems"] == ["base", "tuned"]
     assert [(field["name"], field["labels"], field["text"]) for field in data["fields"]] == [
         ("type", ["Incident"], False), ("priority", [], False), ("tags", [], False), ("response", [], True),
@@ -160,7 +180,9 @@ def test_predictions_stand_in_the_page_as_they_are() -> None:
                 expected = row.answers[system][name]
                 assert reference == _json(expected.expected)
                 assert answer[:2] == [_json(expected.predicted), expected.right]
-                assert answer[2] == (None if expected.probability is None else pytest.approx(expected.probability, abs=1e-4))
+                assert answer[2] == (
+                    None if expected.probability is None else pytest.approx(expected.probability, abs=1e-4)
+                )
                 assert answer[3:] == [expected.bucket, expected.closeness]
 
 
@@ -176,10 +198,14 @@ def _json(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _data(page: str) -> dict:
+def _packed(page: str) -> str:
     packed = re.findall(r'class="packed">([^<]*)<', page)
     assert len(packed) == 1
-    return json.loads(gzip.decompress(base64.b64decode(packed[0])))
+    return packed[0]
+
+
+def _data(page: str) -> dict:
+    return json.loads(gzip.decompress(base64.b64decode(_packed(page))))
 
 
 def test_the_pages_words_are_in_its_language() -> None:
@@ -195,7 +221,9 @@ def test_the_script_says_every_phrase_that_is_for_it_and_no_other() -> None:
     assert len(phrases) > 30
     said = set(re.findall(r'say\(\s*"(\w+)"', script))
     assert said <= set(phrases)
-    names = set(re.findall(r'"(\w+)"', script)) | set(re.findall(r"^const SIGNS = \{(.*)\}", script, re.M)[0].replace(":", "").split())
+    names = set(re.findall(r'"(\w+)"', script)) | set(
+        re.findall(r"^const SIGNS = \{(.*)\}", script, re.M)[0].replace(":", "").split()
+    )
     unsaid = {name for name in phrases if name not in said | names and not name.startswith("labelIn_")}
     assert unsaid == set()
 
@@ -204,7 +232,10 @@ def test_the_script_makes_no_markup_from_strings() -> None:
     assert {file.name for file in ASSETS.glob("*.js")} == set(module.SCRIPTS)
     for name in module.SCRIPTS:
         script = (ASSETS / name).read_text(encoding="utf-8")
-        assert not re.findall(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|Function\(|<!--|</?script|fetch\(|\.style\b", script)
+        assert not re.findall(
+            r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|Function\(|<!--|</?script|fetch\(|\.style\b",
+            script,
+        )
 
 
 @pytest.mark.parametrize(("name", "colours"), [("page.css", LIGHT), ("dark.css", DARK)])
