@@ -21,6 +21,7 @@ COMMANDS = {
     "lora": "Train a recipe's adapter (QLoRA when the base is quantized).",
     "evaluate": "Score a run or its base model on the test rows.",
     "compare": "Compare runs: settings, losses, metrics, cost, and what is a real difference.",
+    "report": "Write a run's report: one page with metrics, errors, losses, data and settings.",
     "sweep": "Train, evaluate and compare a grid of settings.",
     "review": "Write sheets for people to rate replies with, or read filled ones back.",
     "predict": "Ask a run a few questions.",

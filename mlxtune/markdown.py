@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Sequence
 
@@ -13,6 +14,15 @@ def markdown_text(text: str) -> str:
     a\|b \<i\>
     """
     return re.sub(r"([\\`*_|<>\[\]~#])", r"\\\1", _on_one_line(text))
+
+
+def html_text(text: str) -> str:
+    """Text in a line of HTML within Markdown, where Markdown itself is not read.
+
+    >>> html_text("a <b>\\n\\n# c")
+    'a &lt;b&gt; # c'
+    """
+    return html.escape(_on_one_line(text))
 
 
 def markdown_row(cells: Sequence[str]) -> str:

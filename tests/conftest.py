@@ -40,6 +40,9 @@ ROWS: list[dict[str, Any]] = [
 # tools/test` runs them on the other; tests that say --backend or call `choose` say themselves what they test.
 os.environ.setdefault("MLXTUNE_BACKEND", "mlx")
 os.environ.pop("MLXTUNE_DEVICE", None)
+# Reports at the end of commands take longer than the commands do here; tests of them ask for them.
+os.environ["MLXTUNE_REPORT"] = "0"
+os.environ.pop("MLXTUNE_LANGUAGE", None)
 
 
 # Tests of both backends in one process: torch computes many times slower if MLX's OpenBLAS was loaded before it.

@@ -95,7 +95,8 @@ def made_evaluation(folder: Path, recipe: Recipe, replies: Sequence[str], **abou
     predictions = read_replies(file, rows, recipe)
     file.unlink()
     replace_predictions(folder / "predictions.jsonl", predictions)
-    adapter = FileIdentity("adapters.safetensors", "0")
+    weights = folder.parent.parent / "adapter" / "adapters.safetensors"  # of the run that it lies in, if it does
+    adapter = identity(weights) if weights.is_file() else FileIdentity("adapters.safetensors", "0")
     evaluated = EvaluatedModel(
         recipe.model.path, None, "2:abc", task_hash(recipe), adapter, identity(test, len(rows)), "mlx"
     )

@@ -62,22 +62,13 @@ MAY_IMPORT: dict[str, set[str]] = {
         *LOW, "json_values", "version", "recipe", "runs", "data", "evaluation/metrics", "evaluation/predict", "evaluation"
     },
     "export/verification": {"errors", "json_values", "runs", "evaluation/metrics"},
-    "export": {
-        *LOW, "version", "progress", "markdown", "json_values", "export/verification", "recipe", "runs", "models", "backends/base", "backends/adapter", "data",
-        "evaluation", "evaluation/metrics", "evaluation/fields", "evaluation/predict",
-    },
     "report/values": {"evaluation/metrics"},
-    "report/terminal": {
-        "report/values", "markdown", "runs", "data", "export", "export/verification", "evaluation", "evaluation/metrics",
-        "evaluation/fields", "evaluation/predict",
-        "evaluation/judge", "evaluation/compare", "evaluation/review",
-    },
     "report/words": set(),
     "report/charts": set(),
     "report/blocks": {"report/charts"},
     "report/figures": {*LOW, "report/charts", "report/blocks"},
     "report/page": {"errors", "report/words", "report/charts", "report/blocks", "report/figures"},
-    "report/markdown_page": {"markdown", "report/words", "report/charts", "report/blocks"},
+    "report/markdown_page": {"markdown", "report/values", "report/words", "report/charts", "report/blocks"},
     "report/contents": {
         *LOW, "json_values", "recipe", "runs", "models", "backends/adapter", "data", "export/verification", "evaluation",
         "evaluation/metrics", "evaluation/fields", "evaluation/predict", "evaluation/judge", "evaluation/compare", "evaluation/review",
@@ -87,8 +78,18 @@ MAY_IMPORT: dict[str, set[str]] = {
         "evaluation/predict", "evaluation/judge", "evaluation/compare", "evaluation/review", "report/words",
         "report/charts", "report/blocks", "report/contents", "report/values",
     },
+    "export": {
+        *LOW, "version", "progress", "markdown", "json_values", "export/verification", "recipe", "runs", "models", "backends/base", "backends/adapter", "data",
+        "evaluation", "evaluation/metrics", "evaluation/fields", "evaluation/predict",
+        "report/words", "report/blocks", "report/markdown_page", "report/sections",
+    },
+    "report/terminal": {
+        "report/values", "markdown", "runs", "data", "export", "export/verification", "evaluation", "evaluation/metrics",
+        "evaluation/fields", "evaluation/predict",
+        "evaluation/judge", "evaluation/compare", "evaluation/review",
+    },
     "report": {
-        *LOW, "version", "report/words", "report/charts", "report/blocks", "report/figures", "report/page",
+        *LOW, "version", "runs", "evaluation", "report/words", "report/charts", "report/blocks", "report/figures", "report/page",
         "report/markdown_page", "report/contents", "report/sections",
     },
     "sweep": {*LOW, "recipe", "runs", "data", "evaluation/metrics"},

@@ -21,6 +21,7 @@ from mlxtune.commands.options import (
     set_option,
     typed,
 )
+from mlxtune.commands.reporting import report_option, write_report_of
 
 CASES_SHOWN = 1  # best, middle and worst text, where --errors does not say how many
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from mlxtune.evaluation.metrics.bertscore import BertScore
     from mlxtune.evaluation.run import EvaluationOutcome
     from mlxtune.evaluation.subject import Subject
+    from mlxtune.runs.folder import RunFolder
 
 
 @click.command()
@@ -95,6 +97,7 @@ if TYPE_CHECKING:
     "--allow-unmet", is_flag=True, help="Exit with 0 even if a condition of the recipe's evaluate.expect is not met."
 )
 @judge_options
+@report_option
 @compute_options
 @force_option
 @json_option
@@ -116,6 +119,7 @@ def evaluate(
     n_errors: int,
     allow_unmet: bool,
     judge_request: JudgeRequest | None,
+    reports: bool,
     backend: str,
     device: str,
     force: bool,
@@ -149,10 +153,14 @@ def evaluate(
 
     with RowsProgress() as progress, judge_progress(judge_request) as judging:
         outcome = run_evaluation(request, chosen, progress, judging)
+    report = write_report_of(found.run.path) if reports and found.run and _is_reported(outcome, found.run) else None
     if as_json:
-        print_json(outcome.to_json())
+        content = outcome.to_json()
+        print_json({**content, "files": {**content["files"], **({"report": str(report)} if report else {})}})
     else:
         _show(outcome, n_errors, n_errors if typed(context, "n_errors") else CASES_SHOWN)
+        if report is not None:
+            click.echo(f"report: {report}")
     if outcome.unjudged is not None:
         raise outcome.unjudged
     if not allow_unmet:
@@ -180,6 +188,13 @@ def _refuse_unmet(outcome: EvaluationOutcome, evaluated: Path | None) -> None:
     if unmet:
         problems = [Problem(one.name, condition_sentence(one)) for one in unmet]
         raise ExpectationError(f"{evaluated}: evaluate.expect is not met", problems)
+
+
+def _is_reported(outcome: EvaluationOutcome, run: RunFolder) -> bool:
+    """Whether the run's report shows this evaluation: of all test rows, with or without the adapter, in the run's own folder."""
+    from mlxtune.runs.layout import BASE, TUNED
+
+    return outcome.folder is not None and outcome.folder in (run.evaluation(TUNED), run.evaluation(BASE))
 
 
 def _encoder(model: str, subject: Subject) -> BertScore:

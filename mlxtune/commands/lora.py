@@ -21,6 +21,7 @@ from mlxtune.commands.options import (
     say,
     set_option,
 )
+from mlxtune.commands.reporting import report_option, write_report_of
 
 if TYPE_CHECKING:
     from mlxtune.data.rows import Row
@@ -55,6 +56,7 @@ LINES_PER_RUN = 20  # progress lines of a whole run where stderr is no terminal
 @click.option(
     "--plan", "plan_only", is_flag=True, help="Estimate parameters, tokens, steps and memory, without loading weights."
 )
+@report_option
 @compute_options
 @force_option
 @json_option
@@ -66,6 +68,7 @@ def lora(
     begin_from: Path | None,
     segments: bool,
     plan_only: bool,
+    reports: bool,
     backend: str,
     device: str,
     force: bool,
@@ -116,11 +119,14 @@ def lora(
             loaded, choice, out, force, progress.event,
             resume=resumed, begin_from=begun_from, measures=_reply_metrics,
         )  # fmt: skip
-    result = {"event": "run", "run": str(tuned.run), **tuned.info}
+    report = write_report_of(tuned.run.path) if reports and tuned.outcome.status != INTERRUPTED else None
     if as_json:
-        print_json(result, indent=None)
+        written = {} if report is None else {"report": str(report)}
+        print_json({"event": "run", "run": str(tuned.run), **tuned.info, **written}, indent=None)
     elif tuned.info["step"]:
         click.echo(_summary(tuned.info, str(tuned.run)))
+        if report is not None:
+            click.echo(f"report: {report}")
     if tuned.outcome.status == INTERRUPTED:
         if not tuned.info["step"]:
             say(f"Interrupted before the first step; {tuned.run} has no checkpoint to resume from.")

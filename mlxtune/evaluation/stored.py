@@ -194,6 +194,14 @@ def comparable(ours: Evaluated | None, theirs: Evaluated | None) -> bool:
     return same_rows and (ours.task_hash, ours.base) == (theirs.task_hash, theirs.base)
 
 
+def is_of_adapter(result: EvaluationResult, run: RunFolder) -> bool:
+    """Whether an evaluation is of the adapter that a run has now, not of one before it was trained further."""
+    model, weights = result.evaluated, run.adapter / WEIGHTS_FILE
+    if not isinstance(model, EvaluatedModel) or model.adapter is None or not weights.is_file():
+        return False
+    return model.adapter.sha256 == identity(weights).sha256
+
+
 def task_hash(recipe: Recipe) -> str:
     """SHA-256 of what decides how rows are asked and replies are read: prompt, output and the reply's limit."""
     content = [recipe.prompt.model_dump(), recipe.output.model_dump(), recipe.evaluate.max_new_tokens]

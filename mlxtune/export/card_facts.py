@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlxtune.backends.adapter import WEIGHTS_FILE
-from mlxtune.evaluation.results import EvaluatedModel, EvaluationResult
-from mlxtune.evaluation.stored import comparable, identity, read_result
+from mlxtune.evaluation.results import EvaluationResult
+from mlxtune.evaluation.stored import comparable, is_of_adapter, read_result
 from mlxtune.evaluation.subject import Subject
 from mlxtune.export.card_usage import HubArtifact
 from mlxtune.export.gguf_model import context_length
@@ -66,7 +66,7 @@ def card_facts(run: RunFolder, source: ExportSource, artifact: HubArtifact, repo
     """
     recipe, notes = source.recipe, []
     result = read_result(run.evaluation(TUNED))
-    if result is not None and not _is_of(result, run):
+    if result is not None and not is_of_adapter(result, run):
         notes.append("the evaluation is of an earlier adapter; the card leaves it out, evaluate the run again")
         result = None
     elif result is None:
@@ -87,13 +87,6 @@ def card_facts(run: RunFolder, source: ExportSource, artifact: HubArtifact, repo
     return CardFacts(
         repository, artifact, recipe, run.info(), result, before, verification, license_found, ollama, tuple(notes)
     )
-
-
-def _is_of(result: EvaluationResult, run: RunFolder) -> bool:
-    """Whether an evaluation is of the adapter that the run has now."""
-    model = result.evaluated
-    ours = identity(run.adapter / WEIGHTS_FILE).sha256
-    return isinstance(model, EvaluatedModel) and model.adapter is not None and model.adapter.sha256 == ours
 
 
 def _before(subject: Subject, result: EvaluationResult) -> EvaluationResult | None:

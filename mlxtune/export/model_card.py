@@ -18,12 +18,13 @@ from mlxtune.evaluation.metrics.registry import title
 from mlxtune.evaluation.predict.predictions import FREE
 from mlxtune.evaluation.results import EvaluatedModel
 from mlxtune.export.card_facts import CardFacts
-from mlxtune.export.card_results import metric_lines, result_lines, verification_lines
+from mlxtune.export.card_results import result_lines, verification_lines
 from mlxtune.export.card_usage import HubArtifact, base_reference, is_hub_model, usage_lines
 from mlxtune.export.options import GGUF_TYPE
 from mlxtune.markdown import markdown_block, markdown_code, markdown_row, markdown_text
 from mlxtune.models.license import License
 from mlxtune.recipe.sections import HUB_ROWS, LabelField, LabelsField, Recipe, is_on_hub
+from mlxtune.report.sections.metric_lines import metric_lines
 from mlxtune.runs.layout import FINISHED
 
 FEW_ROWS = 200  # below, a share of the test rows has an interval that is wider than 0.05 on each side

@@ -1,10 +1,11 @@
-"""YAML text to plain values, in time that its length bounds. Knows no recipe, opens no file.
+"""YAML text to plain values, in time that its length bounds, and a value as text. Knows no recipe, opens no file.
 
 Everything in this package that reads YAML reads it here: recipes, --set and --vary, the front matter of README.md.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from typing import Any
@@ -83,6 +84,24 @@ def read_yaml(
         raise YamlError("this YAML is nested too deeply") from None
     except ValueError as error:
         raise YamlError(f"holds a value that cannot be read: {error}") from None
+
+
+def flow_text(value: Any) -> str:
+    """A value on one line, as a recipe would have it.
+
+    >>> flow_text({"patience": 3, "rate": 0.0001}), flow_text([True, None])
+    ('{patience: 3, rate: 1e-4}', '[true, null]')
+    """
+    if isinstance(value, float) and 0 < abs(value) < 1e-3:
+        digits, _, exponent = f"{value:e}".partition("e")
+        return f"{float(digits):g}e{int(exponent)}"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {flow_text(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(flow_text, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _check_size(node: yaml.Node, sizes: dict[int, int]) -> int:

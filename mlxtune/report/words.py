@@ -56,7 +56,6 @@ PHRASES: dict[str, Phrase] = {
     "verdict.too few cases": Phrase("too few cases to tell", "样例太少，无法判断"),
     # Counts that stand alone or in a list.
     "count.rows": Phrase("{n:,} rows", "{n:,} 行", one="1 row"),
-    "count.labels": Phrase("{n:,} labels", "{n:,} 个标签", one="1 label"),
     "count.left_out": Phrase(
         "The first {shown:,} are shown; {n:,} more are not.",
         "仅显示前 {shown:,} 项，其余 {n:,} 项未显示。",
@@ -730,6 +729,223 @@ PHRASES: dict[str, Phrase] = {
     "page_script.too_long_to_compare": Phrase(
         "The texts are too long to mark their differences.", "文本过长，未标出差异。"
     ),
+    # The report as a whole.
+    "report.title": Phrase("Fine-tuning report: {name}", "微调报告：{name}"),
+    "report.title.several": Phrase(
+        "Fine-tuning report: {n} runs", "微调报告：{n} 个模型", one="Fine-tuning report: 1 run"
+    ),
+    "report.made": Phrase("Made on {when} by mlxtune {version}.", "由 mlxtune {version} 于 {when} 生成。"),
+    "time.seconds": Phrase("{seconds:.0f} s", "{seconds:.0f} 秒"),
+    "time.minutes": Phrase("{minutes} min {seconds} s", "{minutes} 分 {seconds} 秒"),
+    "time.hours": Phrase("{hours} h {minutes} min", "{hours} 小时 {minutes} 分"),
+    # Metrics of all fields beside other systems.
+    "results.title": Phrase("Metrics beside other systems", "与其他系统的指标对比"),
+    "results.field": Phrase("field", "字段"),
+    "results.metric": Phrase("metric", "指标"),
+    "results.note": Phrase(
+        "{rows}, {decoding}. In brackets: 95% intervals over the rows.",
+        "{rows}，{decoding}。方括号内为按行重采样的 95% 置信区间。",
+    ),
+    "results.line": Phrase("{field}, {metric}", "{field} 的{metric}"),
+    "results.whole_reply": Phrase("whole reply", "整条回复"),
+    "results.in_decoding": Phrase("{system}, {decoding}", "{system}（{decoding}）"),
+    "results.decoding.both": Phrase(
+        "asked twice: with decoding that allows only replies of the recipe's form (constrained), and freely",
+        "每行提问两次：约束解码（只允许符合模板的回复）与自由解码",
+    ),
+    "results.decoding.constrained": Phrase(
+        "constrained decoding: only replies of the recipe's form can be written", "约束解码：只允许符合模板的回复"
+    ),
+    "results.decoding.best": Phrase(
+        "best decoding: the likeliest of all replies of the recipe's form is taken",
+        "最优解码：取符合模板的回复中概率最高者",
+    ),
+    "results.decoding.free": Phrase("free decoding: the model can write anything", "自由解码：模型可输出任意文本"),
+    # The first section.
+    "headline.title": Phrase("Summary", "概要"),
+    "headline.not_evaluated": Phrase(
+        "This run was not evaluated, so nothing is known of how well it does. Evaluate it on the test rows:",
+        "该模型尚未评估，效果未知。请在测试集上评估：",
+    ),
+    "headline.outdated": Phrase(
+        "The run was trained further after this evaluation, whose scores are of an earlier adapter. Evaluate it again:",
+        "评估之后又继续训练过，下列分数属于较早的适配器。请重新评估：",
+    ),
+    "headline.unfinished": Phrase("Training did not finish (status: {status}).", "训练未完成（状态：{status}）。"),
+    "headline.because": Phrase("The reason: {error}", "原因：{error}"),
+    "headline.no_base": Phrase(
+        "The model before tuning was not evaluated on these rows; `{command}` does it.",
+        "尚未在同一测试集上评估微调前的模型；可运行 `{command}`。",
+    ),
+    "headline.notes": Phrase("Notes of the evaluation", "评估备注"),
+    "headline.change.better": Phrase("better than before: {change}", "优于微调前：{change}"),
+    "headline.change.worse": Phrase("worse than before: {change}", "不如微调前：{change}"),
+    "headline.change.higher": Phrase("higher than before: {change}", "高于微调前：{change}"),
+    "headline.change.lower": Phrase("lower than before: {change}", "低于微调前：{change}"),
+    "headline.change.no real difference": Phrase(
+        "no real difference from before: {change}", "与微调前无显著差异：{change}"
+    ),
+    "headline.change.too few rows": Phrase("too few rows to tell: {change}", "行数太少，无法判断：{change}"),
+    "results.against.better": Phrase(
+        "{what}: better than {other}, by {change}.", "{what}优于“{other}”，差值 {change}。"
+    ),
+    "results.against.worse": Phrase("{what}: worse than {other}, by {change}.", "{what}不如“{other}”，差值 {change}。"),
+    "results.against.higher": Phrase(
+        "{what}: higher than {other}, by {change}.", "{what}高于“{other}”，差值 {change}。"
+    ),
+    "results.against.lower": Phrase("{what}: lower than {other}, by {change}.", "{what}低于“{other}”，差值 {change}。"),
+    "results.against.no real difference": Phrase(
+        "{what}: no real difference from {other} ({change}).", "{what}与“{other}”无显著差异（{change}）。"
+    ),
+    "results.against.too few rows": Phrase(
+        "{what}: too few rows to tell it from {other} ({change}).",
+        "{what}：行数太少，无法与“{other}”区分（{change}）。",
+    ),
+    "headline.recipe": Phrase("recipe", "配方"),
+    "headline.run": Phrase("run", "运行目录"),
+    "headline.base": Phrase("base model", "基座模型"),
+    "headline.quantized": Phrase("{base}, quantized to {bits} bits (QLoRA)", "{base}，量化为 {bits} 位（QLoRA）"),
+    "headline.parameters": Phrase("trained parameters", "可训练参数"),
+    "headline.trained": Phrase(
+        "{n:,}: LoRA of rank {rank}, alpha {alpha:g}.", "{n:,}（LoRA，rank {rank}，alpha {alpha:g}）"
+    ),
+    "headline.share": Phrase("That is {share:.2%} of {whole:,}.", "，占全部 {whole:,} 的 {share:.2%}"),
+    "headline.adapter": Phrase("adapter size", "适配器大小"),
+    "headline.rows": Phrase("rows", "数据行数"),
+    "headline.rows.train": Phrase("{n:,} for training", "训练 {n:,}"),
+    "headline.rows.valid": Phrase("{n:,} for validation", "验证 {n:,}"),
+    "headline.rows.test": Phrase("{n:,} for the test", "测试 {n:,}"),
+    "headline.steps": Phrase("steps", "训练步数"),
+    "headline.of": Phrase("{taken:,} of {planned:,}", "{taken:,} / {planned:,}"),
+    "headline.epochs": Phrase("({epochs:.2g} epochs)", "（{epochs:.2g} 轮）"),
+    "headline.time": Phrase("training time", "训练时间"),
+    "headline.device": Phrase("device", "设备"),
+    "headline.with": Phrase("{device}, with {backend}", "{device}，{backend}"),
+    "headline.memory": Phrase("peak memory", "峰值内存"),
+    # Training.
+    "training.title": Phrase("Training", "训练过程"),
+    "training.verdict.healthy": Phrase("Healthy: no sign of over-fitting.", "正常：没有过拟合迹象。"),
+    "training.verdict.over-fitting": Phrase(
+        "Over-fitting: the model learns the training rows themselves more than the task.",
+        "过拟合：模型更多地记住了训练样本，而不是学会任务。",
+    ),
+    "training.verdict.under-fitting": Phrase(
+        "Under-fitting: both losses still fell at the end, so more training should help.",
+        "欠拟合：训练结束时两种损失仍在下降，继续训练应有改善。",
+    ),
+    "training.verdict.diverging": Phrase("Diverging: the training loss rose again.", "发散：训练损失重新上升。"),
+    "training.verdict.too few validations to tell": Phrase(
+        "Too few validations to tell whether it over-fits.", "验证次数太少，无法判断是否过拟合。"
+    ),
+    "training.no_validation": Phrase(
+        "There was no validation, so whether the model over-fits is not known.", "训练中没有验证，无法判断是否过拟合。"
+    ),
+    "training.no_diagnosis": Phrase("The losses were not judged by this version.", "该版本没有给出损失诊断。"),
+    "training.ratio": Phrase(
+        "At step {step:,} the validation loss is {valid:.3g} and the training loss {train:.3g}, a ratio of {ratio:.2f}.",
+        "第 {step:,} 步的验证损失为 {valid:.3g}，训练损失为 {train:.3g}，比值 {ratio:.2f}。",
+    ),
+    "training.ratio_before": Phrase(
+        "At step {step:,} the ratio was {ratio:.2f}.", "第 {step:,} 步时比值为 {ratio:.2f}。"
+    ),
+    "training.best.at_end": Phrase(
+        "The validation loss is at its best at the end, {loss:.3g}.", "验证损失在结束时最低，为 {loss:.3g}。"
+    ),
+    "training.best.level": Phrase(
+        "The validation loss was best at step {step:,} ({loss:.3g}) and has stayed level since.",
+        "验证损失在第 {step:,} 步最低（{loss:.3g}），之后基本持平。",
+    ),
+    "training.best.rose": Phrase(
+        "The validation loss was best at step {step:,} ({loss:.3g}) and has risen {rise:.0%} since.",
+        "验证损失在第 {step:,} 步最低（{loss:.3g}），之后上升了 {rise:.0%}。",
+    ),
+    "training.stopped": Phrase("Training stopped early, at step {step:,}.", "训练在第 {step:,} 步提前停止。"),
+    "training.stopped_since": Phrase(
+        "Training stopped early, at step {step:,}: {metric} was best at step {best:,} ({value:.4g}) and did not improve in "
+        "{validations} validations after it.",
+        "训练在第 {step:,} 步提前停止：{metric} 在第 {best:,} 步最好（{value:.4g}），之后 {validations} 次验证都没有改善。",
+    ),
+    "training.adapter_step": Phrase(
+        "The run's adapter is that of step {step:,}, the best one.", "保存的适配器取自最好的第 {step:,} 步。"
+    ),
+    "training.suggestions": Phrase("What to try next", "下一步可尝试的设置"),
+    "training.key": Phrase("key of the recipe", "配方字段"),
+    "training.now": Phrase("now", "当前值"),
+    "training.try": Phrase("try", "建议值"),
+    "training.losses": Phrase("Losses", "损失曲线"),
+    "training.step": Phrase("step", "步数"),
+    "training.loss": Phrase("loss", "损失"),
+    "training.nats": Phrase("nats per token", "nats/token"),
+    "training.loss.step": Phrase("training, each step", "训练损失（每步）"),
+    "training.loss.sample": Phrase("training, fixed sample", "训练损失（固定样本）"),
+    "training.loss.valid": Phrase("validation", "验证损失"),
+    "training.mark.best": Phrase("best {metric}: {value:.3g}", "最优{metric}：{value:.3g}"),
+    "training.mark.stopped": Phrase("stopped", "停止"),
+    "training.described": Phrase(
+        "The training loss went from {first:.3g} at step {at:,} to {last:.3g} at step {step:,}.",
+        "训练损失从第 {at:,} 步的 {first:.3g} 变为第 {step:,} 步的 {last:.3g}。",
+    ),
+    "training.described_valid": Phrase(
+        "The validation loss was lowest at step {step:,}, {best:.3g}; at the end it is {last:.3g}.",
+        "验证损失在第 {step:,} 步最低，为 {best:.3g}；最后为 {last:.3g}。",
+    ),
+    "training.segments": Phrase("Loss by part of the reply", "回复各部分的损失"),
+    "training.segments.note": Phrase(
+        "After step {step:,}, nats per token. Accuracies are of single tokens given the right ones before them, and say less "
+        "than those of replies.",
+        "第 {step:,} 步之后，单位 nats/token。这里的准确率是给定正确前文时的逐 token 准确率，不等同于生成回复的准确率。",
+    ),
+    "training.segment": Phrase("part", "部分"),
+    "training.segment.train": Phrase("training loss", "训练损失"),
+    "training.segment.valid": Phrase("validation loss", "验证损失"),
+    "training.segment.accuracy": Phrase("tokens right", "token 准确率"),
+    "training.segment.label_accuracy": Phrase("labels right", "标签准确率"),
+    "training.segment_losses": Phrase("Validation loss by part of the reply", "回复各部分的验证损失"),
+    "training.segment.said": Phrase("{name}: {loss:.3g} at step {step:,}.", "{name}：第 {step:,} 步为 {loss:.3g}。"),
+    "training.over_steps": Phrase("Learning rate, gradient norm, speed and memory", "学习率、梯度范数、速度与内存"),
+    "training.learning_rate": Phrase("learning rate", "学习率"),
+    "training.grad_norm": Phrase("gradient norm", "梯度范数"),
+    "training.tokens": Phrase("speed", "训练速度"),
+    "training.tokens_per_second": Phrase("tokens/s", "token/秒"),
+    "training.memory": Phrase("peak memory", "峰值内存"),
+    "training.range": Phrase(
+        "From {low:.3g} to {high:.3g}; {last:.3g} at the end.", "范围 {low:.3g} 至 {high:.3g}；最后为 {last:.3g}。"
+    ),
+    # Settings, and how to make the run again.
+    "settings.title": Phrase("Settings", "训练配置"),
+    "settings.recipe": Phrase("The whole recipe, every default spelled out", "完整配方（含全部默认值）"),
+    "settings.environment": Phrase("Environment and versions", "环境与版本"),
+    "settings.hashes": Phrase("What went in, by hash", "输入文件的哈希"),
+    "settings.created": Phrase("begun", "开始时间"),
+    "settings.finished": Phrase("ended", "结束时间"),
+    "settings.status": Phrase("status", "状态"),
+    "settings.backend": Phrase("backend", "后端"),
+    "settings.reason": Phrase("why this backend", "选择该后端的原因"),
+    "settings.device": Phrase("device", "设备"),
+    "settings.platform": Phrase("platform", "平台"),
+    "settings.begun_from": Phrase("begun from the adapter of", "初始适配器来自"),
+    "settings.tokens_per_pass": Phrase("positions per forward pass, at most", "每次前向计算的最大 token 数"),
+    "settings.base": Phrase("base model's weights", "基座模型权重"),
+    "reproduce.title": Phrase("Reproduce", "复现"),
+    "reproduce.text": Phrase(
+        "The commands that made this run and its evaluations. The same rows (see the hashes), recipe and versions give the "
+        "same numbers on the same kind of machine.",
+        "生成该模型及其评估的命令。数据（见哈希）、配方与版本相同时，在同类机器上可得到相同的结果。",
+    ),
+    # The report as Markdown.
+    "markdown.metric": Phrase("metric", "指标"),
+    "markdown.value": Phrase("after tuning", "微调后"),
+    "markdown.before": Phrase("before", "微调前"),
+    "markdown.change": Phrase("change", "变化"),
+    "markdown.predictions": Phrase(
+        "The {shown:,} most wrong of {n:,} predictions; the page (`mlxtune report`) has all.",
+        "以下为 {n:,} 条预测中错误最多的 {shown:,} 条；完整列表见网页版报告（`mlxtune report`）。",
+        one="The only prediction; the page (`mlxtune report`) has it whole.",
+    ),
+    "markdown.row": Phrase("row", "行"),
+    "markdown.input": Phrase("text", "文本"),
+    "markdown.expected": Phrase("{field}, expected", "{field}（标准答案）"),
+    "markdown.predicted": Phrase("{field}, predicted", "{field}（预测）"),
 }
 
 

@@ -187,7 +187,8 @@ def run_process(words: Sequence[str], log: Path) -> int:
             process = subprocess.Popen(
                 [sys.executable, "-m", "mlxtune", *words],
                 stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                # A report a trial would take longer than many a trial; `mlxtune report FOLDER` writes one of them all.
+                env={**os.environ, "PYTHONUNBUFFERED": "1", "MLXTUNE_REPORT": "0"},
             )  # fmt: skip
             processes.append(process)
             if asked:  # between setting the handlers and now

@@ -9,7 +9,6 @@ a point is that of `fixed_sample` of the training rows, scored as validation row
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from mlxtune.recipe.sections import Recipe
+from mlxtune.recipe.yaml_text import flow_text
 
 HEALTHY = "healthy"
 OVER_FITTING = "over-fitting"
@@ -96,7 +96,7 @@ class Diagnosis:
 
     def as_text(self) -> str:
         """One line, values as the recipe's YAML has them."""
-        tried = ", ".join(f"{key} {_written(value)}" for key, value in self.suggestions.items())
+        tried = ", ".join(f"{key} {flow_text(value)}" for key, value in self.suggestions.items())
         return f"{self.verdict}: {self.evidence}" + (f"; try {tried}" if tried else "")
 
 
@@ -284,15 +284,3 @@ def _rank(rank: int, recipe: Recipe) -> dict[str, Any]:
 def _rounded(value: float) -> float:
     """To three significant digits."""
     return float(f"{value:.3g}")
-
-
-def _written(value: Any) -> str:
-    """A value as the recipe's YAML has it, without spaces: 1e-4, true, {patience: 3}."""
-    if isinstance(value, float) and 0 < abs(value) < 1e-3:
-        digits, _, exponent = f"{value:e}".partition("e")
-        return f"{float(digits):g}e{int(exponent)}"
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {_written(one)}" for key, one in value.items()) + "}"
-    return json.dumps(value)

@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from mlxtune.backends.adapter import WEIGHTS_FILE
 from mlxtune.errors import RunError
+from mlxtune.evaluation.differences import compare
 from mlxtune.evaluation.error_analysis import ErrorAnalysis, find_errors
 from mlxtune.evaluation.predict.predictions import Prediction
-from mlxtune.evaluation.results import EvaluationResult
+from mlxtune.evaluation.results import EvaluatedModel, EvaluationResult
 from mlxtune.evaluation.review.draw import RESULT_FILE
 from mlxtune.evaluation.review.human_evaluation import HumanEvaluation
 from mlxtune.evaluation.stored import (
     StoredEvaluation,
+    common_decoding,
     comparable,
+    is_of_adapter,
     open_evaluation,
     read_result,
     stored_predictions,
@@ -35,6 +38,8 @@ from mlxtune.report.contents.events import StepEvent, ValidationEvent, step_even
 from mlxtune.report.contents.facts import RunFacts, run_facts
 from mlxtune.runs.folder import RunFolder
 from mlxtune.runs.layout import BASE, PREDICTIONS_FILE, TUNED
+
+BEFORE = "before"  # what the model before tuning is called in scores.json
 
 
 @dataclass(frozen=True)
@@ -71,12 +76,13 @@ class RunContents:
         facts: run.json.
         steps: Of its training, in their order.
         validations: Likewise; empty where there were no validation rows.
-        tuned: The named evaluation; None where there is none.
+        tuned: The named evaluation, compared with `base` if there is one; None where there is none.
         base: That of the base model on the same questions; None where there is none.
         data: What its rows were.
         verification: Its exports beside its adapter; None where they were not verified.
         human: What people said of its replies; None where they were not asked.
         adapter_bytes: Size of the adapter's weights; None where there are none.
+        outdated: Whether `tuned` is of an adapter that the run had before it was trained further.
     """
 
     stored: StoredEvaluation
@@ -92,6 +98,7 @@ class RunContents:
     verification: Verification | None
     human: HumanEvaluation | None
     adapter_bytes: int | None
+    outdated: bool = False
 
 
 def read_contents(run: RunFolder, name: str = TUNED) -> RunContents:
@@ -111,6 +118,9 @@ def read_contents(run: RunFolder, name: str = TUNED) -> RunContents:
     facts = run_facts(run)
     result = stored.result
     tuned = None if result is None else _evaluation(stored.folder, result, recipe)
+    base = _base(run, name, recipe, result)
+    if tuned is not None and base is not None:
+        tuned = _with_before(tuned, base)
     evaluated = None if result is None else result.evaluated
     tested = recipe if evaluated is None else _tested_on(recipe, evaluated.data.file)
     return RunContents(
@@ -122,12 +132,18 @@ def read_contents(run: RunFolder, name: str = TUNED) -> RunContents:
         step_events(run),
         validation_events(run),
         tuned,
-        _base(run, name, recipe, result),
+        base,
         data_account(run, tested, facts, None if evaluated is None else evaluated.data.sha256),
         read_verification(run),
         _human_evaluation(stored.folder),
         _adapter_bytes(run),
+        result is not None and _has_adapter(result) and not is_of_adapter(result, run),
     )
+
+
+def _has_adapter(result: EvaluationResult) -> bool:
+    """Whether what was evaluated is a model with an adapter."""
+    return isinstance(result.evaluated, EvaluatedModel) and result.evaluated.adapter is not None
 
 
 def _evaluation(folder: Path, result: EvaluationResult, recipe: Recipe) -> EvaluationContents:
@@ -147,6 +163,17 @@ def _base(run: RunFolder, name: str, recipe: Recipe, result: EvaluationResult | 
         if found is not None and (result is None or comparable(result.evaluated, found.evaluated)):
             return _evaluation(folder, found, recipe)
     return None
+
+
+def _with_before(tuned: EvaluationContents, base: EvaluationContents) -> EvaluationContents:
+    """With the model compared with its base, where that was evaluated after it."""
+    if tuned.result.before is not None or not tuned.predictions or not base.predictions:
+        return tuned
+    ours, theirs = common_decoding(tuned.result, base.result)
+    if ours.decoding != tuned.result.top.decoding or theirs.decoding != base.result.top.decoding:
+        return tuned
+    before = compare(tuned.predictions, base.predictions, tuned.recipe, BEFORE)
+    return replace(tuned, result=replace(tuned.result, before=before))
 
 
 def _tested_on(recipe: Recipe, file: str) -> Recipe:

@@ -1,0 +1,125 @@
+"""`mlxtune report`: what a run came to, as one page."""
+
+from __future__ import annotations
+
+import webbrowser
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mlxtune.commands.options import force_option, json_option, print_json, say
+from mlxtune.commands.reporting import LANGUAGE, LANGUAGES
+
+if TYPE_CHECKING:
+    from mlxtune.runs.folder import RunFolder
+
+STDOUT = Path("-")
+
+
+@click.command()
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="File to write, or - for stdout. Default: RUN/report.html, of several runs report.html in the current folder; with "
+    "--markdown report.md.",
+)
+@click.option(
+    "--name", default="tuned", show_default=True, metavar="NAME", help="Which evaluation of each run to show."
+)
+@click.option("--markdown", is_flag=True, help="Write Markdown in place of the page.")
+@click.option(
+    "--figures",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Also write each chart into DIR, as SVG and PNG; with --markdown, the Markdown shows them.",
+)
+@click.option(
+    "--language",
+    type=click.Choice(LANGUAGES),
+    default="en",
+    envvar=LANGUAGE,
+    show_envvar=True,
+    show_default=True,
+    help="Language of the report: English or Chinese. Texts and labels of the run stay as they are.",
+)
+@click.option("--open", "opens", is_flag=True, help="Open the page in a browser.")
+@force_option
+@json_option
+def report(
+    runs: tuple[Path, ...],
+    out: Path | None,
+    name: str,
+    markdown: bool,
+    figures: Path | None,
+    language: str,
+    opens: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Write one self-contained HTML page that shows whether the fine-tuning of RUN worked: metrics, errors, losses, data, settings.
+
+    A RUN is a run folder, the folder of a sweep for all its runs, or a recipe for its newest run. The report in a run's own
+    folder is replaced; any other file only with --force.
+
+    Example: mlxtune report runs/demo-intent/demo --open
+    """
+    if out == STDOUT and (as_json or opens):
+        raise click.UsageError("--out - writes the report to stdout and cannot be used with --json or --open")
+    if markdown and opens:
+        raise click.UsageError("--open opens the page and cannot be used with --markdown")
+    from mlxtune.report import write
+
+    found = _runs(runs, name)
+    file = _place(found, out, markdown)
+    if out is not None or len(found) > 1:
+        _refuse_existing(file, force)
+    built = write.read_report(found, name, language)
+    charts = None if figures is None else write.write_charts(built, figures, force)
+    folder = Path() if file == STDOUT else file.parent
+    text = write.markdown_text(built, folder, charts) if markdown else write.page_text(built)
+    if file == STDOUT:
+        click.echo(text, nl=False)
+        return
+    write.write_file(file, text)
+    if opens and not webbrowser.open(file.resolve().as_uri()):
+        say(f"no browser could be opened; open {file} yourself")
+    if as_json:
+        told: dict[str, Any] = {"run": str(found[0]), "runs": list(map(str, found)), "report": str(file)}
+        print_json({**told, "figures": [] if charts is None else list(map(str, charts.files))})
+    else:
+        click.echo(str(file))
+
+
+def _runs(paths: tuple[Path, ...], name: str) -> list[RunFolder]:
+    """The runs that the paths name, in their order."""
+    from mlxtune.errors import RunError
+    from mlxtune.evaluation.stored import open_evaluations
+
+    found = []
+    for one in open_evaluations(paths, name, evaluated=False):
+        if one.run is None:
+            raise RunError(
+                f"{one.folder}: lies in no run folder; a report needs the run, with its recipe and its losses"
+            )
+        found.append(one.run)
+    return found
+
+
+def _place(runs: list[RunFolder], out: Path | None, markdown: bool) -> Path:
+    """Where the report goes."""
+    from mlxtune.runs.layout import REPORT_FILE
+
+    if out is not None:
+        return out
+    file = Path(REPORT_FILE).with_suffix(".md" if markdown else ".html")
+    return runs[0].path / file if len(runs) == 1 else file
+
+
+def _refuse_existing(file: Path, force: bool) -> None:
+    from mlxtune.errors import RunError
+
+    if file != STDOUT and file.exists() and not force:
+        raise RunError(f"{file}: exists already; replace it with --force, or choose another file with --out")
