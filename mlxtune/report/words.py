@@ -128,12 +128,11 @@ PHRASES: dict[str, Phrase] = {
     # A field with labels.
     "labels.title": Phrase("Field {field}", "字段 {field}"),
     "labels.label": Phrase("label", "标签"),
-    "labels.support": Phrase("rows that expect it", "实际行数"),
-    "labels.said": Phrase("times predicted", "预测次数"),
+    "labels.support": Phrase("rows", "行数"),
+    "labels.said": Phrase("predicted", "预测次数"),
     "labels.precision": Phrase("precision", "精确率"),
     "labels.recall": Phrase("recall", "召回率"),
     "labels.f1": Phrase("F1", "F1"),
-    "labels.recall.before": Phrase("recall before", "微调前召回率"),
     "labels.f1.before": Phrase("F1 before", "微调前 F1"),
     "labels.table": Phrase("By label", "各标签表现"),
     "labels.table.rest": Phrase("Further labels", "其余标签"),
@@ -195,7 +194,8 @@ PHRASES: dict[str, Phrase] = {
     "labels.error.added": Phrase("{label} is added beside {beside}", "应为 {beside} 时多给出 {label}"),
     "labels.weak": Phrase("Fewer than half of their rows are found: {labels}.", "召回率低于 50% 的标签：{labels}。"),
     "labels.weak.one": Phrase(
-        "{label} (recall {recall:.3f}; rows: {rows})", "{label}（召回率 {recall:.3f}，行数 {rows}）"
+        "{label} (recall {recall:.3f} over {rows}, {share:.1%} of all)",
+        "{label}（召回率 {recall:.3f}，{rows}，占 {share:.1%}）",
     ),
     "labels.rare": Phrase(
         "Rare among these: {labels}. More training rows, data.balance or class_weights may help.",
@@ -218,9 +218,9 @@ PHRASES: dict[str, Phrase] = {
     "texts.bucket.said": Phrase("{bucket}: {rows}", "{bucket}：{rows}"),
     "texts.rouge.note": Phrase(
         "ROUGE, BLEU and chrF compare words, not meaning: the same answer in other words scores low. Read the replies below, or have "
-        "people (`mlxtune review`) or a model (`--judge`) rate them.",
+        "people (mlxtune review) or a model (mlxtune evaluate --judge) rate them.",
         "ROUGE、BLEU 和 chrF 只比较字面重叠，不代表语义：意思相同、措辞不同的回复得分也低。请阅读下面的回复，"
-        "或用 `mlxtune review` 人工评估、用 `--judge` 让模型评分。",
+        "或用 mlxtune review 人工评估、用 mlxtune evaluate --judge 让模型评分。",
     ),
     "texts.length.longer": Phrase(
         "Replies are longer than their references: {ratio} times as many words.",
@@ -271,7 +271,7 @@ PHRASES: dict[str, Phrase] = {
     "texts.signatures": Phrase("How these were computed", "计算方式"),
     # Probabilities, thresholds and repeated samples.
     "calibration.ece": Phrase(
-        "Expected calibration error {error:.3f} over {rows}: so far the probabilities are from the share that is right, on average.",
+        "Expected calibration error {error:.3f} over {rows}: on average, a probability and the share that is right differ by that much.",
         "期望校准误差（ECE）为 {error:.3f}（{rows}）：预测概率与实际正确率的平均差距。",
     ),
     "calibration.over": Phrase("On the whole the model is too sure of itself.", "总体上模型过于自信。"),

@@ -117,7 +117,13 @@ def _weak_labels(scores: LabelScores, n_rows: int, say: Words) -> str:
 
     def named(label: str) -> str:
         one = scores.labels[label]
-        return say("labels.weak.one", label=label, recall=one.recall, rows=count_text(one.support, n_rows))
+        return say(
+            "labels.weak.one",
+            label=label,
+            recall=one.recall,
+            rows=say("count.rows", n=one.support),
+            share=one.support / n_rows,
+        )
 
     sentences = [say("labels.weak", labels=_first(list(map(named, weak)), say))]
     if rare:
@@ -202,7 +208,7 @@ def _label_table(
     heads = [say("labels.support"), *([] if said is None else [say("labels.said")])]
     heads += [say("labels.precision"), say("labels.recall"), say("labels.f1")]
     if before is not None:
-        heads += [say("labels.recall.before"), say("labels.f1.before")]
+        heads.append(say("labels.f1.before"))
     rows = []
     for label in labels:
         one = scores.labels[label]
@@ -212,11 +218,7 @@ def _label_table(
         cells += _score_cells(one, None if said is None else said.get(label, 0))
         if before is not None:
             theirs = before.labels.get(label)
-            cells += (
-                [_UNDEFINED, _UNDEFINED]
-                if theirs is None or not one.support
-                else [share_cell(theirs.recall), share_cell(theirs.f1)]
-            )
+            cells.append(share_cell(theirs.f1) if theirs is not None and one.support else _UNDEFINED)
         rows.append(cells)
     return Table(title, (Column(say("labels.label")), *numeric(*heads)), rows, note)
 
@@ -242,7 +244,7 @@ def _recall_chart(results: FieldResults, scores: LabelScores, say: Words) -> lis
     shown = [label for label in expected if label in kept]
     groups = [
         Bars(name, [recall for recall, _ in pairs], [interval for _, interval in pairs])
-        for name, of in ((say("field.before"), before), (say("field.after"), scores))
+        for name, of in ((say("field.after"), scores), (say("field.before"), before))
         for pairs in [[_recall(of, label) for label in shown]]
     ]
     values = [

@@ -41,7 +41,7 @@ TICKETS = [
 def test_what_a_person_found_in_a_confusion_matrix_is_said():
     said = texts(priorities(TICKETS))
     assert "low is taken for medium in 203 of 500 rows (40.6%)" in said
-    assert "Fewer than half of their rows are found: low (recall 0.450; rows: 500 (20.0%))." in said
+    assert "Fewer than half of their rows are found: low (recall 0.450 over 500 rows, 20.0% of all)." in said
     assert "Rare among these: low." in said
     assert "medium is predicted too often: 1,081 times, expected 1,000 times." in said
 
@@ -131,7 +131,7 @@ def test_numbers_of_every_field_with_labels_are_those_of_its_scores(language):
         for row, (label, one_of) in zip(table.rows, scores.labels.items(), strict=True):
             assert row[0].text == label and row[1].text.split(" ")[0] == str(one_of.support)
             if one_of.support:
-                assert row[4].share == one_of.recall and row[6].share == before.labels[label].recall
+                assert row[4].share == one_of.recall and row[6].share == before.labels[label].f1
         predicted = [value for value in column_of(tuned, name).predicted if value is not None]
         for row in table.rows:
             assert int(row[2].text) == sum(
@@ -170,7 +170,7 @@ def test_what_tuning_changed_is_said_with_its_verdict():
         assert wanted in first.text and first.tone == "good"
     chart = one(section_of(field_sections(tuned, base, EN), "intents"), BarChart)
     before = base.result.top.fields["intents"].labels
-    assert list(chart.groups[0].values) == [before[label].recall for label in chart.categories]
+    assert list(chart.groups[1].values) == [before[label].recall for label in chart.categories]
 
 
 def test_without_the_base_model_no_column_speaks_of_before():
