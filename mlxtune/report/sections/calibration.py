@@ -86,9 +86,9 @@ def threshold_blocks(field: str, scores: Scores, found: FieldThresholds, say: Wo
     return [*blocks, Table(title, columns, labels, say("thresholds.note"))]
 
 
-def consistency_section(found: Consistency, say: Words) -> Section | None:
-    """Whether the model says the same each time; None where no field was compared."""
-    if not found.fields:
+def consistency_section(found: Consistency | None, say: Words) -> Section | None:
+    """Whether the model says the same each time; None where it was asked once, or has no field with labels."""
+    if found is None or not found.fields:
         return None
     sentences = [say("consistency.intro", repeats=found.repeats, temperature=found.temperature)]
     sentences += [say("consistency.said", field=name, share=one.flip_rate.value) for name, one in found.fields.items()]

@@ -15,7 +15,7 @@ from mlxtune.evaluation.results import EvaluationResult
 from mlxtune.evaluation.score import column
 from mlxtune.recipe.load import load_recipe
 from mlxtune.recipe.sections import Recipe
-from mlxtune.report.blocks import Block, Folded, Section, Table
+from mlxtune.report.blocks import Block, Folded, Paragraph, Section, Table
 from mlxtune.report.contents.run import EvaluationContents
 
 GOLDEN = Path(__file__).parents[2] / "evaluation" / "golden"
@@ -48,6 +48,11 @@ def _only(recipe: Recipe, result: EvaluationResult) -> Recipe:
     )
 
 
+def scores_of(contents: EvaluationContents, field: str) -> Any:
+    """A field's scores, of whichever kind they are."""
+    return contents.result.top.fields[field]
+
+
 def column_of(contents: EvaluationContents, name: str) -> Column:
     """A field of an evaluation's predictions."""
     return column(contents.predictions, name)
@@ -58,8 +63,9 @@ def section_of(sections: Sequence[Section], field: str) -> Section:
     return next(section for section in sections if section.name == f"field-{field}")
 
 
-def blocks_of(section: Section) -> Iterator[Block]:
+def blocks_of(section: Section | None) -> Iterator[Block]:
     """The blocks of a section, those that are folded included."""
+    assert section is not None
     waiting = list(section.blocks)
     while waiting:
         block = waiting.pop(0)
@@ -68,13 +74,19 @@ def blocks_of(section: Section) -> Iterator[Block]:
             waiting = [*block.blocks, *waiting]
 
 
-def one(section: Section, kind: type[B]) -> B:
+def one(section: Section | None, kind: type[B]) -> B:
     """The only block of a kind."""
     (found,) = [block for block in blocks_of(section) if isinstance(block, kind)]
     return found
 
 
-def table(section: Section, title: str) -> Table:
+def paragraphs(section: Section | None) -> list[Paragraph]:
+    """The paragraphs of a section, those that are folded left out."""
+    assert section is not None
+    return [block for block in section.blocks if isinstance(block, Paragraph)]
+
+
+def table(section: Section | None, title: str) -> Table:
     """The table of a title."""
     (found,) = [block for block in blocks_of(section) if isinstance(block, Table) and block.title == title]
     return found

@@ -14,7 +14,7 @@ from mlxtune.report.charts import LineChart
 from mlxtune.report.sections.calibration import calibration_blocks, consistency_section, threshold_blocks
 from mlxtune.report.sections.fields import field_sections
 from mlxtune.report.words import Words
-from tests.report.sections.made import contents_of, one, section_of, table, texts
+from tests.report.sections.made import contents_of, one, scores_of, section_of, table, texts
 
 EN = Words("en")
 
@@ -70,8 +70,8 @@ def test_a_fields_probabilities_stand_in_its_section():
 
 
 def test_thresholds_show_what_they_gain():
-    scores = contents_of("en", "asked_model", "base").result.top.fields["intents"]
-    tuned = contents_of("en", "asked_model", "tuned").result.top.fields["intents"]
+    scores = scores_of(contents_of("en", "asked_model", "base"), "intents")
+    tuned = scores_of(contents_of("en", "asked_model", "tuned"), "intents")
     gain = {
         name: with_verdict(name, 0.25, 0.1, 0.4, 0.01, "without thresholds") for name in ("exact_match", "macro_f1")
     }
@@ -87,6 +87,7 @@ def test_thresholds_show_what_they_gain():
 
 def test_rows_whose_samples_differ_are_listed():
     found = contents_of("en", "asked_model", "base").result.top.consistency
+    assert found is not None
     section = consistency_section(found, EN)
     assert f"intents: in {found.fields['intents'].flip_rate.value:.1%} of the rows" in texts(section)
     rows = table(section, "Rows whose samples differ").rows

@@ -9,7 +9,7 @@ from mlxtune.report.contents.data_account import DataAccount, account_of
 from mlxtune.report.sections.data_account import MAX_LISTED, data_section
 from mlxtune.report.words import Words
 from tests.data.test_report import CLEAN, DIRTY, recipe_of, row
-from tests.report.sections.made import blocks_of, one, table, texts
+from tests.report.sections.made import blocks_of, one, paragraphs, table, texts
 from tests.tiny import tiny_tokenizer
 
 EN = Words("en")
@@ -126,7 +126,7 @@ def test_uneven_labels_unseen_labels_and_weights_are_said(tmp_path, tokenizer):
 def test_splits_that_are_gone_are_said_and_nothing_else(tmp_path, tokenizer):
     recipe = recipe_of(tmp_path, DIRTY)
     section = data_section(DataAccount(missing={"train": "gone", "test": "changed"}), recipe, EN)
-    assert [block.text for block in section.blocks] == [
+    assert [paragraph.text for paragraph in paragraphs(section)] == [
         "The file of the training rows is gone, so they are not accounted for.",
         "The file of the test rows has changed since, so they are not accounted for.",
     ]

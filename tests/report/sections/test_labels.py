@@ -9,13 +9,23 @@ from sklearn.metrics import confusion_matrix, multilabel_confusion_matrix
 from mlxtune.evaluation.fields.scorer import Column
 from mlxtune.evaluation.metrics.labels import label_scores, label_set_scores
 from mlxtune.evaluation.metrics.mistakes import label_mistakes, label_set_mistakes, set_confusion
-from mlxtune.report.blocks import Paragraph, Table
+from mlxtune.report.blocks import Table
 from mlxtune.report.charts import BarChart, HeatMap
 from mlxtune.report.sections.field_results import FieldResults, OtherSystem, field_results
 from mlxtune.report.sections.fields import field_sections
 from mlxtune.report.sections.labels import MAX_CONFUSED, MAX_LABELS, LabelErrors, label_section
 from mlxtune.report.words import Words
-from tests.report.sections.made import column_of, contents_of, one, section_of, texts
+from tests.report.sections.made import (
+    blocks_of,
+    column_of,
+    contents_of,
+    one,
+    paragraphs,
+    scores_of,
+    section_of,
+    table,
+    texts,
+)
 
 PRIORITIES = ["high", "medium", "low"]
 EN = Words("en")
@@ -57,16 +67,16 @@ def test_cells_of_a_confusion_matrix_hold_counts_and_shares_of_their_row():
 
 def test_a_field_without_an_error_says_nothing_of_errors():
     section = priorities([("high", "high", 3), ("medium", "medium", 3), ("low", "low", 3)])
-    assert [block for block in section.blocks if isinstance(block, Table) and "error" in block.title] == []
+    assert [block for block in blocks_of(section) if isinstance(block, Table) and "error" in block.title] == []
     assert "Fewer than half" not in texts(section) and "too often" not in texts(section)
 
 
 def test_a_label_that_no_row_has_gets_no_scores():
     section = priorities([("high", "high", 3), ("medium", "high", 1)])
-    table = next(block for block in section.blocks if isinstance(block, Table) and block.title == "By label")
-    assert [cell.text for cell in table.rows[2]] == ["low", "0 (0.0%)", "0", "–", "–", "–"]
-    assert table.rows[1][3].text == "–" and table.rows[1][4].text == "0.000"
-    assert "macro F1 counts it as 0" in table.note
+    found = table(section, "By label")
+    assert [cell.text for cell in found.rows[2]] == ["low", "0 (0.0%)", "0", "–", "–", "–"]
+    assert found.rows[1][3].text == "–" and found.rows[1][4].text == "0.000"
+    assert "macro F1 counts it as 0" in found.note
     chart = one(section, HeatMap)
     assert chart.values[2] == [None, None, None] and chart.texts[2] == ["", "", ""]
     assert "low" not in chart.description
@@ -84,10 +94,9 @@ def test_many_labels_show_the_most_frequent_first_and_say_what_is_left_out():
     scores = label_scores(expected, predicted, [False] * len(expected), labels)
     errors = LabelErrors(label_mistakes(expected, predicted))
     section = label_section(FieldResults("queue", len(expected), scores), errors, EN)
-    table = next(block for block in section.blocks if isinstance(block, Table) and block.title == "By label")
-    assert len(table.rows) == MAX_LABELS and "20 more are not" in table.note
-    folded = next(block for block in section.blocks if getattr(block, "title", "") == "Further labels")
-    named = [row[0].text for row in (*table.rows, *folded.blocks[0].rows)]
+    found = table(section, "By label")
+    assert len(found.rows) == MAX_LABELS and "20 more are not" in found.note
+    named = [row[0].text for row in (*found.rows, *table(section, "Further labels").rows)]
     assert sorted(named) == sorted(labels)
     chart = one(section, HeatMap)
     assert len(chart.rows) == MAX_CONFUSED and chart.columns[-1] == "other labels"
@@ -117,23 +126,23 @@ def test_numbers_of_every_field_with_labels_are_those_of_its_scores(language):
     tuned, base = contents_of(language, "given_replies", "tuned"), contents_of(language, "given_replies", "base")
     for name in ("type", "priority", "intents", "tags"):
         section = section_of(field_sections(tuned, base, Words("en")), name)
-        scores = tuned.result.top.fields[name]
-        before = base.result.top.fields[name]
-        table = next(block for block in section.blocks if isinstance(block, Table) and block.title == "By label")
-        assert len(table.rows) == len(scores.labels)
+        scores = scores_of(tuned, name)
+        before = scores_of(base, name)
+        found = table(section, "By label")
+        assert len(found.rows) == len(scores.labels)
         said = [
             cell
-            for row in table.rows
+            for row in found.rows
             for cell in row
             if cell.share is not None and not math.isclose(cell.share, float(cell.text.split(" ")[0]), abs_tol=5e-4)
         ]
         assert said == []
-        for row, (label, one_of) in zip(table.rows, scores.labels.items(), strict=True):
+        for row, (label, one_of) in zip(found.rows, scores.labels.items(), strict=True):
             assert row[0].text == label and row[1].text.split(" ")[0] == str(one_of.support)
             if one_of.support:
                 assert row[4].share == one_of.recall and row[6].share == before.labels[label].f1
         predicted = [value for value in column_of(tuned, name).predicted if value is not None]
-        for row in table.rows:
+        for row in found.rows:
             assert int(row[2].text) == sum(
                 row[0].text in ((one,) if isinstance(one, str) else one) for one in predicted
             )
@@ -150,7 +159,7 @@ def test_a_matrix_is_that_of_scikit_learn():
 
 def test_counts_of_sets_are_those_of_scikit_learn():
     tuned = contents_of("zh", "given_replies", "base")
-    scores, column = tuned.result.top.fields["intents"], column_of(tuned, "intents")
+    scores, column = scores_of(tuned, "intents"), column_of(tuned, "intents")
     labels = list(scores.labels)
     found = set_confusion(column.expected, column.predicted, labels)
     gold = [[label in row for label in labels] for row in column.expected]
@@ -166,17 +175,19 @@ def test_what_tuning_changed_is_said_with_its_verdict():
         (Words("zh"), "微调后更好：+0.292 [+0.125, +0.458]。"),
     ):
         section = section_of(field_sections(tuned, base, say), "intents")
-        first = next(block for block in section.blocks if isinstance(block, Paragraph))
+        first = paragraphs(section)[0]
         assert wanted in first.text and first.tone == "good"
     chart = one(section_of(field_sections(tuned, base, EN), "intents"), BarChart)
-    before = base.result.top.fields["intents"].labels
+    before = scores_of(base, "intents").labels
     assert list(chart.groups[1].values) == [before[label].recall for label in chart.categories]
 
 
 def test_without_the_base_model_no_column_speaks_of_before():
     tuned = contents_of("zh", "asked_model", "tuned")
+    assert tuned.result.before is not None
+    before = tuned.result.before.fields
     results = field_results(replace(tuned.result, before=None))["intents"]
     section = label_section(results, None, EN)
     assert "before" not in texts(section)
-    results = replace(results, before=OtherSystem("before", None, tuned.result.before.fields["intents"]))
+    results = replace(results, before=OtherSystem("before", None, before["intents"]))
     assert "Before tuning it was 0.708. Tuning made it better" in texts(label_section(results, None, EN))

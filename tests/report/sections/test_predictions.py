@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
@@ -9,7 +10,7 @@ from mlxtune.report.blocks import Predictions
 from mlxtune.report.sections.fields import all_predictions
 from mlxtune.report.sections.predictions import predictions_section
 from mlxtune.report.words import Words
-from tests.report.sections.made import contents_of, one, texts
+from tests.report.sections.made import contents_of, one, scores_of, texts
 
 EN = Words("en")
 BEFORE, AFTER = "before tuning", "after tuning"
@@ -31,13 +32,13 @@ def test_right_labels_add_up_to_the_scores(language):
             ("intents", "exact_match"),
             ("tags", "exact_match"),
         ):
-            right = [row.answers[system][field].right for row in found.rows]
+            right = [row.answers[system][field].right is True for row in found.rows]
             assert sum(right) / len(right) == pytest.approx(fields[field][metric].value)
 
 
 def test_buckets_add_up_to_the_scores_and_closeness_is_rouge_l():
     found = one(predictions(), Predictions)
-    scores = contents_of("en", "given_replies", "tuned").result.top.fields["response"]
+    scores = scores_of(contents_of("en", "given_replies", "tuned"), "response")
     answers = [row.answers[AFTER]["response"] for row in found.rows]
     assert {bucket: sum(one.bucket == bucket for one in answers) for bucket in scores.buckets} == {
         bucket: inside.rows for bucket, inside in scores.buckets.items()
@@ -62,13 +63,13 @@ def test_a_reply_that_could_not_be_read_keeps_its_text_and_problem():
 def test_probabilities_stand_beside_what_they_are_of():
     found = one(predictions(case="asked_model"), Predictions)
     for row, prediction in zip(found.rows, contents_of("en", "asked_model", "tuned").predictions, strict=True):
-        assert row.answers[AFTER]["intents"].probability == prediction.probability["intents"]
+        assert row.answers[AFTER]["intents"].probability == (prediction.probability or {})["intents"]
 
 
 def test_labels_to_filter_by_are_the_lists_of_the_recipe_or_what_occurs():
     found = one(predictions(), Predictions)
-    recipe = contents_of("en", "given_replies", "tuned").recipe
-    assert list(found.labels["queue"]) == recipe.output.fields["queue"].labels and "response" not in found.labels
+    queue: Any = contents_of("en", "given_replies", "tuned").recipe.output.fields["queue"]
+    assert list(found.labels["queue"]) == queue.labels and "response" not in found.labels
     expected = {tag for row in found.rows for tag in row.answers[AFTER]["tags"].expected}
     assert expected <= set(found.labels["tags"])
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -11,6 +13,7 @@ from mlxtune.evaluation.judge.ratings import Ratings
 from mlxtune.evaluation.review.human_evaluation import HumanEvaluation
 from mlxtune.report.sections.judge import judge_section
 from mlxtune.report.sections.people import people_section
+from mlxtune.report.values import estimate_text
 from mlxtune.report.words import Words
 from tests.report.sections.made import GOLDEN, blocks_of, table, texts
 
@@ -26,7 +29,7 @@ def stored(language, name):
 def test_a_judges_means_are_those_of_the_ratings(language):
     ratings = Ratings.from_json(stored(language, "judge.json"))
     rows = table(judge_section(ratings, EN), "Mean ratings").rows
-    means = ratings.fields["response"]
+    means: Mapping[str, Any] = ratings.fields["response"]
     assert [cells[1].text for cells in rows] == list(means)
     for cells, mean in zip(rows, means.values(), strict=True):
         assert cells[2].text == f"{mean.value:.2f} [{mean.low:.2f}, {mean.high:.2f}]"
@@ -58,10 +61,10 @@ def test_peoples_means_and_agreement_are_those_of_the_sheets(language):
     assert set(rows) == {name for name, one in found.runs[0].dimensions.items() if one.scores}
     for name, cells in rows.items():
         for cell, run in zip(cells[1:], found.runs, strict=False):
-            assert cell.text.split(" ")[0] == f"{run.dimensions[name].mean.value:.2f}"
+            assert cell.text == estimate_text(run.dimensions[name].mean, 2)
     agreement = {cells[0].text: cells for cells in table(section, "Whether the raters agree").rows}
     for name, cells in agreement.items():
-        assert cells[2].text.split(" ")[0] == f"{found.agreement[name].alpha_ordinal.value:.3f}"
+        assert cells[2].text == estimate_text((found.agreement or {})[name].alpha_ordinal)
     assert f"2 people rated {found.rated} of {found.cases} cases" in texts(section)
 
 

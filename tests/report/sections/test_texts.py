@@ -12,7 +12,7 @@ from mlxtune.report.sections.field_results import FieldResults
 from mlxtune.report.sections.fields import field_sections
 from mlxtune.report.sections.texts import MAX_CASES, text_section
 from mlxtune.report.words import Words
-from tests.report.sections.made import blocks_of, column_of, contents_of, one, section_of, table, texts
+from tests.report.sections.made import blocks_of, column_of, contents_of, one, scores_of, section_of, table, texts
 
 EN = Words("en")
 
@@ -29,7 +29,7 @@ def written(expected, predicted, labels_right=None):
 
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_metrics_buckets_and_conditions_are_those_of_the_scores(language):
-    scores = contents_of(language, "given_replies", "tuned").result.top.fields["response"]
+    scores = scores_of(contents_of(language, "given_replies", "tuned"), "response")
     section = response(language)
     shown = {row[0].text: row[1].text for row in table(section, "Metrics").rows}
     for name, title in (("rougeL", "ROUGE-L"), ("bleu", "BLEU"), ("chrf", "chrF"), ("length_ratio", "length ratio")):
@@ -47,7 +47,7 @@ def test_metrics_buckets_and_conditions_are_those_of_the_scores(language):
 def test_before_tuning_stands_beside_it_in_the_same_chart():
     base = contents_of("en", "given_replies", "base")
     chart = one(response(base=base), BarChart)
-    buckets = base.result.top.fields["response"].buckets
+    buckets = scores_of(base, "response").buckets
     assert [group.name for group in chart.groups] == ["after tuning", "before tuning"]
     assert list(chart.groups[1].values) == [bucket.share.value for bucket in buckets.values()]
 

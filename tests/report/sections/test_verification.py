@@ -8,7 +8,7 @@ from mlxtune.export.verification import ADAPTER, HeadlineMetric, Verification, V
 from mlxtune.report.blocks import Paragraph
 from mlxtune.report.sections.verification import verification_section
 from mlxtune.report.words import Words
-from tests.report.sections.made import table
+from tests.report.sections.made import paragraphs, table
 
 EN = Words("en")
 
@@ -38,8 +38,7 @@ def verification(*artifacts, **more):
 
 def test_artifacts_that_keep_the_scores_are_good():
     section = verification_section(verification(artifact("gguf", 0.79, -0.01), artifact("mlx", 0.8, 0.0)), EN)
-    first = section.blocks[0]
-    assert first == Paragraph(
+    assert paragraphs(section)[0] == Paragraph(
         "All 2 artifacts keep the adapter's scores on 20 rows, within the tolerance of 0.02.", "good"
     )
     rows = table(section, "Artifacts").rows
@@ -57,18 +56,18 @@ def test_artifacts_that_keep_the_scores_are_good():
 
 def test_what_an_artifact_lost_is_said():
     section = verification_section(verification(artifact("gguf-q4", 0.5, -0.3)), EN)
-    assert section.blocks[0].tone == "bad"
-    assert section.blocks[0].text == (
+    assert paragraphs(section)[0].tone == "bad"
+    assert paragraphs(section)[0].text == (
         "gguf-q4: intents: exact match fell by 0.300, to 0.500. That is more than the tolerance of 0.02 (20 rows)."
     )
-    said = verification_section(verification(artifact("gguf-q4", 0.5, -0.3)), Words("zh")).blocks[0].text
+    said = paragraphs(verification_section(verification(artifact("gguf-q4", 0.5, -0.3)), Words("zh")))[0].text
     assert said == "gguf-q4（intents：完全匹配率）：下降 0.300，降至 0.500。超过容差 0.02（20 行）。"
 
 
 def test_an_artifact_that_failed_is_named_with_its_reason():
     section = verification_section(verification(failed={"hf": "cannot be loaded: no such file"}, notes=("a note",)), EN)
-    assert section.blocks[0] == Paragraph("hf failed: cannot be loaded: no such file", "bad")
-    assert section.blocks[-1] == Paragraph("a note")
+    assert paragraphs(section)[0] == Paragraph("hf failed: cannot be loaded: no such file", "bad")
+    assert paragraphs(section)[-1] == Paragraph("a note")
 
 
 def test_two_decodings_of_the_adapter_are_told_apart():
