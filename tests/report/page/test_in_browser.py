@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from mlxtune.report.blocks import FieldAnswer, PredictionRow, Predictions, Report, Section
+from mlxtune.report.blocks import Code, FieldAnswer, PredictionRow, Predictions, Report, Section
 from mlxtune.report.page.render import render
 from tests.report.made_reports import hostile, one_run, several_systems, ticket_rows
 
@@ -42,6 +42,7 @@ def browser() -> Iterator[Any]:
     program = browser_program()
     if program is None:
         pytest.skip("no browser: install Chromium, or name one in MLXTUNE_CHROMIUM")
+    sync_api.expect.set_options(timeout=20_000)  # machines may be busy; what is there is not waited for
     with sync_api.sync_playwright() as playwright:
         launched = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         yield launched
@@ -71,7 +72,7 @@ def show(browser: Any, file_of: Callable[[str | Report], Path]) -> Iterator[Call
         context = browser.new_context(viewport={"width": width, "height": 900}, **options)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(5_000)
+        page.set_default_timeout(20_000)
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
         page.on("request", lambda request: requested.append(request.url))
@@ -431,6 +432,22 @@ def test_an_open_row_shows_the_raw_reply_apart_and_marks_differences(show: Calla
         for tag in ("del", "ins")
     ]
     assert lines == ["line-through", "underline"]
+
+
+def test_a_link_to_a_section_finds_it_below_a_table_of_predictions(show: Callable[..., Any]) -> None:
+    predictions = Predictions(("tuned",), {}, ticket_rows(25, ("tuned",)))
+    sections = [Section("first", "First", [predictions]), Section("second", "Second", [Code("line\n" * 30)] * 3)]
+    page = show(Report("a", "en", sections), "#second")
+    sync_api.expect(page.locator("#second h2")).to_be_in_viewport()
+    assert 0 <= page.locator("#second").bounding_box()["y"] < 60
+
+
+def test_an_old_browser_is_told_which_ones_can_unpack_the_predictions(browser: Any, file_of: Callable) -> None:
+    page = browser.new_page()
+    page.add_init_script("delete window.DecompressionStream")
+    page.goto(file_of("one_run").as_uri())
+    page.get_by_text("Chrome 87, Firefox 113, Safari 16.4 or newer can").wait_for()
+    page.close()
 
 
 def test_of_many_rows_only_one_page_is_in_the_document(show: Callable[..., Any]) -> None:

@@ -275,6 +275,7 @@ async function setUpPredictions() {
   addEventListener("hashchange", followAddress);
   addEventListener("keydown", (event) => onKey(event, tables[0]));
   followAddress();
+  document.getElementById(location.hash.slice(1))?.scrollIntoView(); // the tables have moved what the address names
 }
 
 function onKey(event, table) {
