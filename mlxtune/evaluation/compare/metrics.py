@@ -1,4 +1,4 @@
-"""Every metric of several evaluations side by side, with the difference to the first one's and its verdict.
+"""Every metric of several evaluations side by side, with the difference to that of one of them, the baseline, and its verdict.
 
 Differences are tested row by row; what needs more than the predictions is shown without a test, and says why.
 """
@@ -11,23 +11,23 @@ from typing import Any
 
 import numpy as np
 
-from mlxtune.evaluation.differences import compare
 from mlxtune.evaluation.fields.kinds import scorers
 from mlxtune.evaluation.fields.scorer import Scorer
 from mlxtune.evaluation.judge.ratings import Ratings
-from mlxtune.evaluation.metrics.estimates import Estimate, Means, mean_estimate
+from mlxtune.evaluation.metrics.estimates import Estimate, Means, MetricTable, mean_estimate
 from mlxtune.evaluation.metrics.labels import LabelScore, LabelScores, label_table
 from mlxtune.evaluation.metrics.metric import REPLY
-from mlxtune.evaluation.metrics.paired import Comparison, compare_tables
+from mlxtune.evaluation.metrics.paired import Comparison, Resampled, compare_resampled, resample
 from mlxtune.evaluation.predict.predictions import Prediction
 from mlxtune.evaluation.results import DecodingResult
-from mlxtune.evaluation.score import column, faults
+from mlxtune.evaluation.score import all_right, column, faults
 from mlxtune.recipe.sections import Recipe
 
 OF_REPLIES = "repeated_rate"  # counted in every field, although it is of the whole reply
 MAX_LABELS = 20  # whose recall is compared; of more, a table of them says nothing any more
+UNTESTED_KEY = ""  # under which no comparison stands
 ESTIMATE = {"value", "low", "high"}
-# What is not tested against the first run, by the first part of a metric's name: what a reader calls it, and why.
+# What is not tested against the baseline, by the first part of a metric's name: what a reader calls it, and why.
 _OTHER_ROWS = ("figures of the rows with all labels right, or not", "these are other rows in each run")
 UNTESTED = {
     "when_right": _OTHER_ROWS,
@@ -51,7 +51,7 @@ class ComparedMetric:
         field: The field that it is of; REPLY for whole replies.
         name: As scores.json names it; nested ones joined with a dot, as when_right.rougeL.
         values: By run; None where a run has none.
-        comparisons: The difference to the first run by run; None for the first, and where the difference is not tested.
+        comparisons: The difference to the baseline by run; None for itself, and where the difference is not tested.
         untested: Why no run's difference is tested; None where one is, or fewer than two runs have the metric.
     """
 
@@ -72,33 +72,82 @@ class ComparedMetric:
         }
 
 
-def compared_metrics(
+@dataclass(frozen=True)
+class _Line:
+    """One metric by run; `key` is what its comparisons stand under."""
+
+    field: str
+    name: str
+    values: tuple[Estimate | None, ...]
+    key: str
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """Tables of the same rows by run, and what the dotted names of their metrics begin with."""
+
+    field: str
+    prefix: str
+    runs: Sequence[Resampled]
+
+
+@dataclass(frozen=True)
+class ComparableMetrics:
+    """Every metric with an interval of several runs on the same rows. What a comparison needs of each run is computed once, so
+    that comparing with another baseline costs little.
+
+    Attributes:
+        names: Of the runs.
+        lines: The metrics.
+        tables: What differences are tested on.
+    """
+
+    names: Sequence[str]
+    lines: Sequence[_Line]
+    tables: Sequence[_Tables]
+
+    def with_baseline(self, baseline: int) -> tuple[ComparedMetric, ...]:
+        """The metrics with their differences to a run's, which is named by its place."""
+        against = [None if run == baseline else self._compared(run, baseline) for run in range(len(self.names))]
+        return tuple(
+            _with_reason(
+                ComparedMetric(
+                    line.field,
+                    line.name,
+                    line.values,
+                    tuple(None if found is None else found.get((line.field, line.key)) for found in against),
+                )
+            )
+            for line in self.lines
+        )
+
+    def _compared(self, run: int, baseline: int) -> dict[tuple[str, str], Comparison]:
+        """Field and dotted name -> comparison."""
+        return {
+            (one.field, one.prefix + name): compared
+            for one in self.tables
+            for name, compared in compare_resampled(one.runs[run], one.runs[baseline], self.names[baseline]).items()
+        }
+
+
+def comparable_metrics(
     names: Sequence[str],
     results: Sequence[DecodingResult],
     judges: Sequence[Ratings | None],
     answered: Sequence[Sequence[Prediction]],
     recipe: Recipe,
-) -> tuple[ComparedMetric, ...]:
-    """Every metric with an interval, and its difference to the first run's.
+) -> ComparableMetrics:
+    """Every metric with an interval, ready to be compared.
 
     Args:
         names: Of the runs.
         results: Of each run, in the decoding that is compared.
         judges: Their ratings of these replies, by run.
         answered: The predictions of each run, of the same rows.
-        recipe: Says what the fields are.
+        recipe: Says what the fields are; its training seed seeds the resampling.
     """
-    return tuple(map(_with_reason, _metrics(names, results, judges, answered, recipe)))
-
-
-def _metrics(
-    names: Sequence[str],
-    results: Sequence[DecodingResult],
-    judges: Sequence[Ratings | None],
-    answered: Sequence[Sequence[Prediction]],
-    recipe: Recipe,
-) -> Iterator[ComparedMetric]:
-    against = [None, *(_compared(one, answered[0], recipe, names[0]) for one in answered[1:])]
+    tables = [] if len(names) < 2 else list(_tables(answered, recipe))
+    lines: list[_Line] = []
     by_field = scorers(recipe)
     contents = [one.to_json() for one in results]
     fields = [field for field in recipe.output.fields if any(field in one.fields for one in results)]
@@ -109,17 +158,19 @@ def _metrics(
         for name in dict.fromkeys(name for one in found for name in one):
             if field != REPLY and name == OF_REPLIES:  # the same in every field, and there already
                 continue
-            tested = [None if one is None else one.get(field, {}).get(name) for one in against]
-            yield ComparedMetric(field, name, tuple(one.get(name) for one in found), tuple(tested))
+            lines.append(_Line(field, name, tuple(one.get(name) for one in found), name))
         if field != REPLY:
             scores = [one.fields.get(field) for one in results]
             labels = [one.labels if isinstance(one, LabelScores) else {} for one in scores]
-            yield from _recalls(field, by_field[field], names, labels, answered, recipe.train.seed)
+            for line, of_label in _recalls(field, by_field[field], labels, answered, recipe.train.seed):
+                lines.append(line)
+                tables.append(of_label)
     further = [{"consistency": one.consistency, "judge": judge} for one, judge in zip(results, judges, strict=True)]
     other = [dict(_estimates({name: one.to_json() for name, one in of.items() if one is not None})) for of in further]
     for path in dict.fromkeys(path for one in other for path in one):
         field, name = _of_field(path, fields)
-        yield ComparedMetric(field, name, tuple(one.get(path) for one in other), (None,) * len(results))
+        lines.append(_Line(field, name, tuple(one.get(path) for one in other), UNTESTED_KEY))
+    return ComparableMetrics(names, lines, tables)
 
 
 def _of_field(path: str, fields: Sequence[str]) -> tuple[str, str]:
@@ -131,34 +182,36 @@ def _of_field(path: str, fields: Sequence[str]) -> tuple[str, str]:
     return field, f"{before.removesuffix('.fields')}.{after}"
 
 
-def _compared(
-    ours: Sequence[Prediction], theirs: Sequence[Prediction], recipe: Recipe, name: str
-) -> dict[str, dict[str, Comparison]]:
-    """Field -> metric -> comparison, REPLY -> metric -> comparison."""
-    seed = recipe.train.seed
-    found = compare(ours, theirs, recipe, name)
-    fields = {
-        field: {**found.fields[field], **scorer.parts(column(ours, field), column(theirs, field), name, seed)}
-        for field, scorer in scorers(recipe).items()
-    }
-    replies = compare_tables(Means(faults(ours)), Means(faults(theirs)), name, seed)
-    return {**fields, REPLY: {**replies, **found.replies}}
+def _tables(answered: Sequence[Sequence[Prediction]], recipe: Recipe) -> Iterator[_Tables]:
+    """What metrics of fields, of parts of their rows and of whole replies are tested on."""
+
+    def together(field: str, prefix: str, tables: Sequence[MetricTable]) -> _Tables:
+        return _Tables(field, prefix, resample(tables, recipe.train.seed))
+
+    for field, scorer in scorers(recipe).items():
+        columns = [column(one, field) for one in answered]
+        yield together(field, "", [scorer.table(one) for one in columns])
+        parts = [scorer.part_tables(one) for one in columns]
+        for prefix in parts[0]:
+            yield together(field, prefix, [one[prefix] for one in parts])
+    yield together(REPLY, "", [Means(faults(one)) for one in answered])
+    right = [table for table in (all_right(one, recipe) for one in answered) if table is not None]
+    if right:
+        yield together(REPLY, "", right)
 
 
 def _recalls(
     field: str,
     scorer: Scorer,
-    names: Sequence[str],
     scores: Sequence[Mapping[str, LabelScore]],
     answered: Sequence[Sequence[Prediction]],
     seed: int,
-) -> Iterator[ComparedMetric]:
+) -> Iterator[tuple[_Line, _Tables]]:
     """Of each label of a closed list, the share of the rows expecting it that were answered with it.
 
     Args:
         field: With labels.
         scorer: Its.
-        names: Of the runs.
         scores: Label -> its scores, by run; evaluations of earlier versions have no interval in them.
         answered: The predictions of each run.
         seed: Of the resampling.
@@ -180,10 +233,10 @@ def _recalls(
                 values.append(Estimate(got.recall, *got.recall_interval))
             else:
                 values.append(mean_estimate(np.array(hits, dtype=float), seed))
-        compared = [
-            compare_tables(one, tables[0], names[0], seed)["accuracy"] for one in tables[1:]
-        ]  # the share that is right, of rows that all expect the label: its recall
-        yield ComparedMetric(field, f"recall.{label}", tuple(values), (None, *compared))
+        name = f"recall.{label}"
+        # The share that is right, of rows that all expect the label: its recall.
+        line = _Line(field, name, tuple(values), f"{name}.accuracy")
+        yield line, _Tables(field, f"{name}.", resample(tables, seed))
 
 
 def _estimates(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Estimate]]:
@@ -208,10 +261,10 @@ def _untested(one: ComparedMetric) -> tuple[str, str]:
     return UNTESTED.get(one.name.partition(".")[0], UNTESTED_OTHERWISE)
 
 
-def untested_note(metrics: Sequence[ComparedMetric], first: str) -> list[str]:
+def untested_note(metrics: Sequence[ComparedMetric], baseline: str) -> list[str]:
     """Which metrics are shown without a test, and why."""
     kinds = dict.fromkeys(_untested(one) for one in metrics if one.untested)
     if not kinds:
         return []
     said = "; ".join(f"{what} ({why.replace('; ', ', ')})" for what, why in kinds)
-    return [f"shown without a test of the difference to {first}: {said}"]
+    return [f"shown without a test of the difference to {baseline}: {said}"]

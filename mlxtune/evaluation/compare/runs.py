@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from mlxtune.evaluation.compare.facts import Fact, cost_facts, differing_settings, training_facts
-from mlxtune.evaluation.compare.metrics import ComparedMetric, compared_metrics, untested_note
-from mlxtune.evaluation.compare.rows import same_rows
+from mlxtune.evaluation.compare.metrics import ComparableMetrics, ComparedMetric, comparable_metrics, untested_note
+from mlxtune.evaluation.compare.rows import SameRows, same_rows
 from mlxtune.evaluation.judge.ratings import Ratings
 from mlxtune.evaluation.metrics.paired import LEVEL
 from mlxtune.evaluation.metrics.texts import TextScores
@@ -26,7 +26,7 @@ from mlxtune.recipe.sections import Recipe
 
 @dataclass(frozen=True)
 class RunComparison:
-    """Runs side by side; the first is what the others are compared with.
+    """Runs side by side; one of them, the baseline, is what the others are compared with.
 
     Attributes:
         names: Short names of the runs, none twice.
@@ -39,6 +39,7 @@ class RunComparison:
         metrics: Every metric.
         cost: Time, memory and size.
         notes: What a reader should know of it.
+        baseline: Its place among the runs.
     """
 
     names: tuple[str, ...]
@@ -51,6 +52,7 @@ class RunComparison:
     metrics: tuple[ComparedMetric, ...]
     cost: tuple[Fact, ...]
     notes: tuple[str, ...]
+    baseline: int = 0
 
     @property
     def n_comparisons(self) -> int:
@@ -82,48 +84,93 @@ class RunComparison:
 def compare_runs(
     evaluations: Sequence[StoredEvaluation], intersection: bool = False, recipe: Recipe | None = None
 ) -> RunComparison:
-    """Compare evaluations with the first of them.
+    """Compare evaluations with the first of them; arguments and errors as for `comparable_runs`."""
+    return comparable_runs(evaluations, intersection, recipe).with_baseline(0)
+
+
+@dataclass(frozen=True)
+class ComparableRuns:
+    """Runs that can be compared with any of them.
+
+    Attributes:
+        names: Short names of the runs, none twice.
+        evaluations: The runs.
+        same: Their predictions of the same rows; None where one was not evaluated.
+        results: What is compared, by run: of all their rows, or of those that all have; empty where one was not evaluated.
+        judges: Their ratings of these rows, by run.
+        metrics: Theirs; None where one was not evaluated.
+    """
+
+    names: Sequence[str]
+    evaluations: Sequence[StoredEvaluation]
+    same: SameRows | None
+    results: Sequence[DecodingResult]
+    judges: Sequence[Ratings | None]
+    metrics: ComparableMetrics | None
+
+    def with_baseline(self, baseline: int) -> RunComparison:
+        """The runs compared with one of them, which is named by its place."""
+        names, evaluations, same = self.names, self.evaluations, self.same
+        metrics = () if self.metrics is None else self.metrics.with_baseline(baseline)
+        compared = RunComparison(
+            names=tuple(names),
+            runs=tuple(one.run.path if one.run else None for one in evaluations),
+            evaluations=tuple(one.folder for one in evaluations),
+            rows=None if same is None else len(same.predictions[0]),
+            rows_evaluated=tuple(None if one.result is None else one.result.top.rows for one in evaluations),
+            settings=tuple(differing_settings(evaluations)),
+            training=tuple(training_facts(evaluations)),
+            metrics=metrics,
+            cost=tuple(cost_facts(evaluations, self.speeds)),
+            notes=(),
+            baseline=baseline,
+        )
+        notes = (*self._notes(), *untested_note(metrics, names[baseline]))
+        notes = (*notes, *_on_conditions(names, evaluations), *_on_chance(compared.n_comparisons))
+        return replace(compared, notes=notes)
+
+    @property
+    def speeds(self) -> list[Speed | None]:
+        """Of the replies that are compared, by run."""
+        return [None] * len(self.evaluations) if self.same is None else [one.speed for one in self.same.results]
+
+    def _notes(self) -> Iterator[str]:
+        """What a reader should know, whichever run is the baseline."""
+        if self.same is not None:
+            yield from self.same.notes
+            yield from _on_measures(self.names, self.results, self.judges)
+        elif any(one.result is not None for one in self.evaluations):
+            missing = [name for name, one in zip(self.names, self.evaluations, strict=True) if one.result is None]
+            yield f"not evaluated, so no metrics are compared: {', '.join(missing)}"
+
+
+def comparable_runs(
+    evaluations: Sequence[StoredEvaluation],
+    intersection: bool = False,
+    recipe: Recipe | None = None,
+    names: Sequence[str] | None = None,
+) -> ComparableRuns:
+    """Make evaluations ready to be compared.
 
     Args:
         evaluations: At least one, each of other predictions; where one has no scores, no metric of any is compared.
         intersection: Compare on the rows that all of them answered, where they answered different ones.
         recipe: Says what the fields are, for evaluations outside of a run; None is that of the first run.
+        names: What they are called; None is by their folders.
 
     Raises:
         DataError: They answered other rows or other questions, or predictions are missing or damaged.
         RunError: Nothing says what the fields are.
     """
-    names = short_names(evaluations)
-    notes: list[str] = []
-    metrics: tuple[ComparedMetric, ...] = ()
-    rows = None
-    speeds: list[Speed | None] = [None] * len(evaluations)
-    if all(one.result is not None for one in evaluations):
-        same = same_rows(evaluations, intersection, recipe)
-        notes += same.notes
-        speeds = [result.speed for result in same.results]
-        results, judges = same.results, [_ratings(*one) for one in zip(evaluations, same.results, strict=True)]
-        if not same.whole:
-            results, judges = [score(one, same.recipe) for one in same.predictions], [None] * len(evaluations)
-        rows = len(same.predictions[0])
-        metrics = compared_metrics(names, results, judges, same.predictions, same.recipe)
-        notes += [*_on_measures(names, results, judges), *untested_note(metrics, names[0])]
-    elif any(one.result is not None for one in evaluations):
-        missing = [name for name, one in zip(names, evaluations, strict=True) if one.result is None]
-        notes.append(f"not evaluated, so no metrics are compared: {', '.join(missing)}")
-    compared = RunComparison(
-        names=tuple(names),
-        runs=tuple(one.run.path if one.run else None for one in evaluations),
-        evaluations=tuple(one.folder for one in evaluations),
-        rows=rows,
-        rows_evaluated=tuple(None if one.result is None else one.result.top.rows for one in evaluations),
-        settings=tuple(differing_settings(evaluations)),
-        training=tuple(training_facts(evaluations)),
-        metrics=metrics,
-        cost=tuple(cost_facts(evaluations, speeds)),
-        notes=(),
-    )
-    return replace(compared, notes=(*notes, *_on_conditions(names, evaluations), *_on_chance(compared.n_comparisons)))
+    names = short_names(evaluations) if names is None else names
+    if any(one.result is None for one in evaluations):
+        return ComparableRuns(names, evaluations, None, [], [], None)
+    same = same_rows(evaluations, intersection, recipe)
+    results, judges = same.results, [_ratings(*one) for one in zip(evaluations, same.results, strict=True)]
+    if not same.whole:
+        results, judges = [score(one, same.recipe) for one in same.predictions], [None] * len(evaluations)
+    metrics = comparable_metrics(names, results, judges, same.predictions, same.recipe)
+    return ComparableRuns(names, evaluations, same, results, judges, metrics)
 
 
 def _ratings(one: StoredEvaluation, compared: DecodingResult) -> Ratings | None:

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from mlxtune.data.field_forms import Value
 from mlxtune.evaluation.fields.scorer import Closeness, Column, Scores
 from mlxtune.evaluation.metrics.bertscore import BertScore
+from mlxtune.evaluation.metrics.estimates import MetricTable
 from mlxtune.evaluation.metrics.labels import LabelScores, LabelTable, label_scores, label_table
 from mlxtune.evaluation.metrics.mistakes import LabelMistakes, label_mistakes
-from mlxtune.evaluation.metrics.paired import Comparison
 from mlxtune.evaluation.metrics.registry import selectable
 from mlxtune.recipe.sections import LabelField
 
@@ -45,7 +45,7 @@ class LabelScorer:
         """See `label_table`."""
         return label_table(column.expected, column.predicted, column.repeated, self._labels)
 
-    def parts(self, ours: Column, theirs: Column, other: str, seed: int) -> dict[str, Comparison]:
+    def part_tables(self, column: Column) -> dict[str, MetricTable]:
         """None: every row has one label."""
         return {}
 

@@ -14,10 +14,9 @@ from mlxtune.data.template import OPEN_BEGINNINGS
 from mlxtune.evaluation.fields.label import label_selection_values, set_distance
 from mlxtune.evaluation.fields.scorer import Closeness, Column, Scores
 from mlxtune.evaluation.metrics.bertscore import BertScore
-from mlxtune.evaluation.metrics.estimates import Means
+from mlxtune.evaluation.metrics.estimates import Means, MetricTable
 from mlxtune.evaluation.metrics.labels import LabelTable, label_set_scores, label_set_table
 from mlxtune.evaluation.metrics.mistakes import LabelMistakes, label_set_mistakes
-from mlxtune.evaluation.metrics.paired import Comparison, compare_tables
 from mlxtune.recipe.sections import LabelsField
 
 MAX_SETS = 64  # that can be listed; five labels and one that stands alone make 32
@@ -51,19 +50,13 @@ class LabelSetScorer:
         """See `label_set_table`."""
         return label_set_table(column.expected, column.predicted, column.repeated, self.closed_labels)
 
-    def parts(self, ours: Column, theirs: Column, other: str, seed: int) -> dict[str, Comparison]:
-        """Exact match over the rows that expect equally many labels, which are the same rows on both sides."""
-        expected = [tuple(labels or ()) for labels in theirs.expected]
+    def part_tables(self, column: Column) -> dict[str, MetricTable]:
+        """Exact match over the rows that expect equally many labels, which are the same rows whoever answered."""
+        expected = [tuple(labels or ()) for labels in column.expected]
         sizes = np.array([len(set(labels)) for labels in expected])
-        mine, others = (
-            label_set_table(expected, side.predicted, [False] * len(expected), None).rows["exact_match"]
-            for side in (ours, theirs)
-        )
+        exact = label_set_table(expected, column.predicted, [False] * len(expected), None).rows["exact_match"]
         return {
-            f"by_count.{size}.exact_match": compare_tables(
-                Means({"exact_match": mine[sizes == size]}), Means({"exact_match": others[sizes == size]}), other, seed
-            )["exact_match"]
-            for size in sorted(set(sizes.tolist()))
+            f"by_count.{size}.": Means({"exact_match": exact[sizes == size]}) for size in sorted(set(sizes.tolist()))
         }
 
     def selection_values(self, scores: Scores) -> dict[str, float]:

@@ -14,7 +14,6 @@ from mlxtune.evaluation.metrics.bertscore import BertScore
 from mlxtune.evaluation.metrics.estimates import MetricTable
 from mlxtune.evaluation.metrics.labels import LabelScores
 from mlxtune.evaluation.metrics.mistakes import LabelMistakes
-from mlxtune.evaluation.metrics.paired import Comparison
 from mlxtune.evaluation.metrics.texts import TextScores
 from mlxtune.json_values import mapping
 
@@ -82,8 +81,8 @@ class Scorer(Protocol):
     def table(self, column: Column) -> MetricTable:
         """The same metrics for any draw of the rows."""
 
-    def parts(self, ours: Column, theirs: Column, other: str, seed: int) -> dict[str, Comparison]:
-        """Comparisons over parts of the rows, by the metric's dotted name; arguments as for `compare_tables`."""
+    def part_tables(self, column: Column) -> dict[str, MetricTable]:
+        """Metrics over parts of the rows, or of them: what their dotted names begin with -> table."""
 
     def selection_values(self, scores: Scores) -> dict[str, float]:
         """What a checkpoint may be selected by: metric -> value, and `LABEL.recall` and the like."""

@@ -12,8 +12,8 @@ from mlxtune.data.field_forms import Value
 from mlxtune.data.template import OPEN_BEGINNINGS
 from mlxtune.evaluation.fields.scorer import Closeness, Column, Scores
 from mlxtune.evaluation.metrics.bertscore import BertScore
+from mlxtune.evaluation.metrics.estimates import MetricTable
 from mlxtune.evaluation.metrics.mistakes import LabelMistakes
-from mlxtune.evaluation.metrics.paired import Comparison, compare_tables
 from mlxtune.evaluation.metrics.registry import selectable
 from mlxtune.evaluation.metrics.text_overlap import rouge_rows
 from mlxtune.evaluation.metrics.texts import RowScores, TextTable, bucket_table, text_scores, text_table
@@ -50,11 +50,10 @@ class TextScorer:
         """See `text_table`."""
         return text_table(column.expected, column.predicted)
 
-    def parts(self, ours: Column, theirs: Column, other: str, seed: int) -> dict[str, Comparison]:
+    def part_tables(self, column: Column) -> dict[str, MetricTable]:
         """The shares of rows in each bucket of ROUGE-L: a row is in it or not, which is tested like right or wrong."""
-        expected = [str(text) for text in theirs.expected]
-        mine, others = (bucket_table(rouge_rows(expected, side.predicted)["rougeL"]) for side in (ours, theirs))
-        return compare_tables(mine, others, other, seed)
+        expected = [str(text) for text in column.expected]
+        return {"": bucket_table(rouge_rows(expected, column.predicted)["rougeL"])}
 
     def selection_values(self, scores: Scores) -> dict[str, float]:
         """The metrics."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
-from mlxtune.evaluation.metrics.estimates import INTERVAL, Z_95, Draws, Floats, MetricTable, resamples
+from mlxtune.evaluation.metrics.estimates import INTERVAL, Z_95, Floats, MetricTable, resamples
 from mlxtune.evaluation.metrics.registry import metric
 from mlxtune.json_values import optional, required, typed
 
@@ -87,6 +88,45 @@ class Comparison:
 Comparisons = dict[str, dict[str, Comparison]]  # field -> metric -> comparison
 
 
+@dataclass(frozen=True)
+class Resampled:
+    """A table with its metrics over all rows and over draws of them, which are the same for the tables it is compared with.
+
+    Attributes:
+        table: At least one row.
+        values: Metric -> over all rows.
+        drawn: Metric -> of each draw, (draws,); empty where there are fewer than two rows.
+    """
+
+    table: MetricTable
+    values: Mapping[str, float]
+    drawn: Mapping[str, Floats]
+
+
+def resample(tables: Sequence[MetricTable], seed: int = 0) -> list[Resampled]:
+    """The metrics of each table over all rows and over the same draws, computed once for any number of comparisons.
+
+    Args:
+        tables: Of the same rows in the same order.
+        seed: Of the resampling.
+    """
+    if not tables:
+        return []
+    n_rows = tables[0].n_rows
+    if n_rows == 0:
+        raise ValueError("no rows to compare")
+    whole = [table.of(np.ones((1, n_rows), dtype=np.float32)) for table in tables]
+    parts = [[table.of(draws) for table in tables] for draws in resamples(n_rows, seed)] if n_rows > 1 else []
+    return [
+        Resampled(
+            table,
+            {name: float(value[0]) for name, value in of_all.items()},
+            {name: np.concatenate([part[i][name] for part in parts]) for name in of_all} if parts else {},
+        )
+        for i, (table, of_all) in enumerate(zip(tables, whole, strict=True))
+    ]
+
+
 def compare_tables(ours: MetricTable, theirs: MetricTable, other: str, seed: int = 0) -> dict[str, Comparison]:
     """Compare every metric that both sides have and that can be compared.
 
@@ -96,23 +136,29 @@ def compare_tables(ours: MetricTable, theirs: MetricTable, other: str, seed: int
         other: What theirs is called.
         seed: Of the resampling.
     """
-    n_rows = ours.n_rows
-    if n_rows == 0:
-        raise ValueError("no rows to compare")
-    differences = _difference(ours, theirs, np.ones((1, n_rows), dtype=np.float32))
-    if n_rows < 2:
-        return {name: _too_few(name, float(value[0]), other) for name, value in differences.items()}
-    parts = [_difference(ours, theirs, draws) for draws in resamples(n_rows, seed)]
+    mine, others = resample([ours, theirs], seed)
+    return compare_resampled(mine, others, other)
+
+
+def compare_resampled(ours: Resampled, theirs: Resampled, other: str) -> dict[str, Comparison]:
+    """`compare_tables` of two that were resampled together."""
+    n_rows = ours.table.n_rows
     found = {}
-    for name, value in differences.items():
-        drawn = np.concatenate([part[name] for part in parts])
-        low, high = _interval(float(value[0]), drawn, n_rows)
+    for name, value in ours.values.items():
+        if name not in theirs.values or metric(name).test is None:
+            continue
+        difference = value - theirs.values[name]
+        if n_rows < 2:
+            found[name] = _too_few(name, difference, other)
+            continue
+        drawn = ours.drawn[name] - theirs.drawn[name]
+        low, high = _interval(difference, drawn, n_rows)
         if metric(name).test == "mcnemar":
-            mine, other_side = ours.rows[name] > 0, theirs.rows[name] > 0
+            mine, other_side = ours.table.rows[name] > 0, theirs.table.rows[name] > 0
             p_value = mcnemar(int((mine & ~other_side).sum()), int((other_side & ~mine).sum()))
         else:
             p_value = bootstrap_p(drawn, n_rows)
-        found[name] = with_verdict(name, float(value[0]), low, high, p_value, other)
+        found[name] = with_verdict(name, difference, low, high, p_value, other)
     return found
 
 
@@ -158,12 +204,6 @@ def mcnemar(only_ours: int, only_theirs: int) -> float:
         term = term * (n - k) // (k + 1)
         total += term
     return float(min(1.0, 2 * total / 2**n))
-
-
-def _difference(ours: MetricTable, theirs: MetricTable, draws: Draws) -> dict[str, Floats]:
-    """Ours less theirs in each of the same draws, (draws,)."""
-    mine, other = ours.of(draws), theirs.of(draws)
-    return {name: mine[name] - other[name] for name in mine if name in other and metric(name).test is not None}
 
 
 def _interval(difference: float, drawn: Floats, n_rows: int) -> tuple[float, float]:
