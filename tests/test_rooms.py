@@ -63,6 +63,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "export/verification": {"errors", "json_values", "runs", "evaluation/metrics"},
     "report/values": {"evaluation/metrics"},
+    "report/fact_values": {"evaluation/compare", "report/values"},
     "report/words": set(),
     "report/charts": set(),
     "report/blocks": {"report/charts"},
@@ -76,7 +77,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report/sections": {
         "recipe", "runs", "data", "export/verification", "evaluation", "evaluation/metrics", "evaluation/fields",
         "evaluation/predict", "evaluation/judge", "evaluation/compare", "evaluation/review", "report/words",
-        "report/charts", "report/blocks", "report/contents", "report/values",
+        "report/charts", "report/blocks", "report/contents", "report/values", "report/fact_values",
     },
     "export": {
         *LOW, "version", "progress", "markdown", "json_values", "export/verification", "recipe", "runs", "models", "backends/base", "backends/adapter", "data",
@@ -84,7 +85,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "report/words", "report/blocks", "report/markdown_page", "report/sections",
     },
     "report/terminal": {
-        "report/values", "markdown", "runs", "data", "export", "export/verification", "evaluation", "evaluation/metrics",
+        "report/values", "report/fact_values", "markdown", "runs", "data", "export", "export/verification", "evaluation", "evaluation/metrics",
         "evaluation/fields", "evaluation/predict",
         "evaluation/judge", "evaluation/compare", "evaluation/review",
     },

@@ -12,7 +12,7 @@ from mlxtune.commands.options import force_option, json_option, print_json, say
 from mlxtune.commands.reporting import LANGUAGE, LANGUAGES
 
 if TYPE_CHECKING:
-    from mlxtune.runs.folder import RunFolder
+    from mlxtune.evaluation.stored import StoredEvaluation
 
 STDOUT = Path("-")
 
@@ -45,6 +45,9 @@ STDOUT = Path("-")
     show_default=True,
     help="Language of the report: English or Chinese. Texts and labels of the run stay as they are.",
 )
+@click.option(
+    "--intersection", is_flag=True, help="Compare runs on the rows that all were evaluated on, where these differ."
+)
 @click.option("--open", "opens", is_flag=True, help="Open the page in a browser.")
 @force_option
 @json_option
@@ -55,14 +58,16 @@ def report(
     markdown: bool,
     figures: Path | None,
     language: str,
+    intersection: bool,
     opens: bool,
     force: bool,
     as_json: bool,
 ) -> None:
     """Write one self-contained HTML page that shows whether the fine-tuning of RUN worked: metrics, errors, losses, data, settings.
 
-    A RUN is a run folder, the folder of a sweep for all its runs, or a recipe for its newest run. The report in a run's own
-    folder is replaced; any other file only with --force.
+    Several runs are compared: which is best, whether that is significant, and the rows on which they disagree. A RUN is a run folder,
+    an evaluation folder (RUN/evaluation/base), the folder of a sweep for all its runs, or a recipe for its newest run. The report in a
+    run's own folder is replaced; any other file only with --force.
 
     Example: mlxtune report runs/demo-intent/demo --open
     """
@@ -70,13 +75,16 @@ def report(
         raise click.UsageError("--out - writes the report to stdout and cannot be used with --json or --open")
     if markdown and opens:
         raise click.UsageError("--open opens the page and cannot be used with --markdown")
+    from mlxtune.evaluation.stored import open_evaluations
     from mlxtune.report import write
 
-    found = _runs(runs, name)
+    found = open_evaluations(runs, name, evaluated=False)
+    if intersection and len(found) == 1:
+        raise click.UsageError("--intersection compares several runs; name another run")
     file = _place(found, out, markdown)
     if out is not None or len(found) > 1:
         _refuse_existing(file, force)
-    built = write.read_report(found, name, language)
+    built = write.read_report(found, language, intersection)
     charts = None if figures is None else write.write_charts(built, figures, force)
     folder = Path() if file == STDOUT else file.parent
     text = write.markdown_text(built, folder, charts) if markdown else write.page_text(built)
@@ -87,35 +95,20 @@ def report(
     if opens and not webbrowser.open(file.resolve().as_uri()):
         say(f"no browser could be opened; open {file} yourself")
     if as_json:
-        told: dict[str, Any] = {"run": str(found[0]), "runs": list(map(str, found)), "report": str(file)}
+        told: dict[str, Any] = {"run": str(found[0].run), "runs": [str(one.run) for one in found], "report": str(file)}
         print_json({**told, "figures": [] if charts is None else list(map(str, charts.files))})
     else:
         click.echo(str(file))
 
 
-def _runs(paths: tuple[Path, ...], name: str) -> list[RunFolder]:
-    """The runs that the paths name, in their order."""
-    from mlxtune.errors import RunError
-    from mlxtune.evaluation.stored import open_evaluations
-
-    found = []
-    for one in open_evaluations(paths, name, evaluated=False):
-        if one.run is None:
-            raise RunError(
-                f"{one.folder}: lies in no run folder; a report needs the run, with its recipe and its losses"
-            )
-        found.append(one.run)
-    return found
-
-
-def _place(runs: list[RunFolder], out: Path | None, markdown: bool) -> Path:
+def _place(found: list[StoredEvaluation], out: Path | None, markdown: bool) -> Path:
     """Where the report goes."""
     from mlxtune.runs.layout import REPORT_FILE
 
     if out is not None:
         return out
     file = Path(REPORT_FILE).with_suffix(".md" if markdown else ".html")
-    return runs[0].path / file if len(runs) == 1 else file
+    return found[0].run.path / file if len(found) == 1 and found[0].run else file
 
 
 def _refuse_existing(file: Path, force: bool) -> None:

@@ -932,6 +932,216 @@ PHRASES: dict[str, Phrase] = {
         "same numbers on the same kind of machine.",
         "生成该模型及其评估的命令。数据（见哈希）、配方与版本相同时，在同类机器上可得到相同的结果。",
     ),
+    # Several runs side by side.
+    "several.summary": Phrase("Summary", "概要"),
+    "several.best": Phrase("{what}: {run} is best with {value}.", "{what}：{run} 最好，为 {value}。"),
+    "several.best.equal": Phrase(
+        "{what}: {runs} are best, all with {value}.", "{what}：{runs} 并列最好，均为 {value}。"
+    ),
+    "several.best.alone": Phrase("{what}: {run} has {value}.", "{what}：{run} 为 {value}。"),
+    "several.next.better": Phrase(
+        "That is significantly better than the next, {next} with {value}: {change}.",
+        "显著优于第二名 {next}（{value}）：{change}。",
+    ),
+    "several.next.no real difference": Phrase(
+        "There is no significant difference to the next, {next} with {value}: {change}.",
+        "与第二名 {next}（{value}）差异不显著：{change}。",
+    ),
+    "several.next.too few rows": Phrase(
+        "There are too few rows to tell it from the next, {next} with {value}: {change}.",
+        "行数太少，无法判断是否优于第二名 {next}（{value}）：{change}。",
+    ),
+    "several.alike": Phrase(
+        "Not significantly different from {run} either: {runs}.", "与 {run} 差异不显著的还有：{runs}。"
+    ),
+    "several.worse": Phrase("Significantly worse than {run}: {runs}.", "显著差于 {run}：{runs}。"),
+    "several.worse.others": Phrase("The {n} others are significantly worse.", "其余 {n} 个显著更差。"),
+    "several.not_evaluated": Phrase(
+        "Not evaluated, so only settings and losses are shown: {runs}. `mlxtune evaluate RUN` does it.",
+        "尚未评估、因此只显示配置和损失的模型：{runs}。可运行 `mlxtune evaluate RUN`。",
+    ),
+    "several.unfinished": Phrase("Training did not finish: {runs}.", "训练未完成：{runs}。"),
+    "several.unfinished.one": Phrase("{run} (status: {status})", "{run}（状态：{status}）"),
+    "several.table": Phrase("The runs side by side", "各模型一览"),
+    "several.table.sorted": Phrase("Sorted by {what}, the best first.", "按 {what} 排序，最好的在前。"),
+    "several.table.settings": Phrase(
+        "{n} more settings differ; they stand under Settings, training and cost.",
+        "另有 {n} 项配置不同，见“配置、训练与成本”。",
+        one="1 more setting differs; it stands under Settings, training and cost.",
+    ),
+    "several.run": Phrase("run", "模型"),
+    "several.is_best": Phrase("{value}, best", "{value}，最好"),
+    "several.valid_loss": Phrase("validation loss", "验证损失"),
+    "several.time": Phrase("training time", "训练时间"),
+    "several.chart": Phrase("The metrics that matter, with 95% intervals", "主要指标及 95% 置信区间"),
+    "several.chart.one": Phrase("{run} {value}", "{run} {value}"),
+    "several.chart.said": Phrase("{what}: {values}.", "{what}：{values}。"),
+    # Their metrics, compared.
+    "several.compared": Phrase("Metrics compared", "指标对比"),
+    "several.compared.over": Phrase(
+        "{rows}, the same for all; differences are tested row by row. Intervals in brackets are 95%.",
+        "所有模型使用相同的 {rows}，逐行配对检验差异。方括号内为 95% 置信区间。",
+    ),
+    "several.compared.some": Phrase(
+        "Every metric is over the {rows} that all runs were evaluated on; their own evaluations have more: {counts}.",
+        "所有指标仅统计全部模型共有的 {rows}；各自的评估行数更多：{counts}。",
+    ),
+    "several.counted": Phrase("{run} {rows}", "{run} {rows}"),
+    "several.decoding.differs": Phrase(
+        "Their replies were decoded in different ways, which alone may explain differences: {decodings}.",
+        "各模型的解码方式不同，仅此就可能造成差异：{decodings}。",
+    ),
+    "several.decoding.common": Phrase(
+        "Compared are the replies of {decoding} decoding, which all runs have.",
+        "比较的是各模型共有的 {decoding} 解码的回复。",
+    ),
+    "several.named": Phrase("{run}: {what}", "{run}：{what}"),
+    "several.judges": Phrase(
+        "Ratings of different judges or rubrics cannot be compared: {runs}.",
+        "不同评分模型或评分标准的评分不可比较：{runs}。",
+    ),
+    "several.encoders": Phrase(
+        "BERTScore of different models cannot be compared: {runs}.", "不同模型计算的 BERTScore 不可比较：{runs}。"
+    ),
+    "several.chance": Phrase(
+        "{n:,} comparisons were made with each baseline, at the {level:.0%} level: were there no difference anywhere, about {expected:.0f} of "
+        "them would still seem significant.",
+        "与每个基线各做了 {n:,} 次比较，显著性水平 {level:.0%}：即使完全没有差异，也会约有 {expected:.0f} 次看似显著。",
+    ),
+    "several.untested": Phrase("{metrics}: shown without a test. {why}", "{metrics}：未做检验。{why}"),
+    "several.untested.parts": Phrase(
+        "Metrics of the rows whose labels are right, or wrong", "标签正确（或有误）的行上的指标"
+    ),
+    "several.untested.other_rows": Phrase("These are other rows in each run.", "各模型对应的行不同。"),
+    "several.untested.no_direction": Phrase("Neither more nor less of it is better.", "该指标没有好坏方向。"),
+    "several.untested.rows": Phrase("The predictions do not hold it row by row.", "预测文件中没有逐行数值。"),
+    "several.untested.judge": Phrase(
+        "A judge may have rated other rows in each run; `mlxtune compare --judge` has it choose between replies.",
+        "评分模型在各模型上评的行可能不同；`mlxtune compare --judge` 可让它在回复之间选择。",
+    ),
+    "several.baseline": Phrase("Compared with", "对比基线"),
+    "several.baseline.only": Phrase(
+        "Of so many runs ({n}) only the first is a baseline here; name another one first to compare with it.",
+        "模型较多（{n} 个），此处仅以第一个为基线；把其他模型放在首位即可与其比较。",
+    ),
+    "several.difference": Phrase("difference", "差值"),
+    "several.is_baseline": Phrase("baseline", "基线"),
+    "several.metrics": Phrase("{field}, compared with {run}", "{field}：与 {run} 对比"),
+    "several.all": Phrase("All metrics", "全部指标"),
+    "several.all.differences": Phrase("Differences of all metrics to {run}", "全部指标与 {run} 的差值"),
+    "several.cell": Phrase("{difference}: {verdict}", "{difference}：{verdict}"),
+    "several.recall": Phrase("recall of {label}", "{label} 的召回率"),
+    "several.by_count": Phrase(
+        "{metric}, rows with {n} labels", "{metric}（{n} 个标签的行）", one="{metric}, rows with 1 label"
+    ),
+    "several.bucket": Phrase("share of replies: {bucket}", "回复占比：{bucket}"),
+    "several.when_right": Phrase("{metric} where labels are right", "{metric}（标签正确的行）"),
+    "several.when_wrong": Phrase("{metric} where labels are wrong", "{metric}（标签有误的行）"),
+    # Their curves.
+    "several.curves": Phrase("Losses and learning rate", "损失与学习率"),
+    "several.curves.step": Phrase("step", "步数"),
+    "several.curves.epoch": Phrase("epoch", "轮次（epoch）"),
+    "several.curves.tokens": Phrase("tokens trained on", "已训练 token 数"),
+    "several.curves.by.epoch": Phrase(
+        "A step is not as many rows in each run, so the curves are over epochs.",
+        "各模型每步的行数不同，因此曲线按轮次绘制。",
+    ),
+    "several.curves.by.tokens": Phrase(
+        "The runs trained on different data, so the curves are over tokens.",
+        "各模型的训练数据不同，因此曲线按 token 数绘制。",
+    ),
+    "several.curves.valid": Phrase("Validation loss", "验证损失"),
+    "several.curves.train": Phrase("Training loss", "训练损失"),
+    "several.curves.train.mean": Phrase(
+        "Training loss, of long runs the mean over several steps", "训练损失（步数多时取相邻若干步的平均）"
+    ),
+    "several.curves.rate": Phrase("Learning rate", "学习率"),
+    "several.curves.loss": Phrase("loss", "损失"),
+    "several.curves.nats": Phrase("nats per token", "nats/token"),
+    "several.curves.said": Phrase("{run} from {first:.3g} to {last:.3g}", "{run} 从 {first:.3g} 到 {last:.3g}"),
+    "several.curves.at": Phrase("{run} {last:.3g}", "{run} {last:.3g}"),
+    "several.curves.some": Phrase(
+        "Shown are the {shown} runs with the lowest validation loss of {n}.",
+        "共 {n} 个模型，图中显示验证损失最低的 {shown} 个。",
+    ),
+    "several.curves.first": Phrase(
+        "Shown are the first {shown} runs of {n}.", "共 {n} 个模型，图中显示前 {shown} 个。"
+    ),
+    "several.curves.none": Phrase("Without recorded steps: {runs}.", "没有训练记录：{runs}。"),
+    # What is known of them besides their metrics.
+    "several.facts": Phrase("Settings, training and cost", "配置、训练与成本"),
+    "several.facts.settings": Phrase("Settings that differ", "不同的配置"),
+    "several.facts.same": Phrase("No setting differs.", "所有配置相同。"),
+    "several.facts.setting": Phrase("setting", "配置项"),
+    "several.facts.training": Phrase("Training", "训练"),
+    "several.facts.cost": Phrase("Cost", "成本"),
+    "several.facts.fact": Phrase("value", "项目"),
+    "fact.trained with": Phrase("trained with", "训练后端"),
+    "fact.trained on": Phrase("trained on", "训练设备"),
+    "fact.mlxtune": Phrase("mlxtune", "mlxtune 版本"),
+    "fact.begun from": Phrase("begun from", "初始适配器"),
+    "fact.evaluated with": Phrase("evaluated with", "评估后端"),
+    "fact.evaluation judged by": Phrase("rated by", "评分模型"),
+    "fact.evaluated with --set": Phrase("evaluated with --set", "评估时的 --set"),
+    "fact.status": Phrase("status", "状态"),
+    "fact.steps": Phrase("steps", "训练步数"),
+    "fact.steps planned": Phrase("steps planned", "计划步数"),
+    "fact.adapter of step": Phrase("adapter of step", "适配器取自第几步"),
+    "fact.train loss": Phrase("training loss", "训练损失"),
+    "fact.valid loss": Phrase("validation loss", "验证损失"),
+    "fact.valid/train": Phrase("validation / training loss", "验证/训练损失比"),
+    "fact.valid/train at the end": Phrase("validation / training loss at the end", "结束时验证/训练损失比"),
+    "fact.best metric": Phrase("best checkpoint by", "最佳检查点指标"),
+    "fact.best value": Phrase("its value", "最佳检查点的值"),
+    "fact.best step": Phrase("best checkpoint at step", "最佳检查点步数"),
+    "fact.diagnosis": Phrase("diagnosis", "诊断"),
+    "fact.stopped": Phrase("stopped", "提前停止"),
+    "fact.training seconds": Phrase("training, seconds", "训练时间（秒）"),
+    "fact.training tokens/s": Phrase("training, tokens/s", "训练速度（token/秒）"),
+    "fact.training peak memory, GB": Phrase("training, peak memory, GB", "训练峰值内存（GB）"),
+    "fact.trainable parameters": Phrase("trainable parameters", "可训练参数"),
+    "fact.adapter bytes": Phrase("adapter size", "适配器大小"),
+    "fact.evaluation seconds a row": Phrase("evaluation, seconds a row", "评估时间（秒/行）"),
+    "fact.evaluation peak memory, GB": Phrase("evaluation, peak memory, GB", "评估峰值内存（GB）"),
+    "diagnosis.healthy": Phrase("healthy", "正常"),
+    "diagnosis.over-fitting": Phrase("over-fitting", "过拟合"),
+    "diagnosis.under-fitting": Phrase("under-fitting", "欠拟合"),
+    "diagnosis.diverging": Phrase("diverging", "发散"),
+    "diagnosis.too few validations to tell": Phrase("too few validations to tell", "验证次数太少，无法判断"),
+    # Metric against cost.
+    "several.cost": Phrase("Metric against cost", "指标与成本"),
+    "several.cost.text": Phrase(
+        "Better runs stand higher, cheaper ones further left. Bars are 95% intervals.",
+        "越靠上越好，越靠左成本越低。竖线为 95% 置信区间。",
+    ),
+    "several.cost.others": Phrase("Against other costs", "与其他成本"),
+    "several.cost.metric": Phrase("Metric", "指标"),
+    "several.cost.chart": Phrase("{what} by {cost}", "{what}与{cost}"),
+    "several.cost.point": Phrase("{run}: {value} at {cost}", "{run}：{value}（{cost}）"),
+    "cost.training seconds": Phrase("training time", "训练时间"),
+    "cost.training seconds.unit": Phrase("s", "秒"),
+    "cost.evaluation seconds a row": Phrase("evaluation time per row", "每行评估时间"),
+    "cost.evaluation seconds a row.unit": Phrase("s", "秒"),
+    "cost.training peak memory, GB": Phrase("peak memory of training", "训练峰值内存"),
+    "cost.training peak memory, GB.unit": Phrase("GB", "GB"),
+    "cost.adapter bytes": Phrase("adapter size", "适配器大小"),
+    "cost.adapter bytes.unit": Phrase("MB", "MB"),
+    # Rows on which they disagree.
+    "several.rows": Phrase("Rows on which runs disagree", "模型间不一致的行"),
+    "several.rows.said": Phrase(
+        "{field}: in {rows} rows some runs are right and some wrong.", "{field}：有 {rows} 行各模型对错不一。"
+    ),
+    "several.rows.none": Phrase("{field}: the same rows are right in every run.", "{field}：各模型答对的行完全相同。"),
+    "several.rows.table": Phrase("Rows by which runs have them right", "按答对的模型统计行数"),
+    "several.rows.all": Phrase("all right", "全部答对"),
+    "several.rows.some": Phrase("some right", "部分答对"),
+    "several.rows.no": Phrase("none right", "全部答错"),
+    "several.rows.only": Phrase("only {run} right", "仅 {run} 答对"),
+    "several.rows.systems": Phrase(
+        "Predictions of the {shown} best runs of {n} are shown.", "共 {n} 个模型，仅显示最好的 {shown} 个的预测。"
+    ),
+    # Each of them.
+    "several.each": Phrase("Each run", "各模型详情"),
     # The report as Markdown.
     "markdown.metric": Phrase("metric", "指标"),
     "markdown.value": Phrase("after tuning", "微调后"),

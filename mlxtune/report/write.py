@@ -7,13 +7,13 @@ not at all.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
 from mlxtune.errors import RunError
-from mlxtune.evaluation.stored import short_names
+from mlxtune.evaluation.stored import StoredEvaluation
 from mlxtune.files import write_text
 from mlxtune.report.blocks import Report, Section, charts
 from mlxtune.report.charts import Chart
@@ -27,11 +27,12 @@ from mlxtune.report.sections.headline import headline_section
 from mlxtune.report.sections.judge import judge_section
 from mlxtune.report.sections.people import people_section
 from mlxtune.report.sections.settings import reproduce_section, settings_section
+from mlxtune.report.sections.several.sections import comparison_sections
 from mlxtune.report.sections.training import training_section
 from mlxtune.report.sections.verification import verification_section
 from mlxtune.report.words import Words
 from mlxtune.runs.folder import RunFolder
-from mlxtune.runs.layout import REPORT_FILE, TUNED
+from mlxtune.runs.layout import REPORT_FILE
 from mlxtune.version import __version__
 
 
@@ -67,37 +68,28 @@ def build_report(contents: RunContents, language: str = "en") -> Report:
     )
 
 
-def build_overview(runs: Mapping[str, RunContents], language: str = "en") -> Report:
-    """The summaries of several runs, one below the other.
-
-    Args:
-        runs: Name -> run, in the order in which they are shown.
-        language: As for `build_report`.
-    """
+def build_comparison(contents: Sequence[RunContents], language: str = "en", intersection: bool = False) -> Report:
+    """The report of several runs; `language` as for `build_report`, the rest as for `comparison_sections`."""
     say = Words(language)
-    sections = [
-        replace(headline_section(one, say), name=f"run-{number}", title=name)
-        for number, (name, one) in enumerate(runs.items(), start=1)
-    ]
-    return Report(say("report.title.several", n=len(runs)), language, sections, _made(say))
+    sections = comparison_sections(contents, say, intersection)
+    return Report(say("report.title.several", n=len(contents)), language, sections, _made(say))
 
 
-def read_report(runs: Sequence[RunFolder], name: str = TUNED, language: str = "en") -> Report:
+def read_report(evaluations: Sequence[StoredEvaluation], language: str = "en", intersection: bool = False) -> Report:
     """The report of one run, or of several.
 
     Args:
-        runs: At least one.
-        name: Which of their evaluations.
+        evaluations: At least one, each of a run; what `open_evaluations` finds.
         language: "en" or "zh".
+        intersection: Compare several on the rows that all were evaluated on, where these differ.
 
     Raises:
-        MlxtuneError: As `read_contents`.
+        MlxtuneError: As `read_contents`; runs were evaluated on other rows or answer other fields; one lies in no run folder.
     """
-    contents = [read_contents(run, name) for run in runs]
+    contents = [read_contents(_run(one), one.folder.name) for one in evaluations]
     if len(contents) == 1:
         return build_report(contents[0], language)
-    names = short_names([one.stored for one in contents])
-    return build_overview(dict(zip(names, contents, strict=True)), language)
+    return build_comparison(contents, language, intersection)
 
 
 def write_run_report(run: RunFolder, language: str = "en") -> Path:
@@ -107,10 +99,10 @@ def write_run_report(run: RunFolder, language: str = "en") -> Path:
         The page.
 
     Raises:
-        MlxtuneError: As `read_report`, or it cannot be written.
+        MlxtuneError: As `read_contents`, or it cannot be written.
     """
     file = run.path / REPORT_FILE
-    write_file(file, page_text(read_report([run], language=language)))
+    write_file(file, page_text(build_report(read_contents(run), language)))
     return file
 
 
@@ -177,6 +169,13 @@ def write_file(file: Path, text: str) -> None:
         raise RunError(
             f"{file}: cannot be written: {error.strerror or error}; choose another file with --out"
         ) from error
+
+
+def _run(one: StoredEvaluation) -> RunFolder:
+    """The run that an evaluation belongs to."""
+    if one.run is None:
+        raise RunError(f"{one.folder}: lies in no run folder; a report needs the run, with its recipe and its losses")
+    return one.run
 
 
 def _made(say: Words) -> str:

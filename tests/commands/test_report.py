@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from mlxtune.report.words import LANGUAGES, Words
+from mlxtune.runs.folder import RunFolder
 from mlxtune.sweep.run import run_process
 from tests.conftest import Run, write_recipe
-from tests.made_runs import made_run, replies_of, ticket_recipe, tickets, validation
+from tests.made_runs import made_evaluation, made_run, replies_of, ticket_recipe, tickets, validation
 
 ROWS = tickets(12)
 METRICS = [
@@ -110,6 +111,27 @@ def test_several_runs_are_one_page_in_the_current_folder(
     assert mlxtune("report", run, other, "--markdown").out == "report.md\n"
     text = Path("report.md").read_text(encoding="utf-8")
     assert accuracy(run) in text and accuracy(other) in text
+    assert mlxtune("report", run, other, "--language", "zh").out == "report.html\n"
+    page = Path("report.html").read_text(encoding="utf-8")
+    assert accuracy(run) in page and accuracy(other) in page and Words("zh")("several.baseline") in page
+    assert mlxtune("report", run, other).code == 1  # it is no run's own report, so it is replaced only with --force
+
+
+def test_a_base_model_is_compared_with_its_run(run: Path, tmp_path: Path, mlxtune: Run) -> None:
+    base = RunFolder(run).evaluation("base")
+    made_evaluation(base, RunFolder(run).recipe(), replies_of(ROWS, 0.1, 3), adapter=None)
+    result = mlxtune("report", base, run, "--markdown", "--out", "-")
+    assert result.code == 0 and "**Compared with: base**" in result.out and "**Compared with: tuned**" in result.out
+
+
+def test_runs_of_other_rows_are_compared_on_those_in_common_where_that_is_asked_for(
+    run: Path, tmp_path: Path, mlxtune: Run
+) -> None:
+    other = made_run(tmp_path / "other", ticket_recipe(tmp_path / "half", ROWS[:6]), replies_of(ROWS[:6], 0.5, 1))
+    result = mlxtune("report", run, other, "--out", "-")
+    assert (result.code, result.out) == (1, "") and "--intersection compares on the 6 rows" in result.err
+    shared = mlxtune("report", run, other, "--out", "-", "--markdown", "--intersection")
+    assert shared.code == 0 and "6 rows, the same for all" in shared.out
 
 
 def test_a_run_that_was_not_evaluated_has_a_report(recipe_file: Path, tmp_path: Path, mlxtune: Run) -> None:
@@ -136,6 +158,7 @@ def test_a_corrupt_file_is_one_message_and_no_page(run: Path, mlxtune: Run) -> N
         (["RUN", "--markdown", "--open"], 2, "--open opens the page"),
         (["RUN", "--language", "fr"], 2, "'fr' is not one of 'en', 'zh'"),
         (["RUN", "RUN"], 2, "named twice"),
+        (["RUN", "--intersection"], 2, "--intersection compares several runs"),
     ],
 )
 def test_what_cannot_be_done_is_said(words: list[str], code: int, says: str, run: Path, mlxtune: Run) -> None:

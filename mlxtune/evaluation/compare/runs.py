@@ -7,7 +7,7 @@ difference to the first, and what each cost. Reads run folders; trains nothing, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -138,7 +138,7 @@ class ComparableRuns:
         """What a reader should know, whichever run is the baseline."""
         if self.same is not None:
             yield from self.same.notes
-            yield from _on_measures(self.names, self.results, self.judges)
+            yield from _on_measures(measures_of(self.names, self.results, self.judges))
         elif any(one.result is not None for one in self.evaluations):
             missing = [name for name, one in zip(self.names, self.evaluations, strict=True) if one.result is None]
             yield f"not evaluated, so no metrics are compared: {', '.join(missing)}"
@@ -178,10 +178,16 @@ def _ratings(one: StoredEvaluation, compared: DecodingResult) -> Ratings | None:
     return one.result.judge if one.result is not None and compared is one.result.top else None
 
 
-def _on_measures(
-    names: Sequence[str], results: Sequence[DecodingResult], ratings: Sequence[Ratings | None]
-) -> Iterator[str]:
-    """Which runs were measured by another judge or encoder: their metrics stand side by side and are of other scales."""
+@dataclass(frozen=True)
+class Measures:
+    """What runs were measured with, where metrics of different ones are of other scales: measure -> names of the runs."""
+
+    judges: Mapping[str, Sequence[str]]
+    encoders: Mapping[str, Sequence[str]]
+
+
+def measures_of(names: Sequence[str], results: Sequence[DecodingResult], ratings: Sequence[Ratings | None]) -> Measures:
+    """Which runs were measured by which judge and by which encoder; arguments by run."""
     judges: dict[str, list[str]] = {}
     encoders: dict[str, list[str]] = {}
     for name, result, judge in zip(names, results, ratings, strict=True):
@@ -189,10 +195,16 @@ def _on_measures(
             judges.setdefault(f"{judge.model} (rubric {judge.rubric})", []).append(name)
         for scores in result.fields.values():
             if isinstance(scores, TextScores) and (signature := scores.signatures.get("bertscore")):
-                encoders.setdefault(signature, []).append(name)
-    for what, measured in (("a judge's marks", judges), ("BERTScore", encoders)):
+                of_signature = encoders.setdefault(signature, [])
+                of_signature += [] if name in of_signature else [name]
+    return Measures(judges, encoders)
+
+
+def _on_measures(measures: Measures) -> Iterator[str]:
+    """Which metrics stand side by side and are of other scales."""
+    for what, measured in (("a judge's marks", measures.judges), ("BERTScore", measures.encoders)):
         if len(measured) > 1:
-            by = "; ".join(f"{', '.join(dict.fromkeys(of))} by {measure}" for measure, of in measured.items())
+            by = "; ".join(f"{', '.join(of)} by {measure}" for measure, of in measured.items())
             yield f"{what} cannot be compared, because the runs used different models for it: {by}"
 
 

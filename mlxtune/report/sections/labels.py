@@ -12,7 +12,7 @@ from mlxtune.evaluation.metrics.paired import LEVEL, mcnemar
 from mlxtune.report.blocks import Block, Cell, Column, Folded, Paragraph, Section, Table
 from mlxtune.report.charts import Axis, BarChart, Bars, HeatMap
 from mlxtune.report.sections.field_results import FieldResults, baseline_table, metric_table, summary
-from mlxtune.report.sections.pieces import estimate_cell, left_out, listed, numeric, share_cell, together
+from mlxtune.report.sections.pieces import estimate_cell, left_out, listed, numeric, share_cell, some_listed, together
 from mlxtune.report.values import count_text
 from mlxtune.report.words import Words
 
@@ -125,9 +125,9 @@ def _weak_labels(scores: LabelScores, n_rows: int, say: Words) -> str:
             share=one.support / n_rows,
         )
 
-    sentences = [say("labels.weak", labels=_first(list(map(named, weak)), say))]
+    sentences = [say("labels.weak", labels=some_listed(list(map(named, weak)), say, MAX_NAMED))]
     if rare:
-        sentences.append(say("labels.rare", labels=_first(rare, say)))
+        sentences.append(say("labels.rare", labels=some_listed(rare, say, MAX_NAMED)))
     return together(sentences, say)
 
 
@@ -144,13 +144,6 @@ def _leaning(scores: LabelScores, said: Mapping[str, int], say: Words) -> str:
             )
     sentences.sort(key=lambda pair: -pair[0])
     return together([text for _, text in sentences[:MAX_NAMED]], say)
-
-
-def _first(items: Sequence[str], say: Words) -> str:
-    """The first of some items, and how many more there are."""
-    more = len(items) - MAX_NAMED
-    text = listed(items[:MAX_NAMED], say)
-    return say("list.more", items=text, n=more) if more > 0 else text
 
 
 def _ranked(mistakes: LabelMistakes) -> list[tuple[BesideMistake | Confused, str]]:

@@ -86,6 +86,13 @@ def listed(items: Sequence[str], say: Words) -> str:
     return say("list.separator").join(items)
 
 
+def some_listed(items: Sequence[str], say: Words, most: int = 5) -> str:
+    """The first of some items, and how many more there are."""
+    more = len(items) - most
+    text = listed(items[:most], say)
+    return say("list.more", items=text, n=more) if more > 0 else text
+
+
 def together(sentences: Iterable[str], say: Words) -> str:
     """Sentences one after the other, empty ones left out."""
     return say("list.sentences").join(one for one in sentences if one)

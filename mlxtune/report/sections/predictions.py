@@ -32,32 +32,37 @@ def predictions_section(systems: Mapping[str, Sequence[Prediction]], recipe: Rec
     Returns:
         None where there are no predictions.
     """
-    known = {name: predictions for name, predictions in systems.items() if predictions}
-    if not known or list(systems)[-1] not in known:
+    if not systems or not (ours := list(systems.values())[-1]):
         return None
+    block = predictions_block({name: predictions for name, predictions in systems.items() if predictions}, recipe)
+    return Section(
+        "predictions",
+        say("predictions.title"),
+        [Paragraph(_summary(ours, scorers(recipe), say)), block],
+    )
+
+
+def predictions_block(systems: Mapping[str, Sequence[Prediction]], recipe: Recipe) -> Predictions:
+    """The predictions of one or several systems, each with some; arguments as for `predictions_section`."""
     by_field = scorers(recipe)
-    *_, ours = known.values()
-    answers = {name: _answers(predictions, by_field) for name, predictions in known.items()}
-    places = {name: {_key(one): i for i, one in enumerate(predictions)} for name, predictions in known.items()}
+    *_, ours = systems.values()
+    answers = {name: _answers(predictions, by_field) for name, predictions in systems.items()}
+    places = {name: {_key(one): i for i, one in enumerate(predictions)} for name, predictions in systems.items()}
     rows = []
     for one in ours:
-        found = {name: places[name][_key(one)] for name in known if _key(one) in places[name]}
+        found = {name: places[name][_key(one)] for name in systems if _key(one) in places[name]}
         rows.append(
             PredictionRow(
                 one.row,
                 place(one.file, one.line),
                 one.input,
-                {name: known[name][i].prediction for name, i in found.items()},
+                {name: systems[name][i].prediction for name, i in found.items()},
                 {name: answers[name][i] for name, i in found.items()},
-                {name: problem for name, i in found.items() if (problem := known[name][i].problem) is not None},
+                {name: problem for name, i in found.items() if (problem := systems[name][i].problem) is not None},
             )
         )
     labels = {name: _labels(name, scorer, ours) for name, scorer in by_field.items() if scorer.has_labels}
-    return Section(
-        "predictions",
-        say("predictions.title"),
-        [Paragraph(_summary(ours, by_field, say)), Predictions(list(known), labels, rows)],
-    )
+    return Predictions(list(systems), labels, rows)
 
 
 # Details ---------------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from mlxtune.recipe.sections import VALID_LOSS
@@ -12,11 +11,11 @@ from mlxtune.report.charts import Axis, LineChart, Mark, Series
 from mlxtune.report.contents.events import StepEvent, ValidationEvent
 from mlxtune.report.contents.facts import DiagnosisFacts, SegmentFacts
 from mlxtune.report.contents.run import RunContents
+from mlxtune.report.sections.over_steps import FEW_POINTS, finite_mean, mean_of_each
 from mlxtune.report.sections.pieces import numeric, together
 from mlxtune.report.words import PHRASES, Words
 
 MAX_POINTS = 400  # of a line over the steps: more than a page has pixels to tell apart
-FEW_POINTS = 30  # whose places are marked
 LEVEL = 0.005  # a rise of the validation loss by a smaller share is none
 TONES: dict[str, Tone] = {
     "healthy": "good",
@@ -224,20 +223,12 @@ def _tokens_per_second(event: StepEvent) -> float | None:
 
 
 def _line(name: str, steps: Sequence[StepEvent], value: Callable[[StepEvent], float | None]) -> Series:
-    """A value of each step; of many steps the mean over as many in a row as leave `MAX_POINTS`."""
-    size = math.ceil(len(steps) / MAX_POINTS) if steps else 1
-    groups = [steps[start : start + size] for start in range(0, len(steps), size)]
-    return Series(name, [one[-1].step for one in groups], [_mean(list(map(value, one))) for one in groups])
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    """Of those that are finite numbers; None of none."""
-    finite = [value for value in values if value is not None and math.isfinite(value)]
-    return sum(finite) / len(finite) if finite else None
+    """A value of each step; of many steps, means."""
+    return Series(name, *mean_of_each(steps, value, MAX_POINTS))
 
 
 def _validated(
     name: str, validations: Sequence[ValidationEvent], value: Callable[[ValidationEvent], float | None]
 ) -> Series:
-    values = [_mean([value(one)]) for one in validations]
+    values = [finite_mean([value(one)]) for one in validations]
     return Series(name, [one.step for one in validations], values, points=len(validations) <= FEW_POINTS)

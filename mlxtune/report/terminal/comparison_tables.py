@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlxtune.evaluation.metrics.registry import metric
 from mlxtune.evaluation.review.sheet import safe_cell
 from mlxtune.markdown import markdown_row, markdown_text
+from mlxtune.report.fact_values import fact_value, setting_value, worth_showing
 from mlxtune.report.terminal.cells import cell_text, new_table, titled
-from mlxtune.report.values import estimate_text, size_text
+from mlxtune.report.values import estimate_text
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from mlxtune.evaluation.compare.runs import RunComparison
     from mlxtune.evaluation.metrics.paired import Comparison
 
-MAX_SETTING_CHARS = 60  # of a value in a cell: a system prompt is long
 REAL = ("better", "worse")
 MAX_RUNS = 4  # side by side in a terminal; of more, a line is no longer read at one glance
 BETWEEN = 3  # characters between two columns of a table
@@ -38,21 +37,7 @@ CSV_COLUMNS = (
     "section", "field", "name", "run", "value", "low", "high", "difference", "difference_low", "difference_high", "p_value",
     "mark",
 )  # fmt: skip
-# How a fact is shown; others as the recipe's YAML has them.
-FORMATS: dict[str, Callable[[Any], str]] = {
-    **dict.fromkeys(("steps", "steps planned", "adapter of step", "best step", "trainable parameters"), "{:,}".format),
-    **dict.fromkeys(("train loss", "valid loss", "best value"), "{:.4f}".format),
-    **dict.fromkeys(("valid/train", "valid/train at the end"), "{:.2f}".format),
-    "training seconds": "{:,.0f}".format,
-    "training tokens/s": "{:,.0f}".format,
-    "training peak memory, GB": "{:.2f}".format,
-    "evaluation peak memory, GB": "{:.2f}".format,
-    "evaluation seconds a row": "{:.3f}".format,
-    "adapter bytes": size_text,
-}
 TITLES = {"adapter bytes": "adapter size"}
-# A line that says what another one says is left out of tables; --json and --csv have it.
-SAYS_NO_MORE_THAN = {"steps planned": "steps", "valid/train at the end": "valid/train", "adapter of step": "steps"}
 
 
 def comparison_tables(compared: RunComparison) -> list[RenderableType]:
@@ -64,7 +49,7 @@ def comparison_tables(compared: RunComparison) -> list[RenderableType]:
     first, *others = compared.names
     if compared.settings:
         tables.append(_fact_table("Settings that differ", compared.names, compared.settings))
-    if training := _worth_showing(compared.training):
+    if training := worth_showing(compared.training):
         tables.append(_fact_table("Training", compared.names, training))
     if compared.metrics:
         title = f"{compared.rows} rows; 95% intervals over rows in brackets"
@@ -87,7 +72,7 @@ def as_markdown(compared: RunComparison) -> str:
     def section(title: str) -> None:
         lines.append(markdown_row([f"**{markdown_text(title)}**", *blank]))
 
-    for title, facts in (("Settings that differ", compared.settings), ("Training", _worth_showing(compared.training))):
+    for title, facts in (("Settings that differ", compared.settings), ("Training", worth_showing(compared.training))):
         if facts:
             section(title)
             lines += [
@@ -127,7 +112,9 @@ def as_csv(compared: RunComparison) -> str:
     ):
         for fact in facts:
             for name, value in zip(compared.names, fact.values, strict=True):
-                cell = value if isinstance(value, (int, float)) and not isinstance(value, bool) else _plain(value)
+                cell = (
+                    value if isinstance(value, (int, float)) and not isinstance(value, bool) else setting_value(value)
+                )
                 _write(writer, [section, "", fact.name, name, cell])
     for figure in compared.metrics:
         for name, value, one in zip(compared.names, figure.values, figure.comparisons, strict=True):
@@ -315,35 +302,9 @@ def _pieces(estimate: str) -> list[str]:
     return [value, f"[{interval}"] if bracket else [value]
 
 
-def _worth_showing(facts: Sequence[Fact]) -> list[Fact]:
-    """Without the lines that repeat another one."""
-    values = {fact.name: fact.values for fact in facts}
-    return [fact for fact in facts if values.get(SAYS_NO_MORE_THAN.get(fact.name, "")) != fact.values]
-
-
 def _shown(fact: Fact) -> list[str]:
     """The values of a fact as a reader reads them; '-' where there is none."""
-    shown = FORMATS.get(fact.name, _clipped)
-    return ["-" if value is None else shown(value) for value in fact.values]
-
-
-def _clipped(value: Any) -> str:
-    text = " ".join(_plain(value).split())
-    return text if len(text) <= MAX_SETTING_CHARS else text[: MAX_SETTING_CHARS - 3] + "..."
-
-
-def _plain(value: Any) -> str:
-    """A value as the recipe's YAML has it: 1e-4, true, [q_proj, v_proj]."""
-    if value is None:
-        return ""
-    if isinstance(value, float) and 0 < abs(value) < 1e-3:
-        digits, _, exponent = f"{value:e}".partition("e")
-        return f"{float(digits):g}e{int(exponent)}"
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_plain, value)) + "]"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return ["-" if value is None else fact_value(fact.name, value) for value in fact.values]
 
 
 def _title(name: str) -> str:

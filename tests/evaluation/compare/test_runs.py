@@ -17,7 +17,7 @@ from sklearn.metrics import accuracy_score, f1_score, recall_score
 from mlxtune.errors import DataError, Misuse, RunError
 from mlxtune.evaluation.compare.facts import Fact
 from mlxtune.evaluation.compare.metrics import ComparedMetric
-from mlxtune.evaluation.compare.runs import RunComparison, compare_runs
+from mlxtune.evaluation.compare.runs import RunComparison, comparable_runs, compare_runs
 from mlxtune.evaluation.judge.ratings import STATUSES, Ratings
 from mlxtune.evaluation.metrics.estimates import N_RESAMPLES, Estimate
 from mlxtune.evaluation.metrics.metric import REPLY
@@ -104,6 +104,20 @@ def test_accuracy_is_compared_by_mcnemar_on_the_rows_that_one_side_alone_has_rig
     assert one is not None and one.p_value == pytest.approx(binomtest(only_ours, only_ours + only_theirs).pvalue)
     assert one.difference == pytest.approx(accuracy_score(expected, ours) - accuracy_score(expected, theirs))
     assert one.mark == "worse" and one.sentence.startswith("worse than a by")
+
+
+def test_any_run_can_be_the_baseline_with_the_numbers_of_a_comparison_that_begins_with_it(file: Path) -> None:
+    runs = [*two_runs(file), made_run(Path("runs/tickets/c"), file, replies_of(ROWS, 0.6, 3))]
+    comparable = comparable_runs(open_evaluations(runs))
+    for baseline, order in enumerate(([0, 1, 2], [1, 0, 2], [2, 0, 1])):
+        expected = compared(*(runs[i] for i in order))
+        found = comparable.with_baseline(baseline)
+        assert found.names == ("a", "b", "c") and found.baseline == baseline
+        assert found.n_comparisons == expected.n_comparisons > 10
+        for mine, other in zip(found.metrics, expected.metrics, strict=True):
+            assert (mine.field, mine.name) == (other.field, other.name)
+            assert [mine.values[i] for i in order] == list(other.values)
+            assert [mine.comparisons[i] for i in order] == list(other.comparisons)
 
 
 def test_recall_of_a_label_is_scikit_learns_and_its_difference_is_over_the_rows_that_expect_it(file: Path) -> None:

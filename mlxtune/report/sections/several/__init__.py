@@ -1,0 +1,1 @@
+"""Sections of several runs in one report."""
