@@ -18,6 +18,9 @@ from mlxtune.backends.shapes import EXACT, PassPadding
 
 STORED = "stored"  # the dtype of a model whose weights stay in the types that its files have them in
 UNSUPERVISED = -1  # the segment of a token that is not trained on
+# Phases of a timed step. A backend that computes the first three as one names them as one.
+FORWARD, HEAD, BACKWARD, OPTIMIZER = "forward", "head", "backward", "optimizer"
+GRADIENTS = "forward, head and backward"
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ class StepResult:
         segment_nats: Sum of -log p by segment, unweighted, (S,).
         segment_tokens: Supervised tokens by segment, (S,).
         grad_norm: Global L2 norm of the gradient before clipping.
+        phase_seconds: Seconds of each phase that the backend can tell apart; empty unless steps are timed.
     """
 
     total_nats: float
@@ -91,6 +95,7 @@ class StepResult:
     segment_nats: NDArray[np.float64]
     segment_tokens: NDArray[np.int64]
     grad_norm: float
+    phase_seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def loss(self) -> float:
@@ -161,11 +166,16 @@ class Model(Protocol):
         """The adapter's present values, named and shaped as `attach_lora` takes them."""
         ...
 
-    def prepare_training(self, spec: OptimizerSpec, gradient_checkpointing: bool = False) -> None:
+    def prepare_training(self, spec: OptimizerSpec, gradient_checkpointing: bool = False, timed: bool = False) -> None:
         """Freeze all but the adapter and make an optimizer.
 
-        With checkpointing the backward pass computes each block's activations again instead of keeping them: the same
-        numbers, for less memory and more time. Preparing again without it undoes it.
+        Preparing again replaces what was prepared before.
+
+        Args:
+            spec: The optimizer.
+            gradient_checkpointing: Let the backward pass compute each block's activations again instead of keeping them:
+                the same numbers, for less memory and more time.
+            timed: Measure the phases of each step (`StepResult.phase_seconds`).
         """
         ...
 

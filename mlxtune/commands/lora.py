@@ -55,6 +55,12 @@ LINES_PER_RUN = 20  # progress lines of a whole run where stderr is no terminal
 @click.option(
     "--plan", "plan_only", is_flag=True, help="Estimate parameters, tokens, steps and memory, without loading weights."
 )
+@click.option(
+    "--profile",
+    is_flag=True,
+    help="Show where the time went: batches, the phases of the steps, validation, checkpoints. PyTorch tells forward pass, "
+    "head (the loss over the vocabulary), backward pass and optimizer apart; MLX computes the first three as one.",
+)
 @compute_options
 @force_option
 @json_option
@@ -66,6 +72,7 @@ def lora(
     begin_from: Path | None,
     segments: bool,
     plan_only: bool,
+    profile: bool,
     backend: str,
     device: str,
     force: bool,
@@ -82,6 +89,8 @@ def lora(
     resumes = resume is not None
     if plan_only and (resumes or begin_from):
         raise click.UsageError("--plan estimates a whole training; it cannot be used with --resume or --from")
+    if plan_only and profile:
+        raise click.UsageError("--profile measures a training; it cannot be used with --plan, which does not train")
     if resumes:
         for option, given in (("--out", out), ("--force", force), ("--from", begin_from)):
             if given:
@@ -114,7 +123,7 @@ def lora(
     with _Progress(as_json, segments) as progress:
         tuned = tune(
             loaded, choice, out, force, progress.event,
-            resume=resumed, begin_from=begun_from, measures=_reply_metrics,
+            resume=resumed, begin_from=begun_from, measures=_reply_metrics, profile=profile,
         )  # fmt: skip
     result = {"event": "run", "run": str(tuned.run), **tuned.info}
     if as_json:
@@ -183,6 +192,7 @@ def _run_to_resume(recipe_name: str, path: str) -> RunFolder:
 
 def _summary(info: dict[str, Any], run: str) -> str:
     from mlxtune.report.loss_tables import loss_table
+    from mlxtune.report.profile_table import profile_table
     from mlxtune.report.tables import to_text
     from mlxtune.training.diagnosis import Diagnosis
 
@@ -195,11 +205,12 @@ def _summary(info: dict[str, Any], run: str) -> str:
         else ""
     )
     tables = to_text([loss_table(info["losses"]["train"], info["losses"]["valid"])])
+    profile = f"{to_text([profile_table(info['profile'])])}\n\n" if info["profile"] else ""
     diagnosis = "" if info["diagnosis"] is None else f"{Diagnosis(**info['diagnosis']).as_text()}\n\n"
     return (
         f"{info['status']} after step {info['step']} of {info['steps']['total']}{early}: training loss {info['train_loss']:.4f}{valid}; "
         f"{info['seconds']:.0f} s, {info['tokens_per_second']:.0f} tokens/s (a shared prompt counted in each row), peak memory {info['peak_memory_gb']:.2f} GB{chosen}\n\n"
-        f"{tables}\n\n{diagnosis}"
+        f"{tables}\n\n{profile}{diagnosis}"
         f"run: {run}\n"
         f"next: mlxtune evaluate {run}"
     )

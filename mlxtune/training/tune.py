@@ -65,6 +65,7 @@ def tune(
     resume: RunFolder | None = None,
     begin_from: RunFolder | None = None,
     measures: Callable[[Recipe, Tokenizer, Sequence[Row]], Measure] | None = None,
+    profile: bool = False,
 ) -> Tuned:
     """Train a recipe's adapter.
 
@@ -77,6 +78,7 @@ def tune(
         resume: A run to resume from its last intact checkpoint; `out` and `force` are ignored then.
         begin_from: A run from whose adapter the new one starts.
         measures: Makes what measures replies to the validation rows, for recipes that select by a metric of them.
+        profile: Measure where the time goes, for run.json's "profile".
 
     Returns:
         The run; its outcome says whether it was interrupted.
@@ -194,6 +196,7 @@ def tune(
                     measure,
                     resume is not None,
                     measured_anew(changed),
+                    profile,
                 )
         except BaseException as error:
             with contextlib.suppress(OSError):  # as on a disk that is full
@@ -215,6 +218,7 @@ def tune(
             tokens_per_second=round(progress.tokens / progress.seconds, 1) if progress.seconds else 0.0,
             peak_memory_gb=round(backend.peak_memory_bytes() / 1e9, 4),
             losses=outcome.losses.to_json(),
+            profile=None if outcome.profile is None else outcome.profile.to_json(),
             diagnosis=diagnose(progress.validations, recipe).as_json() if progress.validations else None,
         )
     return Tuned(run, outcome, run.info())

@@ -245,9 +245,9 @@ def test_a_recipe_that_asks_for_checkpointing_gets_it_and_the_same_adapter(
         model: Any = load(*args, **kwargs)
         prepare = model.prepare_training
 
-        def prepare_training(spec: OptimizerSpec, gradient_checkpointing: bool = False) -> None:
+        def prepare_training(spec: OptimizerSpec, gradient_checkpointing: bool = False, timed: bool = False) -> None:
             asked.append(gradient_checkpointing)
-            prepare(spec, gradient_checkpointing)
+            prepare(spec, gradient_checkpointing, timed)
 
         model.prepare_training = prepare_training
         return model

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from mlx_lm.tuner.lora import LoRALinear
 from numpy.typing import NDArray
 
 from mlxtune.backends.base import (
+    GRADIENTS,
+    OPTIMIZER,
     Batch,
     Constraint,
     Generation,
@@ -93,6 +97,7 @@ class MlxModel:
         self._optimizer: optim.AdamW | None = None
         self._spec: OptimizerSpec | None = None
         self._step_gradient: StepGradient | None = None
+        self._timed = False
 
     # The adapter
 
@@ -124,9 +129,12 @@ class MlxModel:
 
     # Training
 
-    def prepare_training(self, spec: OptimizerSpec, gradient_checkpointing: bool = False) -> None:
-        """Freeze all but the adapter and make an optimizer; with checkpointing, keep no activations inside blocks."""
-        self._spec = spec
+    def prepare_training(self, spec: OptimizerSpec, gradient_checkpointing: bool = False, timed: bool = False) -> None:
+        """Freeze all but the adapter and make an optimizer; with checkpointing, keep no activations inside blocks.
+
+        Timed steps have two phases: forward, head and backward are one lazy (or compiled) computation.
+        """
+        self._spec, self._timed = spec, timed
         if gradient_checkpointing:
             checkpoint_blocks(self._network.layers, self._dropout_keys)
         else:
@@ -152,6 +160,7 @@ class MlxModel:
         """
         if self._step_gradient is None or self._optimizer is None or self._spec is None:
             raise RuntimeError("call prepare_training before train_step")
+        begun = time.perf_counter()
         self._network.train()
         try:
             with memory_for(f"step {step} ({described(batches)})"):
@@ -159,9 +168,10 @@ class MlxModel:
                 passes = [_pass_of(batch, self._padding) for batch in batches]
                 nats, gradients = self._step_gradient(passes, total_weight(batches), key)
                 norm = mx.sqrt(sum(mx.sum(mx.square(value)) for _, value in tree_flatten(gradients)))
-                result = step_result(batches, nats, n_segments, float(norm.item()))
+                result = step_result(batches, nats, n_segments, float(norm.item()))  # computes all gradients
         finally:
             self._network.eval()
+        computed = time.perf_counter()
         if math.isfinite(result.grad_norm) and math.isfinite(result.total_nats):
             limit = self._spec.max_grad_norm
             if limit is not None and result.grad_norm > limit:
@@ -170,7 +180,10 @@ class MlxModel:
             self._optimizer.update(self._network, gradients)
             mx.eval(self._network.trainable_parameters(), self._optimizer.state)
         give_back(self._limits)
-        return result
+        if not self._timed:
+            return result
+        seconds = {GRADIENTS: computed - begun, OPTIMIZER: time.perf_counter() - computed}
+        return replace(result, phase_seconds=seconds)
 
     def _weighted_nats(
         self,
