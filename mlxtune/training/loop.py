@@ -313,7 +313,8 @@ class _Training:
         """At the last validation up to the adapter's step; of the training rows alone where nothing was validated."""
         step, on_train = self._progress.step, None
         if step and not self._progress.validations:
-            on_train = validate(self._model, self._sample, self._segments, self._label_fields).segments
+            with self._clock.part(VALIDATION):
+                on_train = validate(self._model, self._sample, self._segments, self._label_fields).segments
         seen = [losses for losses in self._losses if losses.step <= adapter_step]
         return seen[-1] if seen else SegmentLosses(on_train, None, step)
 

@@ -50,6 +50,12 @@ def test_the_phases_of_the_steps_make_up_the_time_that_the_steps_took(profiled: 
     assert all(seconds >= 0 for seconds in profile["seconds"].values())
 
 
+def test_scoring_training_rows_where_nothing_was_validated_counts_as_validation(tmp_path: Path, base: Path) -> None:
+    recipe = load_recipe(write_recipe(tmp_path, base, data={"valid": None}, train={"max_steps": 1}))
+    profile = tune(recipe, chosen(), tmp_path / "run", profile=True).info["profile"]
+    assert profile["seconds"][VALIDATION] > 0
+
+
 def test_a_resumed_training_profiles_its_own_steps_and_without_being_asked_none(tmp_path: Path, base: Path) -> None:
     def recipe(max_steps: int) -> object:
         return load_recipe(write_recipe(tmp_path, base, train={"max_steps": max_steps, "save_every": 1}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,27 +23,29 @@ class Float32Head(nn.Module):
 
     def __init__(self, head: nn.Linear | QuantizedLinear) -> None:
         super().__init__()
-        self.own = head
+        self.own: Any = head
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(..., hidden) -> (..., vocabulary)."""
         with torch.autocast(hidden.device.type, enabled=False):
             if self._is_float32:
                 return nn.functional.linear(hidden.float(), self.own.weight)
-            return frozen_product(hidden.float(), self._rows, self.own.out_features)
+            return frozen_product(hidden.float(), self._rows, int(self.own.out_features))
 
     def gradient(self, of_logits: Tensor) -> Tensor:
         """Gradient of the hidden states from that of the logits: (..., vocabulary) -> (..., hidden), float32."""
-        return of_logits @ self.own.weight if self._is_float32 else frozen_gradient(of_logits, self._rows)
+        if self._is_float32:
+            return of_logits @ self.own.weight  # type: ignore[no-any-return]
+        return frozen_gradient(of_logits, self._rows)
 
     @property
     def _is_float32(self) -> bool:
-        return not isinstance(self.own, QuantizedLinear) and self.own.weight.dtype == torch.float32
+        return not isinstance(self.own, QuantizedLinear) and bool(self.own.weight.dtype == torch.float32)
 
     def _rows(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
         if isinstance(self.own, QuantizedLinear):
             return self.own.packed.rows(start, stop, dtype)
-        return self.own.weight[start:stop].to(dtype)
+        return self.own.weight[start:stop].to(dtype)  # type: ignore[no-any-return]
 
 
 @torch.no_grad()
