@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 import sys
 from collections.abc import Sequence
@@ -61,6 +62,11 @@ LINES_PER_RUN = 20  # progress lines of a whole run where stderr is no terminal
     help="Show where the time went: batches, the phases of the steps, validation, checkpoints. PyTorch tells forward pass, "
     "head (the loss over the vocabulary), backward pass and optimizer apart; MLX computes the first three as one.",
 )
+@click.option(
+    "--probe",
+    is_flag=True,
+    help="With --plan: load the weights and run two steps, for the time of the run and the measured memory; nothing is kept.",
+)
 @compute_options
 @force_option
 @json_option
@@ -73,6 +79,7 @@ def lora(
     segments: bool,
     plan_only: bool,
     profile: bool,
+    probe: bool,
     backend: str,
     device: str,
     force: bool,
@@ -87,6 +94,8 @@ def lora(
     from mlxtune.runs.folder import RunFolder, named_run
 
     resumes = resume is not None
+    if probe and not plan_only:
+        raise click.UsageError("--probe measures what --plan estimates; give both: --plan --probe")
     if plan_only and (resumes or begin_from):
         raise click.UsageError("--plan estimates a whole training; it cannot be used with --resume or --from")
     if plan_only and profile:
@@ -105,8 +114,11 @@ def lora(
     choice = choose(backend, device)
     if plan_only:
         from mlxtune.training.plan import plan
+        from mlxtune.training.probe import probe_steps
 
-        planned = plan(loaded, choice.backend.device(), copies_head=choice.backend.name == "mlx")
+        backend_used = choice.backend
+        runs = functools.partial(probe_steps, backend_used) if probe else None
+        planned = plan(loaded, backend_used.device(), backend_used.name, runs)
         if as_json:
             print_json(planned.as_json())
         else:

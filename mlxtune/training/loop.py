@@ -129,11 +129,7 @@ def train(
         RunError: There is no checkpoint to resume from.
     """
     training = _Training(model, backend, recipe, spec, examples, validation, run, measure)
-    model.prepare_training(
-        OptimizerSpec(recipe.train.weight_decay, recipe.train.max_grad_norm, recipe.train.seed),
-        recipe.train.gradient_checkpointing,
-        timed=profile,
-    )
+    model.prepare_training(optimizer_spec(recipe.train), recipe.train.gradient_checkpointing, timed=profile)
     if resume:
         training.restore(forget_best)
     backend.peak_memory_bytes(reset=True)
@@ -394,6 +390,11 @@ def fixed_batches(examples: Sequence[Example], tokens_per_pass: int) -> list[Bat
 
 def _own_lengths(examples: Sequence[Example], prefix: NDArray[np.int32]) -> list[int]:
     return [example.n_tokens - len(prefix) for example in examples]
+
+
+def optimizer_spec(settings: TrainSection) -> OptimizerSpec:
+    """The optimizer that a recipe asks for."""
+    return OptimizerSpec(settings.weight_decay, settings.max_grad_norm, settings.seed)
 
 
 def _tokens_per_pass(settings: TrainSection) -> int:

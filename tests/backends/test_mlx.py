@@ -236,7 +236,7 @@ def test_the_plans_memory_is_what_training_takes(tmp_path: Path, gradient_checkp
 
     backend = MlxBackend()
     if backend.device().kind != "cpu":
-        pytest.skip("the plan's figures for a GPU assume fused attention")
+        pytest.skip("the plan's counts were measured on a CPU")
     folder = tiny_model(tmp_path / "base", "qwen3", hidden=128, layers=8)
     train = {"batch_size": 7, "gradient_checkpointing": gradient_checkpointing}
     recipe = load_recipe(write_recipe(tmp_path, folder, prompt={"system": system}, train=train))

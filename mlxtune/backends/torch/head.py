@@ -8,10 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mlxtune.backends.shapes import POSITIONS_AT_ONCE
 from mlxtune.backends.torch.quantized_linear import QuantizedLinear, frozen_gradient, frozen_product
-
-# Positions whose logits exist at a time.
-POSITIONS_AT_ONCE = 512
 
 
 class Float32Head(nn.Module):

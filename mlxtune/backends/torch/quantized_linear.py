@@ -12,10 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mlxtune.backends.shapes import BLOCK_ELEMENTS
 from mlxtune.backends.torch.affine import Packed, dequantize
-
-# Elements dequantized at once: 16 MB in float32, a small layer whole.
-BLOCK_ELEMENTS = 1 << 22
 
 # Rows start to stop of a weight, (stop - start, in), in a type.
 Rows = Callable[[int, int, torch.dtype], Tensor]
