@@ -6,7 +6,7 @@ state stays inside the backend and is saved and loaded by it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -124,6 +124,12 @@ class Generation:
     stop_reason: str
 
 
+def in_order(found: Iterable[tuple[int, Generation]]) -> list[Generation]:
+    """Replies in the order of their prompts, once all have ended."""
+    by_number = dict(found)
+    return [by_number[number] for number in range(len(by_number))]
+
+
 class Matcher(Protocol):
     """Progress of one reply through a constraint."""
 
@@ -195,8 +201,19 @@ class Model(Protocol):
         constraint: Constraint | None = None,
         temperature: float = 0.0,
         seed: int = 0,
-    ) -> list[Generation]:
-        """Replies to all prompts, as one batch: greedy, or sampled at a temperature, the same ones for the same seed."""
+        slots: int | None = None,
+    ) -> Iterator[tuple[int, Generation]]:
+        """Replies to all prompts, each with its prompt's number, as they end; what all prompts open with is computed once.
+
+        Args:
+            prompts: Token ids, at least one each. The longest begin; where a reply ends, a prompt that waits takes its place.
+            max_new_tokens: Tokens that a reply may have, as far as the model's positions reach.
+            stop_tokens: Each ends a reply and does not belong to it.
+            constraint: What may be written.
+            temperature: 0 is greedy; else each token is sampled, a function of (seed, its prompt's number, its place).
+            seed: Of the samples.
+            slots: Replies that are written at a time, fewer where memory does not suffice for them; None is all.
+        """
         ...
 
     def choose(self, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[int]]) -> NDArray[np.float32]:

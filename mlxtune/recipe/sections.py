@@ -429,7 +429,7 @@ class EvaluateSection(Section):
     max_new_tokens: int = Field(64, ge=1)
     """Longest reply in tokens, its thinking included (prompt.thinking: true needs some hundred more)."""
     batch_size: int = Field(16, ge=1)
-    """Prompts answered together."""
+    """Replies written at a time, at most: where one ends, a row that waits takes its place. Fewer where memory has no room for them."""
     baselines: list[Literal["majority", "keywords", "tfidf", "zero_shot", "few_shot"]] = Field(default_factory=list)
     """What the model is compared with: the most frequent answer of the training rows, keywords, TF-IDF with logistic
     regression on the training rows, and the model before tuning, asked as it is or shown rows with their answers."""

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mlxtune.backends.base import Batch, LoraSpec, OptimizerSpec
+from mlxtune.backends.base import Batch, LoraSpec, OptimizerSpec, in_order
 from mlxtune.data.batches import build_batches, shared_prefix
 from mlxtune.data.examples import Example
 from mlxtune.errors import BackendError, ModelError, OutOfMemory
@@ -393,7 +393,7 @@ def test_a_gpu_trains_and_generates_as_the_cpu(any_base: Path, tmp_path: Path) -
         assert_close(gradient_of(model, order), gradient_of(model, order), 1e-6)
         model.prepare_training(OptimizerSpec(0.01, 1.0, 0))
         losses = [model.train_step(order, 1e-2, step, N_SEGMENTS).loss for step in range(1, 6)]
-        found.append((losses, model.score(order[0]).nats, model.generate(prompts, 4, [447])))
+        found.append((losses, model.score(order[0]).nats, in_order(model.generate(prompts, 4, [447]))))
     assert found[0][0] == pytest.approx(found[1][0], abs=1e-2)
     np.testing.assert_allclose(found[0][1], found[1][1], atol=5e-2)
     assert len(found[1][2]) == len(prompts)

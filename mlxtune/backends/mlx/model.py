@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from mlxtune.backends.mlx.head import Head
 from mlxtune.backends.mlx.memory import NO_LIMITS, MemoryLimits, give_back
 from mlxtune.backends.mlx.prefix_cache import PrefixCache
 from mlxtune.backends.mlx.recompute import checkpoint_blocks, keep_activations
-from mlxtune.backends.mlx.runtime import memory_for
+from mlxtune.backends.mlx.runtime import free_memory_bytes, memory_for
 from mlxtune.backends.mlx.session import MlxSession
 from mlxtune.backends.mlx.step_gradient import Pass, PrefixStates, StepGradient
 from mlxtune.backends.mlx.token_rope import rotate_by_token
@@ -50,10 +50,12 @@ from mlxtune.backends.option_tree import (
 )
 from mlxtune.backends.replies import write_replies
 from mlxtune.backends.shapes import BUCKETED, EXACT, PassPadding
+from mlxtune.backends.slots import slots_within
 from mlxtune.backends.state import TrainingState, read_state, require_shapes, write_state
 from mlxtune.backends.supervision import (
     common_length,
     described,
+    described_replies,
     dropout_seed,
     padded_batch,
     reply_limits,
@@ -261,7 +263,6 @@ class MlxModel:
         self._head = Head(self._network)
         self._layers = ()
 
-    @memory_for("generating a batch of replies")
     def generate(
         self,
         prompts: Sequence[Sequence[int]],
@@ -270,22 +271,25 @@ class MlxModel:
         constraint: Constraint | None = None,
         temperature: float = 0.0,
         seed: int = 0,
-    ) -> list[Generation]:
-        """Replies to all prompts, as one batch; what all prompts open with is computed once.
+        slots: int | None = None,
+    ) -> Iterator[tuple[int, Generation]]:
+        """Replies to all prompts, each with its prompt's number, as they end; what all prompts open with is computed once.
 
-        Greedy at temperature 0, else sampled: the same replies for the same prompts in the same order and seed. Tokens are
-        taken by the float32 logits that `score` and `choose` use.
+        Tokens are taken by the float32 logits that `score` and `choose` use.
         """
         require_prompts(prompts)
         limits = reply_limits(prompts, max_new_tokens, self.config)
-        n_shared = common_length(prompts)
-        shared = [PrefixCache() for _ in self._network.layers]
-        if n_shared:
-            self._network.model(mx.array(prompts[0][:n_shared])[None], shared)
-        held = [pair for pair in (layer.held() for layer in shared) if pair is not None]
-        session = MlxSession(self._network, self._float32_head(), held, len(prompts))
-        own = [prompt[n_shared:] for prompt in prompts]
-        return write_replies(session, own, limits, stop_tokens, constraint, temperature, seed)
+        with memory_for(f"generating {described_replies(prompts, max_new_tokens)}"):
+            head = self._head.widen()
+            n_shared = common_length(prompts)
+            shared = self._prefix(mx.array(prompts[0][:n_shared])) if n_shared else []
+            held = [pair for pair in (layer.held() for layer in shared) if pair is not None]
+            n_slots = slots_within(
+                slots, prompts, limits, self.config, free_memory_bytes(), self._network.model.norm.weight.dtype.size
+            )
+            session = MlxSession(self._network, head, held, n_slots)
+            own = [prompt[n_shared:] for prompt in prompts]
+            yield from write_replies(session, own, limits, n_slots, stop_tokens, constraint, temperature, seed)
 
     def _float32_head(self) -> Callable[[mx.array], mx.array]:
         """The head for many calls: a 16-bit weight is widened once, and not for every token that is generated."""

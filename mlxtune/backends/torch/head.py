@@ -36,6 +36,15 @@ class Float32Head(nn.Module):
             return of_logits @ self.own.weight  # type: ignore[no-any-return]
         return frozen_gradient(of_logits, self._rows)
 
+    def logits_of(self, tokens: Tensor, hidden: Tensor) -> Tensor:
+        """Those of some tokens, (n,), alone: (..., hidden) -> (..., n)."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            if isinstance(self.own, QuantizedLinear):
+                rows = self.own.packed.dequantized(tokens, torch.float32)
+            else:
+                rows = self.own.weight[tokens].float()
+            return nn.functional.linear(hidden.float(), rows)
+
     @property
     def _is_float32(self) -> bool:
         return not isinstance(self.own, QuantizedLinear) and bool(self.own.weight.dtype == torch.float32)

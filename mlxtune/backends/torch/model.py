@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,10 +42,12 @@ from mlxtune.backends.option_tree import (
     row_groups,
 )
 from mlxtune.backends.replies import write_replies
+from mlxtune.backends.slots import slots_within
 from mlxtune.backends.state import TrainingState, read_state, require_shapes, write_state
 from mlxtune.backends.supervision import (
     common_length,
     described,
+    described_replies,
     dropout_seed,
     reply_limits,
     require_prompts,
@@ -61,7 +63,7 @@ from mlxtune.backends.torch.packing import pack
 from mlxtune.backends.torch.phases import PhaseClock
 from mlxtune.backends.torch.prefix_cache import Layers, Leaves, PrefixCache, cache_argument
 from mlxtune.backends.torch.quantized_linear import QuantizedEmbedding, QuantizedLinear
-from mlxtune.backends.torch.runtime import autocast, memory_for
+from mlxtune.backends.torch.runtime import autocast, free_memory_bytes, memory_for
 from mlxtune.backends.torch.session import RowsCache, TorchSession
 from mlxtune.models.architecture import n_parameters
 
@@ -290,22 +292,27 @@ class TorchModel:
         constraint: Constraint | None = None,
         temperature: float = 0.0,
         seed: int = 0,
-    ) -> list[Generation]:
-        """Replies to all prompts, as one batch; what all prompts open with is computed once.
+        slots: int | None = None,
+    ) -> Iterator[tuple[int, Generation]]:
+        """Replies to all prompts, each with its prompt's number, as they end; what all prompts open with is computed once.
 
-        Greedy at temperature 0, else sampled: the same replies for the same prompts in the same order and seed. Tokens are
-        taken by the float32 logits that `score` and `choose` use.
+        Tokens are taken by the float32 logits that `score` and `choose` use.
         """
         require_prompts(prompts)
         limits = reply_limits(prompts, max_new_tokens, self.config)
-        n_shared = common_length(prompts)
-        own = [prompt[n_shared:] for prompt in prompts]
-        longest = max(map(len, prompts))
-        what = f"generating {len(prompts)} replies of up to {max_new_tokens} tokens to prompts of up to {longest}"
-        with memory_for(what, self._device):
+        with memory_for(f"generating {described_replies(prompts, max_new_tokens)}", self._device):
+            n_shared = common_length(prompts)
             shared = self._prefix(self._ids(prompts[0][:n_shared]))
-            session = TorchSession(self._after, self._head, shared, len(prompts), self._device)
-            return write_replies(session, own, limits, stop_tokens, constraint, temperature, seed)
+            n_slots = slots_within(
+                slots, prompts, limits, self.config, free_memory_bytes(self._device), self._dtype.itemsize
+            )
+            session = TorchSession(self._after, self._head_of, shared, n_slots, self._device)
+            own = [prompt[n_shared:] for prompt in prompts]
+            yield from write_replies(session, own, limits, n_slots, stop_tokens, constraint, temperature, seed)
+
+    def _head_of(self, hidden: Tensor, tokens: Tensor | None) -> Tensor:
+        """Float32 logits of all tokens, or of some."""
+        return self._head(hidden) if tokens is None else self._network.lm_head.logits_of(tokens, hidden)
 
     def _after(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: RowsCache) -> Tensor:
         """Last hidden states of tokens, (B, W, hidden), as a `TorchSession` computes them."""
