@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,17 @@ AnyModel: Any = object
 
 
 class FakeModel(AnyModel):
-    """Answers each prompt with the text that `answer` gives for it; under a constraint that must allow the text."""
+    """Answers each prompt with the text that `answer` gives for it; under a constraint that must allow the text.
+
+    After `fail_after` replies it is interrupted.
+    """
 
     n_parameters = 0
 
     def __init__(self, tokenizer: Tokenizer, answer: Callable[[str], str], fail_after: int | None = None) -> None:
         self.tokenizer, self.answer, self.fail_after = tokenizer, answer, fail_after
         self.config = {"vocab_size": 448}
-        self.batches: list[list[int]] = []
+        self.asked: list[int] = []  # tokens of each prompt that was answered, in order
 
     def generate(
         self,
@@ -39,11 +42,13 @@ class FakeModel(AnyModel):
         constraint: Constraint | None = None,
         temperature: float = 0.0,
         seed: int = 0,
-    ) -> list[Generation]:
-        if len(self.batches) == self.fail_after:
-            raise KeyboardInterrupt
-        self.batches.append([len(prompt) for prompt in prompts])
-        return [self._reply(self.tokenizer.decode(prompt), max_new_tokens, constraint) for prompt in prompts]
+        slots: int | None = None,
+    ) -> Iterator[tuple[int, Generation]]:
+        for number in sorted(range(len(prompts)), key=lambda number: -len(prompts[number])):
+            if len(self.asked) == self.fail_after:
+                raise KeyboardInterrupt
+            self.asked.append(len(prompts[number]))
+            yield number, self._reply(self.tokenizer.decode(prompts[number]), max_new_tokens, constraint)
 
     def _reply(self, prompt: str, max_new_tokens: int, constraint: Constraint | None) -> Generation:
         ids = self.tokenizer.encode([self.answer(prompt)])[0].ids

@@ -66,6 +66,7 @@ def test_the_demo_recipe_trains_scores_answers_and_fuses_real_weights(tmp_path: 
 @pytest.mark.parametrize("name", ["mlx", "torch"])
 def test_real_weights_read_from_the_package_write_english(name: str) -> None:
     from mlxtune.backends import choose
+    from mlxtune.backends.base import in_order
     from mlxtune.models.base_model import base_folder
     from mlxtune.models.tokenizer import load_tokenizer
     from mlxtune.recipe.load import load_recipe
@@ -75,7 +76,7 @@ def test_real_weights_read_from_the_package_write_english(name: str) -> None:
     tokenizer = load_tokenizer(folder)
     model = backend.load(folder)
     prompt = tokenizer.prompt([{"role": "user", "content": "What is the capital of France?"}])
-    (reply,) = model.generate([prompt], 16, tokenizer.stop_tokens)
+    (reply,) = in_order(model.generate([prompt], 16, tokenizer.stop_tokens))
     assert "Paris" in tokenizer.decode(reply.tokens)
     assert tokenizer.hf.convert_ids_to_tokens(tokenizer.end_of_turn) == "<|im_end|>"
 

@@ -6,7 +6,7 @@ state stays inside the backend and is saved and loaded by it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +18,9 @@ from mlxtune.backends.shapes import EXACT, PassPadding
 
 STORED = "stored"  # the dtype of a model whose weights stay in the types that its files have them in
 UNSUPERVISED = -1  # the segment of a token that is not trained on
+# Phases of a timed step. A backend that computes the first three as one names them as one.
+FORWARD, HEAD, BACKWARD, OPTIMIZER = "forward", "head", "backward", "optimizer"
+GRADIENTS = "forward, head and backward"
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ class StepResult:
         segment_nats: Sum of -log p by segment, unweighted, (S,).
         segment_tokens: Supervised tokens by segment, (S,).
         grad_norm: Global L2 norm of the gradient before clipping.
+        phase_seconds: Seconds of each phase that the backend can tell apart; empty unless steps are timed.
     """
 
     total_nats: float
@@ -91,6 +95,7 @@ class StepResult:
     segment_nats: NDArray[np.float64]
     segment_tokens: NDArray[np.int64]
     grad_norm: float
+    phase_seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def loss(self) -> float:
@@ -117,6 +122,12 @@ class Generation:
 
     tokens: tuple[int, ...]
     stop_reason: str
+
+
+def in_order(found: Iterable[tuple[int, Generation]]) -> list[Generation]:
+    """Replies in the order of their prompts, once all have ended."""
+    by_number = dict(found)
+    return [by_number[number] for number in range(len(by_number))]
 
 
 class Matcher(Protocol):
@@ -161,11 +172,16 @@ class Model(Protocol):
         """The adapter's present values, named and shaped as `attach_lora` takes them."""
         ...
 
-    def prepare_training(self, spec: OptimizerSpec, gradient_checkpointing: bool = False) -> None:
+    def prepare_training(self, spec: OptimizerSpec, gradient_checkpointing: bool = False, timed: bool = False) -> None:
         """Freeze all but the adapter and make an optimizer.
 
-        With checkpointing the backward pass computes each block's activations again instead of keeping them: the same
-        numbers, for less memory and more time. Preparing again without it undoes it.
+        Preparing again replaces what was prepared before.
+
+        Args:
+            spec: The optimizer.
+            gradient_checkpointing: Let the backward pass compute each block's activations again instead of keeping them:
+                the same numbers, for less memory and more time.
+            timed: Measure the phases of each step (`StepResult.phase_seconds`).
         """
         ...
 
@@ -185,8 +201,19 @@ class Model(Protocol):
         constraint: Constraint | None = None,
         temperature: float = 0.0,
         seed: int = 0,
-    ) -> list[Generation]:
-        """Replies to all prompts, as one batch: greedy, or sampled at a temperature, the same ones for the same seed."""
+        slots: int | None = None,
+    ) -> Iterator[tuple[int, Generation]]:
+        """Replies to all prompts, each with its prompt's number, as they end; what all prompts open with is computed once.
+
+        Args:
+            prompts: Token ids, at least one each. The longest begin; where a reply ends, a prompt that waits takes its place.
+            max_new_tokens: Tokens that a reply may have, as far as the model's positions reach.
+            stop_tokens: Each ends a reply and does not belong to it.
+            constraint: What may be written.
+            temperature: 0 is greedy; else each token is sampled, a function of (seed, its prompt's number, its place).
+            seed: Of the samples.
+            slots: Replies that are written at a time, fewer where memory does not suffice for them; None is all.
+        """
         ...
 
     def choose(self, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[int]]) -> NDArray[np.float32]:

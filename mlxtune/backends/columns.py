@@ -1,12 +1,15 @@
-"""Which tokens each row of a generating batch attends to, and where it is: the host's side of its cache. NumPy only.
+"""Where the tokens of each row of a generating batch lie in its cache: the host's side of it. NumPy only.
 
-Keys and values of all rows lie in the same columns. A pass adds as many columns as its widest row has tokens; a row with
-fewer has holes there, which nobody attends to, and its positions go on without them.
+A row has a slot of the cache for itself, and its tokens lie in the slot's first columns, one after the other: a token's column is
+its position. What a slot holds behind them (padding of a pass, a row that left) is attended to by nobody and written over by
+the row's next tokens. So a cache has as many slots as rows that are written at a time, as many columns as its longest row has
+tokens, and never more, however many rows come and go.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,50 +17,105 @@ from numpy.typing import NDArray
 # Tokens of each row in one pass over prompts: attention's scores are (B, heads, these, all before), where no kernel fuses them.
 TOKENS_AT_ONCE = 512
 GROWTH = 256  # columns by which a cache grows
+COPIES = 4  # of one layer's cache, of which a model has some dozens
 
 
-class Columns:
-    """The columns of a batch.
+@dataclass(frozen=True)
+class Span:
+    """Where the tokens of one pass go: behind those that their rows have.
 
-    Args:
-        n_rows: B.
-        n_shared: Columns that all rows have tokens in, P: what opens every prompt.
+    Attributes:
+        slots: Slot of each of its rows, (B,); several may have one.
+        columns: Of each token, which are its position, too, (B, W).
     """
 
-    def __init__(self, n_rows: int, n_shared: int) -> None:
-        self._filled = np.ones((n_rows, n_shared), np.bool_)
+    slots: NDArray[np.int32]
+    columns: NDArray[np.int32]
 
     @property
     def n_columns(self) -> int:
-        """How many there are."""
-        return self._filled.shape[1]
+        """Columns that the pass has to do with: of all slots the first so many."""
+        return int(self.columns.max()) + 1
 
     @property
     def offsets(self) -> NDArray[np.int32]:
-        """Position of each row's next token, (B,)."""
-        found: NDArray[np.int32] = self._filled.sum(axis=1, dtype=np.int32)
-        return found
+        """Position of each row's first token, (B,)."""
+        return self.columns[:, 0]
 
-    def visible(self, counts: NDArray[np.int32], width: int) -> NDArray[np.bool_]:
-        """What each token of a pass attends to, itself included, (B, W, columns + W).
+    @property
+    def run(self) -> slice | None:
+        """Its slots where they are one after the other, so that nothing is copied to read them; else None."""
+        first, n_rows = int(self.slots[0]), len(self.slots)
+        return slice(first, first + n_rows) if np.array_equal(self.slots, np.arange(first, first + n_rows)) else None
+
+    @property
+    def visible(self) -> NDArray[np.bool_]:
+        """What each token attends to, (B, W, n_columns): its row up to itself; padding too, so that nothing is NaN."""
+        return np.arange(self.n_columns) <= self.columns[:, :, None]
+
+
+def go_apart(counts: NDArray[np.int32]) -> bool:
+    """Whether a pass of so many tokens a row should have a row for each token: where most of it would be padding otherwise.
+
+    Each token then reads its slot's keys and values for itself, from a copy, which is to stay small beside the cache.
+    """
+    n_rows, n_tokens = len(counts), int(counts.sum())
+    return 2 * n_tokens <= n_rows * int(counts.max()) and n_tokens <= COPIES * n_rows
+
+
+class Columns:
+    """How many tokens each row has.
+
+    Args:
+        n_shared: Tokens that open every row and lie in every slot from the beginning, P.
+    """
+
+    def __init__(self, n_shared: int) -> None:
+        self._n_shared = n_shared
+        self._lengths = np.zeros(0, np.int32)
+
+    def __len__(self) -> int:
+        """Rows that there are."""
+        return len(self._lengths)
+
+    @property
+    def n_columns(self) -> int:
+        """Tokens of the longest row."""
+        return int(self._lengths.max(initial=0))
+
+    def join(self, n_rows: int) -> int:
+        """Begin rows in the slots behind those that are taken; the first of these slots."""
+        first = len(self)
+        self._lengths = np.concatenate([self._lengths, np.full(n_rows, self._n_shared, np.int32)])
+        return first
+
+    def add(self, counts: NDArray[np.int32], width: int, first: int = 0) -> Span:
+        """Add the tokens of a pass.
 
         Args:
             counts: Tokens of each row that count, (B,); 0 of a row that only waits.
             width: W.
+            first: Slot of the first row.
         """
-        new = np.arange(width)[None] < counts[:, None]  # (B, W)
-        own = new[:, None] & np.tri(width, dtype=np.bool_)
-        before = np.broadcast_to(self._filled[:, None], (len(counts), width, self.n_columns))
-        visible = np.concatenate([before, own], axis=2)
-        visible[:, :, self.n_columns :] |= ~new[:, :, None] & np.eye(
-            width, dtype=np.bool_
-        )  # padding sees itself: no NaN
-        return visible
+        slots = np.arange(first, first + len(counts), dtype=np.int32)
+        columns = (self._lengths[slots, None] + np.arange(width)).astype(np.int32)
+        self._lengths[slots] += counts
+        return Span(slots, columns)
 
-    def add(self, counts: NDArray[np.int32], width: int) -> None:
-        """The columns of a pass."""
-        self._filled = np.concatenate([self._filled, np.arange(width)[None] < counts[:, None]], axis=1)
+    def add_apart(self, counts: NDArray[np.int32]) -> Span:
+        """Add the tokens of a pass that has a row for each token, (N, 1), in the order of their rows, and so no padding.
 
-    def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these rows alone."""
-        self._filled = self._filled[list(rows)]
+        Args:
+            counts: Tokens of each row, (B,).
+        """
+        slots = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+        within = np.concatenate([np.arange(count) for count in counts])
+        columns = (self._lengths[slots] + within)[:, None].astype(np.int32)
+        self._lengths += counts
+        return Span(slots, columns)
+
+    def keep(self, rows: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Go on with these rows alone, in this order; the slots whose content moves, and where to."""
+        self._lengths = self._lengths[list(rows)]
+        moves = [(row, slot) for slot, row in enumerate(rows) if row != slot]
+        return [row for row, _ in moves], [slot for _, slot in moves]

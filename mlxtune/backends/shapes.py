@@ -11,6 +11,13 @@ from dataclasses import dataclass
 # Of the float32 logits that MLX's head has at a time; with what becomes of them, up to three times as much. A GPU needs more
 # of them to be busy while it reads the head's weight, which is read once for each chunk.
 LOGITS_BYTES = {"cpu": 16 << 20, "gpu": 128 << 20}
+# Torch's head: positions whose logits exist at a time.
+POSITIONS_AT_ONCE = 512
+# Elements of a weight that torch dequantizes, or widens, at once: 16 MB in float32, a small layer whole.
+BLOCK_ELEMENTS = 1 << 22
+# Tokens of a sequence that torch packs several rows into. Attention within it costs its square, whoever attends to whom; up to
+# here that is small beside the linear layers. A longer row has a sequence of its own.
+SEQUENCE_TOKENS = 512
 MIN_POSITIONS = 64  # of a chunk, so that a matrix product has work to do
 SMALLEST_WIDTH = 16
 SMALLEST_POSITIONS = 32

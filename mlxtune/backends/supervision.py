@@ -167,3 +167,9 @@ def described(batches: Sequence[Batch]) -> str:
     largest = max(batches, key=lambda batch: batch.tokens.size)
     rows, own = largest.tokens.shape
     return f"a batch of {rows} rows of up to {own + len(largest.prefix)} tokens"
+
+
+def described_replies(prompts: Sequence[Sequence[int]], max_new_tokens: int) -> str:
+    """Replies that are written, for messages."""
+    longest = max(map(len, prompts))
+    return f"replies of up to {max_new_tokens} tokens to prompts of up to {longest}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 import sys
 from collections.abc import Sequence
@@ -56,6 +57,17 @@ LINES_PER_RUN = 20  # progress lines of a whole run where stderr is no terminal
 @click.option(
     "--plan", "plan_only", is_flag=True, help="Estimate parameters, tokens, steps and memory, without loading weights."
 )
+@click.option(
+    "--profile",
+    is_flag=True,
+    help="Show where the time went: batches, the phases of the steps, validation, checkpoints. PyTorch tells forward pass, "
+    "head (the loss over the vocabulary), backward pass and optimizer apart; MLX computes the first three as one.",
+)
+@click.option(
+    "--probe",
+    is_flag=True,
+    help="With --plan: load the weights and run two steps, for the time of the run and the measured memory; nothing is kept.",
+)
 @report_option
 @compute_options
 @force_option
@@ -68,6 +80,8 @@ def lora(
     begin_from: Path | None,
     segments: bool,
     plan_only: bool,
+    profile: bool,
+    probe: bool,
     reports: bool,
     backend: str,
     device: str,
@@ -83,8 +97,12 @@ def lora(
     from mlxtune.runs.folder import RunFolder, named_run
 
     resumes = resume is not None
+    if probe and not plan_only:
+        raise click.UsageError("--probe measures what --plan estimates; give both: --plan --probe")
     if plan_only and (resumes or begin_from):
         raise click.UsageError("--plan estimates a whole training; it cannot be used with --resume or --from")
+    if plan_only and profile:
+        raise click.UsageError("--profile measures a training; it cannot be used with --plan, which does not train")
     if resumes:
         for option, given in (("--out", out), ("--force", force), ("--from", begin_from)):
             if given:
@@ -99,8 +117,11 @@ def lora(
     choice = choose(backend, device)
     if plan_only:
         from mlxtune.training.plan import plan
+        from mlxtune.training.probe import probe_steps
 
-        planned = plan(loaded, choice.backend.device(), copies_head=choice.backend.name == "mlx")
+        backend_used = choice.backend
+        runs = functools.partial(probe_steps, backend_used) if probe else None
+        planned = plan(loaded, backend_used.device(), backend_used.name, runs)
         if as_json:
             print_json(planned.as_json())
         else:
@@ -117,7 +138,7 @@ def lora(
     with _Progress(as_json, segments) as progress:
         tuned = tune(
             loaded, choice, out, force, progress.event,
-            resume=resumed, begin_from=begun_from, measures=_reply_metrics,
+            resume=resumed, begin_from=begun_from, measures=_reply_metrics, profile=profile,
         )  # fmt: skip
     report = write_report_of(tuned.run.path) if reports and tuned.outcome.status != INTERRUPTED else None
     if as_json:
@@ -189,6 +210,7 @@ def _run_to_resume(recipe_name: str, path: str) -> RunFolder:
 
 def _summary(info: dict[str, Any], run: str) -> str:
     from mlxtune.report.terminal.loss_tables import loss_table
+    from mlxtune.report.terminal.profile_table import profile_table
     from mlxtune.report.terminal.tables import to_text
     from mlxtune.training.diagnosis import Diagnosis
 
@@ -201,11 +223,12 @@ def _summary(info: dict[str, Any], run: str) -> str:
         else ""
     )
     tables = to_text([loss_table(info["losses"]["train"], info["losses"]["valid"])])
+    profile = f"{to_text([profile_table(info['profile'])])}\n\n" if info["profile"] else ""
     diagnosis = "" if info["diagnosis"] is None else f"{Diagnosis(**info['diagnosis']).as_text()}\n\n"
     return (
         f"{info['status']} after step {info['step']} of {info['steps']['total']}{early}: training loss {info['train_loss']:.4f}{valid}; "
         f"{info['seconds']:.0f} s, {info['tokens_per_second']:.0f} tokens/s (a shared prompt counted in each row), peak memory {info['peak_memory_gb']:.2f} GB{chosen}\n\n"
-        f"{tables}\n\n{diagnosis}"
+        f"{tables}\n\n{profile}{diagnosis}"
         f"run: {run}\n"
         f"next: mlxtune evaluate {run}"
     )

@@ -72,7 +72,7 @@ def predict(
     interactive = sys.stdin.isatty() and (not texts or STDIN in texts)
     at_once = 1 if interactive else found.recipe.evaluate.batch_size
     while batch := list(islice(rows, at_once)):
-        replies = predictor.predict_batch(batch)
+        replies = predictor.predict_rows(batch)
         shown = [
             str(row.fields[needed[0]]) if len(needed) == 1 else json.dumps(row.fields, ensure_ascii=False)
             for row in batch

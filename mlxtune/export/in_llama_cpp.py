@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -40,15 +40,19 @@ class LlamaCppModel:
         constraint: Constraint | None = None,
         temperature: float = 0.0,
         seed: int = 0,
-    ) -> list[Generation]:
-        """Greedy replies to all prompts.
+        slots: int | None = None,
+    ) -> Iterator[tuple[int, Generation]]:
+        """Greedy replies to all prompts, each with its prompt's number; `slots` prompts are sent at a time.
 
         Raises:
             ValueError: A constraint, or a temperature.
         """
         if constraint is not None or temperature:
             raise ValueError("llama.cpp is asked freely and greedily here")
-        return self._writer.generate(prompts, max_new_tokens, stop_tokens)
+        size = slots or len(prompts)
+        for start in range(0, len(prompts), size):
+            written = self._writer.generate(prompts[start : start + size], max_new_tokens, stop_tokens)
+            yield from enumerate(written, start)
 
 
 def has_llama_cpp() -> bool:

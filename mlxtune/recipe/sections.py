@@ -391,6 +391,9 @@ class TrainSection(Section):
     gradient_checkpointing: bool = False
     """Recompute each block's activations in the backward pass instead of keeping them: less memory, about a third more
     time, the same numbers."""
+    fit: Literal["auto", "refuse", "ignore"] = "auto"
+    """What to do where the estimated peak is more than the device's memory. auto: turn gradient_checkpointing on if that is enough, say so
+    and keep it in the run's recipe, else refuse before weights are loaded; refuse: refuse at once; ignore: train all the same."""
     learning_rate: float = Field(2e-4, gt=0)
     """Peak learning rate."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
@@ -446,7 +449,7 @@ class EvaluateSection(Section):
     max_new_tokens: int = Field(64, ge=1)
     """Longest reply in tokens, its thinking included (prompt.thinking: true needs some hundred more)."""
     batch_size: int = Field(16, ge=1)
-    """Prompts answered together."""
+    """Replies written at a time, at most: where one ends, a row that waits takes its place. Fewer where memory has no room for them."""
     baselines: list[Literal["majority", "keywords", "tfidf", "zero_shot", "few_shot"]] = Field(default_factory=list)
     """What the model is compared with: the most frequent answer of the training rows, keywords, TF-IDF with logistic
     regression on the training rows, and the model before tuning, asked as it is or shown rows with their answers."""
@@ -584,6 +587,10 @@ class Recipe(Section):
     def with_tokens_per_pass(self, size: int) -> Recipe:
         """This recipe with `train.tokens_per_pass` stated."""
         return self.model_copy(update={"train": self.train.model_copy(update={"tokens_per_pass": size})})
+
+    def with_gradient_checkpointing(self) -> Recipe:
+        """This recipe with `train.gradient_checkpointing` on."""
+        return self.model_copy(update={"train": self.train.model_copy(update={"gradient_checkpointing": True})})
 
     def to_yaml(self) -> str:
         """The recipe with every default spelled out, as a run folder keeps it."""

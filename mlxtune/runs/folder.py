@@ -80,14 +80,18 @@ class RunFolder:
         return load_recipe(self.recipe_file)
 
     def with_its_passes(self, recipe: Recipe) -> Recipe:
-        """A recipe that leaves `train.tokens_per_pass` to the machine, with the number that this run was started with.
+        """A recipe that leaves to the machine how passes are computed, with what this run was started with.
 
-        Other passes would draw other dropout. It stays auto where the run has no number: 0.1.0 kept none.
+        `train.tokens_per_pass`, since other passes would draw other dropout; it stays auto where the run has no number: 0.1.0 kept none.
+        Gradient checkpointing, where `train.fit: auto` had turned it on.
         """
-        began_with = self.recipe().train.tokens_per_pass
-        if recipe.train.tokens_per_pass != AUTO or began_with == AUTO:
-            return recipe
-        return recipe.with_tokens_per_pass(began_with)
+        began = self.recipe().train
+        if recipe.train.tokens_per_pass == AUTO and began.tokens_per_pass != AUTO:
+            recipe = recipe.with_tokens_per_pass(began.tokens_per_pass)
+        chosen = self.info().get("memory", {}).get("checkpointing_chosen", False)
+        if chosen and began.gradient_checkpointing and recipe.train.fit == AUTO:
+            recipe = recipe.with_gradient_checkpointing()
+        return recipe
 
     def info(self) -> dict[str, Any]:
         """run.json."""

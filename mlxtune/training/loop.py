@@ -29,6 +29,7 @@ from mlxtune.runs.layout import FINISHED, INTERRUPTED, RunStatus, checkpoint_nam
 from mlxtune.training.checkpoints import Best, Checkpoints, Progress, last_good
 from mlxtune.training.diagnosis import Point, diagnose, fixed_sample
 from mlxtune.training.interrupt import Interrupt
+from mlxtune.training.profile import CHECKPOINTS, DATA, VALIDATION, PartClock, Profile
 from mlxtune.training.schedule import Schedule
 from mlxtune.training.selection import Selection
 from mlxtune.training.validation import segment_losses, validate
@@ -82,6 +83,7 @@ class Outcome:
         losses: At the last validation that the adapter has seen; of the training rows alone, after the last step, where
             nothing was validated.
         stopped: Why it ended before its last step, as a clause; None if it did not.
+        profile: Where the time went; None unless asked for.
     """
 
     status: RunStatus
@@ -89,6 +91,7 @@ class Outcome:
     adapter_step: int
     losses: SegmentLosses
     stopped: str | None
+    profile: Profile | None = None
 
 
 def train(
@@ -103,6 +106,7 @@ def train(
     measure: Measure | None = None,
     resume: bool = False,
     forget_best: bool = False,
+    profile: bool = False,
 ) -> Outcome:
     """Train the adapter that is attached to `model`, and write it with its metrics into the run folder.
 
@@ -118,22 +122,21 @@ def train(
         measure: Metrics of the replies that the model now gives; needed where the recipe selects by one.
         resume: Go on from the run's last intact checkpoint.
         forget_best: The metric changed, or what it is measured on: the previous best is discarded.
+        profile: Measure where the time goes.
 
     Raises:
         TrainingError: A loss or gradient is not finite, or a checkpoint cannot be written; the last good one stays.
         RunError: There is no checkpoint to resume from.
     """
     training = _Training(model, backend, recipe, spec, examples, validation, run, measure)
-    model.prepare_training(
-        OptimizerSpec(recipe.train.weight_decay, recipe.train.max_grad_norm, recipe.train.seed),
-        recipe.train.gradient_checkpointing,
-    )
+    model.prepare_training(optimizer_spec(recipe.train), recipe.train.gradient_checkpointing, timed=profile)
     if resume:
         training.restore(forget_best)
     backend.peak_memory_bytes(reset=True)
     mode = "a" if resume else "w"
     with run.metrics_file.open(mode, encoding="utf-8") as stream, Interrupt() as interrupt:
-        return training.run(_Log(stream, on_event), interrupt)
+        outcome = training.run(_Log(stream, on_event), interrupt)
+    return replace(outcome, profile=training.profile()) if profile else outcome
 
 
 class _Training:
@@ -166,13 +169,15 @@ class _Training:
         self._selection = Selection.of(recipe)
         self._checkpoints = Checkpoints(run.checkpoints)
         self._progress = Progress()
+        self._clock = PartClock()
+        self._begun_at = 0  # step that this process went on from
         self._saved = 0  # step of the last checkpoint
         self._losses: list[SegmentLosses] = []  # of each validation
 
     def restore(self, forget_best: bool) -> None:
         """Go back to the last intact checkpoint, in the model, in metrics.jsonl and here."""
         self._progress = self._checkpoints.restore(self._model)
-        self._saved = self._progress.step
+        self._saved = self._begun_at = self._progress.step
         _truncate_metrics(self._run, self._progress, self._steps)
         self._losses = [
             SegmentLosses(event["train"]["segments"], event["segments"], event["step"])
@@ -207,12 +212,18 @@ class _Training:
         )  # fmt: skip
         return Outcome(status, progress, adapter_step, self._losses_at(adapter_step), stopped)
 
+    def profile(self) -> Profile:
+        """Where the time of this process's steps went."""
+        return self._clock.profile(self._progress.step - self._begun_at)
+
     def _step(self, log: _Log) -> None:
         """One optimizer step."""
         step = self._progress.step + 1
         started = time.perf_counter()
-        step_batches = self._sampler.step(step)
+        with self._clock.part(DATA):
+            step_batches = self._sampler.step(step)
         result = self._model.train_step(step_batches, self._schedule.rate(step), step, len(self._segments))
+        self._clock.add(result.phase_seconds)
         _require_finite(result, step, step_batches, self._run)
         seconds = time.perf_counter() - started
         tokens = sum(count_tokens(batch) for batch in step_batches)
@@ -245,11 +256,13 @@ class _Training:
         improved = False
         # A validation that an interruption skips is done when the run resumes, but a run does not resume after its last step.
         if validates and self._progress.validated != step and (last or not interrupt.requested):
-            improved = self._validate(log)
+            with self._clock.part(VALIDATION):
+                improved = self._validate(log)
         stopped = self._out_of_patience()
         saves = step % self._settings.save_every == 0 if self._settings.save_every else validates
         if improved or (self._saved != step and (saves or last or stopped or interrupt.requested)):
-            self._save(log)
+            with self._clock.part(CHECKPOINTS):
+                self._save(log)
         return stopped
 
     def _validate(self, log: _Log) -> bool:
@@ -296,7 +309,8 @@ class _Training:
         """At the last validation up to the adapter's step; of the training rows alone where nothing was validated."""
         step, on_train = self._progress.step, None
         if step and not self._progress.validations:
-            on_train = validate(self._model, self._sample, self._segments, self._label_fields).segments
+            with self._clock.part(VALIDATION):
+                on_train = validate(self._model, self._sample, self._segments, self._label_fields).segments
         seen = [losses for losses in self._losses if losses.step <= adapter_step]
         return seen[-1] if seen else SegmentLosses(on_train, None, step)
 
@@ -376,6 +390,11 @@ def fixed_batches(examples: Sequence[Example], tokens_per_pass: int) -> list[Bat
 
 def _own_lengths(examples: Sequence[Example], prefix: NDArray[np.int32]) -> list[int]:
     return [example.n_tokens - len(prefix) for example in examples]
+
+
+def optimizer_spec(settings: TrainSection) -> OptimizerSpec:
+    """The optimizer that a recipe asks for."""
+    return OptimizerSpec(settings.weight_decay, settings.max_grad_norm, settings.seed)
 
 
 def _tokens_per_pass(settings: TrainSection) -> int:

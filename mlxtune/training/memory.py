@@ -2,92 +2,116 @@
 
 from __future__ import annotations
 
+import math
+import platform
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mlxtune.backends.base import Batch, Device, LoraSpec
-from mlxtune.backends.shapes import LOGITS_BYTES, positions_at_once
+from mlxtune.backends.shapes import BLOCK_ELEMENTS, LOGITS_BYTES, POSITIONS_AT_ONCE, positions_at_once
 from mlxtune.data.batches import shared_prefix
 from mlxtune.data.examples import Example
 from mlxtune.models.architecture import linear_layers, n_parameters
 from mlxtune.recipe.sections import AUTO, Recipe
+from mlxtune.training.activations import FLOAT32, Activations, PassShape
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 ADAPTER_BYTES = 16  # a trainable parameter: its value, gradient and AdamW's two moments, float32 each
-GRADIENT_COPIES = 2  # of a block's activations, while its gradient is computed
-QUANTIZATION_OVERHEAD_BITS = 32  # a group: one scale and one offset of 16 bits
+LOGITS_COPIES = {
+    "mlx": 3,
+    "torch": 1,
+}  # the logits, their exponentials and their gradient; torch writes each over the one before
+# A weight's element while torch dequantizes it: the float32 value, and twice its byte before that.
+DEQUANTIZED_BYTES = 6
+# torch on a CPU has no count of its own, so the measured peak is the whole process's: Python, torch, transformers and PEFT take this before
+# a weight is read (torch 2.13 and transformers 5.24 on Linux).
+PROCESS_BYTES = 440_000_000
+PROCESS = "Python and libraries"  # its name among the parts
+# Gaps in glibc's heap, which does not find freed aligned memory again: about as much as all blocks compute, kept or computed again, beside
+# their adapters' share (measured with 2.36). With every array in pages of its own (MALLOC_MMAP_THRESHOLD_=131072) there were none, and
+# a step took two thirds more time.
+HEAP_GAPS = 1.0
+HEAP_ARRAY_BYTES = 32 << 20  # glibc gives a larger array pages of its own
 
 # Positions of a pass that `auto` chooses among. Past the largest, a pass costs what its positions cost: to double it saves
 # PASS_COST of 4,096, 2%, for twice the memory. Powers of two, so that machines that differ little agree.
 PASS_SIZES = (4096, 2048, 1024, 512, 256)
-# Share of the device's memory that the estimate may reach. It was right on a CPU and short by half on a GPU; and other programs
-# run beside a training.
-MEMORY_SHARE = 0.5
+# Share of the device's memory that the estimate may reach when passes are sized. The estimate is right to 15% (tools/bench/plan_memory.py);
+# the rest is for other programs, whose memory it does not know.
+MEMORY_SHARE = 0.75
 
 
 @dataclass(frozen=True)
-class PassShape:
-    """What a forward pass's memory depends on.
+class Workload:
+    """What a training's memory depends on beside its rows.
 
     Attributes:
-        rows: How many.
-        width: Tokens of the longest, without the prefix.
-        prefix: Tokens that open every row.
-        supervised: Supervised tokens of all rows.
+        recipe: With its settings.
+        config: The base model's config.json.
+        spec: The adapter.
+        device: Where training runs.
+        backend: 'mlx' or 'torch'.
     """
 
-    rows: int
-    width: int
-    prefix: int
-    supervised: int
+    recipe: Recipe
+    config: Mapping[str, Any]
+    spec: LoraSpec
+    device: Device
+    backend: str
 
-    @classmethod
-    def of(cls, batch: Batch) -> PassShape:
-        """That of a batch."""
-        rows, width = batch.tokens.shape
-        return cls(rows, width, len(batch.prefix), int(batch.supervised.sum()))
+    def with_recipe(self, recipe: Recipe) -> Workload:
+        """The same under another recipe, whose adapter is the same."""
+        return replace(self, recipe=recipe)
 
 
-def resolve_tokens_per_pass(
-    recipe: Recipe,
-    examples: Sequence[Example],
-    config: Mapping[str, Any],
-    spec: LoraSpec,
-    device: Device,
-    copies_head: bool,
-) -> int:
+def resolve_tokens_per_pass(workload: Workload, examples: Sequence[Example]) -> int:
     """`train.tokens_per_pass` as a number: the recipe's own, or for `auto` the largest of PASS_SIZES that memory allows.
 
     A size is allowed where the estimate for the largest pass that it can make of the longest rows of the data stays within
     MEMORY_SHARE of the device's memory. Where none is, it is the smallest: rows longer than it are passes of their own.
-
-    Args:
-        recipe: With its settings.
-        examples: Training examples.
-        config: The base model's config.json.
-        spec: The adapter.
-        device: Where training runs.
-        copies_head: As for `estimated_memory`.
     """
-    if recipe.train.tokens_per_pass != AUTO:
-        return recipe.train.tokens_per_pass
-    allowed = MEMORY_SHARE * device.memory_bytes
+    train = workload.recipe.train
+    if train.tokens_per_pass != AUTO:
+        return train.tokens_per_pass
+    allowed = MEMORY_SHARE * workload.device.memory_bytes
     for size in PASS_SIZES:
-        largest = _largest_pass(examples, recipe.train.rows_per_step, size)
-        if sum(estimated_memory(recipe, config, spec, device, [largest], copies_head).values()) <= allowed:
+        largest = largest_passes(examples, train.rows_per_step, size)
+        if sum(estimated_memory(workload, largest).values()) <= allowed:
             return size
     return PASS_SIZES[-1]
 
 
-def _largest_pass(examples: Sequence[Example], rows_per_step: int, size: int) -> PassShape:
-    """The largest pass of up to `size` positions that a step could hold: its rows the longest, their replies too."""
+def pass_shapes(step_batches: Sequence[Batch]) -> list[PassShape]:
+    """Those of the passes of one optimizer step."""
+    return [
+        PassShape(
+            rows=batch.tokens.shape[0],
+            width=batch.tokens.shape[1],
+            prefix=len(batch.prefix),
+            supervised=int(batch.supervised.sum()),
+            tokens=int(batch.lengths.sum()),
+            is_alone=len(step_batches) == 1,
+        )
+        for batch in step_batches
+    ]
+
+
+def largest_passes(examples: Sequence[Example], rows_per_step: int, size: int) -> list[PassShape]:
+    """The largest passes of up to `size` positions that a step could hold: of the longest rows, with the longest replies.
+
+    A step that is one pass keeps what is computed of the prefix, others do not; so there are two where both may be.
+    """
     prefix = len(shared_prefix(examples))
     width = max(example.n_tokens for example in examples) - prefix
-    rows = max(1, min(rows_per_step, len(examples), size // width))
+    in_step = min(rows_per_step, len(examples))
+    rows = max(1, min(in_step, size // width))
     replies = sorted((len(example.reply) for example in examples), reverse=True)
-    in_step = sum(replies[:rows_per_step])  # of shorter rows, a pass holds more than `rows`
-    return PassShape(rows, width, prefix, min(in_step, max(size, replies[0])))
+    supervised = min(
+        sum(replies[:rows_per_step]), max(size, replies[0])
+    )  # of shorter rows, a pass holds more than `rows`
+    largest = PassShape(rows, width, prefix, supervised, rows * width)
+    return [largest] if rows == in_step else [largest, replace(largest, is_alone=False)]
 
 
 def adapter_size(spec: LoraSpec, shapes: Mapping[str, tuple[int, int]]) -> int:
@@ -95,73 +119,102 @@ def adapter_size(spec: LoraSpec, shapes: Mapping[str, tuple[int, int]]) -> int:
     return sum(spec.rank * sum(shapes[layer]) for layer in spec.layers)
 
 
-def estimated_memory(
-    recipe: Recipe,
-    config: Mapping[str, Any],
-    spec: LoraSpec,
-    device: Device,
-    passes: Iterable[PassShape],
-    copies_head: bool,
-) -> dict[str, int]:
-    """An estimate of the peak, by part, in bytes.
+def estimated_memory(workload: Workload, passes: Iterable[PassShape]) -> dict[str, int]:
+    """An estimate of the peak that training reports, by part, in bytes.
 
-    Activations are what the backward pass keeps of the largest pass, per position and block: the inputs of the
-    linear layers and of the norms (about 9 x hidden), query, key, value and the attention's output, three MLP
-    products, and the attention's probabilities where no fused kernel recomputes them (CPU). Blocks below the first
-    adapted one keep nothing. With gradient checkpointing a block keeps its input, and keys and values of a shared prefix;
-    all the rest is kept of one block at a time. While a block's gradient is computed it takes its activations twice
-    more (measured, MLX on a CPU). The loss keeps logits, their exponentials and their gradient, float32, for the
-    supervised positions only; MLX of a chunk of them.
+    The peak lies at the start of the backward pass of the largest pass: all that it keeps is there (`activations.py`), and beside it
+    either the logits of as many positions as the head computes at once, or the gradient of one block. MLX and CUDA report their
+    arrays, and freed memory that they keep for reuse is given back where it is needed; torch on a CPU reports the process.
 
     Args:
-        recipe: With its settings.
-        config: The base model's config.json.
-        spec: The adapter.
-        device: Where training runs.
+        workload: What is trained, and where.
         passes: Those of training, or the largest.
-        copies_head: The backend makes a float32 copy of a 16-bit head, as MLX does; torch casts it block by block.
     """
-    dtype = recipe.model.dtype or (
-        "float32" if device.kind == "cpu" else str(config.get("torch_dtype") or config.get("dtype") or "bfloat16")
+    recipe, config, device = workload.recipe, workload.config, workload.device
+    width = value_bytes(workload)
+    activations = Activations(
+        config, workload.spec, workload.backend, device, width, recipe.train.gradient_checkpointing
     )
-    width = BYTES.get(dtype, 4)
-    quantization = recipe.model.quantize.model_dump() if recipe.model.quantize else config.get("quantization")
-    weight_bits = 8 * width
-    if quantization:
-        weight_bits = quantization["bits"] + QUANTIZATION_OVERHEAD_BITS / quantization["group_size"]
-    hidden, inner = int(config["hidden_size"]), int(config["intermediate_size"])
-    heads = int(config["num_attention_heads"])
-    key_heads = int(config.get("num_key_value_heads") or heads)
-    head = int(config.get("head_dim") or hidden // heads)
-
-    blocks = int(config["num_hidden_layers"]) - min(int(layer.split(".")[2]) for layer in spec.layers)
-
-    def activations(shape: PassShape) -> int:
-        width_computed = device.padding.width(shape.width)
-        own = device.padding.rows(shape.rows) * width_computed
-        positions = own + shape.prefix
-        per_position = 9 * hidden + (2 * heads + 2 * key_heads) * head + 3 * inner
-        attention = own * (shape.prefix + width_computed) + shape.prefix**2
-        of_block = positions * per_position + (attention * heads if device.kind == "cpu" else 0)
-        kept, at_once = blocks * of_block, GRADIENT_COPIES * of_block
-        if recipe.train.gradient_checkpointing:
-            kept = blocks * (positions * hidden + shape.prefix * 2 * key_heads * head)
-            at_once += of_block
-        return (kept + at_once) * width
-
-    def logits(shape: PassShape) -> int:
-        positions, vocabulary = shape.supervised, int(config["vocab_size"])
-        if copies_head:
-            positions = min(positions, positions_at_once(vocabulary, LOGITS_BYTES[device.kind]))
-        return positions * vocabulary * 4 * 3
-
-    # A 16-bit head is copied to float32 to compute the loss in.
-    head_copy = int(config["vocab_size"]) * hidden * 4 if copies_head and width < 4 and not quantization else 0
-
     shapes = set(passes)
-    return {
-        "weights": int(n_parameters(config) * weight_bits / 8),
-        "adapter and optimizer": adapter_size(spec, linear_layers(config)) * ADAPTER_BYTES,
-        "activations": max(map(activations, shapes)),
-        "logits": max(map(logits, shapes)) + head_copy,
+    peaks = [_of_pass(workload, activations, shape) for shape in shapes]
+    kept, beside = max(peaks, key=sum)
+    parts = {
+        "weights": _weight_bytes(workload, width),
+        "adapter and optimizer": adapter_size(workload.spec, linear_layers(config)) * ADAPTER_BYTES,
+        "activations": kept,
+        "gradients or logits": beside,
     }
+    if workload.backend == "torch" and device.kind == "cpu":
+        parts["gaps in the heap"] = max(_heap_gaps(workload, activations, shape) for shape in shapes)
+        parts[PROCESS] = PROCESS_BYTES
+    return parts
+
+
+def value_bytes(workload: Workload) -> int:
+    """Bytes of a value of the type that is computed in."""
+    named = workload.recipe.model.dtype
+    if named is None and workload.device.kind == "cpu":
+        return FLOAT32
+    stored = workload.config.get("torch_dtype") or workload.config.get("dtype") or "bfloat16"
+    return BYTES.get(named or str(stored), FLOAT32)
+
+
+def _of_pass(workload: Workload, activations: Activations, shape: PassShape) -> tuple[int, int]:
+    """What a pass keeps, and what its logits or the gradient of a block take beside that, bytes."""
+    kept, logits = activations.kept(shape), _logits_bytes(workload, shape)
+    beside = max(activations.at_once(shape), logits) + _dequantized_bytes(workload)
+    if shape.is_alone or not shape.prefix or workload.backend == "torch":
+        return kept, beside
+    # MLX keeps a shared prefix's keys and values and gathers their gradient over the passes; then it runs the prefix anew.
+    of_prefix = PassShape(1, shape.prefix + 1, 0, 0, shape.prefix + 1)
+    again = activations.kept(of_prefix), activations.at_once(of_prefix)
+    states = activations.states(shape)
+    largest = max((kept, beside), again, key=sum)
+    return largest[0] + states, largest[1]
+
+
+def _heap_gaps(workload: Workload, activations: Activations, shape: PassShape) -> int:
+    """Freed memory of a pass that glibc neither uses again nor gives back, bytes."""
+    array = shape.rows * shape.width * int(workload.config["hidden_size"]) * FLOAT32
+    if platform.libc_ver()[0] != "glibc" or array > HEAP_ARRAY_BYTES:
+        return 0
+    return int(HEAP_GAPS * activations.without_adapters(shape))
+
+
+def _weight_bytes(workload: Workload, width: int) -> int:
+    """Weights as they lie in memory: scales and offsets of a quantized base have the type that is computed in."""
+    config, quantization = workload.config, _quantization(workload)
+    hidden, vocabulary = int(config["hidden_size"]), int(config["vocab_size"])
+    if quantization is None:
+        # MLX makes a float32 copy of a 16-bit head; torch casts it block by block.
+        head_copy = vocabulary * hidden * FLOAT32 if workload.backend == "mlx" and width < FLOAT32 else 0
+        return n_parameters(config) * width + head_copy
+    bits: float = quantization["bits"] + 2 * 8 * width / quantization["group_size"]
+    return math.ceil(n_parameters(config) * bits / 8)
+
+
+def _logits_bytes(workload: Workload, shape: PassShape) -> int:
+    """The float32 logits that exist at a time, and what becomes of them."""
+    vocabulary, kind = int(workload.config["vocab_size"]), workload.device.kind
+    positions: int = workload.device.padding.positions(max(1, shape.supervised))
+    if workload.backend == "mlx":
+        positions = min(positions, positions_at_once(vocabulary, LOGITS_BYTES[kind]))
+    else:
+        positions = min(positions, POSITIONS_AT_ONCE)
+    return positions * vocabulary * FLOAT32 * LOGITS_COPIES[workload.backend]
+
+
+def _dequantized_bytes(workload: Workload) -> int:
+    """The block of a weight that torch dequantizes to multiply by it."""
+    if workload.backend != "torch" or _quantization(workload) is None:
+        return 0
+    config = workload.config
+    largest = int(config["hidden_size"]) * max(int(config["vocab_size"]), int(config["intermediate_size"]))
+    return min(largest, BLOCK_ELEMENTS) * DEQUANTIZED_BYTES
+
+
+def _quantization(workload: Workload) -> Mapping[str, Any] | None:
+    """Bits and group size of the base that is trained on; None where it is not quantized."""
+    asked = workload.recipe.model.quantize
+    found: Mapping[str, Any] | None = asked.model_dump() if asked else workload.config.get("quantization")
+    return None if found is None else {"bits": 4, "group_size": 64, **found}

@@ -1,20 +1,22 @@
-"""What a training would take: parameters, tokens, steps, padding, memory. Reads config.json, tokenizer and data; no weights."""
+"""What a training would take: parameters, tokens, steps, padding, memory. Reads config.json, tokenizer and data; weights only to probe."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mlxtune.backends.base import Batch, Device
-from mlxtune.data.examples import within_positions
+from mlxtune.data.examples import Example, within_positions
 from mlxtune.data.prepared_cache import cached_prepare
 from mlxtune.models.architecture import linear_layers, n_parameters
 from mlxtune.models.base_model import config_and_tokenizer
 from mlxtune.models.tokenizer import load_tokenizer
 from mlxtune.recipe.sections import Recipe
+from mlxtune.training.fit import Remedy, fitted, gb
 from mlxtune.training.loop import BatchSampler, Steps, count_tokens
-from mlxtune.training.memory import PassShape, adapter_size, estimated_memory, resolve_tokens_per_pass
+from mlxtune.training.memory import Workload, adapter_size, estimated_memory, pass_shapes
+from mlxtune.training.probe import Probe
 from mlxtune.training.tune import describe_data, lora_spec
 
 
@@ -39,11 +41,14 @@ class Plan:
         head_padding: Share of the head's positions that are padding, first epoch.
         shared_prefix_tokens: Tokens that open every row and are computed once an optimizer step.
         shared_prefix_saved: Share of the rows' tokens that need no computing for it.
-        memory_bytes: Estimated peak.
+        memory_bytes: Estimated peak, by part.
         available_bytes: What this machine's device may use.
         device: Which that is.
         rounding: What the device rounds float32 products to, where the user wants that.
         gradient_checkpointing: Whether activations are computed again rather than kept.
+        note: What `train.fit: auto` changed, in a line; None where it changed nothing.
+        remedies: What would lower the peak of a training that does not fit.
+        probe: What two steps of the training took; None where none were run.
     """
 
     trainable_parameters: int
@@ -67,6 +72,14 @@ class Plan:
     rounding: str | None = None
     gradient_checkpointing: bool = False
     rows_to_rewrite: int = 0
+    note: str | None = None
+    remedies: tuple[Remedy, ...] = ()
+    probe: Probe | None = None
+
+    @property
+    def fits(self) -> bool:
+        """Whether the estimated peak is no more than the device may use."""
+        return self.total_memory_bytes <= self.available_bytes
 
     @property
     def total_memory_bytes(self) -> int:
@@ -94,22 +107,20 @@ class Plan:
             "memory_gb": {name: round(value / 1e9, 3) for name, value in self.memory_bytes.items()},
             "memory_total_gb": round(self.total_memory_bytes / 1e9, 3),
             "memory_available_gb": round(self.available_bytes / 1e9, 3),
-            "fits": self.total_memory_bytes <= self.available_bytes,
+            "fits": self.fits,
+            "would_take_gb": {one.setting: round(one.n_bytes / 1e9, 3) for one in self.remedies},
             "device": self.device,
             "rounding": self.rounding,
             "gradient_checkpointing": self.gradient_checkpointing,
+            "probe": None if self.probe is None else self.probe.to_json(),
         }
 
     def as_text(self) -> str:
         """The plan, a line a fact."""
         parts = ", ".join(f"{name} {value / 1e9:.2f}" for name, value in self.memory_bytes.items())
         share = self.trainable_parameters / self.total_parameters
-        remedies = ["lower train.tokens_per_pass or train.max_tokens", "set model.quantize"]
-        if not self.gradient_checkpointing:
-            remedies.insert(0, "set train.gradient_checkpointing: true")
-        fits = self.total_memory_bytes <= self.available_bytes
         of_head = f", {self.head_padding:.1%} of those of the head" if self.head_padding else ""
-        verdict = "fits" if fits else f"DOES NOT FIT: {', or '.join(remedies)}"
+        verdict = "fits" if self.fits else "DOES NOT FIT"
         lines = [
             ("parameters", f"{self.trainable_parameters:,} trainable of {self.total_parameters:,} ({share:.2%})"),
             ("data", self.data),
@@ -127,22 +138,33 @@ class Plan:
             ),
             ("memory", f"about {self.total_memory_bytes / 1e9:.2f} GB ({parts})"),
             ("this machine", f"{self.available_bytes / 1e9:.2f} GB for {self.device}: {verdict}"),
+            *(("", f"{one.setting} would take {gb(one.n_bytes)}") for one in self.remedies),
         ]
+        if self.note:
+            lines.append(("checkpointing", self.note))
         if self.rounding:
             lines.append(("rounding", self.rounding))
+        if self.probe is not None:
+            lines += self.probe.lines(self.total_memory_bytes)
         return "\n".join(f"{name:<17}{text}" for name, text in lines)
 
 
-def plan(recipe: Recipe, device: Device, copies_head: bool = True) -> Plan:
+def plan(
+    recipe: Recipe,
+    device: Device,
+    backend: str = "mlx",
+    probe: Callable[[Workload, Sequence[Example]], Probe] | None = None,
+) -> Plan:
     """Plan a recipe's training on a device.
 
     Args:
         recipe: What to train.
         device: Where.
-        copies_head: The backend makes a float32 copy of a 16-bit head, as MLX does; torch casts it block by block.
+        backend: 'mlx' or 'torch': what each keeps for the backward pass differs.
+        probe: Runs some steps of it, with weights; None plans without.
 
     Raises:
-        MlxtuneError: As training would, for data and configuration.
+        MlxtuneError: As training would, for data and configuration; for memory only where it is to be probed.
     """
     config, tokenizer_folder = config_and_tokenizer(recipe.model)
     recipe = within_positions(recipe, config)
@@ -151,10 +173,15 @@ def plan(recipe: Recipe, device: Device, copies_head: bool = True) -> Plan:
     prepared = cached_prepare(recipe, tokenizer, ask=False)
     training, validation = prepared.training, prepared.validation
     steps = Steps.of(len(training.examples), recipe)
-    settings = recipe.train
-    size = resolve_tokens_per_pass(recipe, training.examples, config, spec, device, copies_head)
+    fit = fitted(Workload(recipe, config, spec, device, backend), training.examples)
+    if probe:
+        fit.require()
+    settings = fit.workload.recipe.train
+    size = int(settings.tokens_per_pass)
     sampler = BatchSampler(training.examples, settings.rows_per_step, size, settings.seed)
-    epoch = [batch for step in range(1, steps.per_epoch + 1) for batch in sampler.step(step)]
+    in_steps = [sampler.step(step) for step in range(1, steps.per_epoch + 1)]
+    epoch = [batch for step_batches in in_steps for batch in step_batches]
+    shapes = [shape for step_batches in in_steps for shape in pass_shapes(step_batches)]
     tokens = sum(map(count_tokens, epoch))
     own_positions = sum(_positions(batch, device) for batch in epoch)
     supervised = sum(int(batch.supervised.sum()) for batch in epoch)
@@ -178,12 +205,15 @@ def plan(recipe: Recipe, device: Device, copies_head: bool = True) -> Plan:
         shared_prefix_saved=(tokens - own_tokens - of_prefix) / tokens,
         tokens_per_pass=size,
         passes_per_step=len(epoch) / steps.per_epoch,
-        memory_bytes=estimated_memory(recipe, config, spec, device, map(PassShape.of, epoch), copies_head),
+        memory_bytes=estimated_memory(fit.workload, shapes),
         available_bytes=device.memory_bytes,
         device=device.description,
         rounding=device.rounding if device.kind == "gpu" else None,
         gradient_checkpointing=settings.gradient_checkpointing,
         rows_to_rewrite=augmented.wanted if (augmented := training.augmented) and augmented.is_estimate else 0,
+        note=fit.note(),
+        remedies=fit.remedies,
+        probe=probe(fit.workload, training.examples) if probe else None,
     )
 
 

@@ -30,8 +30,9 @@ from mlxtune.runs.folder import RunFolder, new_run
 from mlxtune.runs.layout import FAILED, FINISHED, INTERRUPTED, TRAINING
 from mlxtune.training.checkpoints import Checkpoints
 from mlxtune.training.diagnosis import diagnose
+from mlxtune.training.fit import fitted
 from mlxtune.training.loop import Measure, Outcome, Steps, train
-from mlxtune.training.memory import resolve_tokens_per_pass
+from mlxtune.training.memory import Workload
 from mlxtune.training.resume import (
     adapter_to_begin_from,
     check_data,
@@ -65,6 +66,7 @@ def tune(
     resume: RunFolder | None = None,
     begin_from: RunFolder | None = None,
     measures: Callable[[Recipe, Tokenizer, Sequence[Row]], Measure] | None = None,
+    profile: bool = False,
 ) -> Tuned:
     """Train a recipe's adapter.
 
@@ -77,6 +79,7 @@ def tune(
         resume: A run to resume from its last intact checkpoint; `out` and `force` are ignored then.
         begin_from: A run from whose adapter the new one starts.
         measures: Makes what measures replies to the validation rows, for recipes that select by a metric of them.
+        profile: Measure where the time goes, for run.json's "profile".
 
     Returns:
         The run; its outcome says whether it was interrupted.
@@ -108,8 +111,11 @@ def tune(
     for line in [*training.left_out, *(validation.left_out if validation else [])]:
         log.info(f"left out, longer than train.max_tokens: {line}")
     device = backend.device()
-    size = resolve_tokens_per_pass(recipe, training.examples, config, spec, device, backend.name == "mlx")
-    recipe = recipe.with_tokens_per_pass(size)
+    fit = fitted(Workload(recipe, config, spec, device, backend.name), training.examples)
+    fit.require()
+    if note := fit.note():
+        log.info(note)
+    recipe = fit.workload.recipe
     data = _data_facts(recipe, training, validation)
     steps = Steps.of(len(training.examples), recipe)
     if resume:
@@ -134,7 +140,7 @@ def tune(
     again = ", with gradient checkpointing" if recipe.train.gradient_checkpointing else ""
     log.info(
         f"training {trainable:,} of {model.n_parameters:,} parameters for {steps.total:,} steps, {steps.per_epoch:,} an epoch, "
-        f"in forward passes of up to {size:,} positions{again}",
+        f"in forward passes of up to {recipe.train.tokens_per_pass:,} positions{again}",
     )
 
     run = resume or new_run(recipe, out, force)
@@ -149,7 +155,13 @@ def tune(
             "reason": choice.reason,
             "versions": backend.versions(),
             "steps": {"per_epoch": steps.per_epoch, "total": steps.total},
-            "tokens_per_pass": size,
+            "tokens_per_pass": recipe.train.tokens_per_pass,
+            "memory": {
+                "planned_gb": round(fit.n_bytes / 1e9, 4),
+                "available_gb": round(fit.available_bytes / 1e9, 4),
+                "checkpointing_chosen": fit.plain_bytes is not None
+                or (resume is not None and _chose_checkpointing(resume)),
+            },
         }
         if resume:
             before = run.info()
@@ -194,6 +206,7 @@ def tune(
                     measure,
                     resume is not None,
                     measured_anew(changed),
+                    profile,
                 )
         except BaseException as error:
             with contextlib.suppress(OSError):  # as on a disk that is full
@@ -215,6 +228,7 @@ def tune(
             tokens_per_second=round(progress.tokens / progress.seconds, 1) if progress.seconds else 0.0,
             peak_memory_gb=round(backend.peak_memory_bytes() / 1e9, 4),
             losses=outcome.losses.to_json(),
+            profile=None if outcome.profile is None else outcome.profile.to_json(),
             diagnosis=diagnose(progress.validations, recipe).as_json() if progress.validations else None,
         )
     return Tuned(run, outcome, run.info())
@@ -239,6 +253,11 @@ def _require_something_left(run: RunFolder, recipe: Recipe, steps: Steps) -> Non
             f"{run}: stopped early at step {last.step}, {last.since_best} validations after the best; to train further, raise "
             "train.early_stopping.patience, or --set train.early_stopping=null"
         )
+
+
+def _chose_checkpointing(run: RunFolder) -> bool:
+    """Whether `train.fit: auto` turned gradient checkpointing on when a run was started."""
+    return bool(run.info().get("memory", {}).get("checkpointing_chosen", False))
 
 
 def _command() -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from mlxtune.backends.base import Backend
+from mlxtune.backends.base import Backend, in_order
 from mlxtune.backends.supervision import reply_limits
 from mlxtune.data.examples import within_positions
 from mlxtune.data.rows import Row, read_rows
@@ -155,13 +155,13 @@ def test_prompts_without_room_for_a_reply_are_refused_and_those_with_little_repo
 def test_a_reply_ends_where_the_models_positions_do(backend: Backend, tmp_path: Path) -> None:
     model = backend.load(with_config(tiny_model(tmp_path / "base"), max_position_embeddings=24))
     prompts = [TOKENS, TOKENS[:10], [9]]
-    free = backend.load(tiny_model(tmp_path / "free")).generate(prompts, 16, [])
-    replies = model.generate(prompts, 16, [])
+    free = in_order(backend.load(tiny_model(tmp_path / "free")).generate(prompts, 16, []))
+    replies = in_order(model.generate(prompts, 16, []))
     assert [len(reply.tokens) for reply in replies] == [4, 14, 16]
     for reply, whole in zip(replies, free, strict=True):
         assert reply.tokens == whole.tokens[: len(reply.tokens)] and reply.stop_reason == "length"
     with pytest.raises(DataError, match="a prompt of 24 tokens leaves no room for a reply: the model has 24 positions"):
-        model.generate([list(range(3, 27))], 16, [])
+        in_order(model.generate([list(range(3, 27))], 16, []))
     assert reply_limits([[1]], 5, {}) == [5]
 
 

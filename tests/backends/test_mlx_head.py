@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mlxtune.backends import shapes
-from mlxtune.backends.base import OptimizerSpec
+from mlxtune.backends.base import OptimizerSpec, in_order
 from mlxtune.backends.mlx.backend import MlxBackend
 from mlxtune.backends.mlx.head import Head, to_numpy
 from mlxtune.data.batches import build_batches, shared_prefix
@@ -184,7 +184,7 @@ def test_a_16_bit_head_is_widened_once_a_model(base: Path, tmp_path: Path) -> No
     copy: Any = model._head._widened
     assert copy.nbytes == 2 * model._network.model.embed_tokens.weight.nbytes
     model.prepare_training(OptimizerSpec(0.0, 1.0, 0))
-    model.generate([[3, 4, 5]], 2, [0])
+    in_order(model.generate([[3, 4, 5]], 2, [0]))
     assert model._head._widened is copy
 
 

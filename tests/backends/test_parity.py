@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mlxtune.backends.adapter import Adapter, initial_weights, write_adapter
-from mlxtune.backends.base import Backend, Model, OptimizerSpec
+from mlxtune.backends.base import Backend, Model, OptimizerSpec, in_order
 from mlxtune.data.batches import build_batches, shared_prefix
 from mlxtune.data.template import ReplyTemplate
 from mlxtune.evaluation.predict.constraint import TemplateConstraint
@@ -87,7 +87,7 @@ def test_both_write_the_same_greedy_text_free_and_constrained(pair: Pair, tmp_pa
     template = ReplyTemplate(recipe.output)
     constraint = TemplateConstraint(template, tokenizer, pair.models[0].config["vocab_size"])
     for held in (None, constraint):
-        mlx, torch = (model.generate(prompts, 24, tokenizer.stop_tokens, held) for model in pair.models)
+        mlx, torch = (in_order(model.generate(prompts, 24, tokenizer.stop_tokens, held)) for model in pair.models)
         assert torch == mlx
     assert all(template.parse(tokenizer.decode(reply.tokens)).values["intents"] for reply in torch)
 

@@ -235,7 +235,7 @@ def test_torchs_cache_has_what_the_models_ask_for() -> None:
     variables = {"cache", "past_key_values", "past_key_value"}
     assert "get_seq_length" in asked_of(variables, codes[-1])
     for code in codes:
-        for stand_in in (PrefixCache(), RowsCache()):
+        for stand_in in (PrefixCache(), RowsCache(1)):
             check_has(stand_in, asked_of(variables, code), f"{code.__name__}", "transformers")
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mlxtune.backends.base import Batch, LoraSpec, OptimizerSpec
+from mlxtune.backends.base import Batch, LoraSpec, OptimizerSpec, in_order
 from mlxtune.data.batches import build_batches, shared_prefix
 from mlxtune.data.examples import Example
 from mlxtune.errors import BackendError, ModelError, OutOfMemory
@@ -23,9 +23,11 @@ from tests.tiny import tiny_model
 
 torch = pytest.importorskip("torch")
 
-from mlxtune.backends.torch import quantized_linear as quantized_module  # noqa: E402 - after the check that torch is there
+from mlxtune.backends.torch import head as head_module  # noqa: E402 - after the check that torch is there
+from mlxtune.backends.torch import quantized_linear as quantized_module  # noqa: E402
 from mlxtune.backends.torch.affine import Packed, quantize  # noqa: E402
 from mlxtune.backends.torch.backend import TorchBackend  # noqa: E402
+from mlxtune.backends.torch.head import Float32Head, nats_and_gradient  # noqa: E402
 from mlxtune.backends.torch.packing import pack  # noqa: E402
 from mlxtune.backends.torch.quantized_linear import QuantizedEmbedding, QuantizedLinear, QuantizedWeight  # noqa: E402
 from mlxtune.backends.torch.runtime import memory_for, pick_device  # noqa: E402
@@ -210,15 +212,29 @@ def _pack(batch: Batch, with_prefix: bool, length: int, inside: bool) -> Any:
 def test_logits_of_many_positions_are_computed_in_parts_with_the_same_gradient_and_scores(
     base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mlxtune.backends.torch import model as module
-
     model, _ = loaded(TorchBackend(), base)
     batch = batch_of([5, 9, 4, 3])
     at_once, scores = gradient_of(model, [batch]), model.score(batch)
-    monkeypatch.setattr(module, "POSITIONS_AT_ONCE", 3)
+    monkeypatch.setattr(head_module, "POSITIONS_AT_ONCE", 3)
     assert_close(gradient_of(model, [batch]), at_once, 1e-6)
     np.testing.assert_allclose(model.score(batch).nats, scores.nats, atol=1e-5)
     assert np.array_equal(model.score(batch).correct, scores.correct)
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "quantized"])
+def test_the_heads_gradient_equals_that_of_cross_entropy(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(32, 50, bias=False).requires_grad_(False)
+    packed = QuantizedLinear(QuantizedWeight(quantize(linear.weight, 32, 8)))
+    own: Any = packed if kind == "quantized" else linear.to(getattr(torch, kind))
+    weight = packed.packed.rows(0, 50, torch.float32) if kind == "quantized" else linear.weight.float()
+    hidden, targets, weights = torch.randn(7, 32, requires_grad=True), torch.randint(50, (7,)), torch.rand(7)
+    wanted = torch.nn.functional.cross_entropy(5 * hidden @ weight.T, targets, reduction="none")
+    (wanted_gradient,) = torch.autograd.grad((wanted * weights).sum(), hidden)
+    monkeypatch.setattr(head_module, "POSITIONS_AT_ONCE", 3)
+    nats, gradient = nats_and_gradient(Float32Head(own), 5 * hidden, targets, weights)
+    torch.testing.assert_close(nats, wanted, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(5 * gradient, wanted_gradient, rtol=1e-5, atol=1e-6)
 
 
 # Packed weights
@@ -377,7 +393,7 @@ def test_a_gpu_trains_and_generates_as_the_cpu(any_base: Path, tmp_path: Path) -
         assert_close(gradient_of(model, order), gradient_of(model, order), 1e-6)
         model.prepare_training(OptimizerSpec(0.01, 1.0, 0))
         losses = [model.train_step(order, 1e-2, step, N_SEGMENTS).loss for step in range(1, 6)]
-        found.append((losses, model.score(order[0]).nats, model.generate(prompts, 4, [447])))
+        found.append((losses, model.score(order[0]).nats, in_order(model.generate(prompts, 4, [447]))))
     assert found[0][0] == pytest.approx(found[1][0], abs=1e-2)
     np.testing.assert_allclose(found[0][1], found[1][1], atol=5e-2)
     assert len(found[1][2]) == len(prompts)

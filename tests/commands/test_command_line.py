@@ -69,6 +69,25 @@ def test_training_says_what_computes_how_far_it_is_and_what_is_next(backend: str
     assert trained.out.endswith("run: new\nnext: mlxtune evaluate new\n")
 
 
+def test_a_profile_is_a_table_after_the_training_and_part_of_the_last_object(
+    backend: str, place: Place, mlxtune: Run
+) -> None:
+    trained = mlxtune("lora", place.recipe, "--out", "new", "--set", "train.max_steps=2", "--profile")
+    assert trained.code == 0, trained.err
+    table = trained.out.split("Where the time of 2 steps went\n")[1].split("run: new")[0]
+    parts = ["data", "head", "backward", "optimizer", "validation", "checkpoints", "other", "all"]
+    assert all(part in table.split() for part in parts)
+    again = mlxtune("lora", place.recipe, "--out", "other", "--set", "train.max_steps=1", "--profile", "--json")
+    assert "optimizer" in json.loads(again.out.splitlines()[-1])["profile"]["seconds"]
+    plain = mlxtune("lora", place.recipe, "--out", "third", "--set", "train.max_steps=1")
+    assert plain.code == 0 and "Where the time" not in plain.out
+
+
+def test_a_plan_has_no_profile(place: Place, mlxtune: Run) -> None:
+    refused = mlxtune("lora", place.recipe, "--plan", "--profile")
+    assert refused.code == 2 and "--profile measures a training" in refused.err
+
+
 def test_the_base_model_is_evaluated_in_both_decodings(backend: str, place: Place, mlxtune: Run) -> None:
     base = mlxtune("evaluate", place.run, "--base", "--decoding", "both")
     assert base.code == 0 and f"backend: {backend} on" in base.err, base.err

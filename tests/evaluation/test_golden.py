@@ -15,7 +15,7 @@ import re
 import shutil
 import tempfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -223,8 +223,10 @@ class MadeUpModel(AnyModel):
         constraint: Constraint | None = None,
         temperature: float = 0.0,
         seed: int = 0,
-    ) -> list[Generation]:
-        return [self._reply(prompt, max_new_tokens, constraint is not None, seed) for prompt in prompts]
+        slots: int | None = None,
+    ) -> Iterator[tuple[int, Generation]]:
+        for number, prompt in enumerate(prompts):
+            yield number, self._reply(prompt, max_new_tokens, constraint is not None, seed)
 
     def choose(self, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         found = []

@@ -153,7 +153,7 @@ def test_thresholds_need_validation_rows_and_options(recipe: Recipe, tmp_path: P
     other = load_recipe(write_recipe(tmp_path / "recipe", base, output=output))
     with pytest.raises(RecipeError, match=r"--tune-thresholds: thresholds are of probabilities; they need"):
         scores_of(other, model, tokenizer, rows, tmp_path / "out", "free", validation=rows, tune_thresholds=True)
-    assert model.batches == [] and not (tmp_path / "out").exists()
+    assert model.asked == [] and not (tmp_path / "out").exists()
 
 
 def test_a_recipe_without_validation_rows_is_refused_before_a_model_is_loaded(

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mlxtune.backends.base import in_order
 from mlxtune.backends.mlx.runtime import import_mlx
 from mlxtune.models.tokenizer import load_tokenizer
 from tests.adapted import backend_named
@@ -28,8 +29,8 @@ def test_mlx_lm_generates_what_the_run_generates(base: Path, tmp_path: Path) -> 
     network, tokenizer = mlx_lm.load(str(base), adapter_path=str(adapter))
     theirs = [one.token for one in mlx_lm.stream_generate(network, tokenizer, IDS, max_tokens=12)]
     backend = backend_named("mlx")
-    (ours,) = backend.load(base, adapter).generate([IDS], 12, tokenizer.eos_token_ids)
-    (plain,) = backend.load(base).generate([IDS], 12, tokenizer.eos_token_ids)
+    (ours,) = in_order(backend.load(base, adapter).generate([IDS], 12, tokenizer.eos_token_ids))
+    (plain,) = in_order(backend.load(base).generate([IDS], 12, tokenizer.eos_token_ids))
     assert theirs == list(ours.tokens) != list(plain.tokens)
     text = mlx_lm.generate(network, tokenizer, IDS, max_tokens=12)
     assert text == tokenizer.decode(list(ours.tokens))
@@ -48,7 +49,8 @@ def test_mlx_lms_server_answers_with_the_adapter(base: Path, tmp_path: Path) -> 
     tokenizer, backend = load_tokenizer(base), backend_named("mlx")
     prompt = tokenizer.prompt(messages, thinking=True)  # what the server's template writes unasked
     replies = [
-        backend.load(base, adapter).generate([prompt], 12, tokenizer.stop_tokens) for adapter in (run.adapter, None)
+        in_order(backend.load(base, adapter).generate([prompt], 12, tokenizer.stop_tokens))
+        for adapter in (run.adapter, None)
     ]
     ours, plain = (list(reply.tokens) for (reply,) in replies)
     assert [token["id"] for token in written] == ours != plain

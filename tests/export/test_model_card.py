@@ -401,7 +401,7 @@ def test_the_code_of_the_card_asks_as_the_recipe_does(
     prompt: dict[str, Any], base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("peft")
-    from mlxtune.backends.base import Backend
+    from mlxtune.backends.base import Backend, in_order
     from mlxtune.data.examples import prompt_ids
     from mlxtune.data.rows import Row
     from mlxtune.export.hub_folder import MLX_FOLDER
@@ -416,7 +416,7 @@ def test_the_code_of_the_card_asks_as_the_recipe_does(
     row = Row({"text": "the text"}, "made up", 1)
     tokenizer = load_tokenizer(base)
     asked = [list(ids) for ids in prompt_ids([row], run.recipe(), tokenizer)]
-    ours = backend.load(base, run.adapter, "float32").generate(asked, 8, tokenizer.stop_tokens)[0]
+    ours = in_order(backend.load(base, run.adapter, "float32").generate(asked, 8, tokenizer.stop_tokens))[0]
     codes = blocks_of(model_card(facts_of(run)), "python")
     assert len(codes) == 2
     replies = [run_code(codes[0], {"path/to/the/base/model": str(base), "alice/tiny": str(folder)})]

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from mlxtune.backends.base import ConvertSpec, Generation
+from mlxtune.backends.base import ConvertSpec, Generation, in_order
 from mlxtune.data.rows import read_rows
 from mlxtune.errors import Misuse, RunError
 from mlxtune.evaluation.metrics.estimates import Estimate
@@ -86,16 +86,16 @@ def own_rows(run: RunFolder, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Rows of each batch that a model was asked."""
-    generate, batches = Predictor.generate, list[int]()
+    """The number of each prompt that a model replied to."""
+    generate, numbers = Predictor.generate, list[int]()
 
-    def counted(self: Predictor, prompts: Any, *words: Any) -> Any:
-        written = generate(self, prompts, *words)
-        batches.append(len(prompts))
-        return written
+    def counted(self: Predictor, *words: Any) -> Any:
+        for number, reply in generate(self, *words):
+            numbers.append(number)
+            yield number, reply
 
     monkeypatch.setattr(Predictor, "generate", counted)
-    return batches
+    return numbers
 
 
 def metric(value: float, difference: float) -> HeadlineMetric:
@@ -194,8 +194,8 @@ def test_replies_are_asked_anew_of_another_backend_only(run: RunFolder, asked: l
         one = only(verified(run, "fused", backend))
         counts.append((one.loaded_by, len(asked)))
 
-    batches = 2  # of 4 and 3 rows
-    assert counts == [("mlx", 2 * batches), ("mlx", 0), ("torch", 2 * batches)]
+    n_rows = 7  # which the adapter and the fused model are asked about
+    assert counts == [("mlx", 2 * n_rows), ("mlx", 0), ("torch", 2 * n_rows)]
 
 
 def test_an_interrupted_verification_leaves_replies_alone_and_goes_on(
@@ -204,9 +204,10 @@ def test_an_interrupted_verification_leaves_replies_alone_and_goes_on(
     generate = Predictor.generate
 
     def interrupted(self: Predictor, *words: Any) -> Any:
-        if len(asked) == 3:
-            raise KeyboardInterrupt
-        return generate(self, *words)
+        for found in generate(self, *words):
+            yield found
+            if len(asked) == 9:  # all seven of the adapter, two of the fused model
+                raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(Predictor, "generate", interrupted)
@@ -215,7 +216,7 @@ def test_an_interrupted_verification_leaves_replies_alone_and_goes_on(
     assert sorted(file.name for file in run.path.iterdir()) == ["adapter", "recipe.yaml", "run.json", "verify"]
 
     assert only(verified(run, "fused")).agreement.value == 1.0
-    assert len(asked) == 4
+    assert len(asked) == 14
 
 
 def test_a_verification_at_a_time(run: RunFolder) -> None:
@@ -358,7 +359,7 @@ def test_llama_cpp_is_asked_where_it_is_found(run: RunFolder, monkeypatch: pytes
             self.model = backend.load(run.path.parent / "read")
 
         def generate(self, prompts: Any, max_new_tokens: int, stop_tokens: Any) -> list[Generation]:
-            return self.model.generate(prompts, max_new_tokens, stop_tokens)
+            return in_order(self.model.generate(prompts, max_new_tokens, stop_tokens))
 
     monkeypatch.setattr(verify, "has_llama_cpp", lambda: True)
     monkeypatch.setattr(verify, "load_in_llama_cpp", lambda gguf, context: nullcontext(Writer(gguf)))

@@ -245,9 +245,9 @@ def test_a_recipe_that_asks_for_checkpointing_gets_it_and_the_same_adapter(
         model: Any = load(*args, **kwargs)
         prepare = model.prepare_training
 
-        def prepare_training(spec: OptimizerSpec, gradient_checkpointing: bool = False) -> None:
+        def prepare_training(spec: OptimizerSpec, gradient_checkpointing: bool = False, timed: bool = False) -> None:
             asked.append(gradient_checkpointing)
-            prepare(spec, gradient_checkpointing)
+            prepare(spec, gradient_checkpointing, timed)
 
         model.prepare_training = prepare_training
         return model
@@ -261,16 +261,12 @@ def test_a_recipe_that_asks_for_checkpointing_gets_it_and_the_same_adapter(
         np.testing.assert_allclose(again.weights[name], value, atol=1e-4)
 
 
-def test_the_plan_counts_on_checkpointing_and_suggests_it(tmp_path: Path, base: Path) -> None:
-    small = Device("cpu", "a small machine", 100_000)
-
+def test_the_plan_counts_on_checkpointing(tmp_path: Path, base: Path) -> None:
     def planned(**train: Any) -> Plan:
-        return plan(load_recipe(write_recipe(tmp_path, base, train=train)), small)
+        return plan(load_recipe(write_recipe(tmp_path, base, train=train)), Device("cpu", "a machine", 10**9))
 
     plain, again = planned(), planned(gradient_checkpointing=True)
-    parts = dict(plain.memory_bytes)
-    assert again.memory_bytes["activations"] < parts["activations"]
-    assert dict(again.memory_bytes) == {**parts, "activations": again.memory_bytes["activations"]}
-    assert "DOES NOT FIT: set train.gradient_checkpointing: true, or lower train.tokens_per_pass" in plain.as_text()
-    assert "DOES NOT FIT: lower train.tokens_per_pass" in again.as_text()
+    changed = {name for name, value in plain.memory_bytes.items() if again.memory_bytes[name] != value}
+    assert again.memory_bytes["activations"] < plain.memory_bytes["activations"]
+    assert changed <= {"activations", "gradients or logits"}  # of a block, computed again
     assert [one.as_json()["gradient_checkpointing"] for one in (plain, again)] == [False, True]

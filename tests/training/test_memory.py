@@ -14,7 +14,14 @@ from mlxtune.data.examples import Example
 from mlxtune.recipe.load import load_recipe
 from mlxtune.recipe.sections import Recipe
 from mlxtune.training.loop import BatchSampler
-from mlxtune.training.memory import MEMORY_SHARE, PASS_SIZES, PassShape, estimated_memory, resolve_tokens_per_pass
+from mlxtune.training.memory import (
+    MEMORY_SHARE,
+    PASS_SIZES,
+    Workload,
+    estimated_memory,
+    pass_shapes,
+    resolve_tokens_per_pass,
+)
 from mlxtune.training.tune import lora_spec
 from tests.conftest import write_recipe
 from tests.tiny import tiny_config
@@ -41,7 +48,7 @@ def many_rows(tmp_path: Path, base: Path) -> Recipe:
 def resolved(recipe: Recipe, memory_bytes: float, **train: Any) -> int:
     recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update=train)})
     device = replace(MACHINE, memory_bytes=int(memory_bytes))
-    return resolve_tokens_per_pass(recipe, EXAMPLES, CONFIG, lora_spec(recipe, CONFIG), device, copies_head=True)
+    return resolve_tokens_per_pass(Workload(recipe, CONFIG, lora_spec(recipe, CONFIG), device, "mlx"), EXAMPLES)
 
 
 def test_a_number_in_the_recipe_is_taken_as_it_is(many_rows: Recipe) -> None:
@@ -65,9 +72,9 @@ def test_less_memory_never_makes_larger_passes(many_rows: Recipe) -> None:
 def test_all_passes_of_the_size_it_takes_stay_within_the_share_of_memory(many_rows: Recipe, size: int) -> None:
     least = min(memory for memory in np.geomspace(1e6, 1e10, 300) if resolved(many_rows, memory) == size)
     sampler = BatchSampler(EXAMPLES, many_rows.train.rows_per_step, size, seed=0)
-    passes = [PassShape.of(one) for step in range(1, 21) for one in sampler.step(step)]
-    spec = lora_spec(many_rows, CONFIG)
-    parts = estimated_memory(many_rows, CONFIG, spec, MACHINE, passes, copies_head=True)
+    passes = [shape for step in range(1, 21) for shape in pass_shapes(sampler.step(step))]
+    workload = Workload(many_rows, CONFIG, lora_spec(many_rows, CONFIG), MACHINE, "mlx")
+    parts = estimated_memory(workload, passes)
     assert 0.5 * MEMORY_SHARE * least < sum(parts.values()) <= MEMORY_SHARE * least
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlxtune.backends.base import UNSUPERVISED, Batch, TokenScores
+from mlxtune.backends.base import UNSUPERVISED, Batch, TokenScores, in_order
 from mlxtune.data.batches import build_batches, shared_prefix
 from mlxtune.data.template import ReplyTemplate
 from mlxtune.models.tokenizer import load_tokenizer
@@ -126,7 +126,7 @@ def test_where_every_token_of_a_reply_is_correct_greedy_decoding_writes_that_rep
     model.prepare_training(OptimizerSpec(0.0, 1.0, 0))
     for step in range(1, 31):
         model.train_step(order, 1e-2, step, len(template.segments))
-    written = model.generate([example.prompt.tolist() for example in examples], 40, tokenizer.stop_tokens)
+    written = in_order(model.generate([example.prompt.tolist() for example in examples], 40, tokenizer.stop_tokens))
     replies = [[*reply.tokens, tokenizer.end_of_turn] for reply in written]
     right = [reply == example.reply.tolist() for reply, example in zip(replies, examples, strict=True)]
     assert 0 < sum(right) < len(right)

@@ -29,7 +29,7 @@ from mlxtune.models.base_model import base_folder
 from mlxtune.models.tokenizer import load_tokenizer
 from mlxtune.recipe.load import load_recipe
 from mlxtune.training.loop import BatchSampler
-from mlxtune.training.memory import resolve_tokens_per_pass
+from mlxtune.training.memory import Workload, resolve_tokens_per_pass
 from mlxtune.training.tune import lora_spec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,7 +87,7 @@ def measured(recipe_file: str, sets: list[str], on: str, n_steps: int, without_r
         OptimizerSpec(settings.weight_decay, settings.max_grad_norm, settings.seed), settings.gradient_checkpointing
     )
     examples = training_split(RecipeRows(recipe), load_tokenizer(folder)).examples
-    size = resolve_tokens_per_pass(recipe, examples, config, spec, backend.device(), backend.name == "mlx")
+    size = resolve_tokens_per_pass(Workload(recipe, config, spec, backend.device(), backend.name), examples)
     sampler = BatchSampler(examples, settings.rows_per_step, size, settings.seed)
     steps = epoch_order(len(examples), settings.rows_per_step, settings.seed, 0)
     ways = [

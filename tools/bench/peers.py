@@ -4,10 +4,12 @@
     python tools/bench/peers.py train                        # seconds a step and peak memory
     python tools/bench/peers.py train --recipe recipes/demo-ticket.yaml --batch 4
     python tools/bench/peers.py generate --run RUN           # seconds a reply of a run's adapter to its test rows
+    python tools/bench/peers.py generate --run TICKET_RUN --rows 24     # the run's recipe says how long replies are, and how many together
 
 Each way is a process of its own (`peers_child.py`). `train` and `generate` keep all of them open and let one compute at a time, step by step, so
 that what else the machine does meets them alike: "time" is the median of each step's ratio to the same step of the first way. `start`
-starts them anew in turn, round by round. Every way trains LoRA on the same linear layers, without dropout, loss on the reply only, in float32.
+starts them anew in turn, round by round. On a busy machine "CPU time" says more, with OMP_NUM_THREADS=1 and OPENBLAS_NUM_THREADS=1. Every way
+trains LoRA on the same linear layers, without dropout, loss on the reply only, in float32.
 
 TRL takes part where it is installed, or lies in a folder: `pip install --target DIR --no-deps trl datasets dill xxhash multiprocess`, then `--trl DIR`.
 """
@@ -25,7 +27,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +57,7 @@ class Figures:
         peak_gb: Most memory that its library's arrays took; None where it does not count them.
         process_gb: Most memory that its process took; None where nothing said it.
         same: Share of the replies that are the first way's; None where there are none.
+        cpu_seconds: Of each turn, the seconds that its process computed, all threads together; empty where nothing said it.
     """
 
     way: str
@@ -61,6 +65,7 @@ class Figures:
     peak_gb: float | None = None
     process_gb: float | None = None
     same: float | None = None
+    cpu_seconds: tuple[float, ...] = ()
 
 
 class Child:
@@ -218,10 +223,11 @@ def in_turn(
 ) -> list[Figures]:
     """Figures of ways that are all open, each computing while the others wait."""
     children: dict[str, Child] = {}
+    cpu: dict[str, list[float]] = {way: [] for way in ways}
     try:
         for way in ways:
             children[way] = Child(command_of(way, job), environment)
-            children[way].ended("ready" if event == "replies" else event)
+            cpu[way].append(children[way].ended("ready" if event == "replies" else event)["cpu_s"])
             log(f"{way} is ready")
         seconds: dict[str, list[float]] = {way: [] for way in ways}
         lines: dict[str, dict[str, Any]] = {}
@@ -229,6 +235,7 @@ def in_turn(
             for way in ways:
                 taken, lines[way] = children[way].turn(event)
                 seconds[way].append(taken)
+                cpu[way].append(lines[way]["cpu_s"])
             log(f"turn {turn + 1}: " + ", ".join(f"{way} {seconds[way][-1]:.2f} s" for way in ways))
     finally:
         for child in children.values():
@@ -238,6 +245,7 @@ def in_turn(
         Figures(
             way, tuple(seconds[way][warm_up:]), lines[way].get("peak_gb"), lines[way]["process_gb"],
             None if first is None else share_of_same(lines[way]["replies"], first),
+            tuple(later - earlier for earlier, later in pairwise(cpu[way]))[warm_up:],
         )
         for way in ways
     ]  # fmt: skip
@@ -274,7 +282,7 @@ def share_of_same(replies: Sequence[str], first: Sequence[str]) -> float:
 def replace_rows(figures: Figures, n_rows: int) -> Figures:
     """Seconds of a pass over rows as seconds a row."""
     seconds = tuple(second / n_rows for second in figures.seconds)
-    return Figures(figures.way, seconds, figures.peak_gb, figures.process_gb, figures.same)
+    return replace(figures, seconds=seconds, cpu_seconds=tuple(second / n_rows for second in figures.cpu_seconds))
 
 
 def table(figures: Sequence[Figures], unit: str) -> str:
@@ -287,13 +295,15 @@ def table(figures: Sequence[Figures], unit: str) -> str:
     | b | 3.50 | 2.50 |
     """
     first = figures[0]
+
+    def ratio(ours: Sequence[float], theirs: Sequence[float]) -> str:
+        return f"{statistics.median(a / b for a, b in zip(ours, theirs, strict=True)):.2f}" if ours and theirs else ""
+
     columns = {
         "way": [one.way for one in figures],
         unit: [f"{statistics.median(one.seconds):.{3 if unit == 's a reply' else 2}f}" for one in figures],
-        f"time, {first.way} = 1": [
-            f"{statistics.median(a / b for a, b in zip(one.seconds, first.seconds, strict=True)):.2f}"
-            for one in figures
-        ],
+        f"time, {first.way} = 1": [ratio(one.seconds, first.seconds) for one in figures],
+        f"CPU time, {first.way} = 1": [ratio(one.cpu_seconds, first.cpu_seconds) for one in figures],
         "peak GB of arrays": [text(one.peak_gb, ".2f") for one in figures],
         "peak GB of the process": [text(one.process_gb, ".2f") for one in figures],
         f"replies as {first.way}": [text(one.same, ".0%") for one in figures],

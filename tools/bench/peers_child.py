@@ -10,14 +10,13 @@ import json
 import os
 import resource
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 OPENBLAS = "libopenblas.so.0"
-GENERATED = 32  # tokens of a reply at most, where the way does not take the recipe's own limit
-HF_BATCH = 17
 
 
 def main() -> None:
@@ -39,7 +38,8 @@ def turn(event: str, peak_gb: float | None = None, **more: Any) -> None:
     """Say that a turn has ended, and wait for the next; the process ends where there is none."""
     kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
     process_gb = kib / 1e9 if sys.platform == "darwin" else kib * 1024 / 1e9
-    print(json.dumps({"event": event, "peak_gb": peak_gb, "process_gb": process_gb, **more}), flush=True)
+    figures = {"peak_gb": peak_gb, "process_gb": process_gb, "cpu_s": time.process_time()}
+    print(json.dumps({"event": event, **figures, **more}), flush=True)
     if not sys.stdin.readline():
         os._exit(0)
 
@@ -82,8 +82,26 @@ def mlxtune_replies(backend: str, job: dict[str, Any]) -> None:
         turn("replies", chosen.backend.peak_memory_bytes() / 1e9 if counted else None, replies=replies)
 
 
-def prompts_of(job: dict[str, Any]) -> tuple[list[list[int]], Path, Path]:
-    """Prompts of the run's test rows, its base model's folder and its adapter."""
+class Asked(NamedTuple):
+    """What a way replies to, and with what.
+
+    Attributes:
+        prompts: Token ids of the run's test rows.
+        folder: The base model.
+        adapter: The run's.
+        limit: Tokens of a reply at most, the recipe's own.
+        batch: Prompts answered together, likewise.
+    """
+
+    prompts: list[list[int]]
+    folder: Path
+    adapter: Path
+    limit: int
+    batch: int
+
+
+def asked_of(job: dict[str, Any]) -> Asked:
+    """What the job's run is asked."""
     from mlxtune.data.examples import prompt_ids
     from mlxtune.evaluation.subject import find_subject, read_test_rows
     from mlxtune.models.tokenizer import load_tokenizer
@@ -93,7 +111,7 @@ def prompts_of(job: dict[str, Any]) -> tuple[list[list[int]], Path, Path]:
     recipe = find_subject(run, ()).recipe
     rows = read_test_rows(recipe)[: job["rows"]]
     prompts = [[int(token) for token in ids] for ids in prompt_ids(rows, recipe, load_tokenizer(folder))]
-    return prompts, folder, run / "adapter"
+    return Asked(prompts, folder, run / "adapter", recipe.evaluate.max_new_tokens, recipe.evaluate.batch_size)
 
 
 # mlx-lm ------------------------------------------------------------------------------------------------------------------
@@ -148,20 +166,20 @@ class Filtered:
 
 def mlx_lm_replies(way: str, job: dict[str, Any]) -> None:
     """`mlx_lm.batch_generate`, or `mlx_lm.generate` one by one, with the run's adapter."""
-    prompts, folder, adapter = prompts_of(job)
+    asked = asked_of(job)
     mx = mlx()
     from mlx_lm import batch_generate, generate, load
 
-    model, tokenizer, *_ = load(str(folder), adapter_path=str(adapter))
+    model, tokenizer, *_ = load(str(asked.folder), adapter_path=str(asked.adapter))
     if mx.default_device() == mx.Device(mx.cpu):
         model.set_dtype(mx.float32)
     mx.eval(model.parameters())
     turn("ready")
     while True:
         if way == "mlx_lm.generate":
-            replies = [generate(model, tokenizer, prompt, max_tokens=GENERATED) for prompt in prompts]
+            replies = [generate(model, tokenizer, prompt, max_tokens=asked.limit) for prompt in asked.prompts]
         else:
-            replies = batch_generate(model, tokenizer, prompts, max_tokens=GENERATED).texts
+            replies = batch_generate(model, tokenizer, asked.prompts, max_tokens=asked.limit).texts
         turn("replies", mx.get_peak_memory() / 1e9, replies=replies)
 
 
@@ -274,22 +292,24 @@ def transformers_replies(job: dict[str, Any]) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    prompts, folder, _ = prompts_of(job)
+    asked = asked_of(job)
     device, peak_gb = torch_device()
     adapter = Path(job["work"]) / "peft"
     export = [sys.executable, "-m", "mlxtune", "export", job["run"], "--to", "peft", "--out", str(adapter), "--force"]
     subprocess.run(export, check=True, stdout=subprocess.DEVNULL)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(asked.folder, dtype=torch.float32)
     model = PeftModel.from_pretrained(model, adapter).merge_and_unload().to(device)
-    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    tokenizer = AutoTokenizer.from_pretrained(asked.folder, padding_side="left")
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     turn("ready")
     while True:
         replies: list[str] = []
-        for start in range(0, len(prompts), HF_BATCH):
-            batch = tokenizer.pad({"input_ids": prompts[start : start + HF_BATCH]}, return_tensors="pt").to(device)
+        for start in range(0, len(asked.prompts), asked.batch):
+            batch = tokenizer.pad({"input_ids": asked.prompts[start : start + asked.batch]}, return_tensors="pt").to(
+                device
+            )
             with torch.inference_mode():
-                said = model.generate(**batch, max_new_tokens=GENERATED, do_sample=False)
+                said = model.generate(**batch, max_new_tokens=asked.limit, do_sample=False)
             replies += tokenizer.batch_decode(said[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
         turn("replies", peak_gb(), replies=replies)
 

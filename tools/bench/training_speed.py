@@ -34,7 +34,7 @@ from mlxtune.models.source import read_config
 from mlxtune.models.tokenizer import load_tokenizer
 from mlxtune.recipe.load import load_recipe
 from mlxtune.training.loop import BatchSampler, count_tokens
-from mlxtune.training.memory import resolve_tokens_per_pass
+from mlxtune.training.memory import Workload, resolve_tokens_per_pass
 from mlxtune.training.tune import lora_spec
 
 WARM_UP = 2  # steps that are not timed: compiling, first allocations
@@ -93,7 +93,7 @@ def measured(recipe_file: str, sets: list[str], way: str, n_steps: int) -> dict[
     )
     examples = training_split(RecipeRows(recipe), load_tokenizer(folder)).examples
     config = dict(model.config)
-    size = resolve_tokens_per_pass(recipe, examples, config, spec, backend.device(), backend.name == "mlx")
+    size = resolve_tokens_per_pass(Workload(recipe, config, spec, backend.device(), backend.name), examples)
     order = BatchSampler(examples, settings.rows_per_step, size, settings.seed)
     seconds, tokens, flops = [], [], []
     for step in range(1, WARM_UP + n_steps + 1):

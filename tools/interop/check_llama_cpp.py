@@ -21,7 +21,7 @@ import yaml
 
 from mlxtune.backends import choose
 from mlxtune.backends.adapter import Adapter, write_adapter
-from mlxtune.backends.base import Backend, Generation, LoraSpec, Model
+from mlxtune.backends.base import Backend, Generation, LoraSpec, Model, in_order
 from mlxtune.data.examples import prompt_ids
 from mlxtune.data.rows import Row, read_rows
 from mlxtune.export.gguf_adapter import export_gguf_lora
@@ -83,7 +83,7 @@ def check_model(name: str, source: ExportSource, backend: Backend, report: Repor
     tokenizer = load_tokenizer(source.base)
     prompts = prompt_ids(rows(PROMPTS), source.recipe, tokenizer)
     model = backend.load(source.base, source.run.adapter, "float32")
-    ours = model.generate(prompts, NEW_TOKENS, tokenizer.stop_tokens)
+    ours = in_order(model.generate(prompts, NEW_TOKENS, tokenizer.stop_tokens))
     out = source.run.path.parent
     for quantization in ("f16", "q8_0") if name == "smollm2" else ("f16",):
         export_gguf(source, out / f"{quantization}.gguf", quantization)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
-import os
 import platform
 import time
 from pathlib import Path
 
 from mlxtune.backends.adapter import check_fits, read_adapter
 from mlxtune.backends.base import STORED, ConvertSpec, Device, MatmulSpeed, Model, WrittenModel
-from mlxtune.backends.mlx.runtime import import_mlx, prepare, tf32_setting, use_device
+from mlxtune.backends.mlx.runtime import import_mlx, memory_bytes, prepare, tf32_setting, use_device
 from mlxtune.backends.shapes import BUCKETED
 from mlxtune.models.architecture import linear_layers
 
@@ -41,15 +40,12 @@ class MlxBackend:
         """Where it computes on this machine."""
         mx = import_mlx()
         if mx.default_device().type == mx.DeviceType.gpu:
-            facts = mx.device_info()
-            sizes = ("max_recommended_working_set_size", "memory_size", "total_memory")  # Metal's, Metal's, CUDA's
-            memory = int(next((facts[size] for size in sizes if facts.get(size)), _machine_memory()))
-            described = f"the GPU ({facts.get('device_name', platform.processor())})"
-            return Device("gpu", described, memory, tf32_setting(), BUCKETED)
+            described = f"the GPU ({mx.device_info().get('device_name', platform.processor())})"
+            return Device("gpu", described, memory_bytes(), tf32_setting(), BUCKETED)
         blas = prepare()
         how = f"with {blas}" if blas else "with MLX's own BLAS"
         where = f"the CPU, {how if platform.system() == 'Linux' else platform.processor()}"
-        return Device("cpu", where, _machine_memory(), tf32_setting())
+        return Device("cpu", where, memory_bytes(), tf32_setting())
 
     def versions(self) -> dict[str, str]:
         """Versions of the libraries it computes with, for run.json."""
@@ -132,7 +128,3 @@ class MlxBackend:
         from mlxtune.backends.mlx.fuse import fuse
 
         return fuse(base, adapter, out, requantize, dtype)
-
-
-def _machine_memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

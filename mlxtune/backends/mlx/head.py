@@ -41,15 +41,28 @@ class Head:
         self._nats = mx.custom_function(self._nats_and_gradient)
         self._nats.vjp(_scaled)
 
-    def __call__(self, hidden: mx.array) -> mx.array:
-        """Logits, (..., vocabulary), of hidden states, (..., hidden)."""
+    def __call__(self, hidden: mx.array, tokens: mx.array | None = None) -> mx.array:
+        """Logits, (..., vocabulary), of hidden states, (..., hidden); or those of some tokens alone, (..., n)."""
         hidden = hidden.astype(mx.float32)
+        if tokens is not None:
+            return self._logits_of(tokens, hidden)
         if self._widened is not None:
             logits = hidden @ self._widened.T
             return logits + self._layer.bias if "bias" in self._layer else logits
         if "lm_head" in self._network:
             return self._network.lm_head(hidden)
         return self._network.model.embed_tokens.as_linear(hidden)
+
+    def _logits_of(self, tokens: mx.array, hidden: mx.array) -> mx.array:
+        layer = self._layer
+        if "scales" in layer:
+            packed = {name: layer[name][tokens] for name in ("scales", "biases") if layer.get(name) is not None}
+            settings = {"group_size": layer.group_size, "bits": layer.bits, "mode": layer.mode}
+            logits = mx.quantized_matmul(hidden, layer.weight[tokens], **packed, transpose=True, **settings)
+        else:
+            weight = layer.weight if self._widened is None else self._widened
+            logits = hidden @ weight[tokens].astype(mx.float32).T
+        return logits + layer.bias[tokens] if "bias" in layer else logits
 
     def widen(self) -> Head:
         """Make the float32 copy of a 16-bit weight, if it has one; to be called before a compiled function uses the head."""

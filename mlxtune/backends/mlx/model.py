@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from mlx_lm.tuner.lora import LoRALinear
 from numpy.typing import NDArray
 
 from mlxtune.backends.base import (
+    GRADIENTS,
+    OPTIMIZER,
     Batch,
     Constraint,
     Generation,
@@ -30,7 +34,7 @@ from mlxtune.backends.mlx.head import Head
 from mlxtune.backends.mlx.memory import NO_LIMITS, MemoryLimits, give_back
 from mlxtune.backends.mlx.prefix_cache import PrefixCache
 from mlxtune.backends.mlx.recompute import checkpoint_blocks, keep_activations
-from mlxtune.backends.mlx.runtime import memory_for
+from mlxtune.backends.mlx.runtime import free_memory_bytes, memory_for
 from mlxtune.backends.mlx.session import MlxSession
 from mlxtune.backends.mlx.step_gradient import Pass, PrefixStates, StepGradient
 from mlxtune.backends.mlx.token_rope import rotate_by_token
@@ -46,10 +50,12 @@ from mlxtune.backends.option_tree import (
 )
 from mlxtune.backends.replies import write_replies
 from mlxtune.backends.shapes import BUCKETED, EXACT, PassPadding
+from mlxtune.backends.slots import slots_within
 from mlxtune.backends.state import TrainingState, read_state, require_shapes, write_state
 from mlxtune.backends.supervision import (
     common_length,
     described,
+    described_replies,
     dropout_seed,
     padded_batch,
     reply_limits,
@@ -93,6 +99,7 @@ class MlxModel:
         self._optimizer: optim.AdamW | None = None
         self._spec: OptimizerSpec | None = None
         self._step_gradient: StepGradient | None = None
+        self._timed = False
 
     # The adapter
 
@@ -124,9 +131,12 @@ class MlxModel:
 
     # Training
 
-    def prepare_training(self, spec: OptimizerSpec, gradient_checkpointing: bool = False) -> None:
-        """Freeze all but the adapter and make an optimizer; with checkpointing, keep no activations inside blocks."""
-        self._spec = spec
+    def prepare_training(self, spec: OptimizerSpec, gradient_checkpointing: bool = False, timed: bool = False) -> None:
+        """Freeze all but the adapter and make an optimizer; with checkpointing, keep no activations inside blocks.
+
+        Timed steps have two phases: forward, head and backward are one lazy (or compiled) computation.
+        """
+        self._spec, self._timed = spec, timed
         if gradient_checkpointing:
             checkpoint_blocks(self._network.layers, self._dropout_keys)
         else:
@@ -152,6 +162,7 @@ class MlxModel:
         """
         if self._step_gradient is None or self._optimizer is None or self._spec is None:
             raise RuntimeError("call prepare_training before train_step")
+        begun = time.perf_counter()
         self._network.train()
         try:
             with memory_for(f"step {step} ({described(batches)})"):
@@ -159,9 +170,10 @@ class MlxModel:
                 passes = [_pass_of(batch, self._padding) for batch in batches]
                 nats, gradients = self._step_gradient(passes, total_weight(batches), key)
                 norm = mx.sqrt(sum(mx.sum(mx.square(value)) for _, value in tree_flatten(gradients)))
-                result = step_result(batches, nats, n_segments, float(norm.item()))
+                result = step_result(batches, nats, n_segments, float(norm.item()))  # computes all gradients
         finally:
             self._network.eval()
+        computed = time.perf_counter()
         if math.isfinite(result.grad_norm) and math.isfinite(result.total_nats):
             limit = self._spec.max_grad_norm
             if limit is not None and result.grad_norm > limit:
@@ -170,7 +182,10 @@ class MlxModel:
             self._optimizer.update(self._network, gradients)
             mx.eval(self._network.trainable_parameters(), self._optimizer.state)
         give_back(self._limits)
-        return result
+        if not self._timed:
+            return result
+        seconds = {GRADIENTS: computed - begun, OPTIMIZER: time.perf_counter() - computed}
+        return replace(result, phase_seconds=seconds)
 
     def _weighted_nats(
         self,
@@ -248,7 +263,6 @@ class MlxModel:
         self._head = Head(self._network)
         self._layers = ()
 
-    @memory_for("generating a batch of replies")
     def generate(
         self,
         prompts: Sequence[Sequence[int]],
@@ -257,22 +271,25 @@ class MlxModel:
         constraint: Constraint | None = None,
         temperature: float = 0.0,
         seed: int = 0,
-    ) -> list[Generation]:
-        """Replies to all prompts, as one batch; what all prompts open with is computed once.
+        slots: int | None = None,
+    ) -> Iterator[tuple[int, Generation]]:
+        """Replies to all prompts, each with its prompt's number, as they end; what all prompts open with is computed once.
 
-        Greedy at temperature 0, else sampled: the same replies for the same prompts in the same order and seed. Tokens are
-        taken by the float32 logits that `score` and `choose` use.
+        Tokens are taken by the float32 logits that `score` and `choose` use.
         """
         require_prompts(prompts)
         limits = reply_limits(prompts, max_new_tokens, self.config)
-        n_shared = common_length(prompts)
-        shared = [PrefixCache() for _ in self._network.layers]
-        if n_shared:
-            self._network.model(mx.array(prompts[0][:n_shared])[None], shared)
-        held = [pair for pair in (layer.held() for layer in shared) if pair is not None]
-        session = MlxSession(self._network, self._float32_head(), held, len(prompts))
-        own = [prompt[n_shared:] for prompt in prompts]
-        return write_replies(session, own, limits, stop_tokens, constraint, temperature, seed)
+        with memory_for(f"generating {described_replies(prompts, max_new_tokens)}"):
+            head = self._head.widen()
+            n_shared = common_length(prompts)
+            shared = self._prefix(mx.array(prompts[0][:n_shared])) if n_shared else []
+            held = [pair for pair in (layer.held() for layer in shared) if pair is not None]
+            n_slots = slots_within(
+                slots, prompts, limits, self.config, free_memory_bytes(), self._network.model.norm.weight.dtype.size
+            )
+            session = MlxSession(self._network, head, held, n_slots)
+            own = [prompt[n_shared:] for prompt in prompts]
+            yield from write_replies(session, own, limits, n_slots, stop_tokens, constraint, temperature, seed)
 
     def _float32_head(self) -> Callable[[mx.array], mx.array]:
         """The head for many calls: a 16-bit weight is widened once, and not for every token that is generated."""

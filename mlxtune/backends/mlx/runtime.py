@@ -98,6 +98,22 @@ def use_device(word: str) -> None:
     mx.set_default_device(mx.Device(mx.gpu, index))
 
 
+def memory_bytes() -> int:
+    """Memory of the device that mlx computes on, as far as one process should use it."""
+    mx = import_mlx()
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if mx.default_device().type != mx.DeviceType.gpu:
+        return machine
+    facts = mx.device_info()
+    sizes = ("max_recommended_working_set_size", "memory_size", "total_memory")  # Metal's, Metal's, CUDA's
+    return int(next((facts[size] for size in sizes if facts.get(size)), machine))
+
+
+def free_memory_bytes() -> int:
+    """What of it no array holds."""
+    return memory_bytes() - int(import_mlx().get_active_memory())
+
+
 @contextlib.contextmanager
 def memory_for(what: str) -> Iterator[None]:
     """Raise OutOfMemory, which says what to lower, where memory does not suffice for `what`."""

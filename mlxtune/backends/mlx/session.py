@@ -10,56 +10,86 @@ import mlx.nn as nn
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxtune.backends.columns import GROWTH, TOKENS_AT_ONCE, Columns
+from mlxtune.backends.columns import GROWTH, TOKENS_AT_ONCE, Columns, Span, go_apart
+from mlxtune.backends.replies import Allowed
+
+
+class _Place:
+    """Where the tokens of a pass go, as MLX arrays.
+
+    Attributes:
+        slots: Which slots its rows have.
+        rows: Likewise, (B, 1), as an array in any case.
+        columns: Of each token, (B, W).
+        n_columns: Columns that the pass has to do with.
+        offsets: Position of each row's first token, (B,).
+        mask: What each token attends to, (B, 1, W, n_columns).
+    """
+
+    def __init__(self, span: Span) -> None:
+        self.n_columns = span.n_columns
+        self.rows, self.columns = mx.array(span.slots)[:, None], mx.array(span.columns)
+        self.slots = self.rows[:, 0] if span.run is None else span.run
+        self.offsets = mx.array(span.offsets)
+        self.mask = mx.array(span.visible)[:, None]
+
+
+class _Pass:
+    """The pass that is computed, which a session tells its caches. Caches that knew the session would keep it, and each other, alive."""
+
+    place: _Place
 
 
 class RowsCache:
     """Keys and values of one layer for all rows; answers the calls that mlx-lm's attention layers make of a cache.
 
     Args:
-        session: Knows where each row is.
+        present: Knows where the present tokens go.
+        n_slots: Rows that there may be.
         keys: Of what opens every row, (1, heads, P, head_dim); None where there is nothing.
         values: Likewise.
     """
 
-    def __init__(self, session: MlxSession, keys: mx.array | None = None, values: mx.array | None = None) -> None:
-        self._session = session
+    def __init__(
+        self, present: _Pass, n_slots: int, keys: mx.array | None = None, values: mx.array | None = None
+    ) -> None:
+        self._present, self._n_slots = present, n_slots
         self._keys, self._values = keys, values
-        self._n_columns = 0 if keys is None else keys.shape[2]
 
     @property
     def offset(self) -> mx.array:
         """Position of each row's next token, (B,), for RoPE."""
-        return self._session.offsets
+        return self._present.place.offsets
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Keys and values to attend to, (B, heads, columns, head_dim), given those of the present tokens."""
-        start, end = self._n_columns, self._n_columns + keys.shape[2]
-        self._keys, self._values = self._with_room(self._keys, keys, end), self._with_room(self._values, values, end)
-        self._keys[..., start:end, :] = keys
-        self._values[..., start:end, :] = values
-        self._n_columns = end
-        return self._keys[..., :end, :], self._values[..., :end, :]
+        place = self._present.place
+        self._keys, self._values = self._with_room(self._keys, keys), self._with_room(self._values, values)
+        self._keys[place.rows, :, place.columns] = keys.transpose(0, 2, 1, 3)
+        self._values[place.rows, :, place.columns] = values.transpose(0, 2, 1, 3)
+        return self._keys[:, :, : place.n_columns][place.slots], self._values[:, :, : place.n_columns][place.slots]
 
-    def _with_room(self, held: mx.array | None, new: mx.array, end: int) -> mx.array:
-        """What is held, with columns up to `end` at least."""
-        rows, heads, _, head_dim = new.shape
-        if held is None:
-            return mx.zeros((rows, heads, -(-end // GROWTH) * GROWTH, head_dim), new.dtype)
-        if held.shape[2] >= end and held.shape[0] == rows:
+    def _with_room(self, held: mx.array | None, new: mx.array) -> mx.array:
+        """What is held, with a row for each slot and room for the columns of the present pass."""
+        n_columns = self._present.place.n_columns
+        if held is not None and held.shape[0] == self._n_slots and held.shape[2] >= n_columns:
             return held
-        room = mx.zeros((rows, heads, -(-end // GROWTH) * GROWTH - self._n_columns, head_dim), held.dtype)
-        whole = mx.broadcast_to(held[..., : self._n_columns, :], (rows, heads, self._n_columns, head_dim))
-        return mx.concatenate([whole, room], axis=2)
+        _, heads, _, head_dim = new.shape
+        n_held = 0 if held is None else held.shape[2]
+        shape = (self._n_slots, heads, -(-n_columns // GROWTH) * GROWTH - n_held, head_dim)
+        room = mx.zeros(shape, new.dtype)
+        if held is None:
+            return room
+        return mx.concatenate([mx.broadcast_to(held, (self._n_slots, *held.shape[1:])), room], axis=2)
 
-    def keep(self, rows: mx.array) -> None:
-        """Go on with these rows alone."""
-        if self._keys is not None and self._values is not None:
-            self._keys, self._values = self._keys[rows], self._values[rows]
+    def move(self, sources: Sequence[int], targets: Sequence[int], n_columns: int) -> None:
+        """Copy the first columns of some slots to others."""
+        for held in self.state:
+            held[mx.array(targets), :, :n_columns] = held[mx.array(sources), :, :n_columns]
 
     def make_mask(self, *args: Any, **kwargs: Any) -> mx.array:
         """What each present token attends to, (B, 1, W, columns), of what mlx-lm's own caches are asked for."""
-        return self._session.mask
+        return self._present.place.mask
 
     @property
     def state(self) -> list[mx.array]:
@@ -72,31 +102,52 @@ class MlxSession:
 
     Args:
         network: mlx-lm's model.
-        head: Hidden states, (B, hidden), float32 -> logits, (B, vocabulary).
+        head: Hidden states, (B, hidden), float32 -> logits, (B, vocabulary), or those of some tokens, (B, n).
         shared: Keys and values of what opens every row, layer by layer; none where there is nothing.
-        n_rows: B.
+        n_slots: Rows that there may be.
     """
 
     def __init__(
         self,
         network: nn.Module,
-        head: Callable[[mx.array], mx.array],
+        head: Callable[[mx.array, mx.array | None], mx.array],
         shared: Sequence[tuple[mx.array, mx.array]],
-        n_rows: int,
+        n_slots: int,
     ) -> None:
         self._network, self._head = network, head
-        self._columns = Columns(n_rows, shared[0][0].shape[2] if shared else 0)
-        self._caches = [RowsCache(self, *pair) for pair in shared] or [RowsCache(self) for _ in network.layers]
-        self._logits = mx.zeros((0, 0))
-        self.offsets, self.mask = mx.zeros(0), mx.zeros(0)  # of the pass that is computed
+        self._present = _Pass()
+        self._columns = Columns(shared[0][0].shape[2] if shared else 0)
+        self._caches = [RowsCache(self._present, n_slots, *pair) for pair in shared] or [
+            RowsCache(self._present, n_slots) for _ in network.layers
+        ]
+        self._hidden: list[mx.array] = []  # of each row's last token, (B, hidden), in one or two parts
+
+    def join(self, tokens: NDArray[np.int32], counts: NDArray[np.int32]) -> None:
+        """Begin rows behind those that are there, with these tokens."""
+        self._hidden.append(self._begun(self._run(tokens, counts, self._columns.join(len(counts)))))
 
     def feed(self, tokens: NDArray[np.int32], counts: NDArray[np.int32]) -> None:
         """Append tokens to each row and begin to compute what follows."""
+        if go_apart(counts):
+            place = _Place(self._columns.add_apart(counts))
+            hidden = self._pass(tokens[np.arange(tokens.shape[1]) < counts[:, None], None], place)
+            last = hidden[mx.array(np.cumsum(counts) - 1), 0]
+        else:
+            last = self._run(tokens, counts, 0)
+        self._hidden = [self._begun(last)]
+
+    def _begun(self, last: mx.array) -> mx.array:
+        """What the device now begins to compute, with all that is held."""
+        mx.async_eval(last, [cache.state for cache in self._caches])
+        return last
+
+    def _run(self, tokens: NDArray[np.int32], counts: NDArray[np.int32], first: int) -> mx.array:
+        """Hidden state of the last token of each row, (B, hidden)."""
         last: mx.array | None = None
         for start in range(0, tokens.shape[1], TOKENS_AT_ONCE):
             part = tokens[:, start : start + TOKENS_AT_ONCE]
             own = np.clip(counts - start, 0, part.shape[1])
-            hidden = self._pass(part, own)
+            hidden = self._pass(part, _Place(self._columns.add(own, part.shape[1], first)))
             ends = np.clip(counts - 1 - start, 0, part.shape[1] - 1)
             found = mx.take_along_axis(hidden, mx.array(ends)[:, None, None], axis=1)[:, 0]  # (B, hidden)
             here = mx.array((counts > start) & (counts <= start + part.shape[1]))[:, None]
@@ -104,21 +155,19 @@ class MlxSession:
             if start + TOKENS_AT_ONCE < tokens.shape[1]:  # no activations of this part outlive it
                 mx.eval(last, [cache.state for cache in self._caches])
         assert last is not None
-        self._logits = self._head(last.astype(mx.float32))
-        mx.async_eval(self._logits, [cache.state for cache in self._caches])
+        return last
 
-    def _pass(self, tokens: NDArray[np.int32], counts: NDArray[np.int32]) -> mx.array:
+    def _pass(self, tokens: NDArray[np.int32], place: _Place) -> mx.array:
         """Hidden states of tokens, (B, W, hidden)."""
-        self.offsets = mx.array(self._columns.offsets)
-        self.mask = mx.array(self._columns.visible(counts, tokens.shape[1]))[:, None]
-        self._columns.add(counts, tokens.shape[1])
+        self._present.place = place
         return self._network.model(mx.array(tokens), self._caches)
 
-    def pick(
-        self, allowed: NDArray[np.bool_] | None, temperature: float, draws: NDArray[np.float32] | None
-    ) -> list[int]:
+    def pick(self, allowed: Allowed | None, temperature: float, draws: NDArray[np.float32] | None) -> list[int]:
         """The next token of each row: the likeliest, or at a temperature the one that a uniform draw falls on."""
-        logits = self._logits if allowed is None else mx.where(mx.array(allowed), self._logits, -mx.inf)
+        tokens = None if allowed is None or allowed.tokens is None else mx.array(allowed.tokens)
+        logits = self._head(mx.concatenate(self._hidden).astype(mx.float32), tokens)
+        if allowed is not None:
+            logits = mx.where(mx.array(allowed.mask), logits, -mx.inf)
         if draws is None:
             return mx.argmax(logits, axis=-1).tolist()  # type: ignore[no-any-return]
         summed = mx.cumsum(mx.softmax(logits / temperature, axis=-1), axis=-1)
@@ -126,7 +175,9 @@ class MlxSession:
         return mx.minimum(mx.sum(reached, axis=-1), logits.shape[-1] - 1).tolist()  # type: ignore[no-any-return]
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these rows alone, in this order."""
-        self._columns.keep(rows)
-        for cache in self._caches:
-            cache.keep(mx.array(list(rows)))
+        """Go on with these rows alone, in this order; each is then fed before the next token is picked."""
+        self._hidden = []
+        sources, targets = self._columns.keep(rows)
+        if sources:
+            for cache in self._caches:
+                cache.move(sources, targets, self._columns.n_columns)

@@ -5,9 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.metadata
-import os
-import resource
-import sys
 import time
 from pathlib import Path
 
@@ -15,7 +12,7 @@ import torch
 
 from mlxtune.backends.adapter import check_fits, read_adapter
 from mlxtune.backends.base import ConvertSpec, Device, MatmulSpeed, Model, WrittenModel
-from mlxtune.backends.torch.runtime import exact_products, memory_for, pick_device
+from mlxtune.backends.torch.runtime import exact_products, machine_bytes, memory_for, peak_resident_bytes, pick_device
 from mlxtune.models.architecture import linear_layers
 
 MATMUL_SIZES = {"gpu": 8192, "cpu": 1024}  # rows and columns
@@ -46,8 +43,7 @@ class TorchBackend:
             facts = torch.cuda.get_device_properties(self._device)
             return Device("gpu", f"the GPU ({facts.name})", facts.total_memory, self._tf32)
         threads = torch.get_num_threads()
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return Device("cpu", f"the CPU, {threads} thread{'' if threads == 1 else 's'}", memory, self._tf32)
+        return Device("cpu", f"the CPU, {threads} thread{'' if threads == 1 else 's'}", machine_bytes(), self._tf32)
 
     def versions(self) -> dict[str, str]:
         """Versions of the libraries it computes with, for run.json."""
@@ -60,7 +56,7 @@ class TorchBackend:
             if reset:
                 torch.cuda.reset_peak_memory_stats(self._device)
             return int(peak)
-        peak = _peak_resident_bytes()
+        peak = peak_resident_bytes()
         if reset:
             _reset_peak_resident()
         return peak
@@ -123,18 +119,6 @@ class TorchBackend:
         from mlxtune.backends.torch.fuse import fuse
 
         return fuse(base, adapter, out, requantize, dtype)
-
-
-def _peak_resident_bytes() -> int:
-    """Most memory that this process has had since the last reset; on Linux the kernel keeps the mark."""
-    try:
-        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass  # not Linux
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _reset_peak_resident() -> None:

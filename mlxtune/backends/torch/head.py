@@ -1,31 +1,95 @@
-"""The head of a network, whose logits are float32 whatever its weights are and whoever calls it."""
+"""The head of a network, whose logits are float32 whatever its weights are and whoever calls it, and the loss over them."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mlxtune.backends.torch.quantized_linear import QuantizedLinear, frozen_product
+from mlxtune.backends.shapes import POSITIONS_AT_ONCE
+from mlxtune.backends.torch.quantized_linear import QuantizedLinear, frozen_gradient, frozen_product
 
 
 class Float32Head(nn.Module):
     """Takes the place of a network's `lm_head`, so that training, scoring and transformers' generation share its logits.
 
     Args:
-        head: The network's own.
+        head: The network's own, frozen.
     """
 
     def __init__(self, head: nn.Linear | QuantizedLinear) -> None:
         super().__init__()
-        self.own = head
+        self.own: Any = head
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(..., hidden) -> (..., vocabulary)."""
         with torch.autocast(hidden.device.type, enabled=False):
+            if self._is_float32:
+                return nn.functional.linear(hidden.float(), self.own.weight)
+            return frozen_product(hidden.float(), self._rows, int(self.own.out_features))
+
+    def gradient(self, of_logits: Tensor) -> Tensor:
+        """Gradient of the hidden states from that of the logits: (..., vocabulary) -> (..., hidden), float32."""
+        if self._is_float32:
+            return of_logits @ self.own.weight  # type: ignore[no-any-return]
+        return frozen_gradient(of_logits, self._rows)
+
+    def logits_of(self, tokens: Tensor, hidden: Tensor) -> Tensor:
+        """Those of some tokens, (n,), alone: (..., hidden) -> (..., n)."""
+        with torch.autocast(hidden.device.type, enabled=False):
             if isinstance(self.own, QuantizedLinear):
-                return frozen_product(hidden.float(), self.own.packed.rows, self.own.out_features)
-            weight = self.own.weight
-            if weight.dtype == torch.float32:
-                return nn.functional.linear(hidden.float(), weight)
-            rows = len(weight)
-            return frozen_product(hidden.float(), lambda start, stop, dtype: weight[start:stop].to(dtype), rows)
+                rows = self.own.packed.dequantized(tokens, torch.float32)
+            else:
+                rows = self.own.weight[tokens].float()
+            return nn.functional.linear(hidden.float(), rows)
+
+    @property
+    def _is_float32(self) -> bool:
+        return not isinstance(self.own, QuantizedLinear) and bool(self.own.weight.dtype == torch.float32)
+
+    def _rows(self, start: int, stop: int, dtype: torch.dtype) -> Tensor:
+        if isinstance(self.own, QuantizedLinear):
+            return self.own.packed.rows(start, stop, dtype)
+        return self.own.weight[start:stop].to(dtype)  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def nats_and_gradient(head: Float32Head, hidden: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """-log p of each target, (N,), and the gradient of sum(weights x nats) by the hidden states, (N, hidden).
+
+    Each part of the positions goes forward and back before the next, and its gradient by the logits,
+    weight x (softmax(logits) - onehot(target)), is written over them: few logits exist at a time, once.
+
+    Args:
+        head: The network's.
+        hidden: States that predict a target, (N, hidden).
+        targets: Token ids, (N,).
+        weights: Of each target, (N,), float32.
+    """
+    nats, gradients = [], []
+    for states, ids, weight in _parts(hidden, targets[:, None], weights[:, None]):
+        logits = head(states)
+        largest = logits.amax(-1, keepdim=True)
+        of_targets = logits.gather(-1, ids) - largest
+        total = logits.sub_(largest).exp_().sum(-1, keepdim=True)
+        nats.append((total.log() - of_targets)[:, 0])
+        logits.mul_(weight / total).scatter_add_(-1, ids, -weight)
+        gradients.append(head.gradient(logits).to(hidden.dtype))
+    return torch.cat(nats), torch.cat(gradients)
+
+
+def nats_and_argmax(head: Float32Head, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """-log p of each target and the most probable token in its place, (N,) each."""
+    nats, argmax = [], []
+    for states, ids in _parts(hidden, targets):
+        logits = head(states)
+        nats.append(nn.functional.cross_entropy(logits, ids, reduction="none"))
+        argmax.append(logits.argmax(-1))
+    return torch.cat(nats), torch.cat(argmax)
+
+
+def _parts(*values: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """POSITIONS_AT_ONCE of each at a time."""
+    return zip(*(value.split(POSITIONS_AT_ONCE) for value in values), strict=True)

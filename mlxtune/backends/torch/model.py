@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,22 @@ from numpy.typing import NDArray
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from mlxtune.backends.base import Batch, Constraint, Generation, LoraSpec, OptimizerSpec, StepResult, TokenScores
+from mlxtune.backends.base import (
+    BACKWARD,
+    FORWARD,
+    HEAD,
+    OPTIMIZER,
+    Batch,
+    Constraint,
+    Generation,
+    LoraSpec,
+    OptimizerSpec,
+    StepResult,
+    TokenScores,
+)
 from mlxtune.backends.option_tree import (
     OptionPass,
     OptionTree,
@@ -30,10 +42,12 @@ from mlxtune.backends.option_tree import (
     row_groups,
 )
 from mlxtune.backends.replies import write_replies
+from mlxtune.backends.slots import slots_within
 from mlxtune.backends.state import TrainingState, read_state, require_shapes, write_state
 from mlxtune.backends.supervision import (
     common_length,
     described,
+    described_replies,
     dropout_seed,
     reply_limits,
     require_prompts,
@@ -43,18 +57,17 @@ from mlxtune.backends.supervision import (
     total_weight,
 )
 from mlxtune.backends.torch.folding import Widened, fold
-from mlxtune.backends.torch.head import Float32Head
+from mlxtune.backends.torch.head import Float32Head, nats_and_argmax, nats_and_gradient
 from mlxtune.backends.torch.loading import network_dtype
 from mlxtune.backends.torch.packing import pack
+from mlxtune.backends.torch.phases import PhaseClock
 from mlxtune.backends.torch.prefix_cache import Layers, Leaves, PrefixCache, cache_argument
 from mlxtune.backends.torch.quantized_linear import QuantizedEmbedding, QuantizedLinear
-from mlxtune.backends.torch.runtime import autocast, memory_for
+from mlxtune.backends.torch.runtime import autocast, free_memory_bytes, memory_for
 from mlxtune.backends.torch.session import RowsCache, TorchSession
 from mlxtune.models.architecture import n_parameters
 
 ADAPTER = "default"  # PEFT's name of the one adapter
-# Supervised positions whose logits exist at a time while training; more are recomputed in the backward pass.
-POSITIONS_AT_ONCE = 512
 # Nodes of option trees whose logits exist at a time: so few that a CPU's allocator takes the same memory again.
 NODES_OF_LOGITS = 128
 
@@ -79,6 +92,7 @@ class TorchModel:
         self._adapted: dict[str, LoraLinear] = {}
         self._optimizer: torch.optim.AdamW | None = None
         self._spec: OptimizerSpec | None = None
+        self._timed = False
 
     # The adapter
 
@@ -114,9 +128,9 @@ class TorchModel:
 
     # Training
 
-    def prepare_training(self, spec: OptimizerSpec, gradient_checkpointing: bool = False) -> None:
-        """Freeze all but the adapter and make an optimizer."""
-        self._spec = spec
+    def prepare_training(self, spec: OptimizerSpec, gradient_checkpointing: bool = False, timed: bool = False) -> None:
+        """Freeze all but the adapter and make an optimizer; arguments as in `backends/base.py`."""
+        self._spec, self._timed = spec, timed
         self._network.requires_grad_(False)
         parameters = [value.requires_grad_() for value in self._parameters().values()]
         self._optimizer = torch.optim.AdamW(
@@ -138,12 +152,14 @@ class TorchModel:
             raise RuntimeError("call prepare_training before train_step")
         torch.manual_seed(dropout_seed(self._spec.seed, step))
         self._optimizer.zero_grad()
+        clock = PhaseClock(self._device, self._timed)
         with memory_for(f"step {step} ({described(batches)})", self._device):
             self._set_dropout(True)
             try:
-                nats = self._gradients(batches)
+                nats = self._gradients(batches, clock)
             finally:
                 self._set_dropout(False)
+            clock.enter(OPTIMIZER)
             gradients = [parameter.grad for parameter in self._parameters().values()]
             norm = torch.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
             # The one place where the host waits for the device.
@@ -154,9 +170,9 @@ class TorchModel:
                     torch._foreach_mul_([gradient for gradient in gradients if gradient is not None], limit / result.grad_norm)  # fmt: skip
                 self._optimizer.param_groups[0]["lr"] = learning_rate
                 self._optimizer.step()
-        return result
+        return replace(result, phase_seconds=clock.seconds())
 
-    def _gradients(self, batches: Sequence[Batch]) -> list[Tensor]:
+    def _gradients(self, batches: Sequence[Batch], clock: PhaseClock) -> list[Tensor]:
         """Add each micro-batch's gradient to the parameters'; the nats of its supervised tokens, (N,), stay on the device."""
         total = total_weight(batches)
         alone = len(batches) == 1
@@ -168,11 +184,17 @@ class TorchModel:
         for index, (batch, present) in enumerate(zip(batches, inputs, strict=True)):
             if leaves is None or not np.array_equal(batch.prefix, batches[index - 1].prefix):
                 if leaves is not None:
+                    clock.enter(BACKWARD)
                     leaves.backward()
+                clock.enter(FORWARD)
                 leaves = Leaves(self._prefix(present.prefix))
-            found = self._nats(present, leaves.layers)
-            ((found * present.weights).sum() / total).backward()
-            nats.append(found.detach())
+            clock.enter(FORWARD)
+            hidden = self._predicting(present, leaves.layers)
+            clock.enter(HEAD)
+            found, gradient = nats_and_gradient(self._network.lm_head, hidden, present.targets, present.weights / total)
+            nats.append(found)
+            clock.enter(BACKWARD)
+            hidden.backward(gradient)
         if leaves is not None:
             leaves.backward()
         return nats
@@ -181,27 +203,10 @@ class TorchModel:
         for module in self._adapted.values():
             module.lora_dropout.train(on)
 
-    def _nats(self, inputs: _Inputs, prefix: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-        """-log p of each target, (N,), float32. The head runs on the positions that predict a target only."""
-        parts = self._predicting(inputs, prefix)
-        if len(parts) == 1:
-            return self._head_nats(*parts[0])
-        return torch.cat([checkpoint(self._head_nats, *part, use_reentrant=False) for part in parts])
-
-    def _predicting(self, inputs: _Inputs, prefix: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
-        """Hidden states that predict a target, (n, hidden), and those targets, (n,), in parts of POSITIONS_AT_ONCE."""
+    def _predicting(self, inputs: _Inputs, prefix: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        """Hidden states that predict a target, (N, hidden): the head runs on no others."""
         hidden = self._hidden(inputs.tokens, PrefixCache(prefix), inputs.offsets, inputs.visible)
-        predicting = hidden.reshape(-1, hidden.shape[-1])[inputs.positions]  # (N, hidden)
-        parts = zip(predicting.split(POSITIONS_AT_ONCE), inputs.targets.split(POSITIONS_AT_ONCE), strict=True)
-        return list(parts)
-
-    def _head_nats(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        return cross_entropy(self._head(hidden), targets, reduction="none")
-
-    def _head_scores(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """-log p of each target and the most probable token in its place, (n,) each."""
-        logits = self._head(hidden)
-        return cross_entropy(logits, targets, reduction="none"), logits.argmax(-1)
+        return hidden.reshape(-1, hidden.shape[-1])[inputs.positions]
 
     def _head(self, hidden: Tensor) -> Tensor:
         """Logits in float32, whatever the weights are: (..., hidden) -> (..., vocabulary)."""
@@ -253,8 +258,8 @@ class TorchModel:
         """-log p of each supervised token, and whether none is likelier; dropout off, one forward pass for both."""
         with memory_for(f"scoring {described([batch])}", self._device):
             inputs = _Inputs(batch, self._device, alone=True)
-            parts = [self._head_scores(*part) for part in self._predicting(inputs, self._prefix(inputs.prefix))]
-            nats, argmax = map(torch.cat, zip(*parts, strict=True))
+            hidden = self._predicting(inputs, self._prefix(inputs.prefix))
+            nats, argmax = nats_and_argmax(self._network.lm_head, hidden, inputs.targets)
             return token_scores(batch, _to_numpy(nats), argmax.cpu().numpy())
 
     @torch.inference_mode()
@@ -287,22 +292,27 @@ class TorchModel:
         constraint: Constraint | None = None,
         temperature: float = 0.0,
         seed: int = 0,
-    ) -> list[Generation]:
-        """Replies to all prompts, as one batch; what all prompts open with is computed once.
+        slots: int | None = None,
+    ) -> Iterator[tuple[int, Generation]]:
+        """Replies to all prompts, each with its prompt's number, as they end; what all prompts open with is computed once.
 
-        Greedy at temperature 0, else sampled: the same replies for the same prompts in the same order and seed. Tokens are
-        taken by the float32 logits that `score` and `choose` use.
+        Tokens are taken by the float32 logits that `score` and `choose` use.
         """
         require_prompts(prompts)
         limits = reply_limits(prompts, max_new_tokens, self.config)
-        n_shared = common_length(prompts)
-        own = [prompt[n_shared:] for prompt in prompts]
-        longest = max(map(len, prompts))
-        what = f"generating {len(prompts)} replies of up to {max_new_tokens} tokens to prompts of up to {longest}"
-        with memory_for(what, self._device):
+        with memory_for(f"generating {described_replies(prompts, max_new_tokens)}", self._device):
+            n_shared = common_length(prompts)
             shared = self._prefix(self._ids(prompts[0][:n_shared]))
-            session = TorchSession(self._after, self._head, shared, len(prompts), self._device)
-            return write_replies(session, own, limits, stop_tokens, constraint, temperature, seed)
+            n_slots = slots_within(
+                slots, prompts, limits, self.config, free_memory_bytes(self._device), self._dtype.itemsize
+            )
+            session = TorchSession(self._after, self._head_of, shared, n_slots, self._device)
+            own = [prompt[n_shared:] for prompt in prompts]
+            yield from write_replies(session, own, limits, n_slots, stop_tokens, constraint, temperature, seed)
+
+    def _head_of(self, hidden: Tensor, tokens: Tensor | None) -> Tensor:
+        """Float32 logits of all tokens, or of some."""
+        return self._head(hidden) if tokens is None else self._network.lm_head.logits_of(tokens, hidden)
 
     def _after(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: RowsCache) -> Tensor:
         """Last hidden states of tokens, (B, W, hidden), as a `TorchSession` computes them."""

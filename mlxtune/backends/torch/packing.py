@@ -8,11 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxtune.backends.base import Batch
+from mlxtune.backends.shapes import SEQUENCE_TOKENS
 from mlxtune.backends.supervision import Supervised, supervised
-
-# Tokens of a sequence of several rows. Attention within it costs its square, whoever attends to whom; up to here that is
-# small beside the linear layers. A longer row has a sequence of its own.
-MAX_TOKENS = 512
 
 
 @dataclass(frozen=True)
@@ -35,7 +32,7 @@ class PackedBatch:
     supervised: Supervised
 
 
-def pack(batch: Batch, length: int = MAX_TOKENS, with_prefix: bool = False) -> PackedBatch:
+def pack(batch: Batch, length: int = SEQUENCE_TOKENS, with_prefix: bool = False) -> PackedBatch:
     """Pack a batch; a sequence takes rows, the longest first, while they fit `length`.
 
     Args:

@@ -12,10 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mlxtune.backends.shapes import BLOCK_ELEMENTS
 from mlxtune.backends.torch.affine import Packed, dequantize
-
-# Elements dequantized at once: 16 MB in float32, a small layer whole.
-BLOCK_ELEMENTS = 1 << 22
 
 # Rows start to stop of a weight, (stop - start, in), in a type.
 Rows = Callable[[int, int, torch.dtype], Tensor]
@@ -96,12 +94,22 @@ def frozen_product(inputs: Tensor, rows: Rows, n_out: int) -> Tensor:
         return product
 
 
+def frozen_gradient(gradient: Tensor, rows: Rows) -> Tensor:
+    """gradient @ weight without the whole weight: of the outputs of `frozen_product`, (..., out), to its inputs, (..., in)."""
+    n_out = gradient.shape[-1]
+    flat = gradient.reshape(-1, n_out)
+    # Summed in float32: in bfloat16 every block of a large layer would round the sum again.
+    total = sum((flat[:, part] @ block).float() for block, part in _blocks(rows, n_out, flat))
+    assert isinstance(total, Tensor)
+    return total.to(gradient.dtype).reshape(*gradient.shape[:-1], total.shape[1])
+
+
 class _FrozenProduct(torch.autograd.Function):
     """Keeps neither inputs nor weight: the gradient of the inputs needs the weight alone, dequantized again."""
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, rows: Rows, n_out: int) -> Tensor:
-        ctx.rows, ctx.n_out = rows, n_out
+        ctx.rows = rows
         flat = inputs.reshape(-1, inputs.shape[-1])
         blocks = [flat @ block.T for block, _ in _blocks(rows, n_out, flat)]
         outputs = blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
@@ -109,11 +117,7 @@ class _FrozenProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        flat = gradient.reshape(-1, ctx.n_out)
-        # Summed in float32: in bfloat16 every block of a large layer would round the sum again.
-        total = sum((flat[:, part] @ block).float() for block, part in _blocks(ctx.rows, ctx.n_out, flat))
-        assert isinstance(total, Tensor)
-        return total.to(gradient.dtype).reshape(*gradient.shape[:-1], total.shape[1]), None, None
+        return frozen_gradient(gradient, ctx.rows), None, None
 
 
 def _blocks(rows: Rows, n_out: int, like: Tensor) -> Any:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import resource
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -64,6 +67,31 @@ def autocast(device: torch.device, dtype: torch.dtype) -> Any:
     if device.type == "cuda" and dtype == torch.bfloat16:
         return torch.autocast("cuda", dtype=torch.bfloat16)
     return contextlib.nullcontext()
+
+
+def machine_bytes() -> int:
+    """Memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def free_memory_bytes(device: torch.device) -> int:
+    """Memory of a device that nothing holds; of a CPU's what this process has not needed so far."""
+    if device.type != "cuda":
+        return machine_bytes() - peak_resident_bytes()
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0] + kept)
+
+
+def peak_resident_bytes() -> int:
+    """Most memory that this process has had since the last reset; on Linux the kernel keeps the mark."""
+    try:
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass  # not Linux
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 @contextlib.contextmanager

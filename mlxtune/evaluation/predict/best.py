@@ -141,8 +141,8 @@ class BestReplies:
         for group in _groups(rests):
             room = max(1, max(limit - len(begun[i].tokens) for i in group))
             asked = [[*prompts[i], *begun[i].tokens] for i in group]
-            written = self._model.generate(asked, room, stops, self._constraint(rests[group[0]]))
-            for i, one in zip(group, written, strict=True):
+            for place, one in self._model.generate(asked, room, stops, self._constraint(rests[group[0]])):
+                i = group[place]
                 whole = _limited((*begun[i].tokens, *one.tokens), limit)
                 cut = one.stop_reason == "length" or whole.stop_reason == "length"
                 found[i] = BestReply(Generation(whole.tokens, "length" if cut else "stop"), begun[i].distributions)

@@ -6,7 +6,7 @@ predictor.predict(["where is my parcel"])[0].values       # {"intents": ("order_
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -119,33 +119,26 @@ class Predictor:
         Raises:
             Misuse: A text where the prompt needs several columns, or a mapping without one of them.
         """
-        rows = [self._row(text, f"text {position}") for position, text in enumerate(texts, start=1)]
-        found: list[Reply] = []
-        for start in range(0, len(rows), self.recipe.evaluate.batch_size):
-            found += self.predict_batch(rows[start : start + self.recipe.evaluate.batch_size])
-        return found
+        return self.predict_rows([self._row(text, f"text {position}") for position, text in enumerate(texts, start=1)])
 
-    def predict_batch(self, rows: Sequence[Row]) -> list[Reply]:
-        """The replies to rows, with the probabilities of the first field where they are known; all rows are one batch.
+    def predict_rows(self, rows: Sequence[Row]) -> list[Reply]:
+        """The replies to rows, in their order, with the probabilities of the first field where they are known.
 
         Raises:
             DataError: Rows that lack a column of the prompt.
         """
-        prompts = self.prompts(rows)
-        replies = self.answer(prompts)
-        options = None if self.best is not None else self.options
-        if options is None:
+        replies = self.replies(rows)
+        found = None if self.best is not None else self.probabilities(rows)
+        if found is None:
             return replies
-        found = distributions(self.model, prompts, options)
         return [replace(reply, distributions=(one,)) for reply, one in zip(replies, found, strict=True)]
 
     def replies(self, rows: Sequence[Row], progress: Progress = SILENT) -> list[Reply]:
-        """The replies to rows, in their order, asked batch by batch and without further probabilities; errors as for `predict_batch`."""
-        prompts = self.prompts(rows)
+        """The replies to rows, in their order, without further probabilities; errors as for `predict_rows`."""
         found: dict[int, Reply] = {}
-        for batch in self.batches(prompts):
-            found.update(zip(batch, self.answer([prompts[i] for i in batch]), strict=True))
-            progress.advance(len(batch))
+        for i, reply in self.answer(self.prompts(rows)):
+            found[i] = reply
+            progress.advance(1)
         return [found[i] for i in range(len(rows))]
 
     def probabilities(self, rows: Sequence[Row], progress: Progress = SILENT) -> list[Distribution] | None:
@@ -165,51 +158,59 @@ class Predictor:
     ) -> list[list[Values]]:
         """What each row's reply says, each of `n` times: [row][repeat].
 
-        Under best decoding they are drawn token by token, as under constrained decoding. The draws are a function of the recipe's seed, the repeat and the batch, so the same evaluation finds the same.
+        Under best decoding they are drawn token by token, as under constrained decoding. The draws are a function of the recipe's
+        seed, the repeat and the row's number, so the same evaluation finds the same, whichever rows are written together.
         """
         prompts = self.prompts(rows)
         found: list[list[Values]] = [[] for _ in rows]
         for repeat in range(n):
-            for number, batch in enumerate(self.batches(prompts)):
-                seed = _seed(self.recipe.train.seed, repeat, number)
-                replies = self.parse(self.generate([prompts[i] for i in batch], temperature, seed))
-                for i, reply in zip(batch, replies, strict=True):
-                    found[i].append(reply.values)
-                progress.advance(len(batch))
+            for i, reply in self._parsed(self.generate(prompts, temperature, _seed(self.recipe.train.seed, repeat))):
+                found[i].append(reply.values)
+                progress.advance(1)
         return found
 
     # Pieces, for whoever keeps replies as they come
 
     def prompts(self, rows: Sequence[Row], shots: Sequence[Row] = ()) -> list[list[int]]:
-        """The tokens that ask about each row, after rows shown with their replies; errors as for `predict_batch`."""
+        """The tokens that ask about each row, after rows shown with their replies; errors as for `predict_rows`."""
         return [list(ids) for ids in prompt_ids(rows, self.recipe, self.tokenizer, shots)]
 
     def batches(self, prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-        """Indices of prompts, batch by batch."""
+        """Indices of prompts that are scored together, batch by batch."""
         return batches(prompts, self.recipe.evaluate.batch_size)
 
-    def answer(self, prompts: Sequence[Sequence[int]]) -> list[Reply]:
-        """The replies to prompts, as one batch; under best decoding with the probabilities of the fields that are scored."""
+    def answer(self, prompts: Sequence[Sequence[int]]) -> Iterator[tuple[int, Reply]]:
+        """The replies to prompts, each with its prompt's number, as they end; under best decoding batch by batch, with the
+        probabilities of the fields that are scored.
+        """
+        if not prompts:
+            return
         if self.best is None:
-            return self.parse(self.generate(prompts))
-        found = self.best.answer(prompts)
-        replies = self.parse([one.generation for one in found])
-        return [replace(reply, distributions=one.distributions) for reply, one in zip(replies, found, strict=True)]
+            yield from self._parsed(self.generate(prompts))
+            return
+        for batch in self.batches(prompts):
+            for i, one in zip(batch, self.best.answer([prompts[i] for i in batch]), strict=True):
+                yield i, replace(self._reply(one.generation), distributions=one.distributions)
 
-    def generate(self, prompts: Sequence[Sequence[int]], temperature: float = 0.0, seed: int = 0) -> list[Generation]:
-        """What the model writes after each prompt, as one batch; greedy without a temperature."""
-        limit, stops = self.recipe.evaluate.max_new_tokens, self.tokenizer.stop_tokens
-        return self.model.generate(prompts, limit, stops, self.constraint, temperature=temperature, seed=seed)
+    def generate(
+        self, prompts: Sequence[Sequence[int]], temperature: float = 0.0, seed: int = 0
+    ) -> Iterator[tuple[int, Generation]]:
+        """What the model writes after each prompt, with the prompt's number, as it ends; greedy without a temperature."""
+        evaluate, stops = self.recipe.evaluate, self.tokenizer.stop_tokens
+        return self.model.generate(
+            prompts, evaluate.max_new_tokens, stops, self.constraint,
+            temperature=temperature, seed=seed, slots=evaluate.batch_size,
+        )  # fmt: skip
 
-    def parse(self, written: Sequence[Generation]) -> list[Reply]:
-        """What was written, as replies."""
-        thinking, constrained = may_think(self.recipe), self.decoding != FREE
-        found = []
-        for one in written:
-            text = self.tokenizer.decode(one.tokens)
-            parsed = parse_reply(self.template, text, one.stop_reason == "length", constrained, thinking)
-            found.append(Reply(text, parsed, one.stop_reason, len(one.tokens)))
-        return found
+    def _parsed(self, written: Iterable[tuple[int, Generation]]) -> Iterator[tuple[int, Reply]]:
+        return ((i, self._reply(one)) for i, one in written)
+
+    def _reply(self, written: Generation) -> Reply:
+        """What was written, as a reply."""
+        text = self.tokenizer.decode(written.tokens)
+        truncated, constrained = written.stop_reason == "length", self.decoding != FREE
+        parsed = parse_reply(self.template, text, truncated, constrained, may_think(self.recipe))
+        return Reply(text, parsed, written.stop_reason, len(written.tokens))
 
     def _row(self, text: str | Mapping[str, str], place: str) -> Row:
         needed = list(dict.fromkeys(PLACEHOLDER.findall(self.recipe.prompt.user)))

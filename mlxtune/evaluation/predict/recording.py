@@ -69,7 +69,7 @@ def record_predictions(
             model_hash, predictor.decoding, recipe.model_dump(include={"prompt", "output"}),
             recipe.evaluate.max_new_tokens, recipe.evaluate.batch_size, prompts, expected, places,
         )  # fmt: skip
-    found, seconds = _kept(path, key, list(predictor.batches(prompts)))
+    found, seconds = _kept(path, key, len(rows))
     if found:
         progress.advance(len(found))
     if len(found) == len(rows) and not part.exists():
@@ -79,18 +79,17 @@ def record_predictions(
         add(list(found.values()))
         if key is not None:
             unfinished.write_header(path, key, seconds)
-        for batch in predictor.batches(prompts):
-            if batch[0] in found:
-                continue
-            start = time.perf_counter()
-            replies = predictor.answer([prompts[i] for i in batch])
+        asked = [i for i in range(len(rows)) if i not in found]
+        start = time.perf_counter()
+        for place, reply in predictor.answer([prompts[i] for i in asked]):
             seconds += time.perf_counter() - start
-            for i, reply in zip(batch, replies, strict=True):
-                found[i] = as_prediction(i, rows[i], predictor, expected[i], reply)
-            add([found[i] for i in batch])
+            i = asked[place]
+            found[i] = as_prediction(i, rows[i], predictor, expected[i], reply)
+            add([found[i]])
             if key is not None:
                 unfinished.write_header(path, key, seconds)
-            progress.advance(len(batch))
+            progress.advance(1)
+            start = time.perf_counter()
     in_order = [found[i] for i in range(len(rows))]
     with whole_lines(part) as add:
         add(in_order)
@@ -117,19 +116,18 @@ def as_prediction(
     return with_probabilities(prediction, reply.distributions) if reply.distributions else prediction
 
 
-def _kept(path: Path, key: str | None, asked: Sequence[Sequence[int]]) -> tuple[dict[int, Prediction], float]:
-    """What an earlier attempt at the same questions answered, by row in the order asked, and its seconds.
+def _kept(path: Path, key: str | None, n_rows: int) -> tuple[dict[int, Prediction], float]:
+    """What an earlier attempt at the same questions answered, by row, and its seconds.
 
-    Only whole batches count: what a row is padded to can change the last bit of its logits, and so its reply.
+    The rest is then written beside other rows than without the interruption, which can change the last bit of logits; a reply
+    depends on it where two tokens are equally likely to that bit.
     """
     earlier = None if key is None else unfinished.read_attempt(path, key)
-    answered: dict[int, Prediction] = {}
+    found: dict[int, Prediction] = {}
     if earlier is not None:
         with suppress(KeyError, TypeError, AttributeError):  # a line that is no prediction ends what can be kept
             for record in earlier.records:
-                answered[int(record["row"])] = from_record(record)
-    found = {i: answered[i] for batch in asked if all(i in answered for i in batch) for i in batch}
-    n_rows = sum(map(len, asked))
+                found[int(record["row"])] = from_record(record)
     if len(found) == n_rows:
         log.info("%s: all %s rows are answered already", path.name, n_rows)
     elif found:

@@ -58,7 +58,7 @@ def write_header(path: Path, identity: str, seconds: float, finished: bool = Fal
     """Write down whose the predictions at `path` are, and for how long the model was asked."""
     digest = hashlib.sha256(path.read_bytes()).hexdigest() if finished else None
     content = {"identity": identity, "seconds": seconds, "sha256": digest}
-    # One name, and no wait for the disk: it is written after every batch, and costs a batch if it is lost.
+    # One name, and no wait for the disk: it is written after every reply, and costs the replies if it is lost.
     new = _new_header(path)
     new.write_text(json.dumps(content), encoding="utf-8")
     os.replace(new, header_file(path))

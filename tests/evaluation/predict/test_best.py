@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import mlxtune
-from mlxtune.backends.base import Backend, Matcher
+from mlxtune.backends.base import Backend, Matcher, in_order
 from mlxtune.data.examples import prompt_ids
 from mlxtune.data.rows import Row
 from mlxtune.data.template import ReplyTemplate
@@ -155,7 +155,9 @@ def test_a_text_after_the_labels_is_written_as_constrained_decoding_goes_on(
                     matcher.advance(token)
                 return matcher
 
-        (wanted,) = model.generate([[*prompt, *tokens[:begun]]], limit - begun, tokenizer.stop_tokens, Begun())
+        (wanted,) = in_order(
+            model.generate([[*prompt, *tokens[:begun]]], limit - begun, tokenizer.stop_tokens, Begun())
+        )
         assert tokens[begun:] == wanted.tokens and one.generation.stop_reason == wanted.stop_reason
         assert len(tokens) <= limit
 
@@ -218,7 +220,7 @@ def test_an_evaluation_asks_once_a_row_and_has_its_probabilities(recipe: Recipe,
     model = Chooser(tokenizer, right_answer(rows), sure=sure)
     scores = scores_of(recipe, model, tokenizer, rows, tmp_path, "best", probabilities=True, validation=rows[:4])
     assert scores["decoding"] == "best" and scores["fields"]["intents"]["exact_match"]["value"] == 1.0
-    assert sum(model.chosen) == len(rows) + 4 and model.batches == []
+    assert sum(model.chosen) == len(rows) + 4 and model.asked == []
     assert scores["fields"]["intents"]["calibration"]["expected_calibration_error"] == pytest.approx(0.1, abs=1e-5)
     for one in read_predictions(tmp_path / "predictions.jsonl"):
         assert one.valid and one.decoding == "best"

@@ -1,4 +1,4 @@
-"""Replies are asked once in padding-friendly batches, and kept whole and in order."""
+"""Every row is asked once; replies are kept as they come, whole, and in the end in order."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mlxtune.data.examples import prompt_ids
 from mlxtune.data.rows import Row, read_rows
 from mlxtune.errors import DataError
 from mlxtune.evaluation.predict.predictions import read_predictions
-from mlxtune.evaluation.predict.predictor import Predictor, batches
+from mlxtune.evaluation.predict.predictor import Predictor
 from mlxtune.evaluation.predict.recording import record_predictions
 from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
 from mlxtune.recipe.sections import Recipe
@@ -29,12 +29,11 @@ def tokenizer(recipe: Recipe) -> Tokenizer:
     return load_tokenizer(Path(recipe.model.path))
 
 
-def test_every_row_is_asked_once_longest_first(rows, recipe, tokenizer, tmp_path):
+def test_every_row_is_asked_once(rows, recipe, tokenizer, tmp_path):
     model = FakeModel(tokenizer, lambda prompt: "payment")
     record(tmp_path / "predictions.jsonl", rows, recipe, model, tokenizer)
     lengths = sorted((len(prompt) for prompt in prompt_ids(rows, recipe, tokenizer)), reverse=True)
-    assert [len(batch) for batch in model.batches] == [4, 3]
-    assert [length for batch in model.batches for length in batch] == lengths
+    assert model.asked == lengths
 
 
 def test_the_file_is_in_row_order_and_reads_back_the_same(rows, recipe, tokenizer, tmp_path):
@@ -75,17 +74,17 @@ def test_a_reply_that_does_not_parse_has_null_values(rows, recipe, tokenizer, tm
     assert not any(prediction.valid for prediction in recorded.predictions)
 
 
-def test_progress_is_told_after_each_batch(rows, recipe, tokenizer, tmp_path):
+def test_progress_is_told_after_each_reply(rows, recipe, tokenizer, tmp_path):
     told = Told()
     model = FakeModel(tokenizer, right_answer(rows))
     record(tmp_path / "predictions.jsonl", rows, recipe, model, tokenizer, progress=told)
-    assert told.advanced == [4, 3]
+    assert told.advanced == [1] * len(rows)
 
 
 def test_an_interrupted_file_holds_whole_lines_and_leaves_the_finished_one_alone(rows, recipe, tokenizer, tmp_path):
     path = tmp_path / "predictions.jsonl"
     path.write_text("finished earlier\n")
-    model = FakeModel(tokenizer, right_answer(rows), fail_after=1)
+    model = FakeModel(tokenizer, right_answer(rows), fail_after=4)
     with pytest.raises(KeyboardInterrupt):
         record(path, rows, recipe, model, tokenizer)
     assert path.read_text() == "finished earlier\n"
@@ -93,20 +92,21 @@ def test_an_interrupted_file_holds_whole_lines_and_leaves_the_finished_one_alone
 
 
 def test_a_line_half_written_when_interrupted_is_taken_back(rows, recipe, tokenizer, tmp_path, monkeypatch):
-    def dumps_first_batch_only(record: Any, **options: Any) -> str:
+    def dumps_first_only(record: Any, **options: Any) -> str:
         text = json.JSONEncoder(**options).encode(record)
-        if record["row"] not in first_batch:
+        if record["row"] != first:
             with (tmp_path / "predictions.jsonl.part").open("ab") as half:
                 half.write(text[:20].encode())
             raise KeyboardInterrupt
         return text
 
-    first_batch = next(batches(prompt_ids(rows, recipe, tokenizer), recipe.evaluate.batch_size))
-    monkeypatch.setattr("mlxtune.evaluation.predict.predictions.json.dumps", dumps_first_batch_only)
+    lengths = [len(prompt) for prompt in prompt_ids(rows, recipe, tokenizer)]
+    first = lengths.index(max(lengths))
+    monkeypatch.setattr("mlxtune.evaluation.predict.predictions.json.dumps", dumps_first_only)
     model = FakeModel(tokenizer, right_answer(rows))
     with pytest.raises(KeyboardInterrupt):
         record(tmp_path / "predictions.jsonl", rows, recipe, model, tokenizer)
-    assert [prediction.row for prediction in read_predictions(tmp_path / "predictions.jsonl.part")] == first_batch
+    assert [prediction.row for prediction in read_predictions(tmp_path / "predictions.jsonl.part")] == [first]
 
 
 def test_rows_with_unknown_labels_are_refused_before_anything_is_asked(rows, recipe, tokenizer, tmp_path):
@@ -114,7 +114,7 @@ def test_rows_with_unknown_labels_are_refused_before_anything_is_asked(rows, rec
     wrong = [*rows, Row({"text": "x", "intents": ["paymnt"]}, "test.jsonl", 99)]
     with pytest.raises(DataError, match=r"test\.jsonl:99.*did you mean 'payment'"):
         record(tmp_path / "predictions.jsonl", wrong, recipe, model, tokenizer)
-    assert model.batches == []
+    assert model.asked == []
 
 
 def test_constrained_replies_are_marked_as_such(rows, recipe, tokenizer, tmp_path):
@@ -136,4 +136,4 @@ def test_thinking_is_not_part_of_the_answer(rows, recipe, tokenizer, tmp_path, d
     assert {prediction.predicted["intents"] for prediction in recorded.predictions} == {("payment",)}
     assert {prediction.prediction for prediction in recorded.predictions} == {"<think>\nhm\n</think>\n\npayment"}
     assert predictor.samples(rows, 1, temperature=1.0) == [[{"intents": ("payment",)}] for _ in rows]
-    assert predictor.predict_batch(rows[:1])[0].values == {"intents": ("payment",)}
+    assert predictor.predict_rows(rows[:1])[0].values == {"intents": ("payment",)}

@@ -35,8 +35,8 @@ def changed(recipe: Recipe, section: str, **keys: Any) -> Recipe:
 
 
 def interrupt(path: Path, rows: list[Row], recipe: Recipe, tokenizer: Tokenizer) -> None:
-    """Leave the first batch of four rows of the model 'a'."""
-    model = FakeModel(tokenizer, right_answer(rows), fail_after=1)
+    """Leave the first four replies of the model 'a'."""
+    model = FakeModel(tokenizer, right_answer(rows), fail_after=4)
     with pytest.raises(KeyboardInterrupt):
         record(path, rows, recipe, model, tokenizer, model_hash="a")
 
@@ -50,23 +50,22 @@ def test_a_resumed_file_equals_an_uninterrupted_one(rows, recipe, tokenizer, tmp
     rest = FakeModel(tokenizer, right_answer(rows))
     recorded = record(parts, rows, recipe, rest, tokenizer, progress=told, model_hash="a")
     assert parts.read_bytes() == whole.read_bytes()
-    assert [len(batch) for batch in rest.batches] == [3]
-    assert "4 of 7 rows are answered" in caplog.text and told.advanced == [4, 3]
+    assert len(rest.asked) == 3
+    assert "4 of 7 rows are answered" in caplog.text and told.advanced == [4, 1, 1, 1]
     assert recorded.predictions == read_predictions(whole)
     assert not parts.with_name("parts.jsonl.part").exists()
 
 
 def test_an_evaluation_can_be_interrupted_again_and_again(rows, recipe, tokenizer, tmp_path):
-    one_by_one = changed(recipe, "evaluate", batch_size=1)
     whole, parts = tmp_path / "whole.jsonl", tmp_path / "parts.jsonl"
-    record(whole, rows, one_by_one, FakeModel(tokenizer, right_answer(rows)), tokenizer, model_hash="a")
+    record(whole, rows, recipe, FakeModel(tokenizer, right_answer(rows)), tokenizer, model_hash="a")
     for _ in range(len(rows)):
         model = FakeModel(tokenizer, right_answer(rows), fail_after=1)
         with suppress(KeyboardInterrupt):  # all but the last are interrupted
-            record(parts, rows, one_by_one, model, tokenizer, model_hash="a")
-        assert len(model.batches) == 1
+            record(parts, rows, recipe, model, tokenizer, model_hash="a")
+        assert len(model.asked) == 1
     silent = FakeModel(tokenizer, right_answer(rows), fail_after=0)
-    record(parts, rows, one_by_one, silent, tokenizer, model_hash="a")
+    record(parts, rows, recipe, silent, tokenizer, model_hash="a")
     assert parts.read_bytes() == whole.read_bytes()
 
 
@@ -94,22 +93,21 @@ def test_replies_to_anything_else_are_discarded(different, rows, recipe, tokeniz
         options["shots"] = rows[:1]
     model = FakeModel(tokenizer, lambda prompt: "none")
     record(path, rows, recipe, model, tokenizer, **options)
-    assert sum(map(len, model.batches)) == len(rows)
+    assert len(model.asked) == len(rows)
     assert "discarded" in caplog.text
     assert {one.prediction for one in read_predictions(path)} == {"none"}
 
 
-def test_half_a_line_costs_its_batch_and_nothing_else(rows, recipe, tokenizer, tmp_path):
-    one_by_one = changed(recipe, "evaluate", batch_size=1)
+def test_half_a_line_costs_its_row_and_nothing_else(rows, recipe, tokenizer, tmp_path):
     path = tmp_path / "predictions.jsonl"
     model = FakeModel(tokenizer, right_answer(rows), fail_after=3)
     with pytest.raises(KeyboardInterrupt):
-        record(path, rows, one_by_one, model, tokenizer, model_hash="a")
+        record(path, rows, recipe, model, tokenizer, model_hash="a")
     part = path.with_name("predictions.jsonl.part")
     part.write_bytes(part.read_bytes()[:-20])  # as after a loss of power
     rest = FakeModel(tokenizer, right_answer(rows))
-    record(path, rows, one_by_one, rest, tokenizer, model_hash="a")
-    assert len(rest.batches) == len(rows) - 2
+    record(path, rows, recipe, rest, tokenizer, model_hash="a")
+    assert len(rest.asked) == len(rows) - 2
     assert [one.row for one in read_predictions(path)] == list(range(len(rows)))
 
 
@@ -120,16 +118,16 @@ def test_a_damaged_header_is_no_reason_to_fail(rows, recipe, tokenizer, tmp_path
         path.with_name("predictions.jsonl.part.json").write_text(content)
         model = FakeModel(tokenizer, right_answer(rows))
         record(path, rows, recipe, model, tokenizer, model_hash="a")
-        assert sum(map(len, model.batches)) == len(rows)
+        assert len(model.asked) == len(rows)
 
 
 def test_of_two_decodings_the_one_that_was_complete_is_not_asked_again(rows, recipe, tokenizer, tmp_path):
-    model = FakeModel(tokenizer, right_answer(rows), fail_after=3)  # two batches free, one constrained
+    model = FakeModel(tokenizer, right_answer(rows), fail_after=len(rows) + 4)  # all free, four constrained
     with pytest.raises(KeyboardInterrupt):
         scores_of(recipe, model, tokenizer, rows, tmp_path, "both", EVALUATED)
     rest = FakeModel(tokenizer, right_answer(rows))
     scores = scores_of(recipe, rest, tokenizer, rows, tmp_path, "both", EVALUATED)
-    assert [len(batch) for batch in rest.batches] == [3]
+    assert len(rest.asked) == 3
     assert scores["decodings"]["free"]["fields"]["intents"]["exact_match"]["value"] == 1.0
     assert scores["speed"]["seconds_per_row"] > 0
 
@@ -140,7 +138,7 @@ def test_a_finished_evaluation_leaves_nothing_to_resume(rows, recipe, tokenizer,
     for _ in range(2):  # what is asked again on purpose is asked whole
         model = FakeModel(tokenizer, right_answer(rows))
         scores_of(recipe, model, tokenizer, rows, tmp_path, None, EVALUATED)
-        assert sum(map(len, model.batches)) == len(rows)
+        assert len(model.asked) == len(rows)
         assert sorted(path.name for path in tmp_path.glob("*.json*")) == [
             "errors.json", "predictions.jsonl", "scores.json",
         ]  # fmt: skip
@@ -154,7 +152,7 @@ def test_predictions_changed_since_are_asked_again(rows, recipe, tokenizer, tmp_
     path.write_text(path.read_text(encoding="utf-8").replace("payment", "none"), encoding="utf-8")
     model = FakeModel(tokenizer, right_answer(rows))
     record(path, rows, recipe, model, tokenizer, model_hash="a")
-    assert sum(map(len, model.batches)) == len(rows)
+    assert len(model.asked) == len(rows)
 
 
 def test_a_model_is_told_from_another_by_weights_adapter_and_type(recipe):

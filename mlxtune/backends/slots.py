@@ -1,0 +1,66 @@
+"""How many replies are written at a time: as many as asked for, or as memory has room for. Plain numbers only."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mlxtune.backends.columns import GROWTH, TOKENS_AT_ONCE
+from mlxtune.models.architecture import head_dim, kv_heads
+
+log = logging.getLogger(__name__)
+
+# Share of the free memory that caches and passes may take by this estimate: other programs run beside this one.
+MEMORY_SHARE = 0.5
+LOGITS_COPIES = 4  # of a row's float32 logits: masked, scaled, summed
+SCORES_COPIES = 2  # of attention's, with what softmax makes of them
+
+
+def slots_within(
+    slots: int | None,
+    prompts: Sequence[Sequence[int]],
+    limits: Sequence[int],
+    config: Mapping[str, Any],
+    free_bytes: int,
+    type_bytes: int,
+) -> int:
+    """The number of slots that fit into memory, at least one; said where that is fewer than asked for.
+
+    Args:
+        slots: As many as are asked for; None is one for each prompt.
+        prompts: Token ids.
+        limits: Tokens that each reply may have.
+        config: The model's config.json.
+        free_bytes: Memory that nothing holds yet.
+        type_bytes: Of a number of the cache.
+    """
+    wanted = min(len(prompts), slots or len(prompts))
+    longest = max(len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True))
+    a_slot = slot_bytes(max(map(len, prompts)), longest, config, type_bytes)
+    found = max(1, min(wanted, int(MEMORY_SHARE * free_bytes) // a_slot))
+    if found < wanted:
+        log.info(
+            "writing %s replies at a time, not %s: each of up to %s tokens, its prompt included, takes %.2f GB, and %.1f GB are free",
+            found, wanted, longest, a_slot / 1e9, free_bytes / 1e9,
+        )  # fmt: skip
+    return found
+
+
+def slot_bytes(prompt: int, longest: int, config: Mapping[str, Any], type_bytes: int) -> int:
+    """Bytes of a slot: its cache, and what a pass over its prompt takes on top, which is most where its last part is computed.
+
+    Args:
+        prompt: Tokens of the longest prompt.
+        longest: Tokens of the longest prompt with its reply.
+        config: The model's config.json.
+        type_bytes: Of a number of the cache and of activations.
+    """
+    hidden, inner, heads = (int(config[key]) for key in ("hidden_size", "intermediate_size", "num_attention_heads"))
+    keys = kv_heads(config) * head_dim(config)
+    columns = -(-longest // GROWTH) * GROWTH
+    cache = columns * int(config["num_hidden_layers"]) * 2 * keys * type_bytes
+    width = min(prompt, TOKENS_AT_ONCE)
+    of_pass = width * (4 * hidden + 3 * inner + 2 * heads * head_dim(config) + 2 * keys) * type_bytes
+    scores = SCORES_COPIES * heads * width * prompt * 4
+    return cache + of_pass + scores + LOGITS_COPIES * int(config["vocab_size"]) * 4

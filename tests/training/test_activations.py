@@ -1,0 +1,98 @@
+"""What the plan says a block keeps for the backward pass, beside what the backends keep of random models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlxtune.backends import choose
+from mlxtune.backends.adapter import initial_weights
+from mlxtune.backends.base import UNSUPERVISED, Batch, LoraSpec, Model, OptimizerSpec
+from mlxtune.models.architecture import linear_layers, lora_layers
+from mlxtune.training.activations import Activations
+from mlxtune.training.memory import pass_shapes
+from tests.tiny import tiny_model
+
+ROWS, WIDTH, HIDDEN, RANK = 2, 65, 128, 2
+
+
+def batch(n_prefix: int = 0) -> Batch:
+    tokens = np.random.default_rng(0).integers(0, 300, (ROWS, WIDTH)).astype(np.int32)
+    segments = np.full((ROWS, WIDTH), UNSUPERVISED, np.int16)
+    segments[:, -2:] = 0
+    weights = (segments == 0).astype(np.float32)
+    return Batch(np.arange(n_prefix, dtype=np.int32), tokens, np.full(ROWS, WIDTH, np.int32), weights, segments, (0, 1))
+
+
+def adapted(
+    folder: Path, backend: str, family: str, layers: int, dtype: str, targets: Any, dropout: float, checkpointing: bool
+) -> tuple[Model, LoraSpec]:
+    """A random model that is ready to train."""
+    base = tiny_model(folder / f"{layers}", family, hidden=HIDDEN, layers=layers)
+    model = choose(backend, "cpu").backend.load(base, dtype=dtype)
+    spec = LoraSpec(RANK, 1.0, dropout, lora_layers(model.config, targets))
+    model.attach_lora(spec, initial_weights(spec, linear_layers(model.config), 0))
+    model.prepare_training(OptimizerSpec(0.0, 1.0, 0), checkpointing)
+    return model, spec
+
+
+def planned(model: Model, spec: LoraSpec, backend: str, dtype: str, checkpointing: bool, one: Batch) -> int:
+    device = choose(backend, "cpu").backend.device()
+    width = {"float32": 4, "bfloat16": 2}[dtype]
+    return Activations(model.config, spec, backend, device, width, checkpointing).kept(pass_shapes([one])[0])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "targets", "dropout"),
+    [("float32", "attention", 0.0), ("bfloat16", "all", 0.1)],
+)
+def test_mlx_keeps_what_is_planned_of_each_block(tmp_path: Path, dtype: str, targets: str, dropout: float) -> None:
+    import mlx.core as mx
+
+    peaks, plans = [], []
+    for layers in (6, 10):  # of which the difference is that of whole blocks
+        model, spec = adapted(tmp_path, "mlx", "qwen3", layers, dtype, targets, dropout, False)
+        model.train_step([batch()], 1e-4, 1, 1)
+        held = mx.get_active_memory()
+        mx.reset_peak_memory()
+        model.train_step([batch()], 1e-4, 2, 1)
+        peaks.append(mx.get_peak_memory() - held)
+        plans.append(planned(model, spec, "mlx", dtype, False, batch()))
+        del model
+    assert plans[1] - plans[0] == pytest.approx(peaks[1] - peaks[0], rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("family", "targets", "dropout", "checkpointing", "n_prefix"),
+    [
+        ("qwen3", "all", 0.1, False, 40),
+        ("qwen2", "attention", 0.1, False, 0),
+        ("llama", "mlp", 0.0, False, 40),
+        ("qwen3", "all", 0.1, True, 0),
+    ],
+)
+def test_torch_keeps_what_is_planned(
+    tmp_path: Path, family: str, targets: str, dropout: float, checkpointing: bool, n_prefix: int
+) -> None:
+    torch = pytest.importorskip("torch")
+    kept, plans = [], []
+    for layers in (1, 3):  # of which the difference is that of whole blocks
+        model, spec = adapted(tmp_path, "torch", family, layers, "float32", targets, dropout, checkpointing)
+        network = model._network  # type: ignore[attr-defined]
+        weights = {value.untyped_storage().data_ptr() for value in network.state_dict().values()}
+        found: dict[int, int] = {}
+
+        def keep(tensor: Any, found: dict[int, int] = found, weights: set[int] = weights) -> Any:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in weights:
+                found[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            model.train_step([batch(n_prefix)], 1e-4, 1, 1)
+        kept.append(sum(found.values()))
+        plans.append(planned(model, spec, "torch", "float32", checkpointing, batch(n_prefix)))
+    assert plans[1] - plans[0] == pytest.approx(kept[1] - kept[0], rel=0.03)
