@@ -228,7 +228,7 @@ def _label_chart(
     title = say("data.labels", field=field)
     if len(shown) < len(labels):
         title = say("data.labels.some", field=field, n=len(shown))
-    axis = Axis(say("data.labels.share"), low=0.0)
+    axis = Axis(say("data.labels.share"), low=0.0, share=True)
     return BarChart(f"labels-{field}", title, description, shown, groups, axis, texts)
 
 
