@@ -201,7 +201,7 @@ def _texts(rows: Sequence[Row], column: str) -> list[str]:
     problems = []
     texts = []
     for row in rows:
-        value = row.fields.get(column)
+        value = row.compared(column)
         if isinstance(value, str):
             texts.append(value.strip())
         else:
@@ -225,7 +225,7 @@ def _labels_of(
     return {
         column: frozenset(split_labels(row.fields.get(column), separators.get(column), allowed))
         for column, allowed in label_columns.items()
-        if column not in free_text
+        if column not in free_text and not row.is_document
     }
 
 
@@ -242,7 +242,7 @@ def _low_quality(
         return "too_short", f"{len(text)} characters"
     if settings.drop_garbled and is_garbled(text):
         return "garbled", ""
-    for column, allowed in label_columns.items():
+    for column, allowed in ({} if row.is_document else label_columns).items():
         values = split_labels(row.fields.get(column), separators.get(column), allowed)
         if not values:
             return "missing_label", column
@@ -265,15 +265,19 @@ def _duplicates(
     if dedupe == "none":
         return dropped, conflicts
     near_index = None
-    kept_with: dict[str, list[int]] = {}  # text -> kept rows with exactly that text
+    kept_with: dict[object, list[int]] = {}  # text and what is asked of it -> kept rows with exactly that
     if dedupe == "near":
         sets = ShingleSets([texts[index] for index in good])
-        numbers: dict[frozenset[tuple[str, frozenset[str]]], int] = {}
-        alike = [numbers.setdefault(frozenset(labels[index].items()), len(numbers)) for index in good]
-        near_index, near_alike = NearIndex(sets), NearIndex(sets, alike)
+        numbers: dict[object, int] = {}
+        tasks: dict[object, int] = {}
+        same_task = [tasks.setdefault(rows[index].task, len(tasks)) for index in good]
+        alike = [
+            numbers.setdefault((rows[index].task, frozenset(labels[index].items())), len(numbers)) for index in good
+        ]
+        near_index, near_alike = NearIndex(sets, same_task), NearIndex(sets, alike)
     for position, index in enumerate(good):
         row = rows[index]
-        exact = kept_with.setdefault(texts[index], [])
+        exact = kept_with.setdefault((texts[index], row.task), [])
         same = next((other for other in exact if labels[other] == labels[index]), None)
         if same is not None:
             dropped[index] = Dropped(row.file, row.line, "duplicate", same_as=_place(rows[same]))

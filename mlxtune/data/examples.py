@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxtune.backends.base import UNSUPERVISED
+from mlxtune.data.conversation import ASSISTANT, SYSTEM, THINKING_BEGIN, THINKING_END, USER, Message
 from mlxtune.data.field_forms import Value
 from mlxtune.data.rows import Row
 from mlxtune.data.template import TEMPLATE_SEGMENT, ReplyTemplate, Span
+from mlxtune.data.turns import Turn, find_turns, written_turn
 from mlxtune.errors import DataError, ModelError, Problem
 from mlxtune.models.architecture import max_positions
 from mlxtune.models.tokenizer import Encoded, Tokenizer
@@ -27,9 +30,10 @@ class Example:
     Attributes:
         row: Its place among the rows.
         prompt: Token ids of the prompt, (P,), int32.
-        reply: Token ids of the reply and its end of turn, (R,), int32.
-        weights: Loss weight of each reply token, (R,), float32.
-        segments: Segment of each reply token, (R,), int16: an index into `ReplyTemplate.segments`.
+        reply: Token ids from the first that is trained on to the last, (R,), int32: the reply and its end of turn; with
+            `train.supervise: all` all that stands between the first reply and the last, too.
+        weights: Loss weight of each of these, (R,), float32.
+        segments: Segment of each of these, (R,), int16: an index into `ReplyTemplate.segments`, or UNSUPERVISED.
     """
 
     row: int
@@ -43,13 +47,20 @@ class Example:
         """Tokens of prompt and reply."""
         return len(self.prompt) + len(self.reply)
 
+    @property
+    def n_supervised(self) -> int:
+        """Tokens that are trained on."""
+        return int(np.count_nonzero(self.segments != UNSUPERVISED))
+
 
 def build_examples(rows: Sequence[Row], recipe: Recipe, tokenizer: Tokenizer) -> list[Example]:
-    """Examples of all rows, in their order.
+    """Examples of all rows, in their order; a document of more than `train.max_tokens` has several.
 
     Raises:
         DataError: Rows that lack a column, or hold a value that the recipe does not allow; all of them together.
     """
+    if any(row.is_document for row in rows):
+        return _document_examples(rows, recipe, tokenizer)
     template = ReplyTemplate(recipe.output)
     values = expected_values(rows, recipe)
     _with_columns(rows, recipe, tokenizer)
@@ -58,21 +69,23 @@ def build_examples(rows: Sequence[Row], recipe: Recipe, tokenizer: Tokenizer) ->
     problems: list[Problem] = []
     for start in range(0, len(rows), _BLOCK):
         block = slice(start, start + _BLOCK)
-        formatted = [template.format(value) for value in values[block]]
-        problems += _unreadable(rows[block], values[block], [text for text, _ in formatted], template, tokenizer)
+        problems += _unreadable(rows[block], values[block], recipe, template, tokenizer)
+        prompts, refused = _prompts(rows[block], recipe, tokenizer)
+        problems += refused
         if problems:
             continue  # to name them all
-        prompts = tokenizer.prompts([messages(row, recipe) for row in rows[block]], recipe.prompt.thinking)
+        formatted = _written(rows[block], values[block], recipe, template, tokenizer)
         replies = tokenizer.encode([text for text, _ in formatted])
         for prompt, reply, (_, spans) in zip(prompts, replies, formatted, strict=True):
             weights, segments = mark_tokens(reply, spans, template.segments)
+            earlier = prompt.trained(template)
             examples.append(
                 Example(
                     row=len(examples),
-                    prompt=np.asarray(prompt, np.int32),
-                    reply=np.asarray([*reply.ids, tokenizer.end_of_turn], np.int32),
-                    weights=np.asarray([*weights, 1.0], np.float32),
-                    segments=np.asarray([*segments, end_segment], np.int16),
+                    prompt=np.asarray(prompt.ids[: prompt.first], np.int32),
+                    reply=np.asarray([*prompt.ids[prompt.first :], *reply.ids, tokenizer.end_of_turn], np.int32),
+                    weights=np.asarray([*(one[0] for one in earlier), *weights, 1.0], np.float32),
+                    segments=np.asarray([*(one[1] for one in earlier), *segments, end_segment], np.int16),
                 )
             )
     if problems:
@@ -97,34 +110,249 @@ def weigh_examples(
         class_weights: Field -> label -> weight, in place of the recipe's.
     """
     template = ReplyTemplate(recipe.output, class_weights)
-    values = expected_values([rows[example.row] for example in examples], recipe)
+    of_examples = [rows[example.row] for example in examples]
+    values = expected_values(of_examples, recipe)
     weighed: list[Example] = []
     for start in range(0, len(examples), _BLOCK):
         block = slice(start, start + _BLOCK)
-        formatted = [template.format(value) for value in values[block]]
+        formatted = _written(of_examples[block], values[block], recipe, template, tokenizer)
         replies = tokenizer.encode([text for text, _ in formatted])
         for example, reply, (_, spans) in zip(examples[block], replies, formatted, strict=True):
             weights, _ = mark_tokens(reply, spans, template.segments)
-            weighed.append(replace(example, weights=np.asarray([*weights, 1.0], np.float32)))
+            earlier = example.weights[: len(example.weights) - len(weights) - 1]
+            weighed.append(replace(example, weights=np.asarray([*earlier, *weights, 1.0], np.float32)))
     return weighed
+
+
+# Documents ---------------------------------------------------------------------------------------------------------
+
+
+def _document_examples(rows: Sequence[Row], recipe: Recipe, tokenizer: Tokenizer) -> list[Example]:
+    """Documents as pieces of up to `train.max_tokens`; every token but a document's very first is supervised, in one piece."""
+    problems = [
+        Problem(f"{row.file}:{row.line}", problem)
+        for row in rows
+        if (problem := _document_problem(row, recipe, tokenizer))
+    ]
+    if problems:
+        raise DataError("documents that cannot be learned", problems)
+    template = ReplyTemplate(recipe.output)
+    (name,) = template.fields
+    segment, weight = template.segments.index(name), template.fields[name].loss_weight
+    examples: list[Example] = []
+    for start in range(0, len(rows), _BLOCK):
+        for at, tokens in enumerate(document_tokens(rows[start : start + _BLOCK], recipe, tokenizer), start):
+            for piece in document_pieces(tokens, recipe.train.max_tokens):
+                n_supervised = len(piece) - 1
+                examples.append(
+                    Example(
+                        row=at,
+                        prompt=np.asarray(piece[:1], np.int32),
+                        reply=np.asarray(piece[1:], np.int32),
+                        weights=np.full(n_supervised, weight, np.float32),
+                        segments=np.full(n_supervised, segment, np.int16),
+                    )
+                )
+    return examples
+
+
+def document_tokens(rows: Sequence[Row], recipe: Recipe, tokenizer: Tokenizer) -> list[list[int]]:
+    """Token ids of documents, each with the beginning-of-text token where the tokenizer has one, and an end of text."""
+    opening = [int(tokenizer.hf.bos_token_id)] if tokenizer.adds_bos else []
+    texts = [str(row.fields[recipe.data.text]) for row in rows]
+    return [[*opening, *ids, tokenizer.end_of_text] for ids in tokenizer.ids(texts)]
+
+
+def document_pieces(tokens: Sequence[int], limit: int) -> list[Sequence[int]]:
+    """A document in pieces of at most `limit` tokens. A piece goes on where the one before it ended, and opens with its last token.
+
+    That token is not supervised again: it predicts the next one, so that no token of the document goes untrained.
+
+    >>> document_pieces([1, 2, 3, 4, 5, 6], 3)
+    [[1, 2, 3], [3, 4, 5], [5, 6]]
+    """
+    return [tokens[start : start + limit] for start in range(0, max(1, len(tokens) - 1), limit - 1)]
+
+
+def _document_problem(row: Row, recipe: Recipe, tokenizer: Tokenizer) -> str | None:
+    text = str(row.fields[recipe.data.text])
+    name = repr(recipe.data.text)
+    return f"{name} is empty" if not text.strip() else _control_problem(name, text, tokenizer.special_texts)
+
+
+# Prompts -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """A prompt's tokens, and the assistant's turns in it that are trained on.
+
+    Attributes:
+        ids: All of them.
+        said: Which were said by the assistant; empty where none is trained on.
+        ended: Which end a turn of the assistant's.
+    """
+
+    ids: Sequence[int]
+    said: Sequence[bool] = ()
+    ended: Sequence[bool] = ()
+
+    @property
+    def first(self) -> int:
+        """The first token that is trained on; the length where none is."""
+        marks = (at for at, pair in enumerate(zip(self.said, self.ended, strict=True)) if any(pair))
+        return next(marks, len(self.ids))
+
+    def trained(self, template: ReplyTemplate) -> list[tuple[float, int]]:
+        """Loss weight and segment of each token from `first` on.
+
+        What was said counts as the reply's text where that is one field; ends of turns, and turns beside a template of
+        several fields, as the template's own words.
+        """
+        own = template.segments.index(TEMPLATE_SEGMENT)
+        field = template.whole_text
+        said = (1.0, own) if field is None else (template.fields[field].loss_weight, template.segments.index(field))
+        return [
+            said if is_said else (1.0, own) if is_end else (0.0, UNSUPERVISED)
+            for is_said, is_end in zip(self.said[self.first :], self.ended[self.first :], strict=True)
+        ]
+
+
+def _prompts(rows: Sequence[Row], recipe: Recipe, tokenizer: Tokenizer) -> tuple[list[_Prompt], list[Problem]]:
+    """The prompts of rows, or what the chat template will not write."""
+    thinking = recipe.prompt.thinking
+    texts: list[str] = []
+    turns: list[list[Turn]] = []
+    problems: list[Problem] = []
+    for row in rows:
+        try:
+            if row.conversation is not None and recipe.train.supervise == "all":
+                text, found = find_turns(messages(row, recipe), row.conversation, tokenizer, thinking)
+            else:
+                text, found = tokenizer.prompt_text(messages(row, recipe), thinking, _tools(row)), []
+        except (ModelError, ValueError) as error:
+            if row.conversation is None:  # of no single row
+                raise
+            problems.append(Problem(f"{row.file}:{row.line}", str(error)))
+        else:
+            texts.append(text)
+            turns.append(found)
+    if problems:
+        return [], problems
+    if not any(turns):
+        return [_Prompt(ids) for ids in tokenizer.ids(texts)], []
+    return [_marked(one, found) for one, found in zip(tokenizer.encode(texts), turns, strict=True)], []
+
+
+def _marked(prompt: Encoded, turns: Sequence[Turn]) -> _Prompt:
+    """A prompt with the tokens of turns marked; one that reaches over a border belongs to where its last character is."""
+    last = np.maximum([end - 1 for _, end in prompt.offsets], [start for start, _ in prompt.offsets])
+    said, ended = np.zeros(len(last), np.bool_), np.zeros(len(last), np.bool_)
+    for turn in turns:
+        said |= (last >= turn.start) & (last < turn.end)
+        ended |= (last >= turn.end) & (last < turn.closed)
+    return _Prompt(prompt.ids, said.tolist(), ended.tolist())
+
+
+def prompt_ids(rows: Sequence[Row], recipe: Recipe, tokenizer: Tokenizer, shots: Sequence[Row] = ()) -> list[list[int]]:
+    """Prompt ids of all rows, as training and inference both use them; of a document, its first piece.
+
+    Args:
+        shots: Rows shown with their replies as earlier turns of every conversation.
+
+    Raises:
+        DataError: Rows that lack a column which the user message names; all of them together.
+    """
+    if any(row.is_document for row in rows):
+        return [list(ids[: recipe.train.max_tokens]) for ids in document_tokens(rows, recipe, tokenizer)]
+    template = ReplyTemplate(recipe.output)
+    replies = [template.format(values)[0] for values in expected_values(shots, recipe)]
+    earlier = [
+        turn
+        for shot, reply in zip(_with_columns(shots, recipe, tokenizer), replies, strict=True)
+        for turn in (*_without_system(messages(shot, recipe)), {"role": ASSISTANT, "content": reply})
+    ]
+    texts = []
+    for row in _with_columns(rows, recipe, tokenizer):
+        asked = messages(row, recipe)
+        later = _without_system(asked)
+        conversation = [*asked[: len(asked) - len(later)], *earlier, *later]
+        texts.append(tokenizer.prompt_text(conversation, recipe.prompt.thinking, _tools(row)))
+    return tokenizer.ids(texts)
+
+
+def messages(row: Row, recipe: Recipe) -> list[Message]:
+    """The conversation that asks the model about one row."""
+    if row.conversation is None:
+        user = PLACEHOLDER.sub(lambda found: _text(row.fields[found.group(1)]), recipe.prompt.user)
+        asked: Sequence[Message] = [{"role": USER, "content": user}]
+    else:
+        asked = row.conversation.messages
+    has_system = recipe.prompt.system is None or (row.conversation is not None and row.conversation.system is not None)
+    return [*asked] if has_system else [{"role": SYSTEM, "content": recipe.prompt.system}, *asked]
+
+
+def _without_system(conversation: Sequence[Message]) -> Sequence[Message]:
+    return conversation[1:] if conversation[0]["role"] == SYSTEM else conversation
+
+
+def _tools(row: Row) -> Sequence[Mapping[str, Any]]:
+    return () if row.conversation is None else row.conversation.tools
+
+
+# Replies -----------------------------------------------------------------------------------------------------------
+
+
+def _written(
+    rows: Sequence[Row],
+    values: Sequence[Mapping[str, Value]],
+    recipe: Recipe,
+    template: ReplyTemplate,
+    tokenizer: Tokenizer,
+) -> list[tuple[str, list[Span]]]:
+    """The replies' texts and their spans, with the thinking before them where the recipe thinks and the row does."""
+    written = []
+    for row, value in zip(rows, values, strict=True):
+        text, spans = template.format(value)
+        thought = "" if row.conversation is None or not recipe.prompt.thinking else row.conversation.thinking
+        if thought:
+            opening = "" if tokenizer.opens_thinking else f"{THINKING_BEGIN}\n"
+            before = f"{opening}{thought}\n{THINKING_END}\n\n"
+            shifted = [replace(span, start=span.start + len(before), end=span.end + len(before)) for span in spans]
+            text, spans = before + text, [Span(0, len(before), TEMPLATE_SEGMENT, 1.0), *shifted]
+        written.append((text, spans))
+    return written
 
 
 def _unreadable(
     rows: Sequence[Row],
     values: Sequence[Mapping[str, Value]],
-    replies: Sequence[str],
+    recipe: Recipe,
     template: ReplyTemplate,
     tokenizer: Tokenizer,
 ) -> list[Problem]:
     """Replies that would not be read back as what they say: a model that learned them would score wrong."""
-    found = [_reply_problem(value, reply, template, tokenizer) for value, reply in zip(values, replies, strict=True)]
+    found = [_reply_problem(row, value, recipe, template, tokenizer) for row, value in zip(rows, values, strict=True)]
     return [Problem(f"{row.file}:{row.line}", text) for row, text in zip(rows, found, strict=True) if text]
 
 
-def _reply_problem(value: Mapping[str, Value], reply: str, template: ReplyTemplate, tokenizer: Tokenizer) -> str | None:
-    problem = _control_problem("reply", reply, tokenizer)
-    if problem:
+def _reply_problem(
+    row: Row, value: Mapping[str, Value], recipe: Recipe, template: ReplyTemplate, tokenizer: Tokenizer
+) -> str | None:
+    reply = template.format(value)[0]
+    if problem := _control_problem("'reply'", reply, _controls(row, tokenizer)):
         return problem
+    if row.conversation is not None and row.conversation.called is not None:
+        called, tools = row.conversation.called, row.conversation.tools
+        try:
+            own = written_turn(messages(row, recipe), called, tools, tokenizer, recipe.prompt.thinking)
+        except ModelError as error:
+            return str(error)
+        if own.strip() != reply:
+            return (
+                f"its last turn calls tools, which are read as {reply[:60]!r}, and this model's chat template writes "
+                f"{own.strip()[:60]!r}; write the calls as the text of the turn, as the model is to write them"
+            )
     parsed = template.parse(reply)
     if dict(parsed.values) == dict(value):
         return None
@@ -138,11 +366,13 @@ def row_problems(row: Row, recipe: Recipe, template: ReplyTemplate, tokenizer: T
         row: Any row.
         template: Of the recipe's `output`.
     """
-    needed = dict.fromkeys(PLACEHOLDER.findall(recipe.prompt.user))
-    columns = [_column_problem(row.fields, name, "prompt.user", tokenizer) for name in needed]
-    problems = [problem for problem in columns if problem]
+    if row.is_document:
+        return [problem] if (problem := _document_problem(row, recipe, tokenizer)) else []
+    problems = _prompt_problems(row, recipe, tokenizer)
     values, wrong = template.read(row.fields)
-    reply = None if wrong else _reply_problem(values, template.format(values)[0], template, tokenizer)
+    reply = None if wrong else _reply_problem(row, values, recipe, template, tokenizer)
+    if row.conversation is not None and not problems:
+        problems = [problem.message for problem in _prompts([row], recipe, tokenizer)[1]]
     return [*problems, *wrong, *([reply] if reply else [])]
 
 
@@ -168,7 +398,7 @@ def mark_tokens(reply: Encoded, spans: Sequence[Span], segments: Sequence[str]) 
 
 
 def expected_values(rows: Sequence[Row], recipe: Recipe) -> list[dict[str, Value]]:
-    """The output fields of all rows, label sets in canonical order.
+    """The output fields of all rows, label sets in canonical order; none of documents.
 
     Raises:
         DataError: Rows whose fields are missing or not allowed; all of them together.
@@ -177,39 +407,12 @@ def expected_values(rows: Sequence[Row], recipe: Recipe) -> list[dict[str, Value
     found: list[dict[str, Value]] = []
     problems: list[Problem] = []
     for row in rows:
-        values, wrong = template.read(row.fields)
+        values, wrong = ({}, []) if row.is_document else template.read(row.fields)
         found.append(values)
         problems += [Problem(f"{row.file}:{row.line}", text) for text in wrong]
     if problems:
         raise DataError("rows that the recipe's output does not allow", problems)
     return found
-
-
-def prompt_ids(rows: Sequence[Row], recipe: Recipe, tokenizer: Tokenizer, shots: Sequence[Row] = ()) -> list[list[int]]:
-    """Prompt ids of all rows, as training and inference both use them.
-
-    Args:
-        shots: Rows shown with their replies as earlier turns of every conversation.
-
-    Raises:
-        DataError: Rows that lack a column which the user message names; all of them together.
-    """
-    template = ReplyTemplate(recipe.output)
-    replies = [template.format(values)[0] for values in expected_values(shots, recipe)]
-    earlier = [
-        turn
-        for shot, reply in zip(_with_columns(shots, recipe, tokenizer), replies, strict=True)
-        for turn in (messages(shot, recipe)[-1], {"role": "assistant", "content": reply})
-    ]
-    asked = [messages(row, recipe) for row in _with_columns(rows, recipe, tokenizer)]
-    return tokenizer.prompts([[*one[:-1], *earlier, one[-1]] for one in asked], recipe.prompt.thinking)
-
-
-def messages(row: Row, recipe: Recipe) -> list[dict[str, str]]:
-    """The conversation that asks the model about one row."""
-    user = PLACEHOLDER.sub(lambda found: _text(row.fields[found.group(1)]), recipe.prompt.user)
-    system = [{"role": "system", "content": recipe.prompt.system}] if recipe.prompt.system is not None else []
-    return [*system, {"role": "user", "content": user}]
 
 
 def _with_columns(rows: Sequence[Row], recipe: Recipe, tokenizer: Tokenizer) -> Sequence[Row]:
@@ -218,16 +421,29 @@ def _with_columns(rows: Sequence[Row], recipe: Recipe, tokenizer: Tokenizer) -> 
     Raises:
         DataError: Some do not; all of them together.
     """
-    needed = dict.fromkeys(PLACEHOLDER.findall(recipe.prompt.user), "prompt.user")
-    problems = []
-    for row in rows:
-        for name, where in needed.items():
-            problem = _column_problem(row.fields, name, where, tokenizer)
-            if problem:
-                problems.append(Problem(f"{row.file}:{row.line}", problem))
+    problems = [
+        Problem(f"{row.file}:{row.line}", problem)
+        for row in rows
+        for problem in _prompt_problems(row, recipe, tokenizer)
+    ]
     if problems:
         raise DataError("rows that the prompt cannot be built from", problems)
     return rows
+
+
+def _prompt_problems(row: Row, recipe: Recipe, tokenizer: Tokenizer) -> list[str]:
+    """What is wrong with a row's columns that the prompt shows, or with the messages that it brings."""
+    if row.conversation is None:
+        needed = dict.fromkeys(PLACEHOLDER.findall(recipe.prompt.user))
+        found = [_column_problem(row.fields, name, "prompt.user", tokenizer) for name in needed]
+    else:
+        found = [
+            f"message {at}: {one['role']} says nothing"
+            if not one["content"].strip() and not one.get("tool_calls") and one["role"] == USER
+            else _control_problem(f"message {at}", one["content"], tokenizer.special_texts)
+            for at, one in enumerate(row.conversation.messages, start=1)
+        ]
+    return [problem for problem in found if problem]
 
 
 def _column_problem(fields: Mapping[str, Any], name: str, where: str, tokenizer: Tokenizer) -> str | None:
@@ -238,13 +454,18 @@ def _column_problem(fields: Mapping[str, Any], name: str, where: str, tokenizer:
         return f"{name!r}: expected text, got {value!r}"
     if not _text(value).strip():
         return f"{name!r} is empty"
-    return _control_problem(name, _text(value), tokenizer)
+    return _control_problem(repr(name), _text(value), tokenizer.control_texts)
 
 
-def _control_problem(name: str, text: str, tokenizer: Tokenizer) -> str | None:
+def _controls(row: Row, tokenizer: Tokenizer) -> Sequence[str]:
+    """The texts that a row's reply may not hold; calls of tools are part of conversations."""
+    return tokenizer.control_texts if row.conversation is None else tokenizer.special_texts
+
+
+def _control_problem(what: str, text: str, controls: Sequence[str]) -> str | None:
     """What is wrong with a text that the model would take for the end of a turn, or another control token."""
-    found = next((control for control in tokenizer.control_texts if control in text), None)
-    return f"{name!r} contains {found!r}, which the model reads as a control token; take it out" if found else None
+    found = next((control for control in controls if control in text), None)
+    return f"{what} contains {found!r}, which the model reads as a control token; take it out" if found else None
 
 
 def _text(value: Any) -> str:

@@ -23,8 +23,8 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mlxtune.data.formats import SUFFIXES
 from mlxtune.data.globs import Glob
+from mlxtune.data.suffixes import JSON, SUFFIXES
 from mlxtune.errors import DataError, did_you_mean
 from mlxtune.files import cache_folder, write_json
 from mlxtune.models.hub import first_line, front_matter, is_of_http_library, progress_bars, refusal, why_unreachable
@@ -105,6 +105,9 @@ def splits_of(files: Sequence[str]) -> dict[str, list[str]]:
     {'train': ['train/1.csv', 'train/2.csv']}
     """
     readable = sorted(file for file in files if PurePosixPath(file).suffix.lower() in SUFFIXES)
+    # What is called .json may be rows, or say something about them, as dataset_infos.json does.
+    rows_alone = [file for file in readable if PurePosixPath(file).suffix.lower() != JSON]
+    readable = rows_alone or [file for file in readable if not PurePosixPath(file).stem.startswith("dataset_info")]
     by_shard = [(shard["split"], file) for file in readable if (shard := SHARD.fullmatch(file))]
     by_folder = [(_meant(PurePosixPath(file).parts[:-1]), file) for file in readable]
     by_name = [(_meant([PurePosixPath(file).stem]), file) for file in readable]

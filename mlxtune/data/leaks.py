@@ -86,5 +86,5 @@ def _most_similar(index: int, near_index: NearIndex, sets: ShingleSets) -> tuple
 
 
 def _text(row: Row, column: str) -> str:
-    value: Any = row.fields.get(column)
+    value: Any = row.compared(column)
     return value.strip() if isinstance(value, str) else ""

@@ -17,7 +17,8 @@ from mlxtune.data.class_weights import ClassWeights, class_weights
 from mlxtune.data.cleaning import Cleaned, CleaningReport, clean_rows
 from mlxtune.data.examples import Example, build_examples, check_lengths, expected_values, weigh_examples
 from mlxtune.data.labels import split_labels
-from mlxtune.data.rows import Row, read_rows
+from mlxtune.data.reading import read_recipe_rows
+from mlxtune.data.rows import Row
 from mlxtune.data.splitting import SplitPositions, split_positions
 from mlxtune.errors import DataError
 from mlxtune.files import cache_folder
@@ -145,7 +146,7 @@ class RecipeRows:
         if file is None:
             return None
         if file not in self._read:
-            self._read[file] = read_rows(Path(file), self.recipe.data.columns)
+            self._read[file] = read_recipe_rows(Path(file), self.recipe)
         return self._read[file]
 
 
@@ -349,7 +350,7 @@ def require_text_column(rows: Sequence[Row], recipe: Recipe, file: str) -> None:
 
 
 def _text(row: Row, recipe: Recipe) -> str:
-    return str(row.fields.get(recipe.data.text, "")).strip()
+    return str(row.compared(recipe.data.text) or "").strip()
 
 
 def _split(

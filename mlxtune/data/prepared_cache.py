@@ -34,7 +34,8 @@ from mlxtune.data.cleaning import CleaningReport, Conflict, Dropped
 from mlxtune.data.examples import Example
 from mlxtune.data.hub_rows import hub_files
 from mlxtune.data.prepare import Prepared, Split, prepare
-from mlxtune.data.rows import Row, content_hash, read_rows
+from mlxtune.data.reading import read_recipe_rows
+from mlxtune.data.rows import Row, content_hash
 from mlxtune.files import cache_folder, read_safetensors, write_safetensors
 from mlxtune.models.conversions import CacheEntry
 from mlxtune.models.tokenizer import Tokenizer
@@ -98,7 +99,7 @@ def _digest(recipe: Recipe, tokenizer: Tokenizer) -> str | None:
         "data": recipe.data.model_dump(mode="json", exclude={"test"}),
         "prompt": recipe.prompt.model_dump(mode="json"),
         "output": recipe.output.model_dump(mode="json"),
-        "train": {name: getattr(recipe.train, name) for name in ("max_tokens", "over_long", "seed")},
+        "train": {name: getattr(recipe.train, name) for name in ("max_tokens", "over_long", "seed", "supervise")},
         "tokenizer": tokenizer.identity,
         "code": _code(),
     }
@@ -130,12 +131,12 @@ def _read(file: Path, digest: str, recipe: Recipe) -> Prepared | None:
         os.utime(file)
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    rows = read_rows(Path(recipe.data.train), recipe.data.columns)
+    rows = read_recipe_rows(Path(recipe.data.train), recipe)
     training = _split(rows, facts["training"], arrays, "training")
     if facts["validation"] is None:
         return Prepared(training, None)
     if recipe.data.valid is not None:
-        rows = read_rows(Path(recipe.data.valid), recipe.data.columns)
+        rows = read_recipe_rows(Path(recipe.data.valid), recipe)
     return Prepared(training, _split(rows, facts["validation"], arrays, "validation"))
 
 

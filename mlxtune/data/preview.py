@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from mlxtune.backends.base import UNSUPERVISED
 from mlxtune.data.examples import Example
 from mlxtune.data.rows import Row
 from mlxtune.models.tokenizer import Tokenizer
@@ -30,8 +31,8 @@ class PreviewToken:
     Attributes:
         id: Its id.
         text: What it adds to the text; MORE_TO_COME where it ends inside a character.
-        weight: Its loss weight; None for the prompt, which is not trained on.
-        segment: "template" or the output field that it belongs to; None for the prompt.
+        weight: Its loss weight; None for what is not trained on: the prompt, and others' turns between two replies.
+        segment: "template" or the output field that it belongs to; None likewise.
     """
 
     id: int
@@ -64,14 +65,17 @@ class Preview:
         underlined, and supervised tokens have backgrounds: green, yellow where the weight is not 1, grey where it is 0. `place` is what to
         call the row's file and line.
         """
-        prompt = [token for token in self.tokens if token.segment is None]
-        reply = [token for token in self.tokens if token.segment is not None]
-        head = f"{place or f'{self.file}:{self.line}'}: {len(prompt)} prompt tokens, {len(reply)} supervised"
-        lines = [head, *_prompt_lines(prompt, color)]
-        runs = [list(run) for _, run in groupby(reply, key=lambda token: (token.segment, token.weight))]
-        names = [f"{run[0].segment} x{run[0].weight:g}" for run in runs]
+        n_prompt = sum(token.segment is None for token in self.tokens)
+        lines = [
+            f"{place or f'{self.file}:{self.line}'}: {n_prompt} prompt tokens, {len(self.tokens) - n_prompt} supervised"
+        ]
+        runs = [list(run) for _, run in groupby(self.tokens, key=lambda token: (token.segment, token.weight))]
+        names = ["" if run[0].weight is None else f"{run[0].segment} x{run[0].weight:g}" for run in runs]
         width = max(map(len, names), default=0)
         for name, run in zip(names, runs, strict=True):
+            if not name:
+                lines += _prompt_lines(run, color)
+                continue
             shown = [_styled(token, position, color) for position, token in enumerate(run)]
             lines.append(f"{INDENT}{name:<{width}}  {''.join(shown)}")
         return "\n".join(lines)
@@ -90,7 +94,12 @@ def preview(example: Example, row: Row, segments: Sequence[str], tokenizer: Toke
     texts = pieces([*prompt, *reply], tokenizer)
     tokens = [PreviewToken(*pair, None, None) for pair in zip(prompt, texts, strict=False)]
     marks = zip(reply, texts[len(prompt) :], example.weights.tolist(), example.segments.tolist(), strict=True)
-    tokens += [PreviewToken(token, text, round(weight, 6), segments[at]) for token, text, weight, at in marks]
+    tokens += [
+        PreviewToken(token, text, None, None)
+        if at == UNSUPERVISED
+        else PreviewToken(token, text, round(weight, 6), segments[at])
+        for token, text, weight, at in marks
+    ]
     return Preview(row.file, row.line, tuple(tokens))
 
 

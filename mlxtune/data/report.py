@@ -22,6 +22,7 @@ from mlxtune.data.augment import Augmented
 from mlxtune.data.balance import Balanced
 from mlxtune.data.class_weights import ClassWeights
 from mlxtune.data.cleaning import Cleaned, CleaningReport
+from mlxtune.data.conversation import FoundFormat
 from mlxtune.data.examples import Example, build_examples, row_problems
 from mlxtune.data.first_tokens import Collision, first_token_collisions
 from mlxtune.data.labels import split_labels
@@ -35,7 +36,8 @@ from mlxtune.data.prepare import (
     require_text_column,
     split_rows,
 )
-from mlxtune.data.rows import Row, read_rows
+from mlxtune.data.reading import format_of, read_recipe_rows
+from mlxtune.data.rows import Row
 from mlxtune.data.template import ReplyTemplate
 from mlxtune.errors import DataError, DataErrors
 from mlxtune.models.tokenizer import Tokenizer
@@ -119,6 +121,7 @@ class SplitReport:
 
     Attributes:
         file: Where its rows were read.
+        format: Of that file.
         read: Rows in that file; of validation rows that `data.valid_fraction` takes, these.
         found: What cleaning finds with everything switched on, removed or not.
         removed: What the recipe's cleaning removes; None where it does not clean this split.
@@ -130,7 +133,7 @@ class SplitReport:
         class_weights: Of the fields that have any, counted over `rows`; of the training rows only.
         rows: What is trained on, validated with or tested on; a row repeated to balance stands there repeatedly.
         lengths: Prompt and reply, of each usable row once, in tokens.
-        reply_lengths: Reply with its end of turn.
+        reply_lengths: What is trained on: the reply with its end of turn, earlier turns where they are, too.
         several_before: Field -> share of the rows read with several labels, for fields where any row has several.
         several_after: The same over `rows`.
         labels: Field -> label -> rows, the recipe's order, else the most frequent first.
@@ -139,6 +142,7 @@ class SplitReport:
     """
 
     file: str
+    format: FoundFormat
     read: int
     found: CleaningReport
     removed: CleaningReport | None
@@ -171,6 +175,7 @@ class SplitReport:
         """Its figures."""
         return {
             "file": self.file,
+            "format": {"name": self.format.name, "reason": self.format.reason},
             "read": self.read,
             "duplicates": self.found.duplicates,
             "near_duplicates": self.found.near_duplicates,
@@ -281,7 +286,7 @@ class DataReport:
         }  # fmt: skip
 
     def _text(self, row: Row) -> str:
-        return str(row.fields.get(self.recipe.data.text, "")).strip()
+        return str(row.compared(self.recipe.data.text) or "").strip()
 
 
 def read_splits(recipe: Recipe) -> dict[str, list[Row]]:
@@ -296,7 +301,7 @@ def read_splits(recipe: Recipe) -> dict[str, list[Row]]:
     for name, file in files.items():
         if file is not None:
             try:
-                rows[name] = read_rows(Path(file), recipe.data.columns)
+                rows[name] = read_recipe_rows(Path(file), recipe)
                 require_text_column(rows[name], recipe, file)
             except DataError as error:
                 refused.append(error)
@@ -374,12 +379,12 @@ class _Draft:
             usable, refused = [*usable, *further], not_usable
         examples = build_examples(usable, recipe, self.tokenizer)
         fitting = self._fitting(name, usable, examples)
-        used = [usable[example.row] for example in fitting]
+        used = [usable[index] for index in dict.fromkeys(example.row for example in fitting)]
         balanced: Balanced | None = None
         weights: Mapping[str, ClassWeights] = {}
         if name == "train" and used:
             fitting, balanced, weights = balance_and_weigh(fitting, usable, recipe, self.tokenizer)
-        final = [usable[example.row] for example in fitting]
+        final = used if balanced is None else [usable[example.row] for example in fitting]
         if not final and name != "test":
             self.refusals.append(f"{getattr(recipe.data, name) or recipe.data.train}: no row is left to use")
         labels = [self._labels(row) for row in final]
@@ -389,6 +394,7 @@ class _Draft:
             self.train = (fitting, usable)
         self.splits[name] = SplitReport(
             file=getattr(recipe.data, name) or recipe.data.train,
+            format=format_of(read),
             read=len(read),
             found=everything.report,
             removed=None if removed is None else removed.report,
@@ -400,7 +406,7 @@ class _Draft:
             class_weights=weights,
             rows=final,
             lengths=Lengths.of([example.n_tokens for example in examples]),
-            reply_lengths=Lengths.of([len(example.reply) for example in examples]),
+            reply_lengths=Lengths.of([example.n_supervised for example in examples]),
             several_before=before,
             several_after={n: sum(len(row[n]) > 1 for row in labels) / max(len(labels), 1) for n in before},
             labels={n: self._counts(n, [row[n] for row in labels]) for n in self.label_fields},
@@ -495,7 +501,7 @@ class _Draft:
         rows = {f"{row.file}:{row.line}": row for row in everything.rows}
         for conflict in everything.report.conflicts:
             row, other = rows[f"{conflict.file}:{conflict.line}"], rows[conflict.conflicts_with]
-            texts = [str(one.fields[self.recipe.data.text]).strip() for one in (row, other)]
+            texts = [str(one.compared(self.recipe.data.text)).strip() for one in (row, other)]
             self.conflicts.append(
                 ConflictingRows(name, row, other, texts[0] == texts[1], self._shown(row), self._shown(other))
             )

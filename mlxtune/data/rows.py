@@ -1,4 +1,4 @@
-"""Rows of a .jsonl, .csv or .parquet file, here or on the Hub, with the place of each: no cleaning, no labels, no tokens.
+"""Rows of a .jsonl, .json, .csv or .parquet file, here or on the Hub, with the place of each: no cleaning, no labels, no tokens.
 
 Reading goes line by line and never stops at the first mistake: every malformed line is collected, so that one
 run names all that is wrong with a file.
@@ -11,19 +11,22 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NoReturn
 
-from mlxtune.data.formats import JSON_LINES, PARQUET, SUFFIXES
+from mlxtune.data.conversation import Conversation
 from mlxtune.data.hub_rows import hub_files
+from mlxtune.data.suffixes import JSON, JSON_LINES, PARQUET, SUFFIXES
 from mlxtune.errors import DataError, Problem
 from mlxtune.recipe.sections import is_on_hub
 
 SYNTHETIC = "synthetic"
 REWRITTEN = " (rewritten)"
+_SPACE = re.compile(r"[ \t\r\n]*")
 _AS_NAMED: Mapping[str, str] = MappingProxyType({})
 
 
@@ -38,20 +41,39 @@ class Row:
         line: The physical line on which the record starts, counted from 1; of a .parquet file the record's number.
         synthetic: No person wrote it: it was rewritten from another row (`augment.py`), or its file says so, with true in
             the column SYNTHETIC.
+        conversation: What the model is asked, where the file brings conversations, or documents; None where the recipe's
+            prompt is filled from `fields`, which then hold what is asked and what is replied alike.
     """
 
     fields: Mapping[str, Any]
     file: str
     line: int
     synthetic: bool = False
+    conversation: Conversation | None = None
+
+    @property
+    def is_document(self) -> bool:
+        """Whether its text itself is trained on, with no reply."""
+        return self.conversation is not None and self.conversation.is_document
+
+    @property
+    def task(self) -> object:
+        """What rows must share, beside their text, to ask for the same: the same for all rows of columns."""
+        return None if self.conversation is None else self.conversation.task
+
+    def compared(self, column: str) -> Any:
+        """The text by which rows are the same, or nearly so: that of a column, or all turns of a conversation."""
+        if self.conversation is None or self.conversation.is_document:
+            return self.fields.get(column)
+        return self.conversation.compared
 
 
 def read_rows(path: Path, columns: Mapping[str, str] = _AS_NAMED) -> list[Row]:
     """Every row of a file, in order; blank lines are skipped.
 
     Args:
-        path: A .jsonl or .ndjson file (one object a line), a .csv file with a header line, in UTF-8, or a .parquet file;
-            or rows on the Hub, as `hub_rows` names them.
+        path: A .jsonl or .ndjson file (one object a line), a .json file (an array of objects, or one a line), a .csv file
+            with a header line, in UTF-8, or a .parquet file; or rows on the Hub, as `hub_rows` names them.
         columns: Our name -> the file's own name, for columns called something else there.
 
     Raises:
@@ -80,7 +102,10 @@ def _read_file(path: Path, columns: Mapping[str, str]) -> list[Row]:
     _check_file(path)
     problems: list[Problem] = []
     suffix = path.suffix.lower()
-    records = _json_records if suffix in JSON_LINES else _parquet_records if suffix == PARQUET else _csv_records
+    if suffix == JSON:
+        records = _array_records if _is_array(path) else _json_records
+    else:
+        records = _json_records if suffix in JSON_LINES else _parquet_records if suffix == PARQUET else _csv_records
     rows = []
     for line, record in records(path, problems):
         fields = _renamed(record, columns)
@@ -118,8 +143,6 @@ def _check_file(path: Path) -> None:
 
 def _conversion(path: Path) -> str:
     suffix = path.suffix.lower()
-    if suffix == ".json":
-        return "write one object a line and name it .jsonl"
     if suffix in (".gz", ".zip", ".bz2", ".xz", ".zst"):
         return "unpack it first"
     if suffix in (".xlsx", ".xls", ".tsv"):
@@ -166,6 +189,68 @@ def _json_records(path: Path, problems: list[Problem]) -> Iterator[tuple[int, di
             else:
                 message = f'expected an object such as {{"text": ...}}, got {_kind(record)}: {_short(line)}'
                 problems.append(_problem(path, number, message))
+
+
+def _is_array(path: Path) -> bool:
+    """Whether a .json file holds an array; many that are called so hold an object a line."""
+    with path.open("rb") as file:
+        return file.read(256).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+
+
+def _array_records(path: Path, problems: list[Problem]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of an array, each with the line on which it begins."""
+    content = path.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        byte = content[error.start]
+        problems.append(_problem(path, line, f"expected UTF-8, got byte 0x{byte:02x}; save the file as UTF-8"))
+        return
+    decoder = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_not_json)
+    at, line = text.index("[") + 1, 1
+    counted = 0
+    while True:
+        at = _past_space(text, at)
+        line, counted = line + text.count("\n", counted, at), at
+        if text[at : at + 1] == "]":
+            if text[at + 1 :].strip():
+                problems.append(_problem(path, line, f"expected nothing after the array, got {_short(text[at + 1 :])}"))
+            return
+        try:
+            record, at = decoder.raw_decode(text, at)
+            json.dumps(record, ensure_ascii=False).encode()
+        except json.JSONDecodeError as error:
+            # What follows cannot be told apart.
+            wrong = line + text.count("\n", counted, error.pos)
+            message = f"expected an array of objects, got invalid JSON at column {error.colno}: {error.msg}"
+            problems.append(_problem(path, wrong, message))
+            return
+        except UnicodeEncodeError:
+            problems.append(_problem(path, line, r"expected text, got half a surrogate pair (\ud800 to \udfff)"))
+            return
+        except RecursionError:
+            problems.append(_problem(path, line, "expected a flat object, got one nested too deeply to read"))
+            return
+        except ValueError as error:
+            problems.append(_problem(path, line, str(error)))
+            return
+        if isinstance(record, dict):
+            yield line, {column: _value(value) for column, value in record.items()}
+        else:
+            problems.append(_problem(path, line, f"expected an object, got {_kind(record)}"))
+        at = _past_space(text, at)
+        if text[at : at + 1] == ",":
+            at += 1
+        elif text[at : at + 1] != "]":
+            wrong = line + text.count("\n", counted, at)
+            problems.append(_problem(path, wrong, f"expected , or ] after an object, got {_short(text[at : at + 60])}"))
+            return
+
+
+def _past_space(text: str, at: int) -> int:
+    found = _SPACE.match(text, at)
+    return at if found is None else found.end()
 
 
 def _csv_records(path: Path, problems: list[Problem]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -291,7 +376,16 @@ def _parquet_value(value: Any) -> Any:
         return [_parquet_value(item) for item in value]
     if value is None or isinstance(value, (bool, int, float)):
         return _value(value)
-    return value if isinstance(value, (str, bytes, dict)) else str(value)
+    if isinstance(value, dict):
+        return _without_nulls(value)
+    return value if isinstance(value, (str, bytes)) else str(value)
+
+
+def _without_nulls(value: Any) -> Any:
+    """Nested values without the keys that a table has to have in every row, since some row has them."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(one) for key, one in value.items() if one is not None}
+    return [_without_nulls(one) for one in value] if isinstance(value, list) else value
 
 
 def _header_problem(header: list[str]) -> str | None:

@@ -74,6 +74,12 @@ class ReplyTemplate:
         } | dict(class_weights or {})
         self.label_fields = tuple(name for name, field in self.fields.items() if field.has_labels)
 
+    @property
+    def whole_text(self) -> str | None:
+        """The field that is the whole reply, if that is one text."""
+        (name, *others), free = self.fields, not any(literal.strip() for literal in self._literals)
+        return name if free and not others and not self.fields[name].has_labels else None
+
     # Rows to replies
 
     def read(self, row: Mapping[str, Any]) -> tuple[dict[str, Value], list[str]]:

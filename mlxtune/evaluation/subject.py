@@ -10,7 +10,8 @@ from pathlib import Path
 from mlxtune.backends.base import Backend, Model
 from mlxtune.data.examples import expected_values
 from mlxtune.data.prepare import validation_rows
-from mlxtune.data.rows import Row, read_rows
+from mlxtune.data.reading import read_recipe_rows
+from mlxtune.data.rows import Row
 from mlxtune.errors import RecipeError, RunError
 from mlxtune.models.base_model import base_folder, require_base
 from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
@@ -105,7 +106,7 @@ def read_test_rows(recipe: Recipe) -> list[Row]:
     """
     if recipe.data.test is None:
         raise RecipeError(f"recipe {recipe.name!r} has no data.test; add it, or --set data.test=FILE.jsonl")
-    return read_rows(Path(recipe.data.test), recipe.data.columns)
+    return read_recipe_rows(Path(recipe.data.test), recipe)
 
 
 def read_validation_rows(recipe: Recipe) -> list[Row] | None:

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from mlxtune.backends.adapter import read_adapter
 from mlxtune.backends.base import STORED, Backend, Model, WrittenModel
 from mlxtune.data.examples import prompt_ids
-from mlxtune.data.rows import Row, read_rows
+from mlxtune.data.reading import read_recipe_rows
+from mlxtune.data.rows import Row
 from mlxtune.errors import DataError, ModelError
 from mlxtune.export.source import ExportSource, open_source
 from mlxtune.models.source import tensor_places, weight_files
@@ -237,7 +238,7 @@ def checked_prompts(recipe: Recipe, base: Path) -> list[list[int]]:
     for file in (recipe.data.test, recipe.data.valid, recipe.data.train):
         if file and (is_on_hub(file) or Path(file).is_file()):
             try:
-                return prompt_ids(read_rows(Path(file), recipe.data.columns)[:CHECKED_PROMPTS], recipe, tokenizer)
+                return prompt_ids(read_recipe_rows(Path(file), recipe)[:CHECKED_PROMPTS], recipe, tokenizer)
             except DataError:
                 continue
     log.info("the recipe's data is not here; checking the fused model on a made-up prompt")

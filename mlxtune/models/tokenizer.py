@@ -14,6 +14,7 @@ from typing import Any
 from mlxtune.errors import ModelError
 
 TOKENIZER_SUFFIXES = (".json", ".txt", ".model", ".jinja")  # of the files that a tokenizer is made of, or its stops
+END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>")  # what pre-training puts between documents
 _BLOCK = 512  # texts encoded at a time: the tokenizer's own record of a text takes many times the text's memory
 _SENTINEL = "mlxtune-reply"  # stands for an assistant's reply while we look at what the chat template puts after it
 
@@ -65,30 +66,45 @@ class Tokenizer:
         """Texts that the tokenizer reads as one control token wherever they stand, such as <|im_end|>."""
         return tuple(str(token) for token in self.hf.added_tokens_decoder.values() if str(token).strip())
 
-    def prompts(self, conversations: Sequence[Sequence[Mapping[str, str]]], thinking: bool = False) -> list[list[int]]:
-        """Prompt ids of several conversations, as inference builds them.
+    @cached_property
+    def special_texts(self) -> tuple[str, ...]:
+        """Those of `control_texts` that only a chat template writes: no <think> and no <tool_call>, which a reply may hold."""
+        return tuple(
+            str(token) for token in self.hf.added_tokens_decoder.values() if token.special and str(token).strip()
+        )
 
-        Args:
-            conversations: Messages with `role` and `content` each.
-            thinking: Passed to the chat template as `enable_thinking`; templates that do not know it ignore it.
-
-        Returns:
-            Ids up to and including the opening of the assistant's turn.
-        """
-        texts = [self.prompt_text(messages, thinking) for messages in conversations]
+    def ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of texts, without any special token added."""
         return [
             list(ids)
             for start in range(0, len(texts), _BLOCK)
             for ids in self._call(texts[start : start + _BLOCK])["input_ids"]
         ]
 
-    def prompt(self, messages: Sequence[Mapping[str, str]], thinking: bool = False) -> list[int]:
-        """`prompts` for one conversation."""
-        return self.prompts([messages], thinking)[0]
+    def prompt(self, messages: Sequence[Mapping[str, Any]], thinking: bool = False) -> list[int]:
+        """Ids of `prompt_text`."""
+        return self.ids([self.prompt_text(messages, thinking)])[0]
 
-    def prompt_text(self, messages: Sequence[Mapping[str, str]], thinking: bool = False) -> str:
-        """The text whose ids `prompt` gives."""
-        return self._render(messages, True, thinking)
+    def prompt_text(
+        self, messages: Sequence[Mapping[str, Any]], thinking: bool = False, tools: Sequence[Mapping[str, Any]] = ()
+    ) -> str:
+        """A conversation as inference writes it, up to and including the opening of the assistant's turn.
+
+        Args:
+            messages: With `role` and `content` each.
+            thinking: Passed to the chat template as `enable_thinking`; templates that do not know it ignore it.
+            tools: JSON schemas of what the model may call; likewise.
+
+        Raises:
+            ModelError: There is no chat template, or it refuses the conversation.
+        """
+        return self._render(messages, True, thinking, tools)
+
+    def conversation_text(
+        self, messages: Sequence[Mapping[str, Any]], thinking: bool = False, tools: Sequence[Mapping[str, Any]] = ()
+    ) -> str:
+        """The same of a conversation that has its last reply, to the end of it."""
+        return self._render(messages, False, thinking, tools)
 
     @cached_property
     def adds_bos(self) -> bool:
@@ -123,6 +139,22 @@ class Tokenizer:
         return int(self.hf.eos_token_id)
 
     @cached_property
+    def end_of_turn_text(self) -> str:
+        """How the chat template writes `end_of_turn`."""
+        return str(self.hf.convert_ids_to_tokens(self.end_of_turn))
+
+    @cached_property
+    def end_of_text(self) -> int:
+        """The token between two documents: <|endoftext|> or <|end_of_text|> where there is one, else the tokenizer's EOS.
+
+        The EOS of models that are tuned to chat is often their end of turn, which documents do not end with.
+        """
+        for token in END_OF_TEXT:
+            if token in self.special_texts:
+                return int(self.hf.convert_tokens_to_ids(token))
+        return int(self.end_of_turn if self.hf.eos_token_id is None else self.hf.eos_token_id)
+
+    @cached_property
     def opens_thinking(self) -> bool:
         """Whether the chat template, asked for thinking, itself writes <think>, so that a reply begins inside the block."""
         return self._render([{"role": "user", "content": "?"}], True, True).rstrip().endswith("<think>")
@@ -138,7 +170,13 @@ class Tokenizer:
         lean = {"add_special_tokens": False, "return_attention_mask": False, "return_token_type_ids": False}
         return self.hf(list(texts), **lean, **options)
 
-    def _render(self, messages: Sequence[Mapping[str, str]], open_reply: bool, thinking: bool) -> str:
+    def _render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        open_reply: bool,
+        thinking: bool,
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> str:
         if not self.hf.chat_template:
             raise ModelError(
                 f"{self.source}: no chat template, so prompts cannot be formatted; use the model's "
@@ -146,8 +184,9 @@ class Tokenizer:
             )
         try:
             text = self.hf.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=open_reply, enable_thinking=thinking
-            )
+                list(messages), tokenize=False, add_generation_prompt=open_reply, enable_thinking=thinking,
+                tools=list(tools) or None,
+            )  # fmt: skip
         except Exception as error:  # jinja2's many kinds, and whatever a template raises on purpose
             raise ModelError(f"{self.source}: its chat template refuses the prompt: {error}") from error
         return str(text)

@@ -30,6 +30,18 @@ HUB_SPLITS = {"train": "train", "valid": "validation", "test": "test"}  # what a
 EXPECT = "evaluate.expect"
 # Alone among the values, these are files: relative ones are taken from the recipe's folder.
 DATA_FILES = ("train", "valid", "test")
+ROWS = "rows"
+DOCUMENTS = "text"
+# Format -> the columns that it reads, under the names that data.columns gives them; of `rows` the recipe names them.
+FORMAT_COLUMNS: dict[str, tuple[str, ...]] = {
+    "messages": ("messages", "conversations", "tools", "system"),
+    "completions": ("prompt", "completion", "tools", "system"),
+    "alpaca": ("instruction", "input", "output", "system", "history"),
+    "sharegpt": ("conversations", "tools", "system"),
+    DOCUMENTS: ("text",),
+}
+Format = Literal["auto", "rows", "messages", "completions", "alpaca", "sharegpt", "text"]
+REPLY_FIELD = "reply"  # of a recipe without `output`
 
 
 class Section(BaseModel):
@@ -142,13 +154,17 @@ class DataSection(Section):
     validation or test, after the key."""
 
     train: str = Field(min_length=1)
-    """Training rows, .jsonl, .csv or .parquet; or hub:OWNER/NAME."""
+    """Training rows, .jsonl, .json, .csv or .parquet; or hub:OWNER/NAME."""
     valid: str | None = None
     """Validation rows."""
     valid_fraction: float | None = Field(None, gt=0, lt=1)
     """Instead of `valid`: take this share of the training rows to validate with, label sets in proportion, near-duplicates together."""
     test: str | None = None
     """Test rows, read by `evaluate`, and by `augment` to keep what it makes away from them."""
+    format: Format = "auto"
+    """What a record is. rows: columns that `prompt.user` and `output` name; messages: a conversation, {role, content} each;
+    completions: `prompt` and `completion`, text or messages; alpaca: `instruction`, `input`, `output`; sharegpt: a conversation,
+    {from, value} each; text: a document, trained on whole. auto looks at each file's first record."""
     text: str = "text"
     """Column that holds the input text, by which rows are cleaned and shown."""
     columns: dict[str, str] = Field(default_factory=dict)
@@ -175,9 +191,9 @@ class PromptSection(Section):
     """What the model is asked."""
 
     system: str | None = None
-    """System message; null sends none."""
+    """System message; null sends none. A conversation that has its own keeps that."""
     user: str = Field("{text}", min_length=1)
-    """User message; {column} is replaced by that column of the row."""
+    """User message; {column} is replaced by that column of the row. Conversations bring their own."""
     thinking: bool = False
     """Let a Qwen3-style model think before it replies; off, the prompt closes the thinking block itself. In every decoding
     the reply may then begin with one block <think>...</think>, which is left out before the reply is read; one that does
@@ -340,6 +356,11 @@ class OutputSection(Section):
         return [name for name, field in self.fields.items() if field.has_labels]
 
 
+def free_reply() -> OutputSection:
+    """What a recipe without `output` has: the whole reply is one text."""
+    return OutputSection(template=f"{{{REPLY_FIELD}}}", fields={REPLY_FIELD: TextField(kind="text")})
+
+
 class LoraSection(Section):
     """The adapter."""
 
@@ -407,7 +428,9 @@ class TrainSection(Section):
     max_tokens: int = Field(2048, ge=8)
     """Longest row in tokens, prompt and reply."""
     over_long: Literal["refuse", "drop"] = "refuse"
-    """What to do with longer rows: refuse to train, naming them, or drop them, naming them."""
+    """What to do with longer rows: refuse to train, naming them, or drop them, naming them. Documents are split instead."""
+    supervise: Literal["last", "all"] = "last"
+    """Which turns of a conversation are trained: the assistant's last, or every one of the assistant's."""
     evaluate_every: int | None = Field(None, ge=1)
     """Optimizer steps between validations; null validates at the end of each epoch."""
     save_every: int | None = Field(None, ge=1)
@@ -490,8 +513,8 @@ class Recipe(Section):
     """The labelled rows."""
     prompt: PromptSection = PromptSection()
     """What the model is asked."""
-    output: OutputSection
-    """What the model answers."""
+    output: OutputSection = Field(default_factory=free_reply)
+    """What the model answers; without it, free text, which evaluation calls `reply`."""
     lora: LoraSection = LoraSection()
     """The adapter."""
     train: TrainSection = TrainSection()
@@ -506,12 +529,16 @@ class Recipe(Section):
         for position, tracker in enumerate(self.track):
             if tracker in self.track[:position]:
                 raise _wrong(f"track.{position}", f"{tracker!r} is listed twice")
+        if self.data.format == ROWS and "output" not in self.model_fields_set:
+            raise _wrong("output", "missing; rows have columns, and the recipe says what the reply is made of")
+        if problems := self.format_problems(self.data.format):
+            raise _all_wrong(problems)
         for name in PLACEHOLDER.findall(self.prompt.user):
             if name in self.output.fields:
                 raise _wrong("prompt.user", f"{{{name}}} is an output field: the prompt would give the answer away")
         if not PLACEHOLDER.findall(self.prompt.user):
             raise _wrong("prompt.user", "it names no column, so every row would ask the same; write {text}")
-        known = {self.data.text, *PLACEHOLDER.findall(self.prompt.user), *self.output.fields}
+        known = self._known_columns()
         for name in self.data.columns:
             if name not in known:
                 raise _wrong(f"data.columns.{name}", "nothing uses this column" + did_you_mean(name, known))
@@ -534,6 +561,42 @@ class Recipe(Section):
         if problems := [(f"{EXPECT}.{name}", problem) for name, problem in conditions]:
             raise _all_wrong(problems)
         return self
+
+    def _known_columns(self) -> set[str]:
+        """Our names for columns, in any format that the data may have."""
+        read = {self.data.text, *PLACEHOLDER.findall(self.prompt.user), *self.output.fields}
+        if self.data.format == AUTO:
+            return read.union(*FORMAT_COLUMNS.values())
+        return set(FORMAT_COLUMNS.get(self.data.format, read))
+
+    def format_problems(self, found: str) -> list[tuple[str, str]]:
+        """Keys that mean nothing for data of a format, and why; none for `auto`, before a file has been looked at."""
+        if found == AUTO:
+            return []
+        if found == ROWS:
+            alone = "rows have one reply each; remove it, or set data.format to a format of conversations"
+            return [("train.supervise", alone)] if self.train.supervise == "all" else []
+        has = "documents are trained on whole" if found == DOCUMENTS else f"{found} brings its own messages"
+        wrong = {
+            "prompt.user": self.prompt.user != type(self.prompt).model_fields["user"].default,
+            "data.text": self.data.text != type(self.data).model_fields["text"].default,
+            "data.augment": self.data.augment is not None,
+        }
+        if found == DOCUMENTS:
+            wrong |= {
+                "prompt.system": self.prompt.system is not None,
+                "prompt.thinking": self.prompt.thinking,
+                "output": self.output != free_reply(),
+                "train.supervise": self.train.supervise == "all",
+                "train.over_long": self.train.over_long == "drop",
+                "evaluate.baselines": bool(self.evaluate.baselines),
+                "evaluate.expect": bool(self.evaluate.expect),
+            }
+        return [
+            (key, f"it means nothing where data.format is {found}: {has}; remove it")
+            for key, one in wrong.items()
+            if one
+        ]
 
     def _check_augment(self) -> None:
         """What is rewritten is the rows of a label that the recipe lists, and the model reads the text that changes."""

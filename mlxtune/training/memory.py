@@ -106,7 +106,7 @@ def largest_passes(examples: Sequence[Example], rows_per_step: int, size: int) -
     width = max(example.n_tokens for example in examples) - prefix
     in_step = min(rows_per_step, len(examples))
     rows = max(1, min(in_step, size // width))
-    replies = sorted((len(example.reply) for example in examples), reverse=True)
+    replies = sorted((example.n_supervised for example in examples), reverse=True)
     supervised = min(
         sum(replies[:rows_per_step]), max(size, replies[0])
     )  # of shorter rows, a pass holds more than `rows`

@@ -18,6 +18,7 @@ from mlxtune.data.cleaning import CleaningReport
 from mlxtune.data.examples import within_positions
 from mlxtune.data.prepare import Split
 from mlxtune.data.prepared_cache import cached_prepare
+from mlxtune.data.reading import format_of
 from mlxtune.data.rows import Row, content_hash
 from mlxtune.errors import RunError
 from mlxtune.files import write_text
@@ -287,7 +288,9 @@ def describe_data(training: Split, validation: Split | None) -> str:
         )
     to_validate = f", {len(validation.examples):,} to validate" if validation else ", none to validate"
     balanced = f"; balanced from {training.balanced.n_before:,}" if training.balanced else ""
-    return f"{len(training.examples):,} rows to train{cleaned}{rewritten}{balanced}{to_validate}"
+    of_documents = sum(row.is_document for row in training.rows)
+    kind = f"pieces of {of_documents:,} documents" if of_documents else "rows"
+    return f"{len(training.examples):,} {kind} to train{cleaned}{rewritten}{balanced}{to_validate}"
 
 
 def _reasons(report: CleaningReport) -> str:
@@ -300,6 +303,7 @@ def _data_facts(recipe: Recipe, training: Split, validation: Split | None) -> di
     facts: dict[str, Any] = {
         "train": {"file": recipe.data.train, "sha256": content_hash(Path(recipe.data.train)), "rows": rows}
     }
+    facts["train"]["format"] = _format(training)
     if report := training.cleaning:
         facts["train"]["cleaning"] = {
             "read": report.read,
@@ -325,7 +329,14 @@ def _data_facts(recipe: Recipe, training: Split, validation: Split | None) -> di
     elif validation and recipe.data.valid:
         rows = len(validation.examples)
         facts["valid"] = {"file": recipe.data.valid, "sha256": content_hash(Path(recipe.data.valid)), "rows": rows}
+        facts["valid"]["format"] = _format(validation)
     return facts
+
+
+def _format(split: Split) -> dict[str, str]:
+    """The format of a split's file, and how it is known."""
+    found = format_of(split.rows)
+    return {"name": found.name, "reason": found.reason}
 
 
 def _now() -> str:

@@ -215,7 +215,7 @@ def pair_verdicts(
         mine, other = written(our, field), written(their, field)
         if mine is not None and other is not None and mine != other:
             for one, two in ((mine, other), (other, mine)):
-                questions.append(_question(our.input, str(our.expected[field]), one, two, max_tokens))
+                questions.append(_question(our.whole_input, str(our.expected[field]), one, two, max_tokens))
     if 2 * len(pairs) > len(questions):
         on_answer(2 * len(pairs) - len(questions))
     answers = iter(server.answers(questions, on_answer))

@@ -117,7 +117,7 @@ def judge_replies(
     for place, (prediction, name) in enumerate(asked):
         text = written(prediction, name)
         if text is not None:
-            questions[place] = _question(prediction.input, str(prediction.expected[name]), text, max_tokens)
+            questions[place] = _question(prediction.whole_input, str(prediction.expected[name]), text, max_tokens)
     if len(asked) > len(questions):
         on_answer(len(asked) - len(questions))
     answers = dict(zip(questions, server.answers(list(questions.values()), on_answer), strict=True))

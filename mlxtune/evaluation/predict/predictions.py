@@ -30,7 +30,7 @@ class Prediction:
         row: Index of the row in its file's rows.
         file: File of the row.
         line: Its line there.
-        input: The row's text.
+        input: The row's text; of a conversation, what the user said last.
         expected: Field -> reference; label sets in canonical order.
         predicted: Field -> value read from the reply; None where it holds none that the field allows.
         prediction: The reply as the model wrote it.
@@ -43,6 +43,7 @@ class Prediction:
         decoding: 'free', 'constrained' or 'best'.
         probability: Field -> probability of its predicted value; None unless asked for, or decoding is best.
         probabilities: Field -> label -> probability that it is said; likewise.
+        conversation: All turns that the reply answers; None where `input` is the only one.
     """
 
     row: int
@@ -61,6 +62,12 @@ class Prediction:
     decoding: str
     probability: Mapping[str, float | None] | None = None
     probabilities: Mapping[str, Mapping[str, float]] | None = None
+    conversation: str | None = None
+
+    @property
+    def whole_input(self) -> str:
+        """All that the reply answers."""
+        return self.conversation or self.input
 
 
 def replace_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
@@ -110,7 +117,7 @@ def require_same_rows(ours: Sequence[Prediction], theirs: Sequence[Prediction], 
 # Records -----------------------------------------------------------------------------------------------------------
 
 _VALUES = ("expected", "predicted")
-_OPTIONAL = ("probability", "probabilities")  # left out of a line where they were not asked for
+_OPTIONAL = ("probability", "probabilities", "conversation")  # left out of a line where there are none
 
 
 def from_record(record: Mapping[str, Any]) -> Prediction:
@@ -178,6 +185,7 @@ def prediction_of(
         stop=stop,
         tokens=n_tokens,
         decoding=decoding,
+        conversation=None if row.conversation is None else row.conversation.transcript,
     )
 
 

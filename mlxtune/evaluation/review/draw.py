@@ -205,7 +205,7 @@ def make_review(paths: Sequence[Path], sample: int = 100, seed: int = 0, field: 
     buckets = [bucket_of(float(mean)) for mean in np.mean(compared, axis=0)]
     rows = draw(buckets, sample, seed)
     drawn = [(run, row) for row in rows for run in range(len(evaluations))]
-    texts = [(answers[run][row].input, references[row], _shown(answers[run][row], field)) for run, row in drawn]
+    texts = [(answers[run][row].whole_input, references[row], _shown(answers[run][row], field)) for run, row in drawn]
     tag = _tag([seed, *(list(text) for text in texts)])
     order = np.random.default_rng([seed, 1]).permutation(len(drawn))
     width = len(str(len(drawn)))

@@ -55,7 +55,7 @@ def predictions_block(systems: Mapping[str, Sequence[Prediction]], recipe: Recip
             PredictionRow(
                 one.row,
                 place(one.file, one.line),
-                one.input,
+                one.whole_input,
                 {name: systems[name][i].prediction for name, i in found.items()},
                 {name: answers[name][i] for name, i in found.items()},
                 {name: problem for name, i in found.items() if (problem := systems[name][i].problem) is not None},

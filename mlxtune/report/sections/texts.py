@@ -122,7 +122,7 @@ def _case(case: TextCase, say: Words) -> list[Block]:
     said = one.predicted[case.field]
     title, text = (say("texts.unreadable"), one.prediction) if said is None else (say("texts.reply"), value_text(said))
     texts = {
-        say("texts.input"): one.input,
+        say("texts.input"): one.whole_input,
         say("texts.reference"): value_text(one.expected[case.field]),
         title: text,
     }

@@ -56,7 +56,7 @@ def data_tables(report: DataReport) -> list[RenderableType]:
 def account_lines(name: str, split: SplitReport, report: DataReport) -> list[str]:
     """What became of a split's rows, in lines that add up."""
     source = f", held out of {_file(split.file)}" if _held_out(name, report) else f", {_file(split.file)}"
-    lines = [f"{name}{source}", f"{split.read:>8,} rows read"]
+    lines = [f"{name}{source}", f"  format: {split.format}", f"{split.read:>8,} rows read"]
     if split.removed is not None:
         removed = split.removed
         duplicates = removed.duplicates + removed.near_duplicates

@@ -1,0 +1,87 @@
+"""The rows of a file as a recipe reads them: records become conversations where the file's format is one of those.
+
+rows = read_recipe_rows(Path(recipe.data.train), recipe)
+rows[0].conversation.messages      # None of rows, whose prompt the recipe makes
+format_of(rows)                    # FoundFormat(name='messages', reason="a column 'messages' ...")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mlxtune.data.conversation import Answered, FoundFormat
+from mlxtune.data.formats import find_format, read_record
+from mlxtune.data.rows import Row, read_rows
+from mlxtune.data.template import ReplyTemplate
+from mlxtune.errors import DataError, Problem
+from mlxtune.recipe.sections import AUTO, FORMAT_COLUMNS, ROWS, Recipe
+
+
+def read_recipe_rows(path: Path, recipe: Recipe) -> list[Row]:
+    """Every row of a file, in order.
+
+    Args:
+        path: As for `read_rows`.
+        recipe: Says the file's format, or that its first record tells it.
+
+    Raises:
+        DataError: What `read_rows` raises; the file is of no known format, or of one for which keys of the recipe mean
+            nothing; or records are no conversations: all are listed.
+    """
+    rows = read_rows(path, recipe.data.columns)
+    first = rows[0]
+    try:
+        found = find_format(first.fields, recipe)
+    except ValueError as error:
+        raise DataError(f"{first.file}:{first.line}: {error}") from None
+    if recipe.data.format == AUTO and (wrong := recipe.format_problems(found.name)):
+        problems = [Problem(key, text) for key, text in wrong]
+        raise DataError(f"{first.file}: data.format: auto finds {found}, which does not fit the recipe", problems)
+    return rows if found.name == ROWS else _conversations(rows, found, recipe)
+
+
+def format_of(rows: Sequence[Row]) -> FoundFormat:
+    """The format that rows were read from."""
+    conversation = next((row.conversation for row in rows if row.conversation is not None), None)
+    return FoundFormat(ROWS, "columns of the recipe's") if conversation is None else conversation.found
+
+
+def _conversations(rows: Sequence[Row], found: FoundFormat, recipe: Recipe) -> list[Row]:
+    template = ReplyTemplate(recipe.output)
+    problems: list[Problem] = []
+    read: list[Row] = []
+    for row in rows:
+        try:
+            one = read_record(row.fields, found)
+            consumed = FORMAT_COLUMNS[found.name]
+            rest = {name: value for name, value in row.fields.items() if name not in consumed}
+            fields = {**rest, **_fields(one, template, recipe.data.text)}
+        except ValueError as error:
+            problems.append(Problem(f"{row.file}:{row.line}", str(error)))
+        else:
+            read.append(replace(row, fields=fields, conversation=one.conversation))
+    if problems:
+        advice = "correct these rows, or leave them out"
+        raise DataError(f"rows that are not of the format {found}", problems, advice)
+    return read
+
+
+def _fields(one: Answered, template: ReplyTemplate, text: str) -> dict[str, Any]:
+    """The columns that a conversation fills: its text, and what the reply says.
+
+    Raises:
+        ValueError: The reply is not one that the recipe's template allows.
+    """
+    if one.conversation.is_document:
+        return {text: one.reply}
+    shown = {text: one.conversation.question}
+    if not one.reply.strip():  # cleaning drops it, or the row is refused
+        return {**shown, **dict.fromkeys(template.fields, "")}
+    reading = template.parse(one.reply)
+    if reading.problem is not None:
+        raise ValueError(f"its last turn is no reply of output.template: {reading.problem}; got {one.reply[:60]!r}")
+    values = {name: list(value) if isinstance(value, tuple) else value for name, value in reading.values.items()}
+    return {**shown, **values}
