@@ -65,7 +65,7 @@ def read_record(record: Record, found: FoundFormat) -> Answered:
 
 def _messages(record: Record, found: FoundFormat) -> Answered:
     """`messages` or `conversations`, of role and content each."""
-    name = MESSAGES if MESSAGES in record else "conversations"
+    name = "conversations" if MESSAGES not in record and "conversations" in record else MESSAGES
     turns = _required_list(record, name, found)
     if turns and isinstance(turns[0], Mapping) and "from" in turns[0]:
         raise ValueError(f"expected {found.name}, with role and content, got turns with 'from' and 'value'")

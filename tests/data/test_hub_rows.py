@@ -137,7 +137,9 @@ def texts_of(name: str) -> list[str]:
         (["dev/b.csv", "dev/a.csv", "training/x.csv"], {"validation": ["dev/a.csv", "dev/b.csv"], "train": ["training/x.csv"]}),
         (["my_test_rows2.jsonl", "contest.jsonl"], {"test": ["my_test_rows2.jsonl"]}),
         (["tickets.csv", "more.csv"], {"train": ["more.csv", "tickets.csv"]}),
-        (["train.zip", "train.json"], {}),
+        (["train.zip", "dataset_infos.json"], {}),
+        (["train.json", "dataset_infos.json"], {"train": ["train.json"]}),
+        (["train.jsonl", "test.json"], {"train": ["train.jsonl"]}),
     ],
 )  # fmt: skip
 def test_files_belong_to_splits_as_the_hub_reads_their_names(files: list[str], splits: dict[str, list[str]]) -> None:

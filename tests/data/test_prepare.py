@@ -35,7 +35,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
         monkeypatch.setattr(module, function, counting)
 
-    count("read_rows", lambda path, *others: path.name)
+    count("read_recipe_rows", lambda path, *others: path.name)
     count("clean_rows", lambda *others: "clean")
     count("split_positions", lambda *others: "split")
     return counted

@@ -102,7 +102,7 @@ def test_a_header_must_name_each_column_once_and_be_followed_by_rows(tmp_path: P
         ("missing.jsonl", None, "no such file"),
         ("empty.jsonl", b"", "got an empty file"),
         ("blank.jsonl", b"\n  \n", "expected at least one row"),
-        ("a.json", b"[]", "write one object a line and name it .jsonl"),
+        ("a.json", b"[]", "expected at least one row"),
         ("a.csv.gz", b"x", "unpack it first"),
         ("a", b"x", "got none"),
         ("a.jsonl", '{"text": "x"}'.encode("utf-16"), "got UTF-16"),

@@ -1,0 +1,114 @@
+"""Documents: every token is trained once, none sees another document, and long ones go on where they were split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlxtune.backends import choose
+from mlxtune.data.batches import collate, shared_prefix
+from mlxtune.data.examples import Example, build_examples
+from mlxtune.data.prepare import prepare
+from mlxtune.data.report import read_splits, report_data
+from mlxtune.errors import DataError
+from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
+from tests.data.test_conversations import recipe_of, rows_of
+from tests.tiny import tiny_model, tiny_tokenizer
+
+TEXTS = ["pay the bill", "hello there, we will help. " * 3, "x"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    return load_tokenizer(tiny_tokenizer(tmp_path_factory.mktemp("documents") / "base"))
+
+
+def whole(text: str, tokenizer: Tokenizer) -> list[int]:
+    end = tokenizer.hf.convert_tokens_to_ids("<|endoftext|>")  # and not the end of turn, which eos_token is
+    return [*tokenizer.hf(text, add_special_tokens=False)["input_ids"], end]
+
+
+def tokens_of(example: Example) -> list[int]:
+    return [*example.prompt.tolist(), *example.reply.tolist()]
+
+
+def test_a_document_is_trained_whole_to_its_end_of_text(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    recipe = recipe_of(tmp_path)
+    rows = rows_of(tmp_path, recipe, *({"text": text} for text in TEXTS))
+    for text, example in zip(TEXTS, build_examples(rows, recipe, tokenizer), strict=True):
+        assert tokens_of(example) == whole(text, tokenizer)
+        assert len(example.prompt) == 1 and example.n_supervised == len(example.reply)  # nothing predicts the first
+
+
+def test_pieces_go_on_where_the_one_before_ended_and_train_each_token_once(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    recipe = recipe_of(tmp_path, train={"max_tokens": 8})
+    rows = rows_of(tmp_path, recipe, *({"text": text} for text in TEXTS))
+    examples = build_examples(rows, recipe, tokenizer)
+    assert max(example.n_tokens for example in examples) == 8
+    for index, text in enumerate(TEXTS):
+        pieces = [example for example in examples if example.row == index]
+        trained = [token for piece in pieces for token in piece.reply.tolist()]
+        assert [int(pieces[0].prompt[0]), *trained] == whole(text, tokenizer)
+        for before, after in zip(pieces, pieces[1:], strict=False):
+            assert after.prompt.tolist() == before.reply.tolist()[-1:]
+
+
+def test_a_beginning_of_text_is_kept_where_the_tokenizer_writes_one(tmp_path: Path) -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = load_tokenizer(tiny_tokenizer(tmp_path / "base"))
+    tokenizer.hf.add_special_tokens({"bos_token": "<s>"})
+    bos = tokenizer.hf.bos_token_id
+    tokenizer.hf._tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", bos)])
+    recipe = recipe_of(tmp_path)
+    (example,) = build_examples(rows_of(tmp_path, recipe, {"text": "pay"}), recipe, tokenizer)
+    assert tokens_of(example) == [bos, *whole("pay", tokenizer)]
+
+
+@pytest.mark.parametrize("backend", ["mlx", "torch"])
+def test_no_document_sees_another_in_a_batch(tmp_path: Path, backend: str) -> None:
+    folder = tiny_model(tmp_path / "base")
+    recipe = recipe_of(tmp_path, train={"max_tokens": 24})
+    rows = rows_of(tmp_path, recipe, *({"text": text} for text in TEXTS))
+    examples = build_examples(rows, recipe, load_tokenizer(folder))
+    prefix = shared_prefix(examples)
+    assert len(prefix) == 0
+    model = choose(backend, "cpu").backend.load(folder)
+    together = model.score(collate(examples, prefix)).nats
+    for one, row in zip(examples, together, strict=True):
+        alone = model.score(collate([one], prefix)).nats[0]
+        np.testing.assert_allclose(row[: one.n_tokens], alone, atol=2e-4)
+        logits = model.logits(tokens_of(one)[:-1])
+        expected = np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1)) + logits.max(1)
+        expected -= logits[np.arange(len(logits)), tokens_of(one)[1:]]
+        np.testing.assert_allclose(alone[1:], expected, atol=2e-4)
+
+
+def test_a_document_of_100_000_tokens_is_split_and_none_is_left_out(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    recipe = recipe_of(tmp_path)
+    rows_of(tmp_path, recipe, {"text": "7 " * 50_000})
+    training = prepare(recipe, tokenizer).training
+    assert len(training.rows) == 1 and not training.left_out
+    assert sum(example.n_supervised for example in training.examples) == len(whole("7 " * 50_000, tokenizer)) - 1
+
+
+def test_control_tokens_and_empty_documents_are_named(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    recipe = recipe_of(tmp_path)
+    rows = rows_of(tmp_path, recipe, {"text": "pay"}, {"text": "a<|im_end|>b"}, {"text": " "})
+    with pytest.raises(DataError) as error:
+        build_examples(rows, recipe, tokenizer)
+    assert "train.jsonl:2: 'text' contains '<|im_end|>'" in str(error.value)
+    assert "train.jsonl:3: 'text' is empty" in str(error.value)
+
+
+def test_the_report_counts_documents_and_not_pieces(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    recipe = recipe_of(tmp_path, data={"clean": {"dedupe": "exact"}}, train={"max_tokens": 8})
+    rows_of(tmp_path, recipe, *({"text": text} for text in [*TEXTS, TEXTS[0]]))
+    report = report_data(recipe, read_splits(recipe), tokenizer)
+    train = report.as_json()["splits"]["train"]
+    assert (train["read"], train["rows"], train["unusable"], train["too_long"]) == (4, 3, 0, 0)
+    assert train["removed"]["duplicates"] == 1
+    assert train["format"]["name"] == "text"
+    assert len(report.train_examples) > 3
