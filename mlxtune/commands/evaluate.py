@@ -125,7 +125,7 @@ def evaluate(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Score a RUN, or the newest run of a RECIPE, on the recipe's test rows.
+    """Score a RUN, or the newest run of a RECIPE, on the recipe's test rows; of documents, measure the perplexity.
 
     Where the recipe has conditions (evaluate.expect) and one is not met, the exit status is 1, once all is written. The same
     command again checks changed conditions without asking the model.
@@ -133,6 +133,7 @@ def evaluate(
     Example: mlxtune evaluate recipes/demo-intent.yaml --base --limit 20
     """
     from mlxtune.backends import choose
+    from mlxtune.evaluation.documents import measure_documents, read_documents
     from mlxtune.evaluation.run import EvaluationRequest, run_evaluation
     from mlxtune.evaluation.subject import find_subject
 
@@ -141,6 +142,16 @@ def evaluate(
     found = find_subject(subject, overrides, base=base or predictions is not None)
     if predictions is None:
         say(f"evaluating {found.run or found.recipe.model.path}{', the model before tuning' if base else ''}")
+    documents = read_documents(found, limit)
+    if documents is not None:
+        _refuse_of_documents(context, judge_request is not None)
+        choice = choose(backend, device)
+        with RowsProgress("piece", lambda n, _: f"scoring {n} pieces of documents") as progress:
+            scores = measure_documents(
+                found, documents, choice.backend, out or found.evaluation(limit), force, progress
+            )
+        print_json(scores.to_json()) if as_json else click.echo(scores.sentence)
+        return
     request = EvaluationRequest(
         found, out, limit, predictions, decoding, probabilities, repeats, temperature,
         None if bertscore is None else _encoder(bertscore, found), judge_request, overrides, force, tune_thresholds,
@@ -177,6 +188,17 @@ def _refuse_mixed(context: click.Context, given: bool, sampled: bool) -> None:
             )
     if not sampled and typed(context, "temperature"):
         raise click.UsageError("--temperature needs --repeats; without --repeats, replies are greedy")
+
+
+def _refuse_of_documents(context: click.Context, judged: bool) -> None:
+    """Options that are about replies, which documents have none of."""
+    of_replies = ("decoding", "predictions", "probabilities", "tune_thresholds", "repeats", "bertscore", "n_errors")
+    wrong = [f"--{name.replace('_', '-').removeprefix('n-')}" for name in of_replies if typed(context, name)]
+    wrong += ["--judge"] if judged else []
+    if wrong:
+        raise click.UsageError(
+            f"{', '.join(wrong)}: the test rows are documents, which ask for no reply; their perplexity is measured instead"
+        )
 
 
 def _refuse_unmet(outcome: EvaluationOutcome, evaluated: Path | None) -> None:

@@ -589,6 +589,7 @@ class Recipe(Section):
                 "output": self.output != free_reply(),
                 "train.supervise": self.train.supervise == "all",
                 "train.over_long": self.train.over_long == "drop",
+                "train.best_metric": self.train.best_metric != VALID_LOSS,
                 "evaluate.baselines": bool(self.evaluate.baselines),
                 "evaluate.expect": bool(self.evaluate.expect),
             }

@@ -43,6 +43,7 @@ PREDICTIONS_FILE = "predictions.jsonl"
 FREE_PREDICTIONS_FILE = "predictions-free.jsonl"
 ERRORS_FILE = "errors.json"
 JUDGE_FILE = "judge.jsonl"
+PERPLEXITY_FILE = "perplexity.json"  # of documents, which have no replies
 
 # Of the checkpoints.
 CHECKPOINT_INDEX = "index.json"
