@@ -85,5 +85,5 @@ def import_(
         return
     for line in written.note_lines:
         say(line)
-    click.echo("\n".join([*(f"rows: {file}" for file in written.rows), f"recipe: {written.recipe}"]))
+    click.echo(f"recipe: {written.recipe}")
     click.echo(f"next: mlxtune data {written.recipe}")

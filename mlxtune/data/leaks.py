@@ -42,7 +42,7 @@ class Leak:
 
 
 def find_leaks(splits: Mapping[str, Sequence[Row]], text_column: str, labels_of: Callable[[Row], object]) -> list[Leak]:
-    """Each row's best match in each split before its own; rows without text have none.
+    """Each row's best match of the same task in each split before its own; rows without text have none.
 
     Args:
         splits: Name -> rows, the training rows first.
@@ -55,7 +55,9 @@ def find_leaks(splits: Mapping[str, Sequence[Row]], text_column: str, labels_of:
     split_of = [name for name, _ in rows]
     texts = [_text(row, text_column) for _, row in rows]
     sets = ShingleSets(texts)
-    first_with: dict[str, dict[str, int]] = {}  # split -> text -> its first row
+    tasks: dict[object, int] = {}
+    kinds = [tasks.setdefault(row.task, len(tasks)) for _, row in rows]
+    first_with: dict[str, dict[tuple[int, str], int]] = {}  # split -> task and text -> its first row
     near_in: dict[str, NearIndex] = {}
     leaks: list[Leak] = []
     for name in splits:
@@ -63,14 +65,16 @@ def find_leaks(splits: Mapping[str, Sequence[Row]], text_column: str, labels_of:
         for index in own:
             row = rows[index][1]
             for earlier, seen in first_with.items():
-                exact = texts[index] in seen
-                best = (1.0, seen[texts[index]]) if exact else _most_similar(index, near_in[earlier], sets)
+                same = seen.get((kinds[index], texts[index]))
+                best = (1.0, same) if same is not None else _most_similar(index, near_in[earlier], sets)
                 if best is not None:
                     other = rows[best[1]][1]
-                    leaks.append(Leak(name, row, earlier, other, exact, best[0], labels_of(row) == labels_of(other)))
-        first_with[name], near_in[name] = {}, NearIndex(sets)
+                    leaks.append(
+                        Leak(name, row, earlier, other, same is not None, best[0], labels_of(row) == labels_of(other))
+                    )
+        first_with[name], near_in[name] = {}, NearIndex(sets, kinds)
         for index in own:
-            if first_with[name].setdefault(texts[index], index) == index:
+            if first_with[name].setdefault((kinds[index], texts[index]), index) == index:
                 near_in[name].add(index)
     return leaks
 

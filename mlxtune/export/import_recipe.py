@@ -19,9 +19,9 @@ from typing import Any
 import yaml
 
 from mlxtune.errors import RecipeError
-from mlxtune.export.exported import check_file_free, check_folder_free, new_file, new_folder
+from mlxtune.export.exported import check_file_free, new_file
 from mlxtune.export.import_source import LORA_DEFAULTS, RecipeSource
-from mlxtune.export.mlx_lm_rows import COMPLETION, PROMPT, MlxLmRows, read_mlx_lm_rows
+from mlxtune.export.mlx_lm_rows import MlxLmRows, read_mlx_lm_rows
 from mlxtune.export.mlx_lm_settings import MlxLmSettings
 from mlxtune.models.architecture import ATTENTION, MLP, max_positions
 from mlxtune.models.source import read_config
@@ -38,12 +38,10 @@ class ImportedRecipe:
 
     Attributes:
         recipe: The file.
-        rows: Files of rows that were rewritten for it.
         notes: (key of mlx-lm, what it means here or why it is left out).
     """
 
     recipe: Path
-    rows: tuple[Path, ...]
     notes: tuple[tuple[str, str], ...]
 
     @property
@@ -55,7 +53,6 @@ class ImportedRecipe:
         """What `import --json` prints."""
         return {
             "recipe": str(self.recipe),
-            "rows": list(map(str, self.rows)),
             "notes": [list(one) for one in self.notes],
         }
 
@@ -65,9 +62,8 @@ def import_recipe(source: RecipeSource, out: Path | None = None, *, force: bool 
 
     Args:
         source: The config or the folder.
-        out: The recipe; None is one in the current folder, named after the source. Rows that have to be rewritten go beside
-            it, into a folder NAME-rows.
-        force: Replace a recipe, and rewritten rows, that lie there.
+        out: The recipe; None is one in the current folder, named after the source.
+        force: Replace a recipe that lies there.
 
     Raises:
         DataError: The rows have a form that no recipe has.
@@ -80,10 +76,7 @@ def import_recipe(source: RecipeSource, out: Path | None = None, *, force: bool 
     check_file_free(out, force=force)
     settings = MlxLmSettings(source)
     rows = read_mlx_lm_rows(_data_folder(source, settings), {name: str(settings.get(name)) for name in FEATURES})
-    rows_folder = out.with_name(f"{out.stem}-rows")
-    if rows.rewritten:
-        check_folder_free(rows_folder, "train.jsonl", force=force)
-    content = _content(settings, rows, rows_folder if rows.rewritten else rows.folder, out)
+    content = _content(settings, rows, out)
     settings.note_the_rest()
     text = _comments(source, settings.notes) + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=WIDTH)
     with new_file(out, force=force) as file:
@@ -92,37 +85,29 @@ def import_recipe(source: RecipeSource, out: Path | None = None, *, force: bool 
             load_recipe(file)  # what cannot be loaded is not left behind
         except RecipeError as error:
             raise RecipeError(f"{source.path}: no recipe can be made of it", error.problems) from error
-        if rows.rewritten:
-            _write_rows(rows, rows_folder, force=force)
-    written = tuple(rows_folder / f"{split}.jsonl" for split in rows.rewritten)
-    return ImportedRecipe(out, written, tuple(settings.notes))
+    return ImportedRecipe(out, tuple(settings.notes))
 
 
-def _content(settings: MlxLmSettings, rows: MlxLmRows, folder: Path, out: Path) -> dict[str, Any]:
+def _content(settings: MlxLmSettings, rows: MlxLmRows, out: Path) -> dict[str, Any]:
     """The recipe, key by key, as it is written."""
     fine_tune = settings.get("fine_tune_type")
     if fine_tune != "lora":
         raise RecipeError(
             f"{settings.source.path}: fine_tune_type is {fine_tune!r}; mlxtune trains LoRA adapters only: set it to lora"
         )
-    data: dict[str, Any] = {split: _relative(folder / f"{split}.jsonl", out) for split in rows.splits}
-    data["text"] = PROMPT
+    data: dict[str, Any] = {split: _relative(rows.folder / f"{split}.jsonl", out) for split in rows.splits}
+    data["format"] = rows.format
     if rows.columns:
         data["columns"] = dict(rows.columns)
     if rows.n_trimmed:
-        settings.note(COMPLETION, f"white space at the ends of {rows.n_trimmed} completions is not trained on")
-    if rows.rewritten:
-        settings.note("messages", f"chats of one turn, rewritten as columns into {_relative(folder, out)}")
-    prompt = {"system": rows.system} if rows.system is not None else {}
+        settings.note("completion", f"white space at the ends of {rows.n_trimmed} completions is not trained on")
     model = _model(settings)
     content: dict[str, Any] = {
         "name": re.sub(r"[^A-Za-z0-9._-]+", "-", out.stem).strip("-._") or "imported",
         "model": {"path": model if not Path(model).is_dir() else _relative(Path(model), out)},
         "data": data,
-        "prompt": {**prompt, "user": f"{{{PROMPT}}}"},
-        "output": {"template": f"{{{COMPLETION}}}", "fields": {COMPLETION: {"kind": "text"}}},
     }
-    if not settings.get("mask_prompt"):
+    if not settings.get("mask_prompt") and not rows.is_documents:
         settings.note(
             "mask_prompt", "mlx-lm trains on the prompt, too, unless this is true; here only replies are trained"
         )
@@ -132,7 +117,8 @@ def _content(settings: MlxLmSettings, rows: MlxLmRows, folder: Path, out: Path) 
         content["train"] = _train(settings, rows, config)
         if trackers := _trackers(settings):
             content["track"] = trackers
-    content["evaluate"] = {"max_new_tokens": min(1024, max(64, 64 * math.ceil(rows.longest_completion / 128)))}
+    if not rows.is_documents:
+        content["evaluate"] = {"max_new_tokens": min(1024, max(64, 64 * math.ceil(rows.longest_reply / 128)))}
     return content
 
 
@@ -226,8 +212,8 @@ def _train(settings: MlxLmSettings, rows: MlxLmRows, config: Mapping[str, Any]) 
         **_schedule(settings, per_epoch * epochs),
         "weight_decay": _weight_decay(settings),
         "max_grad_norm": None,  # mlx-lm does not clip
-        "max_tokens": _max_tokens(settings, config),
-        "over_long": "drop",
+        "max_tokens": _max_tokens(settings, rows, config),
+        **({} if rows.is_documents else {"over_long": "drop"}),
         "seed": settings.number("seed", int, 0),
     }
     for key, ours in (("steps_per_eval", "evaluate_every"), ("save_every", "save_every")):
@@ -239,12 +225,11 @@ def _train(settings: MlxLmSettings, rows: MlxLmRows, config: Mapping[str, Any]) 
     return train
 
 
-def _max_tokens(settings: MlxLmSettings, config: Mapping[str, Any]) -> int:
+def _max_tokens(settings: MlxLmSettings, rows: MlxLmRows, config: Mapping[str, Any]) -> int:
     """The longest row, within the model's positions."""
     said: int = settings.number("max_seq_length", int, 8)
-    settings.note(
-        "max_seq_length", "mlx-lm cuts longer rows; here they are left out, each by name (train.over_long: drop)"
-    )
+    here = "they are split" if rows.is_documents else "they are left out, each by name (train.over_long: drop)"
+    settings.note("max_seq_length", f"mlx-lm cuts longer rows; here {here}")
     return min(said, max_positions(config) or said)
 
 
@@ -356,11 +341,3 @@ def _comments(source: RecipeSource, notes: list[tuple[str, str]]) -> str:
     for key, text in notes:
         lines += textwrap.wrap(f"{key}: {text}", WIDTH, initial_indent="# - ", subsequent_indent="#   ")
     return "\n".join(lines) + "\n\n"
-
-
-def _write_rows(rows: MlxLmRows, folder: Path, *, force: bool) -> None:
-    """Write the rewritten rows, a file a split."""
-    with new_folder(folder, "train.jsonl", force=force) as new:
-        for split, some in rows.rewritten.items():
-            text = "".join(json.dumps(dict(row), ensure_ascii=False) + "\n" for row in some)
-            (new / f"{split}.jsonl").write_text(text, encoding="utf-8")

@@ -180,9 +180,7 @@ def test_a_turn_of_weight_0_is_shown_and_not_trained(tmp_path: Path) -> None:
     recipe = recipe_of(tmp_path, train={"supervise": "all"})
     chat = [dict(one) for one in CHATS[3]]
     weighed = [*chat[:3], {**chat[3], "weight": 0}, *chat[4:]]
-    one, other = build_examples(
-        rows_of(tmp_path, recipe, {"messages": chat}, {"messages": weighed}), recipe, tokenizer
-    )
+    one, other = build_examples(rows_of(tmp_path, recipe, {"messages": chat}, {"messages": weighed}), recipe, tokenizer)
     assert tokens_and_mask(one)[0] == tokens_and_mask(other)[0]
     assert sum(tokens_and_mask(one)[1]) - sum(tokens_and_mask(other)[1]) == 3  # a, a and its end
 
@@ -221,7 +219,9 @@ def test_calls_that_a_template_writes_otherwise_are_refused_by_line(tmp_path: Pa
 
 def test_a_conversation_that_a_template_refuses_is_named_by_line(tmp_path: Path) -> None:
     tokenizer = tokenizer_of(tmp_path, "chatml")
-    tokenizer.hf.chat_template = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHATML
+    tokenizer.hf.chat_template = (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHATML
+    )
     recipe = recipe_of(tmp_path)
     rows = rows_of(tmp_path, recipe, *({"messages": chat} for chat in CHATS))
     with pytest.raises(DataError, match=r"train\.jsonl:2: .*its chat template refuses the prompt: no system"):
@@ -233,7 +233,13 @@ def test_a_system_message_of_its_own_comes_before_the_recipes(tmp_path: Path) ->
     recipe = recipe_of(tmp_path, prompt={"system": "Classify."}, train={"supervise": "all"})
     examples = build_examples(rows_of(tmp_path, recipe, *({"messages": chat} for chat in CHATS)), recipe, tokenizer)
     texts = [tokenizer.hf.decode(tokens_and_mask(example)[0]) for example in examples]
-    assert [text.startswith("<|im_start|>system\nClassify.<|im_end|>") for text in texts] == [True, False, True, True, True]
+    assert [text.startswith("<|im_start|>system\nClassify.<|im_end|>") for text in texts] == [
+        True,
+        False,
+        True,
+        True,
+        True,
+    ]
     assert texts[1].startswith("<|im_start|>system\nBe brief.<|im_end|>")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,9 @@ def test_a_document_is_trained_whole_to_its_end_of_text(tmp_path: Path, tokenize
         assert len(example.prompt) == 1 and example.n_supervised == len(example.reply)  # nothing predicts the first
 
 
-def test_pieces_go_on_where_the_one_before_ended_and_train_each_token_once(tmp_path: Path, tokenizer: Tokenizer) -> None:
+def test_pieces_go_on_where_the_one_before_ended_and_train_each_token_once(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
     recipe = recipe_of(tmp_path, train={"max_tokens": 8})
     rows = rows_of(tmp_path, recipe, *({"text": text} for text in TEXTS))
     examples = build_examples(rows, recipe, tokenizer)
@@ -51,7 +54,7 @@ def test_pieces_go_on_where_the_one_before_ended_and_train_each_token_once(tmp_p
         pieces = [example for example in examples if example.row == index]
         trained = [token for piece in pieces for token in piece.reply.tolist()]
         assert [int(pieces[0].prompt[0]), *trained] == whole(text, tokenizer)
-        for before, after in zip(pieces, pieces[1:], strict=False):
+        for before, after in pairwise(pieces):
             assert after.prompt.tolist() == before.reply.tolist()[-1:]
 
 

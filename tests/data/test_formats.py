@@ -84,7 +84,11 @@ def test_a_record_tells_its_format_and_becomes_a_conversation(
 def test_the_recipes_own_columns_come_before_any_format(tmp_path: Path) -> None:
     output = {"template": "{completion}", "fields": {"completion": {"kind": "text"}}}
     (row,) = rows_of(
-        tmp_path, {"prompt": "A?", "completion": "a"}, prompt={"user": "{prompt}"}, data={"text": "prompt"}, output=output
+        tmp_path,
+        {"prompt": "A?", "completion": "a"},
+        prompt={"user": "{prompt}"},
+        data={"text": "prompt"},
+        output=output,
     )
     assert row.conversation is None
     assert format_of([row]).name == "rows"
@@ -112,7 +116,9 @@ def test_an_output_reads_the_last_turn(tmp_path: Path) -> None:
     (row,) = rows_of(tmp_path, record, output=output)
     assert row.fields == {"text": "Where is my parcel?", "intents": ["pay", "order"], "answer": "Here."}
     assert "train.jsonl:1: its last turn is no reply of output.template: intents: 'ship' is not allowed" in refusal(
-        tmp_path, {"messages": [CHAT[0], {"role": "assistant", "content": "Intents: ship\nAnswer: Here."}]}, output=output
+        tmp_path,
+        {"messages": [CHAT[0], {"role": "assistant", "content": "Intents: ship\nAnswer: Here."}]},
+        output=output,
     )
 
 
@@ -269,4 +275,7 @@ def test_nested_columns_of_parquet_are_read_without_their_nulls(tmp_path: Path) 
 
 def test_the_reason_of_a_format_is_a_clause(tmp_path: Path) -> None:
     recipe = recipe_of(tmp_path)
-    assert str(find_format({"prompt": "a", "completion": "b"}, recipe)) == "completions (columns 'prompt' and 'completion')"
+    assert (
+        str(find_format({"prompt": "a", "completion": "b"}, recipe))
+        == "completions (columns 'prompt' and 'completion')"
+    )

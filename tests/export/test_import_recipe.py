@@ -222,11 +222,10 @@ def test_the_defaults_are_mlx_lms() -> None:
 def test_prompt_and_completion_are_read_as_they_are(folder: Path, base: Path) -> None:
     made = written({})
     recipe = load_recipe(made.recipe)
-    assert made.rows == ()
     assert recipe.data.train == str(folder / "data" / "train.jsonl")
     assert recipe.data.valid and recipe.data.test
     assert Path(recipe.model.path) == folder / "base"
-    assert (recipe.prompt.user, recipe.output.template) == ("{prompt}", "{completion}")
+    assert (recipe.data.format, recipe.output.template) == ("completions", "{reply}")
     prepared = prepare(recipe, load_tokenizer(base))
     assert len(prepared.training.examples) == 10 and prepared.validation is not None
 
@@ -241,22 +240,29 @@ def test_other_columns_are_named(folder: Path, base: Path) -> None:
     assert len(prepare(recipe, load_tokenizer(base)).training.examples) == 1
 
 
-@pytest.mark.parametrize("system", [None, SYSTEM])
-def test_chats_of_one_turn_are_rewritten_beside_the_recipe(system: Any, folder: Path, base: Path) -> None:
-    before = [system] if system else []
+def test_chats_of_any_number_of_turns_are_read_as_they_are(folder: Path, base: Path) -> None:
+    turns = [chat(0), chat(1, SYSTEM), {"messages": [*chat(2)["messages"], *chat(3)["messages"]]}]
     for split in ("train", "valid", "test"):
-        write_rows(Path("data") / f"{split}.jsonl", [chat(number, *before) for number in range(4)])
-    made = written({})
+        write_rows(Path("data") / f"{split}.jsonl", [dict(one) for one in turns])
+    recipe = recipe_of({})
+    assert (recipe.data.format, recipe.data.train) == ("messages", str(folder / "data" / "train.jsonl"))
+    assert recipe.prompt.system is None
+    rows = prepare(recipe, load_tokenizer(base)).training.rows
+    assert [row.conversation and len(row.conversation.messages) for row in rows] == [1, 2, 3]
+
+
+def test_texts_are_documents(folder: Path, base: Path) -> None:
+    for split in ("train", "valid", "test"):
+        write_rows(Path("data") / f"{split}.jsonl", [{"body": "a long story " * 40}])
+    made = written({"text_feature": "body", "max_seq_length": 64})
     recipe = load_recipe(made.recipe)
-    assert [str(file) for file in made.rows] == [f"out-rows/{split}.jsonl" for split in ("train", "valid", "test")]
-    assert recipe.prompt.system == (system and system["content"])
-    rows = [json.loads(line) for line in Path("out-rows/train.jsonl").read_text().splitlines()]
-    assert rows[1] == {"prompt": "order 1?", "completion": "it is late"} and len(rows) == 4
-    assert "rewritten" in dict(made.notes)["messages"]
-    assert len(prepare(recipe, load_tokenizer(base)).training.examples) == 4
+    assert (recipe.data.format, recipe.data.columns, recipe.train.over_long) == ("text", {"text": "body"}, "refuse")
+    assert dict(made.notes)["max_seq_length"] == "mlx-lm cuts longer rows; here they are split"
+    assert "mask_prompt" not in dict(made.notes)
+    assert len(prepare(recipe, load_tokenizer(base)).training.examples) > 1
 
 
-def test_a_rewritten_chat_is_tokenized_as_mlx_lm_does(folder: Path, base: Path) -> None:
+def test_a_chat_is_tokenized_as_mlx_lm_does(folder: Path, base: Path) -> None:
     """Against mlx-lm's own dataset; what its template puts after the end of turn is not trained here."""
     pytest.importorskip("mlx_lm")
     from mlx_lm.tuner.datasets import ChatDataset
@@ -290,18 +296,12 @@ def test_white_space_around_a_completion_is_noted(folder: Path) -> None:
 
 Rows = Sequence[Mapping[str, Any]]
 REFUSED: dict[str, tuple[Rows, str]] = {
-    "several turns": ([chat(0), {"messages": [*chat(1)["messages"], *chat(2)["messages"]]}],
-                      r"train\.jsonl:2: expected system \(or none\), user and assistant, got user, assistant, user, assistant"),
-    "systems that differ": ([chat(0, SYSTEM), chat(1, {"role": "system", "content": "Be kind."})],
-                            r"train\.jsonl:2: expected the system message 'Be brief\.' of train\.jsonl:1, got 'Be kind\.'"),
-    "a system in some": ([chat(0, SYSTEM), chat(1)], r"got \(none\)"),
-    "no assistant": ([{"messages": [{"role": "user", "content": "a"}]}], "got user"),
-    "parts": ([{"messages": [{"role": "user", "content": [{"type": "text"}]}, {"role": "assistant", "content": "a"}]}],
-              "expected text as the content"),
-    "no list": ([{"messages": "a"}], "expected a list of messages"),
-    "whole texts": ([{"text": "a"}], "split each into 'prompt' and 'completion'"),
-    "tools": ([{**chat(0), "tools": [{"type": "function"}]}], "has tools"),
-    "none of these": ([{"hello": "a"}], "expected 'prompt' with 'completion', or 'messages', got 'hello'"),
+    "no assistant": ([{"messages": [{"role": "user", "content": "a"}]}], r"train\.jsonl:1: expected a turn of the assistant"),
+    "parts": ([{"messages": [{"role": "user", "content": [{"type": "image"}]}, {"role": "assistant", "content": "a"}]}],
+              "expected text as its content, got a part of type 'image'"),
+    "no list": ([{"messages": "a"}], "expected a list of turns"),
+    "another form": ([chat(0), {"text": "a"}], r"train\.jsonl:2: expected the column 'messages'"),
+    "none of these": ([{"hello": "a"}], "expected 'prompt' with 'completion', 'messages' or 'text', got 'hello'"),
 }  # fmt: skip
 
 
@@ -359,18 +359,6 @@ def test_a_recipe_that_lies_there_is_kept_without_force(folder: Path) -> None:
         written({"seed": 5})
     assert load_recipe(Path("out.yaml")).train.seed == 0
     assert load_recipe(written({"seed": 5}, force=True).recipe).train.seed == 5
-
-
-def test_rows_that_lie_there_are_kept_without_force(folder: Path) -> None:
-    write_rows(Path("data/train.jsonl"), [chat(0)])
-    write_rows(Path("data/valid.jsonl"), [chat(0)])
-    write_rows(Path("data/test.jsonl"), [chat(0)])
-    written({})
-    Path("out.yaml").unlink()
-    with pytest.raises(ExportError, match="out-rows: already exists"):
-        written({})
-    assert not Path("out.yaml").exists()
-    assert written({}, force=True).rows
 
 
 @pytest.mark.parametrize(
