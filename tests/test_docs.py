@@ -33,6 +33,7 @@ PAGES = {
     "docs/setup.md": 3,
     "docs/intents.md": 15,
     "docs/tickets.md": 16,
+    "docs/data.md": 9,
     "docs/intents.zh.md": 15,
     "docs/from-mlx-lm.md": 7,
     "docs/export.md": 10,
@@ -75,12 +76,14 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         text = recipe.read_text(encoding="utf-8")
         n_on_tiny += len(BASE.findall(text))
         (tmp_path / "recipes" / recipe.name).write_text(on_tiny(text, base), encoding="utf-8")
-    assert n_on_tiny == 4
-    for file in (ROOT / "data").rglob("*.jsonl"):
-        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    assert n_on_tiny == 5
+    for file in (ROOT / "data").rglob("*.json*"):
+        text = file.read_text(encoding="utf-8")
         copy = tmp_path / file.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_text("".join(lines[: ROWS[file.stem]]), encoding="utf-8")
+        if file.suffix == ".jsonl":
+            text = "".join(text.splitlines(keepends=True)[: ROWS[file.stem]])
+        copy.write_text(text, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -112,3 +112,24 @@ def test_the_demo_recipes_first_five_losses_are_the_same_on_both_backends(tmp_pa
         ]
     assert losses["torch"] == pytest.approx(losses["mlx"], abs=1e-3)
     assert losses["mlx"][-1] < 0.7 * losses["mlx"][0]
+
+
+@pytest.mark.parametrize(("name", "replies"), [("chat", 93), ("alpaca", 40)])
+def test_the_recipes_of_conversations_train_real_weights(name: str, replies: int, tmp_path: Path) -> None:
+    recipe = RECIPE.with_name(f"{name}.yaml")
+    settings = ["lora.layers=8", "train.max_steps=4", "data.valid=null", "train.learning_rate=1e-3"]
+    words = [word for item in settings for word in ("--set", item)]
+    trained = mlxtune("lora", recipe, "--out", "run", *words, "--json", folder=tmp_path)
+    events = [json.loads(line) for line in trained.stdout.splitlines()]
+    losses = [event["loss"] for event in events if event["event"] == "step"]
+    assert len(losses) == 4 and sum(losses[-2:]) < 0.95 * sum(losses[:2])
+    report = json.loads(mlxtune("data", recipe, "--preview", "40", "--json", folder=tmp_path).stdout)
+    ends = [
+        token
+        for row in report["preview"]
+        for token in row["tokens"]
+        if token["supervised"] and token["text"] == "<|im_end|>"
+    ]
+    assert len(ends) == replies  # every turn of the assistant's, or the only one
+    scores = json.loads(mlxtune("evaluate", "run", "--limit", "2", "--json", folder=tmp_path).stdout)
+    assert scores["rows"] == 2 and scores["fields"]["reply"]["rougeL"]["value"] > 0.1

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mlxtune.data.field_forms import Value
     from mlxtune.data.rows import Row
     from mlxtune.evaluation.predict.predictor import Reply
+    from mlxtune.recipe.sections import Recipe
 
 STDIN = "-"
 MAX_TEXT_CELLS = 60  # longer texts are shown cut
@@ -47,6 +48,8 @@ def predict(
 ) -> None:
     """Ask a RUN, or the newest run of a recipe, about each TEXT; without a TEXT, or with -, about each line of stdin.
 
+    A TEXT may be a conversation: {"messages": [{"role": "user", "content": "..."}, ...]}.
+
     Example: mlxtune predict recipes/demo-intent.yaml --base "log in and pay"
     """
     from mlxtune.backends import choose
@@ -56,7 +59,7 @@ def predict(
 
     found = find_subject(subject, overrides, base)
     needed = list(dict.fromkeys(PLACEHOLDER.findall(found.recipe.prompt.user)))
-    rows = _rows(_texts(texts), needed)
+    rows = _rows(_texts(texts), needed, found.recipe)
     # Mistakes in what was typed are worth knowing before a model is loaded; lines of stdin may come slowly.
     if texts and STDIN not in texts:
         rows = iter(list(rows))
@@ -97,12 +100,13 @@ def _texts(given: Sequence[str]) -> Iterator[tuple[str, str]]:
                 yield line.strip("\r\n"), f"stdin:{number}"
 
 
-def _rows(texts: Iterator[tuple[str, str]], needed: Sequence[str]) -> Iterator[Row]:
-    """Rows with the columns that the prompt needs.
+def _rows(texts: Iterator[tuple[str, str]], needed: Sequence[str], recipe: Recipe) -> Iterator[Row]:
+    """Rows with the columns that the prompt needs, or with conversations.
 
     Raises:
         Misuse: A text is empty, or is no object with those columns where the prompt needs several.
     """
+    from mlxtune.data.reading import asked_row
     from mlxtune.data.rows import Row
     from mlxtune.errors import Misuse
 
@@ -113,6 +117,12 @@ def _rows(texts: Iterator[tuple[str, str]], needed: Sequence[str]) -> Iterator[R
         if len(needed) == 1:
             if not text.strip():
                 raise Misuse(f"{place}: expected some text, got {text!r}")
+            if needed == [recipe.data.text] and (record := _conversation(text)) is not None:
+                try:
+                    yield asked_row(record, recipe, place)
+                except ValueError as error:
+                    raise Misuse(f"{place}: {error}") from None
+                continue
             yield Row({needed[0]: text}, place, 1)
             continue
         why = f"{place}: prompt.user needs {', '.join(needed)}, so each text is one JSON object, {wanted}"
@@ -126,6 +136,17 @@ def _rows(texts: Iterator[tuple[str, str]], needed: Sequence[str]) -> Iterator[R
         if missing:
             raise Misuse(f"{why}; got one without {', '.join(missing)}")
         yield Row({name: record[name] for name in needed}, place, 1)
+
+
+def _conversation(text: str) -> dict[str, Any] | None:
+    """The object of a text that is JSON with `messages`; None of any other."""
+    if not text.lstrip().startswith("{"):
+        return None
+    try:
+        record = json.loads(text)
+    except ValueError:
+        return None
+    return record if "messages" in record else None
 
 
 def _record(text: str, reply: Reply) -> dict[str, Any]:

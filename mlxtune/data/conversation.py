@@ -140,6 +140,25 @@ def answered(turns: Sequence[Message], tools: Any, found: FoundFormat) -> Answer
     return Answered(Conversation(tuple(messages[:last]), _tools(tools), thinking, called, found), text)
 
 
+def asked(turns: Sequence[Message], tools: Any = None) -> Conversation:
+    """A conversation whose reply is still to come.
+
+    Args:
+        turns: Messages with `role` and `content`; the last is the user's, or a tool's.
+        tools: As for `answered`.
+
+    Raises:
+        ValueError: They are no such conversation.
+    """
+    messages = [message(one, at) for at, one in enumerate(turns, start=1)]
+    _check_order(messages)
+    if messages[-1]["role"] not in (USER, TOOL):
+        raise ValueError(
+            f"message {len(messages)}: expected the last to be of user or tool, got {messages[-1]['role']}"
+        )
+    return Conversation(tuple(messages), _tools(tools))
+
+
 def message(given: Any, at: int) -> dict[str, Any]:
     """A message as chat templates take it.
 

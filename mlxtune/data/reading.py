@@ -7,12 +7,12 @@ format_of(rows)                    # FoundFormat(name='messages', reason="a colu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mlxtune.data.conversation import Answered, FoundFormat
+from mlxtune.data.conversation import Answered, FoundFormat, asked
 from mlxtune.data.formats import find_format, read_record
 from mlxtune.data.rows import Row, read_rows
 from mlxtune.data.template import ReplyTemplate
@@ -41,6 +41,19 @@ def read_recipe_rows(path: Path, recipe: Recipe) -> list[Row]:
         problems = [Problem(key, text) for key, text in wrong]
         raise DataError(f"{first.file}: data.format: auto finds {found}, which does not fit the recipe", problems)
     return rows if found.name == ROWS else _conversations(rows, found, recipe)
+
+
+def asked_row(record: Mapping[str, Any], recipe: Recipe, place: str) -> Row:
+    """A row that asks with a conversation: {"messages": [...], "tools": [...]}, the last message the user's.
+
+    Raises:
+        ValueError: It is none.
+    """
+    turns = record.get("messages")
+    if not isinstance(turns, list):
+        raise ValueError(f"expected a list of messages, got {str(turns)[:60]!r}")
+    conversation = asked(turns, record.get("tools"))
+    return Row({recipe.data.text: conversation.question}, place, 1, conversation=conversation)
 
 
 def format_of(rows: Sequence[Row]) -> FoundFormat:

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from mlxtune.backends.base import Constraint, Generation, Model
 from mlxtune.data.examples import prompt_ids
 from mlxtune.data.field_forms import Value
+from mlxtune.data.reading import asked_row
 from mlxtune.data.rows import Row
 from mlxtune.data.template import ReplyTemplate
 from mlxtune.errors import Misuse
@@ -110,14 +112,15 @@ class Predictor:
             return self.best.fields.names
         return () if self.options is None else (self.options.field,)
 
-    def predict(self, texts: Sequence[str | Mapping[str, str]]) -> list[Reply]:
+    def predict(self, texts: Sequence[str | Mapping[str, Any]]) -> list[Reply]:
         """The replies to texts, with the probabilities of the first field where they are known.
 
         Args:
-            texts: One a row; where the prompt needs several columns, a mapping of them.
+            texts: One a row; where the prompt needs several columns, a mapping of them; or a conversation, a mapping with
+                `messages`, the last of them the user's, and perhaps `tools`.
 
         Raises:
-            Misuse: A text where the prompt needs several columns, or a mapping without one of them.
+            Misuse: A text where the prompt needs several columns, a mapping without one of them, or no conversation.
         """
         return self.predict_rows([self._row(text, f"text {position}") for position, text in enumerate(texts, start=1)])
 
@@ -212,7 +215,7 @@ class Predictor:
         parsed = parse_reply(self.template, text, truncated, constrained, may_think(self.recipe))
         return Reply(text, parsed, written.stop_reason, len(written.tokens))
 
-    def _row(self, text: str | Mapping[str, str], place: str) -> Row:
+    def _row(self, text: str | Mapping[str, Any], place: str) -> Row:
         needed = list(dict.fromkeys(PLACEHOLDER.findall(self.recipe.prompt.user)))
         if isinstance(text, str):
             if len(needed) != 1:
@@ -220,6 +223,11 @@ class Predictor:
                     f"{place}: prompt.user needs {', '.join(needed)}; expected a mapping of these, got {text!r}"
                 )
             return Row({needed[0]: text}, place, 1)
+        if "messages" in text and "messages" not in needed:
+            try:
+                return asked_row(text, self.recipe, place)
+            except ValueError as error:
+                raise Misuse(f"{place}: {error}") from None
         missing = [name for name in needed if name not in text]
         if missing:
             raise Misuse(f"{place}: prompt.user needs {', '.join(needed)}; got none of {', '.join(missing)}")
