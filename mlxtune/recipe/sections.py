@@ -197,8 +197,9 @@ class PromptSection(Section):
     thinking: bool = False
     """Let a Qwen3-style model think before it replies; off, the prompt closes the thinking block itself. In every decoding
     the reply may then begin with one block <think>...</think>, which is left out before the reply is read; one that does
-    not end makes the reply invalid. Nothing trains thinking: what is trained is the reply alone, right after the
-    assistant's header, so tuning teaches the model to answer without thinking. With it there are no probabilities."""
+    not end makes the reply invalid. Rows train no thinking: what is trained is the reply alone, right after the
+    assistant's header, so tuning teaches the model to answer without thinking. Of a conversation whose last turn thinks, the
+    thinking is trained, too. With it there are no probabilities."""
 
 
 class _OutputField(Section):
