@@ -105,6 +105,14 @@ class Conversation:
             at for at, one in enumerate(self.messages) if one["role"] == ASSISTANT and one.get(_UNTRAINED, 1) != 0
         )
 
+    def as_record(self, reply: str) -> dict[str, Any]:
+        """The conversation with its reply, in the format `messages`."""
+        thought = f"{THINKING_BEGIN}\n{self.thinking}\n{THINKING_END}\n\n" if self.thinking else ""
+        content = f"{thought}{self.called['content'] if self.called else reply}"
+        last = {**(self.called or {"role": ASSISTANT}), "content": content}
+        tools = {"tools": list(self.tools)} if self.tools else {}
+        return {"messages": [*self.messages, last], **tools}
+
 
 @dataclass(frozen=True)
 class Answered:

@@ -220,6 +220,18 @@ class _Prompt:
 
 def _prompts(rows: Sequence[Row], recipe: Recipe, tokenizer: Tokenizer) -> tuple[list[_Prompt], list[Problem]]:
     """The prompts of rows, or what the chat template will not write."""
+    texts, turns, problems = _prompt_texts(rows, recipe, tokenizer)
+    if problems:
+        return [], problems
+    if not any(turns):
+        return [_Prompt(ids) for ids in tokenizer.ids(texts)], []
+    return [_marked(one, found) for one, found in zip(tokenizer.encode(texts), turns, strict=True)], []
+
+
+def _prompt_texts(
+    rows: Sequence[Row], recipe: Recipe, tokenizer: Tokenizer
+) -> tuple[list[str], list[list[Turn]], list[Problem]]:
+    """The prompts' texts, the turns in each that are trained on, and the rows that the chat template will not write."""
     thinking = recipe.prompt.thinking
     texts: list[str] = []
     turns: list[list[Turn]] = []
@@ -237,11 +249,7 @@ def _prompts(rows: Sequence[Row], recipe: Recipe, tokenizer: Tokenizer) -> tuple
         else:
             texts.append(text)
             turns.append(found)
-    if problems:
-        return [], problems
-    if not any(turns):
-        return [_Prompt(ids) for ids in tokenizer.ids(texts)], []
-    return [_marked(one, found) for one, found in zip(tokenizer.encode(texts), turns, strict=True)], []
+    return texts, turns, problems
 
 
 def _marked(prompt: Encoded, turns: Sequence[Turn]) -> _Prompt:
@@ -372,7 +380,7 @@ def row_problems(row: Row, recipe: Recipe, template: ReplyTemplate, tokenizer: T
     values, wrong = template.read(row.fields)
     reply = None if wrong else _reply_problem(row, values, recipe, template, tokenizer)
     if row.conversation is not None and not problems:
-        problems = [problem.message for problem in _prompts([row], recipe, tokenizer)[1]]
+        problems = [problem.message for problem in _prompt_texts([row], recipe, tokenizer)[2]]
     return [*problems, *wrong, *([reply] if reply else [])]
 
 

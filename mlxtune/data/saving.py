@@ -9,6 +9,7 @@ from typing import Any
 
 from mlxtune.data.report import SPLITS, DataReport
 from mlxtune.data.rows import SYNTHETIC, Row
+from mlxtune.data.template import ReplyTemplate
 from mlxtune.errors import DataError
 from mlxtune.files import write_text
 from mlxtune.recipe.sections import Recipe
@@ -32,7 +33,8 @@ def refuse_existing(folder: Path, recipe: Recipe, force: bool) -> None:
 
 
 def write_splits(report: DataReport, folder: Path) -> dict[str, Path]:
-    """Write the rows of each split, under the recipe's names for the columns; each file whole or not at all.
+    """Write the rows of each split, under the recipe's names for the columns, and conversations as messages; each file whole
+    or not at all.
 
     Returns:
         Split -> file.
@@ -41,18 +43,27 @@ def write_splits(report: DataReport, folder: Path) -> dict[str, Path]:
         DataError: A file cannot be written.
     """
     files = _files(folder, list(report.splits))
+    template = ReplyTemplate(report.recipe.output)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, file in files.items():
             rows = report.splits[name].rows
-            write_text(file, "".join(json.dumps(_fields(row), ensure_ascii=False) + "\n" for row in rows))
+            write_text(
+                file,
+                "".join(json.dumps(_record(row, template, report.recipe), ensure_ascii=False) + "\n" for row in rows),
+            )
     except OSError as error:
         raise DataError(f"{folder}: cannot be written: {error.strerror}; choose another --write") from error
     return files
 
 
-def _fields(row: Row) -> dict[str, Any]:
+def _record(row: Row, template: ReplyTemplate, recipe: Recipe) -> dict[str, Any]:
     """The columns of a row, with the mark by which a synthetic one is known when it is read back."""
+    if row.conversation is not None and not row.is_document:
+        made = {recipe.data.text, *template.fields}
+        rest = {name: value for name, value in row.fields.items() if name not in made}
+        reply = template.format(template.read(row.fields)[0])[0]
+        return {**rest, **row.conversation.as_record(reply)}
     return {**row.fields, SYNTHETIC: True} if row.synthetic else dict(row.fields)
 
 

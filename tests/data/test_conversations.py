@@ -16,6 +16,7 @@ from mlxtune.data.prepare import prepare
 from mlxtune.data.reading import read_recipe_rows
 from mlxtune.data.report import read_splits, report_data
 from mlxtune.data.rows import Row
+from mlxtune.data.saving import write_splits
 from mlxtune.data.template import ReplyTemplate
 from mlxtune.errors import DataError
 from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
@@ -60,14 +61,14 @@ TEMPLATES = {
     "stripping": (STRIPPING, SAID_IN_CHATML),
     "headers": (HEADERS, SAID_IN_HEADERS),
 }
-CHATS: list[list[dict[str, str]]] = [
+_CHATS = [
     [("user", "hello"), ("assistant", "pay the bill")],
     [("system", "Be brief."), ("user", "hello there"), ("assistant", "the bill"), ("user", "the bill"), ("assistant", "the bill")],
     [("user", "查询账户余额"), ("assistant", " 你好! 请问 "), ("user", "assistant\nhello"), ("assistant", "user\n\n1234.50")],
     [("user", "a"), ("assistant", "a"), ("user", "a"), ("assistant", "aa"), ("user", "a"), ("assistant", "a")],
     [("user", "x"), ("assistant", "<think>\nhm\n</think>\n\nthe bill is paid"), ("user", "y"), ("assistant", "we will help")],
-]  # type: ignore[list-item]  # fmt: skip
-CHATS = [[{"role": role, "content": content} for role, content in chat] for chat in CHATS]
+]  # fmt: skip
+CHATS = [[{"role": role, "content": content} for role, content in chat] for chat in _CHATS]
 
 
 def tokenizer_of(folder: Path, name: str) -> Tokenizer:
@@ -303,3 +304,20 @@ def test_the_report_names_format_lengths_and_leaks(tmp_path: Path) -> None:
     assert test["format"]["name"] == "sharegpt"
     assert (train["read"], train["rows"], train["too_long"]) == (5, 4, 1)
     assert [(leak["line"], leak["other"]["line"], leak["text"]) for leak in found["leaks"]] == [(1, 1, "hello")]
+
+
+def test_splits_are_written_as_messages_that_read_back_as_the_same(tmp_path: Path) -> None:
+    call = {"type": "function", "function": {"name": "track", "arguments": {"number": "12"}}}
+    tool = {"type": "function", "function": {"name": "track"}}
+    calling = [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": "Wait.", "tool_calls": [call]}]
+    thinking = [CHATS[0][0], {"role": "assistant", "content": "<think>\nhm\n</think>\n\nthe bill is paid"}]
+    records = [{"messages": CHATS[1], "id": "7"}, {"messages": calling, "tools": [tool]}, {"messages": thinking}]
+    tokenizer, recipe = tokenizer_of(tmp_path, "stripping"), recipe_of(tmp_path, prompt={"thinking": True})
+    rows = rows_of(tmp_path, recipe, *records)
+    (file,) = write_splits(report_data(recipe, read_splits(recipe), tokenizer), tmp_path / "out").values()
+    again = read_recipe_rows(file, recipe)
+    assert [row.fields for row in again] == [row.fields for row in rows]
+    for one, other in zip(
+        build_examples(rows, recipe, tokenizer), build_examples(again, recipe, tokenizer), strict=True
+    ):
+        assert tokens_and_mask(one) == tokens_and_mask(other)

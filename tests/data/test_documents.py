@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlxtune.backends import choose
+from mlxtune.backends.base import UNSUPERVISED
 from mlxtune.data.batches import collate, shared_prefix
 from mlxtune.data.examples import Example, build_examples
 from mlxtune.data.prepare import prepare
 from mlxtune.data.report import read_splits, report_data
 from mlxtune.errors import DataError
 from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
-from tests.data.test_conversations import recipe_of, rows_of
+from tests.adapted import assert_close, backend_named, gradient_of, loaded, numpy_nats
+from tests.data.test_conversations import CHATS, recipe_of, rows_of
 from tests.tiny import tiny_model, tiny_tokenizer
 
 TEXTS = ["pay the bill", "hello there, we will help. " * 3, "x"]
@@ -70,25 +71,6 @@ def test_a_beginning_of_text_is_kept_where_the_tokenizer_writes_one(tmp_path: Pa
     assert tokens_of(example) == [bos, *whole("pay", tokenizer)]
 
 
-@pytest.mark.parametrize("backend", ["mlx", "torch"])
-def test_no_document_sees_another_in_a_batch(tmp_path: Path, backend: str) -> None:
-    folder = tiny_model(tmp_path / "base")
-    recipe = recipe_of(tmp_path, train={"max_tokens": 24})
-    rows = rows_of(tmp_path, recipe, *({"text": text} for text in TEXTS))
-    examples = build_examples(rows, recipe, load_tokenizer(folder))
-    prefix = shared_prefix(examples)
-    assert len(prefix) == 0
-    model = choose(backend, "cpu").backend.load(folder)
-    together = model.score(collate(examples, prefix)).nats
-    for one, row in zip(examples, together, strict=True):
-        alone = model.score(collate([one], prefix)).nats[0]
-        np.testing.assert_allclose(row[: one.n_tokens], alone, atol=2e-4)
-        logits = model.logits(tokens_of(one)[:-1])
-        expected = np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1)) + logits.max(1)
-        expected -= logits[np.arange(len(logits)), tokens_of(one)[1:]]
-        np.testing.assert_allclose(alone[1:], expected, atol=2e-4)
-
-
 def test_a_document_of_100_000_tokens_is_split_and_none_is_left_out(tmp_path: Path, tokenizer: Tokenizer) -> None:
     recipe = recipe_of(tmp_path)
     rows_of(tmp_path, recipe, {"text": "7 " * 50_000})
@@ -115,3 +97,27 @@ def test_the_report_counts_documents_and_not_pieces(tmp_path: Path, tokenizer: T
     assert train["removed"]["duplicates"] == 1
     assert train["format"]["name"] == "text"
     assert len(report.train_examples) > 3
+
+
+@pytest.mark.parametrize("records", ["documents", "conversations"])
+@pytest.mark.parametrize("backend", ["mlx", "torch"])
+def test_a_step_over_rows_together_has_the_gradient_of_each_alone(tmp_path: Path, backend: str, records: str) -> None:
+    """A token that saw another row's, or one of a gap between two turns that counted, would change it."""
+    folder = tiny_model(tmp_path / "base")
+    of_documents = records == "documents"
+    recipe = recipe_of(tmp_path, train={"max_tokens": 24} if of_documents else {"supervise": "all"})
+    given = [{"text": text} for text in TEXTS] if of_documents else [{"messages": chat} for chat in CHATS[:4]]
+    examples = build_examples(rows_of(tmp_path, recipe, *given), recipe, load_tokenizer(folder))
+    prefix = shared_prefix(examples)
+    model, _ = loaded(backend_named(backend), folder)
+    scores = model.score(collate(examples, prefix))
+    for example, nats in zip(examples, scores.nats, strict=True):
+        expected = numpy_nats(model, example.prompt.tolist(), example.reply.tolist())
+        expected[example.segments == UNSUPERVISED] = 0
+        own = nats[example.n_tokens - len(prefix) - len(example.reply) : example.n_tokens - len(prefix)]
+        np.testing.assert_allclose(own, expected, atol=3e-4)
+    together = gradient_of(model, [collate(examples, prefix)])
+    alone = [(example.weights.sum(), gradient_of(model, [collate([example], prefix)])) for example in examples]
+    total = sum(weight for weight, _ in alone)
+    expected_gradient = {name: sum(w * gradient[name] for w, gradient in alone) / total for name in together}
+    assert_close(together, expected_gradient, 1e-3)

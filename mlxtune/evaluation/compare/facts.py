@@ -23,7 +23,7 @@ from mlxtune.runs.layout import FINISHED
 # Keys that change no metric.
 NO_SETTINGS = ("name", "track", EXPECT)
 # What an evaluation of the model before tuning depends on; the rest of a recipe says nothing of it.
-OF_ANY_MODEL = ("model.", "prompt.", "output.", "evaluate.", "data.test", "data.text", "data.columns.")
+OF_ANY_MODEL = ("model.", "prompt.", "output.", "evaluate.", "data.test", "data.format", "data.text", "data.columns.")
 
 
 @dataclass(frozen=True)
