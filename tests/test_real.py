@@ -132,4 +132,4 @@ def test_the_recipes_of_conversations_train_real_weights(name: str, replies: int
     ]
     assert len(ends) == replies  # every turn of the assistant's, or the only one
     scores = json.loads(mlxtune("evaluate", "run", "--limit", "2", "--json", folder=tmp_path).stdout)
-    assert scores["rows"] == 2 and scores["fields"]["reply"]["rougeL"]["value"] > 0.1
+    assert scores["rows"] == 2 and scores["fields"]["answer"]["rougeL"]["value"] > 0.1

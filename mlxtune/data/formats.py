@@ -16,6 +16,28 @@ from mlxtune.recipe.sections import AUTO, DOCUMENTS, PLACEHOLDER, ROWS, Recipe, 
 
 MESSAGES, COMPLETIONS, ALPACA, SHAREGPT = "messages", "completions", "alpaca", "sharegpt"
 Record = Mapping[str, Any]
+# Columns that corpora have beside a document's text; any other may be a label, and the recipe's `output` was forgotten.
+ABOUT_DOCUMENTS = frozenset(
+    [
+        "id",
+        "url",
+        "title",
+        "source",
+        "meta",
+        "metadata",
+        "date",
+        "timestamp",
+        "added",
+        "created",
+        "lang",
+        "language",
+        "language_score",
+        "token_count",
+        "dump",
+        "file_path",
+        "path",
+    ]
+)
 
 
 def find_format(record: Record, recipe: Recipe) -> FoundFormat:
@@ -43,14 +65,15 @@ def find_format(record: Record, recipe: Recipe) -> FoundFormat:
         if all(column in record for column in pair):
             return FoundFormat(name, f"columns {pair[0]!r} and {pair[1]!r}")
     is_free = recipe.output == free_reply()
-    if is_free and isinstance(record.get("text"), str):
+    others = [name for name in record if name != "text" and name not in ABOUT_DOCUMENTS]
+    if is_free and isinstance(record.get("text"), str) and not others:
         return FoundFormat(DOCUMENTS, "a column 'text', and no output")
     if not is_free:
         return FoundFormat(ROWS, "no other format's columns are there")  # whose problems say what is missing
     raise ValueError(
         f"no format that is known: expected 'messages', 'conversations', 'prompt' with 'completion', 'instruction' with "
         f"'output', or 'text'; got {', '.join(map(repr, record))}; name yours in data.columns, or say in `output` what a "
-        "row's reply is made of"
+        "row's reply is made of; documents with further columns need data.format: text"
     )
 
 

@@ -13,7 +13,7 @@ from mlxtune.data.reading import read_recipe_rows
 from mlxtune.data.rows import Row, read_rows
 from mlxtune.errors import DataError
 from mlxtune.export.import_source import SPLITS
-from mlxtune.recipe.sections import DOCUMENTS, REPLY_FIELD, DataSection, ModelSection, Recipe
+from mlxtune.recipe.sections import DOCUMENTS, FREE_FIELD, DataSection, ModelSection, Recipe
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def read_mlx_lm_rows(folder: Path, features: Mapping[str, str]) -> MlxLmRows:
         format,
         {split: len(some) for split, some in rows.items()},
         columns,
-        max(len(str(row.fields.get(REPLY_FIELD, "")).encode()) for some in rows.values() for row in some),
+        max(len(str(row.fields.get(FREE_FIELD, "")).encode()) for some in rows.values() for row in some),
         sum(text != text.strip() for text in written) if format == "completions" else 0,
     )
 

@@ -41,7 +41,7 @@ FORMAT_COLUMNS: dict[str, tuple[str, ...]] = {
     DOCUMENTS: ("text",),
 }
 Format = Literal["auto", "rows", "messages", "completions", "alpaca", "sharegpt", "text"]
-REPLY_FIELD = "reply"  # of a recipe without `output`
+FREE_FIELD = "answer"  # of a recipe without `output`
 
 
 class Section(BaseModel):
@@ -359,7 +359,7 @@ class OutputSection(Section):
 
 def free_reply() -> OutputSection:
     """What a recipe without `output` has: the whole reply is one text."""
-    return OutputSection(template=f"{{{REPLY_FIELD}}}", fields={REPLY_FIELD: TextField(kind="text")})
+    return OutputSection(template=f"{{{FREE_FIELD}}}", fields={FREE_FIELD: TextField(kind="text")})
 
 
 class LoraSection(Section):
@@ -515,7 +515,7 @@ class Recipe(Section):
     prompt: PromptSection = PromptSection()
     """What the model is asked."""
     output: OutputSection = Field(default_factory=free_reply)
-    """What the model answers; without it, free text, which evaluation calls `reply`."""
+    """What the model answers; without it, free text, which evaluation calls `answer`."""
     lora: LoraSection = LoraSection()
     """The adapter."""
     train: TrainSection = TrainSection()

@@ -45,7 +45,7 @@ def test_conversations_train_evaluate_and_are_asked(place: Path, mlxtune: Run) -
     assert mlxtune("evaluate", "run").code == 0
     lines = [json.loads(line) for line in Path("run/evaluation/tuned/predictions.jsonl").read_text().splitlines()]
     assert [line["input"] for line in lines] == ["hello", "the card", "cancel"]
-    assert [line["expected"]["reply"] for line in lines] == [chat[-1][1] for chat in CHATS]
+    assert [line["expected"]["answer"] for line in lines] == [chat[-1][1] for chat in CHATS]
     assert "conversation" not in lines[0]  # one turn is all there is
     assert lines[2]["conversation"] == "user: the card\n\nassistant: hello\n\nuser: cancel"
     asked = mlxtune("predict", "run", json.dumps({"messages": RECORDS[2]["messages"][:-1]}), "--json")

@@ -76,7 +76,7 @@ def test_a_record_tells_its_format_and_becomes_a_conversation(
     (row,) = rows_of(tmp_path, record)
     assert format_of([row]).name == name
     assert said(row) == (asked or tuple((one["role"], one["content"]) for one in CHAT[:3]))
-    assert row.fields["reply"] == reply
+    assert row.fields["answer"] == reply
     (told,) = rows_of(tmp_path, record, data={"format": name})
     assert (said(told), told.fields) == (said(row), row.fields)
 
@@ -98,13 +98,13 @@ def test_columns_of_other_names_are_renamed(tmp_path: Path) -> None:
     record = {"question": "A?", "answer": "a", "id": 7}
     (row,) = rows_of(tmp_path, record, data={"columns": {"prompt": "question", "completion": "answer"}})
     assert said(row) == (("user", "A?"),)
-    assert row.fields == {"id": "7", "text": "A?", "reply": "a"}
+    assert row.fields == {"id": "7", "text": "A?", "answer": "a"}
 
 
 def test_a_conversation_ends_at_the_last_turn_of_the_assistant(tmp_path: Path) -> None:
     (row,) = rows_of(tmp_path, {"messages": [*CHAT, {"role": "user", "content": "Thanks!"}]})
     assert said(row)[-1] == ("user", "It is 12.")
-    assert row.fields == {"text": "It is 12.", "reply": "It comes today."}
+    assert row.fields == {"text": "It is 12.", "answer": "It comes today."}
 
 
 def test_an_output_reads_the_last_turn(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_calls_of_tools_are_passed_on_with_arguments_as_objects(tmp_path: Path) 
     assert said(other) == said(row)
     assert other.conversation.compared == row.conversation.compared
     (ending,) = rows_of(tmp_path, {"messages": turns[:2]})
-    assert ending.fields["reply"] == '<tool_call>\n{"name": "track", "arguments": {"number": "12"}}\n</tool_call>'
+    assert ending.fields["answer"] == '<tool_call>\n{"name": "track", "arguments": {"number": "12"}}\n</tool_call>'
 
 
 def test_parts_that_are_all_text_are_text(tmp_path: Path) -> None:
@@ -195,6 +195,18 @@ def test_a_file_of_no_known_format_is_told_what_there_is(tmp_path: Path) -> None
     assert "got 'body'" in message
 
 
+def test_labels_beside_a_text_are_no_document(tmp_path: Path) -> None:
+    """Who forgot `output` would train on the texts alone."""
+    message = refusal(tmp_path, {"text": "pay the bill", "intents": ["payment"]})
+    assert "got 'text', 'intents'" in message
+    assert (
+        "say in `output` what a row's reply is made of; documents with further columns need data.format: text"
+        in message
+    )
+    (row,) = rows_of(tmp_path, {"text": "pay the bill", "intents": ["payment"]}, data={"format": "text"})
+    assert row.is_document
+
+
 def test_a_document_is_what_has_text_alone_and_no_output(tmp_path: Path) -> None:
     (row,) = rows_of(tmp_path, {"text": "Once upon a time.", "url": "x"})
     assert row.is_document and row.fields == {"url": "x", "text": "Once upon a time."}
@@ -240,7 +252,7 @@ def test_an_array_is_read_with_the_line_of_each_object(tmp_path: Path) -> None:
     records = [{"instruction": "A?", "input": "", "output": "a"}, {"instruction": "B?\nC?", "input": "", "output": "b"}]
     file.write_text(json.dumps(records, indent=1), encoding="utf-8")
     rows = read_recipe_rows(file, recipe_of(tmp_path))
-    assert [(row.line, row.fields["reply"]) for row in rows] == [(2, "a"), (7, "b")]
+    assert [(row.line, row.fields["answer"]) for row in rows] == [(2, "a"), (7, "b")]
     file.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     assert [row.line for row in read_recipe_rows(file, recipe_of(tmp_path))] == [1, 2]  # lines, whatever it is called
 

@@ -30,7 +30,7 @@ def test_the_recipe_reads_all_rows_and_no_two_ask_the_same(name: str, said: str)
     rows = [row for some in splits.values() for row in some]
     assert format_of(rows).name == {"chat": "messages", "alpaca": "alpaca"}[name]
     assert len({(row.task, row.compared("text")) for row in rows}) == len(rows)
-    assert all(row.fields["reply"].strip() for row in rows)
+    assert all(row.fields["answer"].strip() for row in rows)
 
 
 def test_chats_have_several_turns_and_system_messages_of_their_own() -> None:

@@ -225,7 +225,7 @@ def test_prompt_and_completion_are_read_as_they_are(folder: Path, base: Path) ->
     assert recipe.data.train == str(folder / "data" / "train.jsonl")
     assert recipe.data.valid and recipe.data.test
     assert Path(recipe.model.path) == folder / "base"
-    assert (recipe.data.format, recipe.output.template) == ("completions", "{reply}")
+    assert (recipe.data.format, recipe.output.template) == ("completions", "{answer}")
     prepared = prepare(recipe, load_tokenizer(base))
     assert len(prepared.training.examples) == 10 and prepared.validation is not None
 
