@@ -110,7 +110,7 @@ def check_tokens(name: str, llama: LlamaCpp, tokenizer: Tokenizer, source: Expor
     """llama.cpp reads lines, and whole prompts with their special tokens, as the tokenizer does."""
     texts = [row.fields["text"] for row in rows(LINES)]
     chats = [[{"role": "user", "content": text}] for text in texts[:: LINES // PROMPTS]]
-    prompts = [tokenizer.hf.decode(ids) for ids in tokenizer.prompts(chats)]
+    prompts = [tokenizer.prompt_text(chat) for chat in chats]
     for what, some in (("English and Chinese lines", texts), ("prompts", prompts)):
         expected = [list(encoded.ids) for encoded in tokenizer.encode(some)]
         wrong = [text for text, mine, its in zip(some, expected, llama.tokenize(some), strict=True) if mine != its]

@@ -110,7 +110,7 @@ def _keys(predictions: Sequence[Prediction]) -> list[tuple[str, str, int]]:
     seen: Counter[tuple[str, str]] = Counter()
     keys = []
     for prediction in predictions:
-        key = (prediction.input, json.dumps(prediction.expected, sort_keys=True, ensure_ascii=False))
+        key = (prediction.whole_input, json.dumps(prediction.expected, sort_keys=True, ensure_ascii=False))
         keys.append((*key, seen[key]))
         seen[key] += 1
     return keys
