@@ -167,7 +167,12 @@ class Tokenizer:
 
     def _call(self, texts: Sequence[str], **options: bool) -> Any:
         """The tokenizer's answer about texts, without the masks, which are all ones."""
-        lean = {"add_special_tokens": False, "return_attention_mask": False, "return_token_type_ids": False}
+        lean = {
+            "add_special_tokens": False,
+            "return_attention_mask": False,
+            "return_token_type_ids": False,
+            "verbose": False,
+        }
         return self.hf(list(texts), **lean, **options)
 
     def _render(

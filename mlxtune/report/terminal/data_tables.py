@@ -86,7 +86,8 @@ def account_lines(name: str, split: SplitReport, report: DataReport) -> list[str
         )
     limit = f"; train.max_tokens is {report.recipe.train.max_tokens:,}" if name != "test" else ""
     lines.append(f"  tokens: {_lengths(split.lengths)}{limit}")
-    lines.append(f"  of which the reply: {_lengths(split.reply_lengths)}")
+    all_turns = report.recipe.train.supervise == "all" or any(row.is_document for row in split.rows)
+    lines.append(f"  of which {'trained' if all_turns else 'the reply'}: {_lengths(split.reply_lengths)}")
     left_in = _left_in(split)
     if left_in:
         lines.append(f"  left in: {left_in}")
