@@ -297,7 +297,8 @@ def test_the_report_names_format_lengths_and_leaks(tmp_path: Path) -> None:
     long = {"messages": [{"role": "user", "content": "pay " * 200}, CHATS[0][1]]}
     rows_of(tmp_path, recipe, *({"messages": chat} for chat in CHATS[:4]), long)
     record = {"conversations": [{"from": "human", "value": "hello"}, {"from": "gpt", "value": "x"}]}
-    (tmp_path / "test.jsonl").write_text(json.dumps(record) + "\n", encoding="utf-8")
+    other = {**record, "system": "Be brief."}  # asks for another reply, so that it is no leak
+    (tmp_path / "test.jsonl").write_text(json.dumps(record) + "\n" + json.dumps(other) + "\n", encoding="utf-8")
     found = report_data(recipe, read_splits(recipe), tokenizer_of(tmp_path, "chatml")).as_json()
     train, test = found["splits"]["train"], found["splits"]["test"]
     assert train["format"] == {"name": "messages", "reason": "a column 'messages' of turns with role and content"}
