@@ -60,7 +60,7 @@ LINES_PER_RUN = 20  # progress lines of a whole run where stderr is no terminal
 @click.option(
     "--profile",
     is_flag=True,
-    help="Show where the time went: batches, the phases of the steps, validation, checkpoints. PyTorch tells forward pass, "
+    help="Show where the time went: batches, the phases of the steps, validation, saving of checkpoints. PyTorch tells forward pass, "
     "head (the loss over the vocabulary), backward pass and optimizer apart; MLX computes the first three as one.",
 )
 @click.option(

@@ -29,7 +29,7 @@ from mlxtune.runs.layout import FINISHED, INTERRUPTED, RunStatus, checkpoint_nam
 from mlxtune.training.checkpoints import Best, Checkpoints, Progress, last_good
 from mlxtune.training.diagnosis import Point, diagnose, fixed_sample
 from mlxtune.training.interrupt import Interrupt
-from mlxtune.training.profile import CHECKPOINTS, DATA, VALIDATION, PartClock, Profile
+from mlxtune.training.profile import DATA, SAVING, VALIDATION, PartClock, Profile
 from mlxtune.training.schedule import Schedule
 from mlxtune.training.selection import Selection
 from mlxtune.training.validation import segment_losses, validate
@@ -261,7 +261,7 @@ class _Training:
         stopped = self._out_of_patience()
         saves = step % self._settings.save_every == 0 if self._settings.save_every else validates
         if improved or (self._saved != step and (saves or last or stopped or interrupt.requested)):
-            with self._clock.part(CHECKPOINTS):
+            with self._clock.part(SAVING):
                 self._save(log)
         return stopped
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-DATA, VALIDATION, CHECKPOINTS, OTHER = "data", "validation", "checkpoints", "other"
+DATA, VALIDATION, SAVING, OTHER = "data", "validation", "saving", "other"
 
 
 @dataclass(frozen=True)

@@ -292,6 +292,6 @@ def test_no_other_command_has_them() -> None:
     from mlxtune.cli import COMMANDS, cli
 
     others = set(COMMANDS) - set(COMPUTING)
-    assert others == {"compare", "data", "review", "runs"}
+    assert others == {"compare", "data", "report", "review", "runs"}
     for name in others:
         assert "--backend" not in CliRunner().invoke(cli, [name, "--help"]).output

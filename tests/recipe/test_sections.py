@@ -219,8 +219,16 @@ def footprint(file: Path, overrides: dict[str, Any], folder: Path, monkeypatch: 
         told = Told()
         asked = (recipe, model, tokenizer, read_test_rows(recipe), folder / "evaluation")
         names = [name for name in recipe.evaluate.baselines if name in ASKED]
-        replies = ask_baselines(*asked, names, progress=told)
-        scores = evaluate(*asked, asked_baselines=replies, progress=told).result.to_json()
+        generate, slots = type(model).generate, set()
+
+        def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
+            slots.add(kwargs["slots"])  # how many replies at a time: who looks at memory sees it
+            return generate(self, *args, **kwargs)
+
+        with monkeypatch.context() as watching:
+            watching.setattr(type(model), "generate", watched)
+            replies = ask_baselines(*asked, names, progress=told)
+            scores = evaluate(*asked, asked_baselines=replies, progress=told).result.to_json()
         seen += told.advanced
     except MlxtuneError as error:
         return f"{type(error).__name__}: {error}".replace(str(folder), "")
@@ -232,7 +240,7 @@ def footprint(file: Path, overrides: dict[str, Any], folder: Path, monkeypatch: 
     pattern = ReplyTemplate(recipe.output).pattern()
     shown = [scores["fields"], scores["decoding"], scores.get("baselines"), scores.get("expectations")]
     shown.append({name: [one.prediction for one in one_of.predictions] for name, one_of in replies.items()})
-    return json.dumps([events, said, weights, where, pattern, *shown], sort_keys=True)
+    return json.dumps([events, said, sorted(slots), weights, where, pattern, *shown], sort_keys=True)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 
 from mlxtune.backends.base import BACKWARD, FORWARD, GRADIENTS, HEAD, OPTIMIZER
 from mlxtune.recipe.load import load_recipe
-from mlxtune.training.profile import CHECKPOINTS, DATA, OTHER, VALIDATION, PartClock
+from mlxtune.training.profile import DATA, OTHER, SAVING, VALIDATION, PartClock
 from mlxtune.training.tune import Tuned, tune
 from tests.conftest import chosen, write_recipe
 
@@ -38,7 +38,7 @@ def profiled(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Tuned:
 
 def test_a_profile_names_the_parts_of_the_loop_and_the_phases_of_the_backend(profiled: Tuned) -> None:
     phases = PHASES[chosen().backend.name]
-    assert list(profiled.info["profile"]["seconds"]) == [DATA, *phases, VALIDATION, CHECKPOINTS, OTHER]
+    assert list(profiled.info["profile"]["seconds"]) == [DATA, *phases, VALIDATION, SAVING, OTHER]
 
 
 def test_the_phases_of_the_steps_make_up_the_time_that_the_steps_took(profiled: Tuned) -> None:
