@@ -18,7 +18,7 @@ from typing import Any
 from mlxtune.backends.adapter import WEIGHTS_FILE
 from mlxtune.data.examples import expected_values
 from mlxtune.data.rows import Row, content_hash
-from mlxtune.errors import Misuse, Problem, RunError
+from mlxtune.errors import DataError, Misuse, Problem, RunError
 from mlxtune.evaluation.predict.predictions import Prediction, read_predictions
 from mlxtune.evaluation.results import DecodingResult, Evaluated, EvaluatedModel, EvaluationResult, FileIdentity
 from mlxtune.evaluation.subject import Subject
@@ -230,9 +230,16 @@ def stored_predictions(folder: Path, result: DecodingResult) -> list[Prediction]
         result: Of one of its decodings.
 
     Raises:
-        DataError: They are missing or damaged.
+        DataError: They are missing or damaged, or not as many as were scored.
     """
-    return read_predictions(folder / (result.predictions or PREDICTIONS_FILE))
+    file = folder / (result.predictions or PREDICTIONS_FILE)
+    predictions = read_predictions(file)
+    if len(predictions) != result.rows:
+        raise DataError(
+            f"{file}: expected the {result.rows:,} predictions that {SCORES_FILE} counts, got {len(predictions):,}; "
+            "evaluate again with --force"
+        )
+    return predictions
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ def read_events(file: Path, kind: str | None = None) -> list[dict[str, Any]]:
 def read_lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each line that holds an event, as it stands and as it is read."""
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return
     yield from _events(lines)

@@ -101,7 +101,11 @@ class RunFolder:
             raise RunError(f"{self}: not a run folder: {RUN_FILE} is missing") from None
         except (OSError, ValueError) as error:
             raise RunError(f"{self.run_file}: cannot be read: {error}") from error
-        return dict(content)
+        if not isinstance(content, dict):
+            raise RunError(
+                f"{self.run_file}: expected an object, as training writes it, got {json.dumps(content)[:40]}"
+            )
+        return content
 
     def update_info(self, **values: Any) -> None:
         """Change keys of run.json."""
@@ -201,7 +205,9 @@ def open_run(path: Path) -> RunFolder:
         raise RunError(f"{path}: expected a run folder, this is a file")
     for file in (run.recipe_file, run.run_file):
         if not file.is_file():
-            raise RunError(f"{path}: not a run folder: {file.name} is missing")
+            raise RunError(
+                f"{path}: not a run folder: {file.name} is missing; name a folder that `mlxtune lora` wrote, or list them with `mlxtune runs`"
+            )
     run.heal()
     return run
 
