@@ -23,8 +23,8 @@ STDOUT = Path("-")
     "--out",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="File to write, or - for stdout. Default: RUN/report.html, of several runs report.html in the current folder; with "
-    "--markdown report.md.",
+    help="File to write, or - for stdout. Default: RUN/report.html, of another evaluation than the tuned one RUN/report-NAME.html, of "
+    "several runs report.html in the current folder; with --markdown .md in place of .html.",
 )
 @click.option(
     "--name", default="tuned", show_default=True, metavar="NAME", help="Which evaluation of each run to show."
@@ -103,12 +103,15 @@ def report(
 
 def _place(found: list[StoredEvaluation], out: Path | None, markdown: bool) -> Path:
     """Where the report goes."""
-    from mlxtune.runs.layout import REPORT_FILE
+    from mlxtune.runs.layout import report_file
 
     if out is not None:
         return out
-    file = Path(REPORT_FILE).with_suffix(".md" if markdown else ".html")
-    return found[0].run.path / file if len(found) == 1 and found[0].run else file
+    kind = "md" if markdown else "html"
+    one, *others = found
+    return (
+        Path(report_file(kind=kind)) if others or one.run is None else one.run.path / report_file(one.folder.name, kind)
+    )
 
 
 def _refuse_existing(file: Path, force: bool) -> None:

@@ -91,10 +91,10 @@ def _line(text: str) -> str:
 
 
 def _tiles(block: Tiles, say: Words) -> str:
-    head = [say(f"markdown.{name}") for name in ("metric", "value", "before", "change")]
+    head = [say(f"markdown.{name}") for name in ("metric", "after", "before", "change")]
     rows = [(tile.title, tile.value, tile.before or "", tile.note) for tile in block.tiles]
     if not any(tile.before or tile.note for tile in block.tiles):
-        return _table(head[:2], (False, True), [row[:2] for row in rows])
+        return _table([head[0], say("markdown.value")], (False, True), [row[:2] for row in rows])
     return _table(head, (False, True, True, False), rows)
 
 

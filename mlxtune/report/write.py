@@ -32,7 +32,7 @@ from mlxtune.report.sections.training import training_section
 from mlxtune.report.sections.verification import verification_section
 from mlxtune.report.words import Words
 from mlxtune.runs.folder import RunFolder
-from mlxtune.runs.layout import REPORT_FILE
+from mlxtune.runs.layout import report_file
 from mlxtune.version import __version__
 
 
@@ -101,7 +101,7 @@ def write_run_report(run: RunFolder, language: str = "en") -> Path:
     Raises:
         MlxtuneError: As `read_contents`, or it cannot be written.
     """
-    file = run.path / REPORT_FILE
+    file = run.path / report_file()
     write_file(file, page_text(build_report(read_contents(run), language)))
     return file
 

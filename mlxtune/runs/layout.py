@@ -10,7 +10,7 @@ runs/RECIPE/RUN/
   fused/, exports/   models and adapters in the forms that other tools read
   verify.json        the recipe's scores on each of these; verify/ holds their replies
   data.json          what the rows were, as `mlxtune data` shows it, for the report
-  report.html        the report
+  report.html        the report; report-NAME.html that of another evaluation than the tuned one
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ EXPORTS = "exports"
 VERIFY = "verify"
 VERIFY_FILE = "verify.json"
 DATA_FILE = "data.json"
-REPORT_FILE = "report.html"
 
 # Of an evaluation.
 TUNED, BASE = "tuned", "base"  # with and without the adapter
@@ -59,6 +58,15 @@ FAILED: Final = "failed"
 # What is found of a run besides: it says "training", and no process holds it; run.json cannot be read.
 CRASHED: Final = "died"
 CORRUPT: Final = "damaged"
+
+
+def report_file(evaluation: str = TUNED, kind: str = "html") -> str:
+    """Name of the report of one of a run's evaluations, so that a report of the base model leaves the run's own alone.
+
+    >>> report_file(), report_file("base", "md")
+    ('report.html', 'report-base.md')
+    """
+    return f"report.{kind}" if evaluation == TUNED else f"report-{evaluation}.{kind}"
 
 
 def checkpoint_name(step: int) -> str:

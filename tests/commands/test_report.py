@@ -124,6 +124,19 @@ def test_a_base_model_is_compared_with_its_run(run: Path, tmp_path: Path, mlxtun
     assert result.code == 0 and "**Compared with: base**" in result.out and "**Compared with: tuned**" in result.out
 
 
+def test_a_report_of_the_base_model_leaves_the_runs_own_alone(run: Path, mlxtune: Run) -> None:
+    base = RunFolder(run).evaluation("base")
+    made_evaluation(base, RunFolder(run).recipe(), replies_of(ROWS, 0.1, 3), adapter=None)
+    assert mlxtune("report", run).code == 0
+    own = (run / "report.html").read_bytes()
+    for words in ([run, "--name", "base"], [base]):
+        assert mlxtune("report", *words).out == f"{run / 'report-base.html'}\n"
+    assert (run / "report.html").read_bytes() == own
+    assert mlxtune("report", base, "--markdown").out == f"{run / 'report-base.md'}\n"
+    text = (run / "report-base.md").read_text(encoding="utf-8")
+    assert "| evaluation | base |" in text and "after tuning" not in text
+
+
 def test_runs_of_other_rows_are_compared_on_those_in_common_where_that_is_asked_for(
     run: Path, tmp_path: Path, mlxtune: Run
 ) -> None:
@@ -159,6 +172,7 @@ def test_a_corrupt_file_is_one_message_and_no_page(run: Path, mlxtune: Run) -> N
         (["RUN", "--language", "fr"], 2, "'fr' is not one of 'en', 'zh'"),
         (["RUN", "RUN"], 2, "named twice"),
         (["RUN", "--intersection"], 2, "--intersection compares several runs"),
+        (["RUN", "--figures", "/dev/null/figures", "--out", "-"], 1, "/dev/null/figures: cannot be written"),
     ],
 )
 def test_what_cannot_be_done_is_said(words: list[str], code: int, says: str, run: Path, mlxtune: Run) -> None:

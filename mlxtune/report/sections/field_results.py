@@ -10,7 +10,8 @@ from mlxtune.evaluation.metrics.estimates import Estimate
 from mlxtune.evaluation.metrics.paired import Comparison, Verdict
 from mlxtune.evaluation.metrics.registry import METRICS, headline
 from mlxtune.evaluation.metrics.texts import TextScores
-from mlxtune.evaluation.results import EvaluationResult
+from mlxtune.evaluation.results import EvaluatedModel, EvaluationResult
+from mlxtune.recipe.conditions import BEFORE
 from mlxtune.report.blocks import Block, Cell, Column, Paragraph, Table, Tone
 from mlxtune.report.sections.pieces import (
     estimate_cell,
@@ -23,8 +24,8 @@ from mlxtune.report.sections.pieces import (
 )
 from mlxtune.report.values import difference_text, estimate_text
 from mlxtune.report.words import PHRASES, Words
+from mlxtune.runs.layout import TUNED
 
-BEFORE = "before"  # what the model before tuning is called in scores.json
 # In which order the systems that a field was compared with are named, by what the comparison says.
 _SAID: tuple[Verdict, ...] = ("better", "no real difference", "too few rows", "worse")
 
@@ -53,7 +54,8 @@ class FieldResults:
     Attributes:
         name: The field.
         rows: Test rows.
-        scores: Of the run's model.
+        scores: Of what was evaluated.
+        system: What that is called: TUNED, or BEFORE of the base model.
         before: The model before tuning; None where it was not evaluated.
         baselines: In the recipe's order.
     """
@@ -61,6 +63,7 @@ class FieldResults:
     name: str
     rows: int
     scores: Scores
+    system: str = TUNED
     before: OtherSystem | None = None
     baselines: Sequence[OtherSystem] = ()
 
@@ -89,7 +92,8 @@ def field_results(tuned: EvaluationResult, base: EvaluationResult | None = None)
             for other, one in (tuned.baselines or {}).items()
             if name in one.fields
         ]
-        found[name] = FieldResults(name, tuned.top.rows, scores, _before(name, tuned, base), baselines)
+        before = _before(name, tuned, base)
+        found[name] = FieldResults(name, tuned.top.rows, scores, own_system(tuned), before, baselines)
     return found
 
 
@@ -154,7 +158,7 @@ def baseline_table(results: FieldResults, say: Words) -> list[Block]:
         *numeric(say("field.difference")),
         Column(say("field.verdict")),
     )
-    rows = [[Cell(say("system.tuned")), *_metric_cells(results.scores, shown), Cell(""), Cell("")]]
+    rows = [[Cell(system_title(results.system, say)), *_metric_cells(results.scores, shown), Cell(""), Cell("")]]
     rows += [
         [
             Cell(system_title(one.name, say)),
@@ -167,8 +171,14 @@ def baseline_table(results: FieldResults, say: Words) -> list[Block]:
     return [Table(say("field.baselines"), columns, rows, note)]
 
 
+def own_system(result: EvaluationResult) -> str:
+    """What was evaluated: TUNED, or BEFORE of the base model."""
+    model = result.evaluated
+    return BEFORE if isinstance(model, EvaluatedModel) and model.adapter is None else TUNED
+
+
 def system_title(name: str, say: Words) -> str:
-    """What a report calls the model before tuning, or a baseline."""
+    """What a report calls the model after tuning, before it, or a baseline."""
     key = f"system.{name}"
     return say(key) if key in PHRASES else name
 

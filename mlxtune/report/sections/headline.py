@@ -17,7 +17,7 @@ from mlxtune.report.sections.times import duration
 from mlxtune.report.sections.training import training_warning
 from mlxtune.report.values import difference_text, estimate_text, size_text
 from mlxtune.report.words import Words
-from mlxtune.runs.layout import BASE, FINISHED
+from mlxtune.runs.layout import BASE, FINISHED, TUNED
 
 N_TILES = 3
 
@@ -77,7 +77,10 @@ def _tile(line: MetricLine, result: EvaluationResult, base: EvaluationResult | N
 
 def _facts(contents: RunContents, say: Words) -> dict[str, str]:
     recipe, facts = contents.recipe, contents.facts
-    found = {"recipe": recipe.name, "run": str(contents.run), "base": _base(contents, say)}
+    found = {"recipe": recipe.name, "run": str(contents.run)}
+    if contents.name != TUNED:
+        found["evaluation"] = contents.name
+    found["base"] = _base(contents, say)
     if facts.trainable_parameters is not None:
         found["parameters"] = _parameters(contents, say)
     if contents.adapter_bytes is not None:

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from mlxtune.evaluation.metrics.paired import Comparison
 from mlxtune.evaluation.results import Against, EvaluationResult
 from mlxtune.evaluation.stored import common_decoding
+from mlxtune.recipe.conditions import BEFORE
 from mlxtune.report.blocks import Cell, Column, Paragraph, Table, Tone
-from mlxtune.report.sections.field_results import BEFORE, system_title
+from mlxtune.report.sections.field_results import own_system, system_title
 from mlxtune.report.sections.metric_lines import WHOLE_REPLY, MetricLine, SystemScores, metric_lines
 from mlxtune.report.sections.pieces import estimate_cell, metric_title, numeric, tone_of
 from mlxtune.report.values import difference_text
@@ -44,7 +45,9 @@ def comparison_sentences(result: EvaluationResult, say: Words) -> Iterator[Parag
 
 
 def line_title(line: MetricLine, say: Words) -> str:
-    """Field and metric."""
+    """Field and metric; a metric of whole replies alone, which names what it is of."""
+    if line.field == WHOLE_REPLY:
+        return metric_title(line.metric, say)
     return say("results.line", field=field_title(line, say), metric=metric_title(line.metric, say))
 
 
@@ -55,12 +58,10 @@ def field_title(line: MetricLine, say: Words) -> str:
 
 def _systems(result: EvaluationResult, base: EvaluationResult | None, say: Words) -> list[SystemScores]:
     """All that have scores; of the model before tuning in a decoding that both have."""
-    tuned, before = say("system.tuned"), say("system.before")
+    own, before = system_title(own_system(result), say), system_title(BEFORE, say)
     several = len(result.by_decoding) > 1
     found = [
-        SystemScores(
-            say("results.in_decoding", system=tuned, decoding=name) if several else tuned, one.fields, one.replies
-        )
+        SystemScores(say("results.in_decoding", system=own, decoding=name) if several else own, one.fields, one.replies)
         for name, one in result.by_decoding.items()
     ]
     if base is not None:
