@@ -17,7 +17,7 @@ from mlxtune.errors import RunError
 from mlxtune.evaluation.differences import compare
 from mlxtune.evaluation.error_analysis import ErrorAnalysis, find_errors
 from mlxtune.evaluation.predict.predictions import Prediction
-from mlxtune.evaluation.results import EvaluatedModel, EvaluationResult
+from mlxtune.evaluation.results import DecodingResult, EvaluatedModel, EvaluationResult
 from mlxtune.evaluation.review.draw import RESULT_FILE
 from mlxtune.evaluation.review.human_evaluation import HumanEvaluation
 from mlxtune.evaluation.stored import (
@@ -32,14 +32,13 @@ from mlxtune.evaluation.stored import (
 from mlxtune.evaluation.subject import Subject
 from mlxtune.export.verification import Verification, read_verification
 from mlxtune.json_values import JsonError
+from mlxtune.recipe.conditions import BEFORE
 from mlxtune.recipe.sections import Recipe
 from mlxtune.report.contents.data_account import DataAccount, data_account
 from mlxtune.report.contents.events import StepEvent, ValidationEvent, step_events, validation_events
 from mlxtune.report.contents.facts import RunFacts, run_facts
 from mlxtune.runs.folder import RunFolder
 from mlxtune.runs.layout import BASE, PREDICTIONS_FILE, TUNED
-
-BEFORE = "before"  # what the model before tuning is called in scores.json
 
 
 @dataclass(frozen=True)
@@ -49,14 +48,21 @@ class EvaluationContents:
     Attributes:
         folder: Where it lies.
         result: What scores.json says.
-        predictions: Of the decoding that counts, in row order; empty where their file is gone.
+        predictions: In row order; empty where their file is gone.
         recipe: The run's.
+        decoding: Of the predictions; None is the one that counts.
     """
 
     folder: Path
     result: EvaluationResult
     predictions: Sequence[Prediction]
     recipe: Recipe
+    decoding: str | None = None
+
+    @property
+    def shown(self) -> DecodingResult:
+        """The result that the predictions are of."""
+        return self.result.top if self.decoding is None else self.result.by_decoding[self.decoding]
 
     @cached_property
     def errors(self) -> ErrorAnalysis:
@@ -146,10 +152,14 @@ def _has_adapter(result: EvaluationResult) -> bool:
     return isinstance(result.evaluated, EvaluatedModel) and result.evaluated.adapter is not None
 
 
-def _evaluation(folder: Path, result: EvaluationResult, recipe: Recipe) -> EvaluationContents:
-    file = folder / (result.top.predictions or PREDICTIONS_FILE)
-    predictions = stored_predictions(folder, result.top) if file.is_file() else []
-    return EvaluationContents(folder, result, predictions, recipe)
+def _evaluation(
+    folder: Path, result: EvaluationResult, recipe: Recipe, decoding: str | None = None
+) -> EvaluationContents:
+    """An evaluation with its predictions in a decoding, if it has that one."""
+    shown = result.by_decoding.get(decoding or "", result.top)
+    file = folder / (shown.predictions or PREDICTIONS_FILE)
+    predictions = stored_predictions(folder, shown) if file.is_file() else []
+    return EvaluationContents(folder, result, predictions, recipe, shown.decoding)
 
 
 def _base(run: RunFolder, name: str, recipe: Recipe, result: EvaluationResult | None) -> EvaluationContents | None:
@@ -161,7 +171,7 @@ def _base(run: RunFolder, name: str, recipe: Recipe, result: EvaluationResult | 
     for folder in dict.fromkeys((run.evaluation(own), shared.evaluation(own))):
         found = read_result(folder)
         if found is not None and (result is None or comparable(result.evaluated, found.evaluated)):
-            return _evaluation(folder, found, recipe)
+            return _evaluation(folder, found, recipe, None if result is None else result.top.decoding)
     return None
 
 
@@ -170,7 +180,7 @@ def _with_before(tuned: EvaluationContents, base: EvaluationContents) -> Evaluat
     if tuned.result.before is not None or not tuned.predictions or not base.predictions:
         return tuned
     ours, theirs = common_decoding(tuned.result, base.result)
-    if ours.decoding != tuned.result.top.decoding or theirs.decoding != base.result.top.decoding:
+    if ours.decoding != tuned.shown.decoding or theirs.decoding != base.shown.decoding:
         return tuned
     before = compare(tuned.predictions, base.predictions, tuned.recipe, BEFORE)
     return replace(tuned, result=replace(tuned.result, before=before))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from mlxtune.evaluation.fields.scorer import Scores
 from mlxtune.evaluation.metrics.labels import LabelScores
 from mlxtune.evaluation.metrics.mistakes import set_confusion
 from mlxtune.evaluation.score import column
-from mlxtune.report.blocks import Block, Section
+from mlxtune.recipe.conditions import BEFORE
+from mlxtune.report.blocks import Block, Paragraph, Section
 from mlxtune.report.contents.run import EvaluationContents
 from mlxtune.report.sections.calibration import calibration_blocks, threshold_blocks
-from mlxtune.report.sections.field_results import field_results
+from mlxtune.report.sections.field_results import field_results, own_system, system_title
 from mlxtune.report.sections.labels import LabelErrors, label_section
 from mlxtune.report.sections.predictions import predictions_section
 from mlxtune.report.sections.texts import text_section
@@ -39,8 +42,13 @@ def field_sections(tuned: EvaluationContents, base: EvaluationContents | None, s
 
 def all_predictions(tuned: EvaluationContents, base: EvaluationContents | None, say: Words) -> Section | None:
     """Every prediction, before tuning beside after it; None where the files of predictions are gone."""
-    systems = {} if base is None else {say("system.before"): base.predictions}
-    return predictions_section({**systems, say("system.tuned"): tuned.predictions}, tuned.recipe, say)
+    others = {} if base is None else {system_title(BEFORE, say): base.predictions}
+    own = system_title(own_system(tuned.result), say)
+    section = predictions_section({**others, own: tuned.predictions}, tuned.recipe, say)
+    if section is None or base is None or not base.predictions or base.shown.decoding == tuned.shown.decoding:
+        return section
+    note = Paragraph(say("field.other_decoding", decoding=base.shown.decoding), "warning")
+    return replace(section, blocks=[note, *section.blocks])
 
 
 def _errors(name: str, scores: LabelScores, tuned: EvaluationContents) -> LabelErrors | None:

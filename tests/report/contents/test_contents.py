@@ -89,6 +89,34 @@ def test_the_base_models_evaluation_of_other_rows_is_left_out(run: Path) -> None
     assert contents(run).base is None
 
 
+def test_a_base_model_is_shown_in_the_decoding_that_counts_for_the_run(run: Path) -> None:
+    base = base_of(run, 0.2)
+    scores = json.loads((base / "scores.json").read_text())
+    other = {**scores, "decoding": "constrained"}
+    same = {**scores, "predictions": "predictions-free.jsonl"}
+    (base / "predictions-free.jsonl").write_bytes((base / "predictions.jsonl").read_bytes())
+    (base / "predictions.jsonl").write_text("of the other decoding\n")
+    (base / "scores.json").write_text(json.dumps({**other, "decodings": {"constrained": other, "free": same}}))
+    found = contents(run)
+    assert found.tuned is not None and found.tuned.shown.decoding == "free"
+    assert found.base is not None and found.base.result.top.decoding == "constrained"
+    assert found.base.shown.decoding == "free" and len(found.base.predictions) == len(ROWS)
+    assert found.tuned.result.before is not None
+
+
+def test_predictions_that_are_fewer_than_were_scored_are_an_error(run: Path) -> None:
+    file = run / "evaluation" / "tuned" / "predictions.jsonl"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[1:]))
+    with pytest.raises(MlxtuneError, match=r"predictions\.jsonl: expected the 30 predictions .* got 29"):
+        contents(run)
+
+
+def test_bytes_that_are_no_text_cost_their_line_alone(run: Path) -> None:
+    with (run / "metrics.jsonl").open("ab") as stream:
+        stream.write(b"\xff\n")
+    assert len(contents(run).steps) == 1
+
+
 def test_predictions_that_were_removed_leave_the_scores(run: Path) -> None:
     (run / "evaluation" / "tuned" / "predictions.jsonl").unlink()
     found = contents(run).tuned
@@ -100,6 +128,7 @@ def test_predictions_that_were_removed_leave_the_scores(run: Path) -> None:
     [
         ("run.json", '{"seconds": "many"}', "run.json: seconds: expected a number, got 'many'"),
         ("run.json", "{", "run.json: cannot be read"),
+        ("run.json", "[1]", r"run.json: expected an object, as training writes it, got \[1\]"),
         ("metrics.jsonl", '{"event": "step", "step": 3}', "metrics.jsonl: the step event of step 3: loss: expected this key"),
         ("evaluation/tuned/scores.json", '{"rows": 3}', "scores.json: not the scores of an evaluation"),
         ("evaluation/tuned/predictions.jsonl", "{}", "predictions.jsonl: 1 problem"),

@@ -36,6 +36,13 @@ def test_right_labels_add_up_to_the_scores(language):
             assert sum(right) / len(right) == pytest.approx(fields[field][metric].value)
 
 
+def test_replies_of_another_decoding_are_said_to_be_so():
+    tuned, base = (contents_of("en", "given_replies", name) for name in ("tuned", "base"))
+    other = replace(base, result=replace(base.result, top=replace(base.result.top, decoding="greedy")))
+    note = EN("field.other_decoding", decoding="greedy")
+    assert note in texts(all_predictions(tuned, other, EN)) and note not in texts(all_predictions(tuned, base, EN))
+
+
 def test_buckets_add_up_to_the_scores_and_closeness_is_rouge_l():
     found = one(predictions(), Predictions)
     scores = scores_of(contents_of("en", "given_replies", "tuned"), "response")
