@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mlxtune.report.values import size_text
+from mlxtune.report.values import clipped, size_text
 
 if TYPE_CHECKING:
     from mlxtune.evaluation.compare.facts import Fact
@@ -36,12 +36,9 @@ def worth_showing(facts: Sequence[Fact]) -> list[Fact]:
 
 def fact_value(name: str, value: Any) -> str:
     """The value of a fact as a reader reads it; not None."""
-    return FORMATS[name](value) if name in FORMATS else _clipped(value)
-
-
-def _clipped(value: Any) -> str:
-    text = " ".join(setting_value(value).split())
-    return text if len(text) <= MAX_SETTING_CHARS else text[: MAX_SETTING_CHARS - 3] + "..."
+    if name in FORMATS:
+        return FORMATS[name](value)
+    return clipped(" ".join(setting_value(value).split()), MAX_SETTING_CHARS)
 
 
 def setting_value(value: Any) -> str:

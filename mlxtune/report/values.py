@@ -13,25 +13,28 @@ def estimate_text(estimate: Estimate | None, digits: int = 3) -> str:
     """A metric with its interval, where it has one; "" for none."""
     if estimate is None:
         return ""
-    if estimate.low is None or estimate.high is None:
-        return f"{estimate.value:.{digits}f}"
-    return f"{estimate.value:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
+    return _with_interval(estimate.value, estimate.low, estimate.high, digits)
 
 
 def difference_text(difference: Comparison | None, digits: int = 3) -> str:
     """A difference with its sign and its interval, where it has one; "" for none."""
-    return "" if difference is None else _signed(difference.difference, difference.low, difference.high, digits)
+    return (
+        ""
+        if difference is None
+        else _with_interval(difference.difference, difference.low, difference.high, digits, "+")
+    )
 
 
 def signed_text(estimate: Estimate, digits: int = 3) -> str:
     """A difference that has no verdict, with its sign and its interval."""
-    return _signed(estimate.value, estimate.low, estimate.high, digits)
+    return _with_interval(estimate.value, estimate.low, estimate.high, digits, "+")
 
 
-def _signed(value: float, low: float | None, high: float | None, digits: int) -> str:
-    if low is None or high is None:
-        return f"{value:+.{digits}f}"
-    return f"{value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+def _with_interval(value: float, low: float | None, high: float | None, digits: int, sign: str = "") -> str:
+    def text(number: float) -> str:
+        return f"{round(number, digits) + 0.0:{sign}.{digits}f}"  # -0.0 + 0.0 is 0.0: no "-0.000" for -0.0004
+
+    return text(value) if low is None or high is None else f"{text(value)} [{text(low)}, {text(high)}]"
 
 
 def amount_text(amount: float) -> str:

@@ -39,7 +39,7 @@ def write_figures(charts: Iterable[Chart], folder: Path, force: bool = False) ->
         The files, in the order of the charts.
 
     Raises:
-        RunError: One of the files is there already, or the folder is a file.
+        RunError: One of the files is there already, the folder is a file, or it cannot be written.
     """
     named = {folder / name: chart for name, chart in _named(charts).items()}
     _refuse_existing([_with(place, kind) for place in named for kind in (".svg", ".png")], folder, force)
@@ -52,9 +52,12 @@ def write_figures(charts: Iterable[Chart], folder: Path, force: bool = False) ->
         drawn[_with(place, ".png")] = png
     if missing:
         _warn_of("".join(sorted(missing)))
-    for file, content in drawn.items():
-        with whole_file(file) as new:
-            new.write_bytes(content)
+    try:
+        for file, content in drawn.items():
+            with whole_file(file) as new:
+                new.write_bytes(content)
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be written: {error.strerror or error}; choose another folder") from error
     return list(drawn)
 
 
