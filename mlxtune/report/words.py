@@ -112,7 +112,7 @@ PHRASES: dict[str, Phrase] = {
     "field.change": Phrase("change", "变化"),
     "field.verdict": Phrase("verdict", "结论"),
     "field.system": Phrase("system", "系统"),
-    "field.difference": Phrase("model less it", "模型减去该系统"),
+    "field.difference": Phrase("model minus system", "模型减去该系统"),
     "field.difference.note": Phrase(
         "Differences are in {metric}, compared row by row on the same rows.",
         "差值按以下指标计算：{metric}；在相同的行上逐行配对比较。",
@@ -140,8 +140,8 @@ PHRASES: dict[str, Phrase] = {
         "Bars show precision, recall and F1 from 0 to 1.", "条形表示 0 到 1 的精确率、召回率和 F1。"
     ),
     "labels.table.nowhere": Phrase(
-        "A score that no row decides is left out (–); macro F1 counts it as 0.",
-        "没有行可判定的得分以 – 表示，宏平均 F1 中按 0 计。",
+        "A score that cannot be computed, for want of rows, is shown as –; macro F1 counts it as 0.",
+        "没有相应的行、无法计算的得分显示为 –，在宏平均 F1 中按 0 计。",
     ),
     "labels.recall.chart": Phrase("Recall of each label before and after tuning", "各标签召回率：微调前后对比"),
     "labels.recall.chart.some": Phrase(
@@ -164,16 +164,16 @@ PHRASES: dict[str, Phrase] = {
     "labels.confusion.most": Phrase("{right}, {share:.1%} {other}.", "{right}，{share:.1%} 为 {other}。"),
     "labels.confusion.only": Phrase("{right}.", "{right}。"),
     "labels.set_confusion": Phrase(
-        "Which label is said in the place of which: expected down, predicted across",
+        "Which label is predicted in place of which: expected down, predicted across",
         "标签混淆：行为真实标签，列为模型给出的标签",
     ),
     "labels.set_confusion.note": Phrase(
-        "On the diagonal are the rows that say the label. A cell beside it counts rows that miss the label and say another one that "
-        "they should not. A row of the table may add up to more than 100%: a reply can say several wrong labels.",
+        "The diagonal counts replies that have the expected label. Every other cell counts replies that miss it and have a wrong label. "
+        "A row may add up to more than 100%, since a reply can have several wrong labels.",
         "对角线为正确给出该标签的行。其余单元格为漏掉该标签、却给出另一个错误标签的行。一个回复可能含多个错误标签，因此一行之和可能超过 100%。",
     ),
     "labels.added": Phrase(
-        "Said too much, with every expected label there: {labels}.", "应有的标签都在、但多给出的标签：{labels}。"
+        "Labels added to replies that have every expected label: {labels}.", "标签齐全、但多给出的标签：{labels}。"
     ),
     "labels.added.one": Phrase("{label} in {n:,} rows", "{label}（{n:,} 行）", one="{label} in 1 row"),
     "labels.nothing": Phrase("nothing instead", "仅漏掉"),
@@ -192,7 +192,7 @@ PHRASES: dict[str, Phrase] = {
     "labels.error.missed": Phrase("{label} is missed beside {beside}", "与 {beside} 同时出现的 {label} 被漏掉"),
     "labels.error.missed.alone": Phrase("{label} is missed where it stands alone", "单独出现的 {label} 被漏掉"),
     "labels.error.added": Phrase("{label} is added beside {beside}", "应为 {beside} 时多给出 {label}"),
-    "labels.weak": Phrase("Fewer than half of their rows are found: {labels}.", "召回率低于 50% 的标签：{labels}。"),
+    "labels.weak": Phrase("Labels with a recall below 0.5: {labels}.", "召回率低于 0.5 的标签：{labels}。"),
     "labels.weak.one": Phrase(
         "{label} (recall {recall:.3f} over {rows}, {share:.1%} of all)",
         "{label}（召回率 {recall:.3f}，{rows}，占 {share:.1%}）",
@@ -206,7 +206,7 @@ PHRASES: dict[str, Phrase] = {
         "模型倾向于过度预测 {label}：预测 {said:,} 次，实际 {expected:,} 次。",
     ),
     "labels.too_seldom": Phrase(
-        "{label} is predicted too seldom: {said:,} times, expected {expected:,} times.",
+        "{label} is predicted too rarely: {said:,} times, expected {expected:,} times.",
         "模型较少预测 {label}：预测 {said:,} 次，实际 {expected:,} 次。",
     ),
     # A text field.
@@ -255,7 +255,7 @@ PHRASES: dict[str, Phrase] = {
     "texts.conditions.rows": Phrase("rows", "行数"),
     "texts.conditions.note": Phrase("Only fields with a closed list of labels count.", "只考虑有固定标签列表的字段。"),
     "texts.cases.best": Phrase("The best replies", "优秀案例"),
-    "texts.cases.middle": Phrase("Middling replies", "中等案例"),
+    "texts.cases.middle": Phrase("Average replies", "中等案例"),
     "texts.cases.worst": Phrase("The worst replies", "较差案例"),
     "texts.case": Phrase(
         "Row {row}, {place}: ROUGE-L {closeness:.3f}.", "第 {row} 行，{place}：ROUGE-L {closeness:.3f}。"
@@ -279,7 +279,7 @@ PHRASES: dict[str, Phrase] = {
     "calibration.none": Phrase("No row has a probability.", "没有任何一行带有概率。"),
     "calibration.coverage": Phrase(
         "If only rows of probability {threshold:.3f} or more were answered, {coverage:.1%} of the rows would be, and {precision:.1%} of "
-        "these right. The threshold was chosen for 95% on {rows} of validation.",
+        "these would be right. The threshold was chosen on {rows} of validation, so that 95% are right there.",
         "如果只回答概率不低于 {threshold:.3f} 的行，可覆盖 {coverage:.1%} 的行，其中 {precision:.1%} 正确。该阈值在验证集（{rows}）上按 95% 精确率选定。",
     ),
     "calibration.coverage.empty": Phrase(
@@ -341,7 +341,7 @@ PHRASES: dict[str, Phrase] = {
     "consistency.flips": Phrase("rows that differ", "不一致的行"),
     "consistency.note": Phrase(
         "Agreement is the share of a row's samples that say what most of them say.",
-        "一致率是一行的采样中与多数答案相同的比例。",
+        "一致率：同一行的多次采样中，与多数答案相同的比例。",
     ),
     "consistency.rows": Phrase("Rows whose samples differ", "采样结果不一致的行"),
     "consistency.values": Phrase("answers and how often", "各答案及次数"),
@@ -417,7 +417,7 @@ PHRASES: dict[str, Phrase] = {
     # People's ratings.
     "people.title": Phrase("Ratings by people", "人工评估"),
     "people.intro": Phrase(
-        "{raters} rated {rated:,} of {cases:,} cases from 1 to 5. Rated was: {what}.",
+        "{raters} rated {rated:,} of {cases:,} cases from 1 to 5. What they rated: {what}.",
         "{raters}为 {cases:,} 个样例中的 {rated:,} 个评分（1 到 5 分），评估内容：{what}。",
     ),
     "people.raters": Phrase("{n} people", "{n} 位评估者", one="1 person"),
@@ -429,7 +429,7 @@ PHRASES: dict[str, Phrase] = {
     "people.cases": Phrase("cases", "样例数"),
     "people.difference": Phrase("difference", "差值"),
     "people.differences": Phrase(
-        "{run} less {against}, by people who rated both", "{run} 减去 {against}（由评过两者的评估者打分）"
+        "{run} minus {against}, by people who rated both", "{run} 减去 {against}（由评过两者的评估者打分）"
     ),
     "people.agreement": Phrase("Whether the raters agree", "评估者一致性"),
     "people.lines": Phrase("lines", "条目数"),
@@ -437,7 +437,7 @@ PHRASES: dict[str, Phrase] = {
     "people.alpha.interval": Phrase("alpha, interval", "alpha（等距）"),
     "people.equal": Phrase("equal pairs", "评分相同的比例"),
     "people.alpha": Phrase(
-        "Krippendorff's alpha: 1 is perfect agreement, 0 that of chance. From 0.8 on ratings can be relied on, from 0.667 on with care.",
+        "Krippendorff's alpha: 1 is perfect agreement, 0 is what chance would give. Ratings are reliable from 0.8, and from 0.667 with care.",
         "Krippendorff's alpha：1 为完全一致，0 为随机水平；0.8 以上可靠，0.667 以上可谨慎参考。",
     ),
     "people.one_rater": Phrase(
@@ -447,7 +447,8 @@ PHRASES: dict[str, Phrase] = {
     "people.no_variation": Phrase("no variation", "无差异"),
     "people.rouge": Phrase("{run}: ratings by ROUGE-L", "{run}：人工评分与 ROUGE-L"),
     "people.rouge.note": Phrase(
-        "Correlations are of a case's mean rating with its ROUGE-L.", "相关系数为样例平均评分与其 ROUGE-L 之间的相关。"
+        "Correlations are between the mean rating of a case and its ROUGE-L.",
+        "相关系数为样例平均评分与其 ROUGE-L 之间的相关。",
     ),
     "people.spearman": Phrase("Spearman", "Spearman"),
     "people.pearson": Phrase("Pearson", "Pearson"),
@@ -455,7 +456,7 @@ PHRASES: dict[str, Phrase] = {
     "people.rater_means": Phrase("Mean of what each rater gave", "各评估者的平均分"),
     "people.rater": Phrase("rater", "评估者"),
     "people.case": Phrase("case", "样例"),
-    "people.run": Phrase("run", "运行"),
+    "people.run": Phrase("run", "模型"),
     "people.lowest": Phrase("The lowest ratings", "最低评分"),
     "people.comments": Phrase("Comments", "评语"),
     "people.comment": Phrase("comment", "评语"),
@@ -479,18 +480,18 @@ PHRASES: dict[str, Phrase] = {
         "基座模型的分词器已不存在，无法统计{split}。",
     ),
     "data.leaks": Phrase(
-        "Leaks: {n:,} rows stand, or nearly stand, in another split as well, {exact:,} of them word for word. Scores on them say little.",
+        "Leaks: {n:,} rows are also in another split, or nearly so, {exact:,} of them word for word. Scores on them say little.",
         "数据泄漏：{n:,} 行在其他数据集中也出现（或几乎相同），其中 {exact:,} 行完全相同。这些行上的得分参考价值有限。",
-        one="Leaks: 1 row stands, or nearly stands, in another split as well. Its score says little.",
+        one="Leaks: 1 row is also in another split, or nearly so. Its score says little.",
     ),
-    "data.leaks.none": Phrase("No row of one split stands in another.", "各数据集之间没有重复的行。"),
+    "data.leaks.none": Phrase("No row is in two splits.", "各数据集之间没有重复的行。"),
     "data.leaks.title": Phrase("Leaks between splits ({n:,})", "数据集之间的泄漏（{n:,}）"),
     "data.conflicts": Phrase(
-        "The same text, or nearly the same, stands under different labels in {n:,} pairs of rows.",
+        "{n:,} pairs of rows have the same text, or nearly the same, and different labels.",
         "有 {n:,} 对文本相同（或几乎相同）但标签不同的行。",
-        one="The same text, or nearly the same, stands under different labels in 1 pair of rows.",
+        one="1 pair of rows has the same text, or nearly the same, and different labels.",
     ),
-    "data.conflicts.title": Phrase("The same text under different labels ({n:,})", "文本相同但标签不同（{n:,}）"),
+    "data.conflicts.title": Phrase("Same text, different labels ({n:,})", "文本相同但标签不同（{n:,}）"),
     "data.unseen": Phrase("Labels without a training row: {labels}.", "训练集中没有出现的标签：{labels}。"),
     "data.unseen.one": Phrase(
         "{label} of {field} (in {n:,} of the {split})", "{field} 的 {label}（{split}中 {n:,} 行）"
@@ -582,12 +583,12 @@ PHRASES: dict[str, Phrase] = {
     ),
     "data.weights.given": Phrase(
         "Weights are the recipe's; the field's loss weight is {loss_weight:g}.",
-        "权重由 recipe 指定；字段损失权重为 {loss_weight:g}。",
+        "权重由配方指定；字段损失权重为 {loss_weight:g}。",
     ),
     "data.leak.row": Phrase("row", "行"),
     "data.leak.other": Phrase("is also", "同时出现在"),
     "data.leak.labels": Phrase("labels", "标签"),
-    "data.likeness": Phrase("likeness", "相似度"),
+    "data.likeness": Phrase("similarity", "相似度"),
     "data.same": Phrase("the same", "完全相同"),
     "data.nearly": Phrase("nearly the same ({similarity:.2f})", "几乎相同（{similarity:.2f}）"),
     "data.nearly.alike": Phrase("nearly the same", "几乎相同"),
@@ -606,7 +607,7 @@ PHRASES: dict[str, Phrase] = {
     "conditions.met": Phrase("met", "达标"),
     "conditions.unmet": Phrase("not met", "未达标"),
     "conditions.note": Phrase(
-        "“interval” holds the whole 95% interval to the bound; “better than” asks for a difference that is real.",
+        "“interval”: the whole 95% interval must meet the bound. “better than”: the difference must be significant.",
         "“interval”要求整个 95% 置信区间都满足条件；“better than”要求差异显著。",
     ),
     "conditions.all": Phrase(
@@ -628,8 +629,10 @@ PHRASES: dict[str, Phrase] = {
     "conditions.missing.interval": Phrase("too few rows for an interval", "行数太少，没有置信区间"),
     "conditions.missing.probabilities": Phrase("there are no probabilities", "没有计算概率"),
     "conditions.missing.bertscore": Phrase("BERTScore was not computed", "没有计算 BERTScore"),
-    "conditions.missing.placeholders": Phrase("no reference has a placeholder", "参考回复中没有占位符"),
-    "conditions.missing.speed": Phrase("these replies were there already", "回复来自文件，没有测速"),
+    "conditions.missing.placeholders": Phrase("no reference has a placeholder", "参考答案中没有占位符"),
+    "conditions.missing.speed": Phrase(
+        "the replies come from a file, so speed was not measured", "回复来自文件，没有测速"
+    ),
     "conditions.missing.memory": Phrase("the memory in use is not known", "内存用量未知"),
     "conditions.missing.before": Phrase("there is no model before tuning to compare with", "没有可对比的微调前结果"),
     "conditions.missing.baseline": Phrase("no model was asked for this baseline", "没有运行该基线"),
@@ -644,8 +647,8 @@ PHRASES: dict[str, Phrase] = {
     "page.colors_dark": Phrase("Dark", "深色"),
     "page.before": Phrase("before tuning", "微调前"),
     "page.no_script": Phrase(
-        "JavaScript is off. The predictions cannot be shown without it; everything else can be read, with every version "
-        "of what could be chosen.",
+        "JavaScript is off. The predictions cannot be shown without it; everything else can be read, and where "
+        "there is a choice, every version is shown.",
         "JavaScript 已关闭，无法显示逐条预测；其余内容均可阅读，各可选版本全部列出。",
     ),
     "page.predictions_need_script": Phrase(
@@ -679,7 +682,7 @@ PHRASES: dict[str, Phrase] = {
     "page_script.wrong": Phrase("wrong", "错误"),
     "page_script.unreadable": Phrase("unreadable", "无法解析"),
     "page_script.label": Phrase("Label", "标签"),
-    "page_script.labelIn": Phrase("Label stands in", "标签位于"),
+    "page_script.labelIn": Phrase("Label is in", "标签位于"),
     "page_script.labelIn_either": Phrase("reference or answer", "参考或回答"),
     "page_script.labelIn_reference": Phrase("reference", "参考"),
     "page_script.labelIn_answer": Phrase("answer", "回答"),
@@ -718,7 +721,7 @@ PHRASES: dict[str, Phrase] = {
     "page_script.page_of": Phrase("Page {page} of {pages}", "第 {page} 页，共 {pages} 页"),
     "page_script.rows_a_page": Phrase("Rows a page", "每页行数"),
     "page_script.printed": Phrase(
-        "Printed are the rows of the table's current page, with the filters that were set: {filters}.",
+        "These are the rows of the table's current page. Filters: {filters}.",
         "此处打印的是表格当前页的行，筛选条件：{filters}。",
     ),
     "page_script.no_filter": Phrase("none", "无"),
@@ -757,14 +760,14 @@ PHRASES: dict[str, Phrase] = {
         "constrained decoding: only replies of the recipe's form can be written", "约束解码：只允许符合模板的回复"
     ),
     "results.decoding.best": Phrase(
-        "best decoding: the likeliest of all replies of the recipe's form is taken",
+        "best decoding: the most probable of all replies of the recipe's form is taken",
         "最优解码：取符合模板的回复中概率最高者",
     ),
     "results.decoding.free": Phrase("free decoding: the model can write anything", "自由解码：模型可输出任意文本"),
     # The first section.
     "headline.title": Phrase("Summary", "概要"),
     "headline.not_evaluated": Phrase(
-        "This run was not evaluated, so nothing is known of how well it does. Evaluate it on the test rows:",
+        "This run was not evaluated, so how well it does is not known. Evaluate it on the test rows:",
         "该模型尚未评估，效果未知。请在测试集上评估：",
     ),
     "headline.outdated": Phrase(
@@ -774,7 +777,7 @@ PHRASES: dict[str, Phrase] = {
     "headline.unfinished": Phrase("Training did not finish (status: {status}).", "训练未完成（状态：{status}）。"),
     "headline.because": Phrase("The reason: {error}", "原因：{error}"),
     "headline.no_base": Phrase(
-        "The model before tuning was not evaluated on these rows; `{command}` does it.",
+        "The model before tuning was not evaluated on these rows; evaluate it with `{command}`.",
         "尚未在同一测试集上评估微调前的模型；可运行 `{command}`。",
     ),
     "headline.notes": Phrase("Notes of the evaluation", "评估备注"),
@@ -802,6 +805,7 @@ PHRASES: dict[str, Phrase] = {
         "{what}：行数太少，无法与“{other}”区分（{change}）。",
     ),
     "headline.recipe": Phrase("recipe", "配方"),
+    "headline.evaluation": Phrase("evaluation", "评估"),
     "headline.run": Phrase("run", "运行目录"),
     "headline.base": Phrase("base model", "基座模型"),
     "headline.quantized": Phrase("{base}, quantized to {bits} bits (QLoRA)", "{base}，量化为 {bits} 位（QLoRA）"),
@@ -814,7 +818,7 @@ PHRASES: dict[str, Phrase] = {
     "headline.rows": Phrase("rows", "数据行数"),
     "headline.rows.train": Phrase("{n:,} for training", "训练 {n:,}"),
     "headline.rows.valid": Phrase("{n:,} for validation", "验证 {n:,}"),
-    "headline.rows.test": Phrase("{n:,} for the test", "测试 {n:,}"),
+    "headline.rows.test": Phrase("{n:,} for testing", "测试 {n:,}"),
     "headline.steps": Phrase("steps", "训练步数"),
     "headline.of": Phrase("{taken:,} of {planned:,}", "{taken:,} / {planned:,}"),
     "headline.epochs": Phrase("({epochs:.2g} epochs)", "（{epochs:.2g} 轮）"),
@@ -840,7 +844,7 @@ PHRASES: dict[str, Phrase] = {
     "training.no_validation": Phrase(
         "There was no validation, so whether the model over-fits is not known.", "训练中没有验证，无法判断是否过拟合。"
     ),
-    "training.no_diagnosis": Phrase("The losses were not judged by this version.", "该版本没有给出损失诊断。"),
+    "training.no_diagnosis": Phrase("No diagnosis of the losses was recorded.", "没有记录对损失的诊断。"),
     "training.ratio": Phrase(
         "At step {step:,} the validation loss is {valid:.3g} and the training loss {train:.3g}, a ratio of {ratio:.2f}.",
         "第 {step:,} 步的验证损失为 {valid:.3g}，训练损失为 {train:.3g}，比值 {ratio:.2f}。",
@@ -849,14 +853,14 @@ PHRASES: dict[str, Phrase] = {
         "At step {step:,} the ratio was {ratio:.2f}.", "第 {step:,} 步时比值为 {ratio:.2f}。"
     ),
     "training.best.at_end": Phrase(
-        "The validation loss is at its best at the end, {loss:.3g}.", "验证损失在结束时最低，为 {loss:.3g}。"
+        "The validation loss was lowest at the end, {loss:.3g}.", "验证损失在结束时最低，为 {loss:.3g}。"
     ),
     "training.best.level": Phrase(
-        "The validation loss was best at step {step:,} ({loss:.3g}) and has stayed level since.",
+        "The validation loss was lowest at step {step:,} ({loss:.3g}) and has stayed level since.",
         "验证损失在第 {step:,} 步最低（{loss:.3g}），之后基本持平。",
     ),
     "training.best.rose": Phrase(
-        "The validation loss was best at step {step:,} ({loss:.3g}) and has risen {rise:.0%} since.",
+        "The validation loss was lowest at step {step:,} ({loss:.3g}) and has risen {rise:.0%} since.",
         "验证损失在第 {step:,} 步最低（{loss:.3g}），之后上升了 {rise:.0%}。",
     ),
     "training.stopped": Phrase("Training stopped early, at step {step:,}.", "训练在第 {step:,} 步提前停止。"),
@@ -915,15 +919,15 @@ PHRASES: dict[str, Phrase] = {
     "settings.title": Phrase("Settings", "训练配置"),
     "settings.recipe": Phrase("The whole recipe, every default spelled out", "完整配方（含全部默认值）"),
     "settings.environment": Phrase("Environment and versions", "环境与版本"),
-    "settings.hashes": Phrase("What went in, by hash", "输入文件的哈希"),
-    "settings.created": Phrase("begun", "开始时间"),
+    "settings.hashes": Phrase("Hashes of the inputs", "输入文件的哈希"),
+    "settings.created": Phrase("started", "开始时间"),
     "settings.finished": Phrase("ended", "结束时间"),
     "settings.status": Phrase("status", "状态"),
     "settings.backend": Phrase("backend", "后端"),
     "settings.reason": Phrase("why this backend", "选择该后端的原因"),
     "settings.device": Phrase("device", "设备"),
     "settings.platform": Phrase("platform", "平台"),
-    "settings.begun_from": Phrase("begun from the adapter of", "初始适配器来自"),
+    "settings.begun_from": Phrase("started from the adapter of", "初始适配器来自"),
     "settings.tokens_per_pass": Phrase("positions per forward pass, at most", "每次前向计算的最大 token 数"),
     "settings.base": Phrase("base model's weights", "基座模型权重"),
     "reproduce.title": Phrase("Reproduce", "复现"),
@@ -957,7 +961,7 @@ PHRASES: dict[str, Phrase] = {
     "several.worse": Phrase("Significantly worse than {run}: {runs}.", "显著差于 {run}：{runs}。"),
     "several.worse.others": Phrase("The {n} others are significantly worse.", "其余 {n} 个显著更差。"),
     "several.not_evaluated": Phrase(
-        "Not evaluated, so only settings and losses are shown: {runs}. `mlxtune evaluate RUN` does it.",
+        "Not evaluated, so only settings and losses are shown: {runs}. Evaluate them with `mlxtune evaluate RUN`.",
         "尚未评估、因此只显示配置和损失的模型：{runs}。可运行 `mlxtune evaluate RUN`。",
     ),
     "several.unfinished": Phrase("Training did not finish: {runs}.", "训练未完成：{runs}。"),
@@ -965,9 +969,9 @@ PHRASES: dict[str, Phrase] = {
     "several.table": Phrase("The runs side by side", "各模型一览"),
     "several.table.sorted": Phrase("Sorted by {what}, the best first.", "按 {what} 排序，最好的在前。"),
     "several.table.settings": Phrase(
-        "{n} more settings differ; they stand under Settings, training and cost.",
+        "{n} more settings differ: see Settings, training and cost.",
         "另有 {n} 项配置不同，见“配置、训练与成本”。",
-        one="1 more setting differs; it stands under Settings, training and cost.",
+        one="1 more setting differs: see Settings, training and cost.",
     ),
     "several.run": Phrase("run", "模型"),
     "several.is_best": Phrase("{value}, best", "{value}，最好"),
@@ -1043,8 +1047,8 @@ PHRASES: dict[str, Phrase] = {
     "several.curves.epoch": Phrase("epoch", "轮次（epoch）"),
     "several.curves.tokens": Phrase("tokens trained on", "已训练 token 数"),
     "several.curves.by.epoch": Phrase(
-        "A step is not as many rows in each run, so the curves are over epochs.",
-        "各模型每步的行数不同，因此曲线按轮次绘制。",
+        "The runs differ in rows per step, so the curves are over epochs.",
+        "各模型每步的数据行数不同，因此曲线按轮次绘制。",
     ),
     "several.curves.by.tokens": Phrase(
         "The runs trained on different data, so the curves are over tokens.",
@@ -1079,7 +1083,7 @@ PHRASES: dict[str, Phrase] = {
     "fact.trained with": Phrase("trained with", "训练后端"),
     "fact.trained on": Phrase("trained on", "训练设备"),
     "fact.mlxtune": Phrase("mlxtune", "mlxtune 版本"),
-    "fact.begun from": Phrase("begun from", "初始适配器"),
+    "fact.begun from": Phrase("started from", "初始适配器"),
     "fact.evaluated with": Phrase("evaluated with", "评估后端"),
     "fact.evaluation judged by": Phrase("rated by", "评分模型"),
     "fact.evaluated with --set": Phrase("evaluated with --set", "评估时的 --set"),
@@ -1111,7 +1115,7 @@ PHRASES: dict[str, Phrase] = {
     # Metric against cost.
     "several.cost": Phrase("Metric against cost", "指标与成本"),
     "several.cost.text": Phrase(
-        "Better runs stand higher, cheaper ones further left. Bars are 95% intervals.",
+        "Better runs are higher, cheaper ones further left. Bars are 95% intervals.",
         "越靠上越好，越靠左成本越低。竖线为 95% 置信区间。",
     ),
     "several.cost.others": Phrase("Against other costs", "与其他成本"),
@@ -1144,7 +1148,8 @@ PHRASES: dict[str, Phrase] = {
     "several.each": Phrase("Each run", "各模型详情"),
     # The report as Markdown.
     "markdown.metric": Phrase("metric", "指标"),
-    "markdown.value": Phrase("after tuning", "微调后"),
+    "markdown.value": Phrase("value", "数值"),
+    "markdown.after": Phrase("after tuning", "微调后"),
     "markdown.before": Phrase("before", "微调前"),
     "markdown.change": Phrase("change", "变化"),
     "markdown.predictions": Phrase(

@@ -152,7 +152,7 @@ def test_a_report_has_its_title_its_sections_and_when_it_was_made(language: str)
     assert markdown_report(report).splitlines() == [
         "# 微调 \\*1\\*", "",
         "## One", "",
-        f"| {say('markdown.metric')} | {say('markdown.value')} | {say('markdown.before')} | {say('markdown.change')} |",
+        f"| {say('markdown.metric')} | {say('markdown.after')} | {say('markdown.before')} | {say('markdown.change')} |",
         "| --- | ---: | ---: | --- |",
         "| accuracy | 0.8 | 0.5 | better |", "",
         "## Two", "",

@@ -19,7 +19,7 @@ MISSING: dict[Missing, str] = {
     "probabilities": "there are no probabilities; evaluate with --probabilities",
     "bertscore": "it was not computed; evaluate with --bertscore MODEL",
     "placeholders": "no reference has a placeholder",
-    "speed": "these replies were there already",
+    "speed": "the replies come from a file, so speed was not measured",
     "memory": "the backend does not tell",
     "before": "no evaluation of the model before tuning to compare with; make it with --base, then evaluate again with --force",
     "baseline": "no model was asked for this baseline",

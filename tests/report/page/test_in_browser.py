@@ -117,7 +117,7 @@ def test_hostile_texts_run_nothing_and_ask_for_nothing(show: Callable[..., Any])
         page.keyboard.press("j")
     assert page.locator("tr.opened strong").inner_text() == "Row 12"
     page.locator("summary").first.click()
-    for name in ("System", "Label", "Label stands in", "ROUGE-L", "Result", "Field"):
+    for name in ("System", "Label", "Label is in", "ROUGE-L", "Result", "Field"):
         select = page.get_by_label(name, exact=True)
         select.select_option(index=select.locator("option").count() - 1)
     assert page.evaluate("window.pwned") is None
@@ -303,11 +303,11 @@ def test_rows_can_be_filtered_by_field_result_label_and_bucket(show: Callable[..
     expected = [n for n, answers in rows.items() if answers["priority"].expected == "low"]
     predicted = [n for n, answers in rows.items() if answers["priority"].predicted == "low"]
     assert numbers(page) == sorted({*expected, *predicted})
-    choose(page, "Label stands in", "reference")
+    choose(page, "Label is in", "reference")
     assert numbers(page) == expected
-    choose(page, "Label stands in", "answer")
+    choose(page, "Label is in", "answer")
     assert numbers(page) == predicted
-    choose(page, "Label stands in", "one, not the other")
+    choose(page, "Label is in", "one, not the other")
     assert numbers(page) == sorted({*expected} ^ {*predicted}) != []
     choose(page, "Field", "response")
     choose(page, "ROUGE-L", "<0.3")

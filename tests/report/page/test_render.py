@@ -23,7 +23,7 @@ from tests.report.made_reports import hostile, one_run, several_systems, ticket_
 
 ASSETS = Path(module.__file__).parent / "assets"
 TEMPLATES = Path(module.__file__).parent / "templates"
-VOID = {"meta", "input", "br", "hr", "img", "link"}
+VOID = {"meta", "input", "br", "wbr", "hr", "img", "link"}
 MEGABYTE = 2**20
 
 

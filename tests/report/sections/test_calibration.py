@@ -51,8 +51,11 @@ def test_a_model_that_is_too_sure_is_told_from_one_that_is_not_sure_enough():
 def test_coverage_is_said_for_each_way_that_it_can_end():
     p, right = [0.9, 0.6], [True, False]
     some = texts(blocks(made(p, right, Coverage(0.8, 0.5, 1.0), 1)))
-    assert "probability 0.800 or more were answered, 50.0% of the rows would be, and 100.0% of these right" in some
-    assert "chosen for 95% on 1 row of validation" in some
+    assert (
+        "probability 0.800 or more were answered, 50.0% of the rows would be, and 100.0% of these would be right"
+        in some
+    )
+    assert "chosen on 1 row of validation" in some
     assert "no test row reaches it" in texts(blocks(made(p, right, Coverage(0.95, 0.0, None), 4)))
     assert "No probability is high enough" in texts(blocks(made(p, right, Coverage(None, 0.0, None), 4)))
 

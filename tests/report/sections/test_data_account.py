@@ -89,14 +89,14 @@ def test_leaks_and_conflicts_are_counted_and_listed(tmp_path, tokenizer):
     account, section = made(tmp_path, tokenizer, DIRTY, data={"clean": CLEAN}, rows={"test": TEST})
     assert account.leaks and account.conflicts
     said = texts(section)
-    assert "Leaks: 1 row stands" in said and "in 1 pair of rows" in said
+    assert "Leaks: 1 row is also in another split" in said and "1 pair of rows has the same text" in said
     leaks = table(section, f"Leaks between splits ({len(account.leaks)})")
     assert [cell.text for cell in leaks.rows[0]][:3] == [
         "test.jsonl:1 (test rows)",
         "train.jsonl:4 (training rows)",
         "the same",
     ]
-    conflicts = table(section, "The same text under different labels (1)")
+    conflicts = table(section, "Same text, different labels (1)")
     assert {conflicts.rows[0][1].text, conflicts.rows[0][3].text} == {"order_management", "none"}
 
 

@@ -64,7 +64,7 @@ def test_tiles_hold_the_metrics_of_scores_json_before_and_after(run: Path) -> No
     (tiles,) = [block for block in section(contents).blocks if isinstance(block, Tiles)]
     scores, before = (json.loads((run / "evaluation" / name / "scores.json").read_text()) for name in ("tuned", "base"))
     assert [tile.title for tile in tiles.tiles] == [
-        "whole reply, all fields right", "priority, accuracy", "tags, exact match",
+        "all fields right", "priority, accuracy", "tags, exact match",
     ]  # fmt: skip
     for tile, (group, name) in zip(
         tiles.tiles, [("replies", "all_fields_correct"), ("priority", "accuracy"), ("tags", "exact_match")], strict=True

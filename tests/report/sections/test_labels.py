@@ -51,7 +51,7 @@ TICKETS = [
 def test_what_a_person_found_in_a_confusion_matrix_is_said():
     said = texts(priorities(TICKETS))
     assert "low is taken for medium in 203 of 500 rows (40.6%)" in said
-    assert "Fewer than half of their rows are found: low (recall 0.450 over 500 rows, 20.0% of all)." in said
+    assert "Labels with a recall below 0.5: low (recall 0.450 over 500 rows, 20.0% of all)." in said
     assert "Rare among these: low." in said
     assert "medium is predicted too often: 1,081 times, expected 1,000 times." in said
 
@@ -68,7 +68,7 @@ def test_cells_of_a_confusion_matrix_hold_counts_and_shares_of_their_row():
 def test_a_field_without_an_error_says_nothing_of_errors():
     section = priorities([("high", "high", 3), ("medium", "medium", 3), ("low", "low", 3)])
     assert [block for block in blocks_of(section) if isinstance(block, Table) and "error" in block.title] == []
-    assert "Fewer than half" not in texts(section) and "too often" not in texts(section)
+    assert "recall below" not in texts(section) and "too often" not in texts(section)
 
 
 def test_a_label_that_no_row_has_gets_no_scores():
@@ -118,7 +118,7 @@ def test_the_map_of_sets_says_what_stands_in_the_place_of_what():
         ["1", "1", "0", "0", "1"],  # ask: one row said both others, one reply could not be read
     ]
     section = label_section(FieldResults("intents", 6, scores), errors, EN)
-    assert "Said too much, with every expected label there: ask in 1 row." in texts(section)
+    assert "Labels added to replies that have every expected label: ask in 1 row." in texts(section)
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])

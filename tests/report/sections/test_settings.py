@@ -45,7 +45,7 @@ def test_versions_and_hashes_are_those_of_run_json(folder: Path) -> None:
              for one in block.blocks if isinstance(one, Facts)]  # fmt: skip
     environment, hashes = shown
     assert (environment["mlxtune"], environment["mlx"], environment["Python"]) == ("0.1.0", "0.32.4", "3.12.1")
-    assert environment["begun"] == "2026-11-20 09:30 UTC"
+    assert environment["started"] == "2026-11-20 09:30 UTC"
     assert hashes["base model's weights"] == "2:abc"
     assert hashes[str(found.recipe.data.train)] == found.facts.data["train"].sha256
     assert found.tuned is not None and found.tuned.result.evaluated is not None

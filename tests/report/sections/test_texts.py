@@ -62,7 +62,7 @@ def test_cases_are_the_best_middle_and_worst_by_rouge_l():
     )
     folded = {block.title: block for block in response().blocks if isinstance(block, Folded)}
     found = {}
-    for title in ("The best replies", "Middling replies", "The worst replies"):
+    for title in ("The best replies", "Average replies", "The worst replies"):
         said = [block.text for block in folded[title].blocks if isinstance(block, Paragraph)]
         found[title] = [float(text.split("ROUGE-L ")[1].split(". ")[0].rstrip(".")) for text in said]
         assert len(found[title]) == MAX_CASES
