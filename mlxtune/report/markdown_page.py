@@ -78,7 +78,7 @@ def _parts(block: Block, say: Words, images: Images) -> Iterator[str]:
         yield "</details>"
     elif isinstance(block, Choice):
         for name, option in block.options.items():
-            yield f"**{markdown_text(block.title)}: {markdown_text(name)}**"
+            yield f"**{markdown_text(say('list.of', title=block.title, name=name))}**"
             yield from markdown_blocks(option, say, images)
     else:
         yield from _predictions(block, say)

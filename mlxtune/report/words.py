@@ -63,6 +63,7 @@ PHRASES: dict[str, Phrase] = {
     ),
     "list.clauses": Phrase("; ", "；"),
     "list.more": Phrase("{items} and {n:,} more", "{items} 等，另有 {n:,} 项"),
+    "list.of": Phrase("{title}: {name}", "{title}：{name}"),
     "list.separator": Phrase(", ", "、"),
     "list.sentences": Phrase(" ", ""),
     # Systems that answered the test rows.
@@ -967,7 +968,7 @@ PHRASES: dict[str, Phrase] = {
     "several.unfinished": Phrase("Training did not finish: {runs}.", "训练未完成：{runs}。"),
     "several.unfinished.one": Phrase("{run} (status: {status})", "{run}（状态：{status}）"),
     "several.table": Phrase("The runs side by side", "各模型一览"),
-    "several.table.sorted": Phrase("Sorted by {what}, the best first.", "按 {what} 排序，最好的在前。"),
+    "several.table.sorted": Phrase("Sorted by {what}, the best first.", "排序依据：{what}，最好的在前。"),
     "several.table.settings": Phrase(
         "{n} more settings differ: see Settings, training and cost.",
         "另有 {n} 项配置不同，见“配置、训练与成本”。",

@@ -741,7 +741,7 @@ def test_missing_or_damaged_predictions_are_named(file: Path, mlxtune: Run) -> N
     predictions = runs[1] / "evaluation/tuned/predictions.jsonl"
     predictions.write_text("")
     result = mlxtune("compare", *runs)
-    assert result.code == 1 and "holds no predictions" in result.err
+    assert result.code == 1 and f"{predictions}: expected the 60 predictions" in result.err
     predictions.unlink()
     result = mlxtune("compare", *runs)
     assert result.code == 1 and str(predictions) in result.err

@@ -250,7 +250,7 @@ def test_paper_is_light_has_everything_open_and_cuts_no_table(show: Callable[...
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     sync_api.expect(page.locator("details:not([open])")).to_have_count(0)
     assert page.locator(".contents, .filters, .bar, .switch").filter(visible=True).count() == 0
-    assert "current page, with the filters that were set: none" in page.locator(".predictions .print-only").inner_text()
+    assert "current page. Filters: none." in page.locator(".predictions .print-only").inner_text()
     cut = "(box) => box.scrollWidth > box.clientWidth + 1 ? box.innerText : ''"
     boxes = page.locator(".scroll")
     upright = page.locator("figure:not(.many) > .scroll")  # the others stand on sheets that lie on their side
