@@ -12,14 +12,15 @@ import pytest
 from numpy.typing import NDArray
 
 from mlxtune.backends.adapter import initial_weights
+from mlxtune.backends.architecture import Architecture
 from mlxtune.backends.base import Backend, Batch, LoraSpec, Model, OptimizerSpec
 from mlxtune.backends.state import read_state
 from mlxtune.data.examples import Example
 from mlxtune.data.prepare import RecipeRows, training_split
-from mlxtune.models.architecture import linear_layers, lora_layers
 from mlxtune.models.tokenizer import load_tokenizer
 from mlxtune.recipe.load import load_recipe
 from mlxtune.recipe.sections import Recipe
+from tests.architectures import architecture_of
 from tests.conftest import write_recipe
 
 BACKENDS = ("mlx", "torch")
@@ -44,8 +45,15 @@ def adapter_of(
     config: Mapping[str, Any], dropout: float = 0.0, seed: int = 1, rank: int = 4
 ) -> tuple[LoraSpec, Values]:
     """An adapter of all layers whose B is not zero, so that every gradient and product counts."""
-    spec = LoraSpec(rank, 2.0, dropout, lora_layers(config))
-    weights = initial_weights(spec, linear_layers(config), seed)
+    return adapter_on(architecture_of(config), dropout, seed, rank)
+
+
+def adapter_on(
+    architecture: Architecture, dropout: float = 0.0, seed: int = 1, rank: int = 4
+) -> tuple[LoraSpec, Values]:
+    """`adapter_of` a model whose architecture is known."""
+    spec = LoraSpec(rank, 2.0, dropout, architecture.lora_layers())
+    weights = initial_weights(spec, architecture.linear_layers, seed)
     random = np.random.default_rng(seed)
     for name in weights:
         if name.endswith("lora_B"):

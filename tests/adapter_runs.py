@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from mlxtune.backends.adapter import Adapter, write_adapter
 from mlxtune.backends.base import Backend, LoraSpec
-from mlxtune.models.architecture import linear_layers, lora_layers
 from mlxtune.models.base_model import fingerprint
 from mlxtune.recipe.load import load_recipe
 from mlxtune.runs.folder import RunFolder, new_run
+from tests.architectures import linear_layers, lora_layers
 from tests.conftest import write_recipe
 
 IDS = [5, 17, 256, 300, 41, 42, 43, 7, 380]

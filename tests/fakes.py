@@ -27,8 +27,6 @@ class FakeModel(AnyModel):
     After `fail_after` replies it is interrupted.
     """
 
-    n_parameters = 0
-
     def __init__(self, tokenizer: Tokenizer, answer: Callable[[str], str], fail_after: int | None = None) -> None:
         self.tokenizer, self.answer, self.fail_after = tokenizer, answer, fail_after
         self.config = {"vocab_size": 448}

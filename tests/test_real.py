@@ -86,7 +86,6 @@ def test_the_demo_recipes_first_five_losses_are_the_same_on_both_backends(tmp_pa
     from mlxtune.backends.adapter import initial_weights
     from mlxtune.backends.base import OptimizerSpec
     from mlxtune.data.prepare import RecipeRows, training_split
-    from mlxtune.models.architecture import linear_layers
     from mlxtune.models.base_model import base_folder
     from mlxtune.models.tokenizer import load_tokenizer
     from mlxtune.recipe.load import load_recipe
@@ -101,8 +100,8 @@ def test_the_demo_recipes_first_five_losses_are_the_same_on_both_backends(tmp_pa
         backend = backend_named(name)
         folder = base_folder(recipe.model, backend)
         model = backend.load(folder)
-        spec = lora_spec(recipe, dict(model.config))
-        model.attach_lora(spec, initial_weights(spec, linear_layers(model.config), settings.seed))
+        spec = lora_spec(recipe, model.architecture)
+        model.attach_lora(spec, initial_weights(spec, model.architecture.linear_layers, settings.seed))
         model.prepare_training(OptimizerSpec(settings.weight_decay, settings.max_grad_norm, settings.seed))
         examples = training_split(RecipeRows(recipe), load_tokenizer(folder)).examples
         order = BatchSampler(examples, settings.rows_per_step, 1024, settings.seed)

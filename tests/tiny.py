@@ -17,6 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 FAMILIES = ("qwen2", "qwen2.5", "qwen3", "llama")
+WINDOW = 8  # tokens, of those that have one
+# Families that need no code of ours; "-window" has layers that see the last tokens only.
+MORE_FAMILIES = ("mistral", "mistral-window", "phi3", "phi3-window", "smollm3", "olmo2", "gemma3_text", "qwen3-window")
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 THINK = ("<think>", "</think>")  # added, but not special, as in Qwen3
 PADDED_VOCABULARY = 64  # the embedding is padded to a multiple of this, as Qwen's is: some ids have no token
@@ -140,7 +143,28 @@ def tiny_config(
         heads = 4 if family == "qwen2" else 2
         return {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], **config, "num_attention_heads": heads,
                 "num_key_value_heads": heads // 2, "use_sliding_window": False}  # fmt: skip
-    raise ValueError(f"{family!r} is not one of {FAMILIES}")
+    name, _, windowed = family.partition("-")
+    window = {"sliding_window": WINDOW if windowed else None}
+    if family == "qwen3-window":
+        kinds = ["sliding_attention" if layer % 2 == 0 else "full_attention" for layer in range(layers)]
+        return {**tiny_config("qwen3", tied=tied, hidden=hidden, layers=layers, vocab=vocab), "use_sliding_window": True,
+                "sliding_window": WINDOW, "layer_types": kinds}  # fmt: skip
+    if name == "mistral":
+        return {"model_type": "mistral", "architectures": ["MistralForCausalLM"], **config, **window}
+    if name == "phi3":
+        return {"model_type": "phi3", "architectures": ["Phi3ForCausalLM"], **config, **window, "pad_token_id": None,
+                "partial_rotary_factor": 0.75, "rope_scaling": None, "embd_pdrop": 0.0, "resid_pdrop": 0.0}  # fmt: skip
+    if name == "olmo2":
+        return {"model_type": "olmo2", "architectures": ["Olmo2ForCausalLM"], **config, "attention_bias": False}
+    if name == "smollm3":
+        rope = [int(layer != 1) for layer in range(layers)]  # the second block's attention has no positions
+        return {"model_type": "smollm3", "architectures": ["SmolLM3ForCausalLM"], **config, "no_rope_layers": rope,
+                "attention_bias": False, "mlp_bias": False, "use_sliding_window": False, "pad_token_id": None}  # fmt: skip
+    if name == "gemma3_text":
+        return {"model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"], **config, "head_dim": 32,
+                "query_pre_attn_scalar": 24, "sliding_window": WINDOW, "sliding_window_pattern": 2,
+                "rope_local_base_freq": 5000.0, "hidden_activation": "gelu_pytorch_tanh"}  # fmt: skip
+    raise ValueError(f"{family!r} is not one of {(*FAMILIES, *MORE_FAMILIES)}")
 
 
 def tiny_weights(config: dict[str, Any], seed: int = 0) -> dict[str, NDArray[np.float32]]:
@@ -156,24 +180,40 @@ def tiny_weights(config: dict[str, Any], seed: int = 0) -> dict[str, NDArray[np.
     def linear(n_out: int, n_in: int) -> NDArray[np.float32]:
         return normal(n_out, n_in, scale=1.5 * n_in**-0.5)
 
+    family = config["model_type"]
+
     def norm(width: int) -> NDArray[np.float32]:
-        return 1 + normal(width, scale=0.1)
+        return (family != "gemma3_text") + normal(width, scale=0.1)  # Gemma's adds the 1 itself
 
     weights = {"model.embed_tokens.weight": normal(config["vocab_size"], hidden, scale=0.3)}
     for layer in range(config["num_hidden_layers"]):
         at = f"model.layers.{layer}"
-        weights[f"{at}.input_layernorm.weight"] = norm(hidden)
+        if family != "olmo2":
+            weights[f"{at}.input_layernorm.weight"] = norm(hidden)
+        if family in ("olmo2", "gemma3_text"):
+            weights[f"{at}.post_feedforward_layernorm.weight"] = norm(hidden)
+        if family == "gemma3_text":
+            weights[f"{at}.pre_feedforward_layernorm.weight"] = norm(hidden)
         weights[f"{at}.post_attention_layernorm.weight"] = norm(hidden)
-        for name, n_heads in {"q_proj": heads, "k_proj": kv_heads, "v_proj": kv_heads}.items():
+        own_heads = {"q_proj": heads, "k_proj": kv_heads, "v_proj": kv_heads}
+        if family == "phi3":
+            own_heads = {"qkv_proj": heads + 2 * kv_heads}
+        for name, n_heads in own_heads.items():
             weights[f"{at}.self_attn.{name}.weight"] = linear(n_heads * head, hidden)
-            if config["model_type"] == "qwen2":
+            if family == "qwen2":
                 weights[f"{at}.self_attn.{name}.bias"] = normal(n_heads * head, scale=0.3)
         weights[f"{at}.self_attn.o_proj.weight"] = linear(hidden, heads * head)
-        if config["model_type"] == "qwen3":
+        if family in ("qwen3", "gemma3_text"):
             weights[f"{at}.self_attn.q_norm.weight"] = norm(head)
             weights[f"{at}.self_attn.k_norm.weight"] = norm(head)
-        weights[f"{at}.mlp.gate_proj.weight"] = linear(inner, hidden)
-        weights[f"{at}.mlp.up_proj.weight"] = linear(inner, hidden)
+        if family == "olmo2":  # over all heads
+            weights[f"{at}.self_attn.q_norm.weight"] = norm(heads * head)
+            weights[f"{at}.self_attn.k_norm.weight"] = norm(kv_heads * head)
+        if family == "phi3":
+            weights[f"{at}.mlp.gate_up_proj.weight"] = linear(2 * inner, hidden)
+        else:
+            weights[f"{at}.mlp.gate_proj.weight"] = linear(inner, hidden)
+            weights[f"{at}.mlp.up_proj.weight"] = linear(inner, hidden)
         weights[f"{at}.mlp.down_proj.weight"] = linear(hidden, inner)
     weights["model.norm.weight"] = norm(hidden)
     if not config["tie_word_embeddings"]:
@@ -195,7 +235,7 @@ def tiny_model(
 
     Args:
         folder: Where; made if need be.
-        family: "qwen2", "qwen2.5", "qwen3" or "llama".
+        family: One of FAMILIES or MORE_FAMILIES.
         tied: Share the embedding with the head.
         hidden: Hidden size; the MLP is twice as wide. A multiple of the group size if quantized.
         layers: Transformer blocks.

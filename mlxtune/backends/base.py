@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxtune.backends.architecture import Architecture
 from mlxtune.backends.shapes import EXACT, PassPadding
 
 STORED = "stored"  # the dtype of a model whose weights stay in the types that its files have them in
@@ -162,7 +163,7 @@ class Model(Protocol):
     """A loaded base model, with or without an adapter."""
 
     config: Mapping[str, Any]
-    n_parameters: int
+    architecture: Architecture
 
     def attach_lora(self, spec: LoraSpec, weights: Mapping[str, NDArray[np.float32]]) -> None:
         """Adapt the layers of `spec`, starting from `weights`: LAYER.lora_A (r, in) and LAYER.lora_B (out, r)."""
@@ -354,6 +355,14 @@ class Backend(Protocol):
 
     def matmul_speed(self) -> MatmulSpeed:
         """Time a float32 matrix product, a second or two at most."""
+        ...
+
+    def architecture(self, config: Mapping[str, Any]) -> Architecture:
+        """What a model of a config.json is made of; its class is built without memory, and no weight is read.
+
+        Raises:
+            ModelError: The backend's library does not have this kind of model, or computes it in another way.
+        """
         ...
 
     def load(self, folder: Path, adapter: Path | None = None, dtype: str | None = None) -> Model:

@@ -48,10 +48,14 @@ class Span:
         first, n_rows = int(self.slots[0]), len(self.slots)
         return slice(first, first + n_rows) if np.array_equal(self.slots, np.arange(first, first + n_rows)) else None
 
-    @property
-    def visible(self) -> NDArray[np.bool_]:
-        """What each token attends to, (B, W, n_columns): its row up to itself; padding too, so that nothing is NaN."""
-        return np.arange(self.n_columns) <= self.columns[:, :, None]
+    def visible(self, window: int | None = None) -> NDArray[np.bool_]:
+        """What each token attends to, (B, W, n_columns): its row up to itself; padding too, so that nothing is NaN.
+
+        Args:
+            window: Of how many tokens, itself included, each attends to the last at most; None is all.
+        """
+        columns, tokens = np.arange(self.n_columns), self.columns[:, :, None]
+        return columns <= tokens if window is None else (columns <= tokens) & (columns > tokens - window)
 
 
 def go_apart(counts: NDArray[np.int32]) -> bool:

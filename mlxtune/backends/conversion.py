@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from mlxtune.backends.adapter import Adapter, check_fits
+from mlxtune.backends.architecture import Architecture, ArchitectureOf
 from mlxtune.backends.base import ConvertSpec, WrittenModel
 from mlxtune.errors import AdapterError, ModelError
 from mlxtune.models import gguf
-from mlxtune.models.architecture import linear_layers, n_parameters
 from mlxtune.models.writing import model_folder
 
 GROUP_SIZES = (32, 64, 128)  # those that MLX has kernels for
@@ -35,7 +35,9 @@ NOTABLE_LOSS = 0.1
 ConvertFolder = Callable[[Path, Path, ConvertSpec, str], WrittenModel]
 
 
-def convert(source: Path, out: Path, spec: ConvertSpec, convert_folder: ConvertFolder) -> WrittenModel:
+def convert(
+    source: Path, out: Path, spec: ConvertSpec, convert_folder: ConvertFolder, architecture: ArchitectureOf
+) -> WrittenModel:
     """Write a model folder or a .gguf file as an MLX model folder, whole or not at all.
 
     Args:
@@ -44,6 +46,7 @@ def convert(source: Path, out: Path, spec: ConvertSpec, convert_folder: ConvertF
         spec: Quantization and type. Without a type, a folder keeps what it stores; a GGUF stored in float32 or bfloat16
             keeps that, and any other becomes float16, the type its quantization scales have.
         convert_folder: How the backend does it with a folder.
+        architecture: The backend's.
 
     Raises:
         ModelError: The spec is impossible, or `convert_folder` refuses the source.
@@ -51,7 +54,7 @@ def convert(source: Path, out: Path, spec: ConvertSpec, convert_folder: ConvertF
     _check_spec(spec)
     with model_folder(out) as folder:
         if source.is_file():
-            written = _convert_gguf(source, folder, spec, convert_folder)
+            written = _convert_gguf(source, folder, spec, convert_folder, architecture)
         else:
             written = convert_folder(source, folder, spec, str(source))
     return WrittenModel(out, written.n_bytes, written.n_parameters, written.bits_per_weight, written.notes)
@@ -113,13 +116,19 @@ def check_group_size(widths: Mapping[str, int], group_size: int, name: str) -> N
 
 
 def check_fuse(
-    adapter: Adapter, config: Mapping[str, Any], names: tuple[Path, Path], requantize: bool, dtype: str | None
+    adapter: Adapter,
+    config: Mapping[str, Any],
+    architecture: Architecture,
+    names: tuple[Path, Path],
+    requantize: bool,
+    dtype: str | None,
 ) -> None:
     """Refuse to fuse what cannot be.
 
     Args:
         adapter: The adapter.
         config: The base's config.json.
+        architecture: Of the base.
         names: The folders of adapter and base, for messages.
         requantize: Whether adapted layers are to be packed again.
         dtype: Type of the fused weights.
@@ -129,7 +138,7 @@ def check_fuse(
         ModelError: There is nothing to requantize, or a type asked for as well.
     """
     adapter_name, base_name = map(str, names)
-    check_fits(adapter, linear_layers(config), adapter_name, base_name)
+    check_fits(adapter, architecture.linear_layers, adapter_name, base_name)
     if not adapter.spec.layers:
         raise AdapterError(f"{adapter_name}: adapts no layer, so there is nothing to fuse")
     if requantize and "quantization" not in config:
@@ -165,14 +174,16 @@ def _check_spec(spec: ConvertSpec) -> None:
     check_dtype(spec.dtype)
 
 
-def _convert_gguf(source: Path, folder: Path, spec: ConvertSpec, convert_folder: ConvertFolder) -> WrittenModel:
+def _convert_gguf(
+    source: Path, folder: Path, spec: ConvertSpec, convert_folder: ConvertFolder, architecture: ArchitectureOf
+) -> WrittenModel:
     own = {"F32": "float32", "BF16": "bfloat16"}.get(gguf.stored_type(source), "float16")
     dtype = spec.dtype or own
     if spec.bits is None and dtype != "bfloat16":
         gguf.to_folder(source, folder, dtype)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         bits = 16 if dtype == "float16" else 32
-        return WrittenModel(folder, folder_bytes(folder), n_parameters(config), bits)
+        return WrittenModel(folder, folder_bytes(folder), architecture(config).n_parameters, bits)
     plain = folder.with_name(f"{folder.name}.gguf")
     try:
         gguf.to_folder(source, plain, "float16" if dtype == "float16" else "float32")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from mlxtune.backends.architecture import Architecture
 from mlxtune.backends.columns import GROWTH, TOKENS_AT_ONCE
-from mlxtune.models.architecture import head_dim, kv_heads
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +20,7 @@ def slots_within(
     slots: int | None,
     prompts: Sequence[Sequence[int]],
     limits: Sequence[int],
-    config: Mapping[str, Any],
+    architecture: Architecture,
     free_bytes: int,
     type_bytes: int,
 ) -> int:
@@ -31,13 +30,13 @@ def slots_within(
         slots: As many as are asked for; None is one for each prompt.
         prompts: Token ids.
         limits: Tokens that each reply may have.
-        config: The model's config.json.
+        architecture: The model's.
         free_bytes: Memory that nothing holds yet.
         type_bytes: Of a number of the cache.
     """
     wanted = min(len(prompts), slots or len(prompts))
     longest = max(len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True))
-    a_slot = slot_bytes(max(map(len, prompts)), longest, config, type_bytes)
+    a_slot = slot_bytes(max(map(len, prompts)), longest, architecture, type_bytes)
     found = max(1, min(wanted, int(MEMORY_SHARE * free_bytes) // a_slot))
     if found < wanted:
         log.info(
@@ -47,20 +46,20 @@ def slots_within(
     return found
 
 
-def slot_bytes(prompt: int, longest: int, config: Mapping[str, Any], type_bytes: int) -> int:
+def slot_bytes(prompt: int, longest: int, architecture: Architecture, type_bytes: int) -> int:
     """Bytes of a slot: its cache, and what a pass over its prompt takes on top, which is most where its last part is computed.
 
     Args:
         prompt: Tokens of the longest prompt.
         longest: Tokens of the longest prompt with its reply.
-        config: The model's config.json.
+        architecture: The model's.
         type_bytes: Of a number of the cache and of activations.
     """
-    hidden, inner, heads = (int(config[key]) for key in ("hidden_size", "intermediate_size", "num_attention_heads"))
-    keys = kv_heads(config) * head_dim(config)
+    hidden, inner, heads = architecture.hidden_size, architecture.inner_size, architecture.n_heads
+    keys = architecture.n_kv_heads * architecture.head_dim
     columns = -(-longest // GROWTH) * GROWTH
-    cache = columns * int(config["num_hidden_layers"]) * 2 * keys * type_bytes
+    cache = columns * architecture.n_blocks * 2 * keys * type_bytes
     width = min(prompt, TOKENS_AT_ONCE)
-    of_pass = width * (4 * hidden + 3 * inner + 2 * heads * head_dim(config) + 2 * keys) * type_bytes
+    of_pass = width * (4 * hidden + 3 * inner + 2 * heads * architecture.head_dim + 2 * keys) * type_bytes
     scores = SCORES_COPIES * heads * width * prompt * 4
-    return cache + of_pass + scores + LOGITS_COPIES * int(config["vocab_size"]) * 4
+    return cache + of_pass + scores + LOGITS_COPIES * architecture.vocabulary * 4

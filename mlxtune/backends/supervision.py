@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mlxtune.backends.base import UNSUPERVISED, Batch, StepResult, TokenScores
 from mlxtune.backends.shapes import PassPadding
 from mlxtune.errors import DataError
-from mlxtune.models.architecture import max_positions
+from mlxtune.models.positions import max_positions
 
 
 @dataclass(frozen=True)

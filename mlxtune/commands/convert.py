@@ -58,7 +58,7 @@ def convert(
     if out is not None:
         check_free(out, force=force)  # before a long download
     choice = choose(backend, device)
-    source = find(model, revision=revision)
+    source = find(model, revision=revision, check=choice.backend.architecture)
     if out is None:
         out = Path("models") / (Path(source.name).name + (f"-{bits}bit" if bits else ""))
     say(f"backend: {choice.reason}")

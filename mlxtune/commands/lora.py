@@ -121,7 +121,7 @@ def lora(
 
         backend_used = choice.backend
         runs = functools.partial(probe_steps, backend_used) if probe else None
-        planned = plan(loaded, backend_used.device(), backend_used.name, runs)
+        planned = plan(loaded, backend_used, probe=runs)
         if as_json:
             print_json(planned.as_json())
         else:

@@ -16,7 +16,7 @@ from mlxtune.data.rows import Row
 from mlxtune.data.template import TEMPLATE_SEGMENT, ReplyTemplate, Span
 from mlxtune.data.turns import Turn, find_turns, written_turn
 from mlxtune.errors import DataError, ModelError, Problem
-from mlxtune.models.architecture import max_positions
+from mlxtune.models.positions import max_positions
 from mlxtune.models.tokenizer import Encoded, Tokenizer
 from mlxtune.recipe.sections import PLACEHOLDER, Recipe
 

@@ -9,7 +9,7 @@ from mlxtune.data.examples import expected_values, prompt_ids
 from mlxtune.data.rows import Row
 from mlxtune.data.template import ReplyTemplate
 from mlxtune.errors import DataError, Problem
-from mlxtune.models.architecture import max_positions
+from mlxtune.models.positions import max_positions
 from mlxtune.models.tokenizer import Tokenizer
 from mlxtune.recipe.sections import Recipe
 

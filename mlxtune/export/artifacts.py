@@ -132,7 +132,9 @@ def loaded(one: Artifact, source: ExportSource, backend: Backend) -> Iterator[tu
     with temporary_folder(source.run.path, "verify") as temporary:
         folder = temporary / "read-back"
         if one.kind.to in ("peft", "gguf-lora"):
-            adapter = read_peft(one.path).adapter if one.kind.to == "peft" else read_gguf_lora(one.path, source.config)
+            adapter = (
+                read_peft(one.path).adapter if one.kind.to == "peft" else read_gguf_lora(one.path, source.architecture)
+            )
             write_adapter(folder, adapter, source.config["num_hidden_layers"])
             model = backend.load(source.base, folder, dtype)
             yield model, load_tokenizer(source.base), _adapter_hash(adapter)

@@ -99,7 +99,7 @@ def finish_folder(folder: Path, recipe: Recipe) -> None:
     """
     tokenizer = load_tokenizer(folder)
     config = read_config(folder)
-    if not config.get("architectures"):
+    if not config.get("architectures") and config["model_type"] in CLASSES:
         config["architectures"] = [CLASSES[config["model_type"]]]
     write_json(folder / CONFIG, config)
     generation = _read(folder / "generation_config.json")

@@ -1,6 +1,6 @@
 """The weights of a base model with an adapter folded in, some rows at a time, in float32. NumPy only; nothing is written.
 
-    fused = FusedTensors(folder, config, adapter)
+    fused = FusedTensors(folder, config, architecture, adapter)
     for name, shape in fused.shapes.items():
         for rows in fused.chunks(name):          # float32
             ...
@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxtune.backends.adapter import Adapter
+from mlxtune.backends.architecture import Architecture
 from mlxtune.errors import ExportError, ModelError
-from mlxtune.models.architecture import is_tied, weight_shapes
 from mlxtune.models.source import TensorPlace, tensor_places, weight_files
 
 CHUNK_VALUES = 1 << 21  # weights in float32 at a time: 8 MB, and a few times that while they are quantized
@@ -46,14 +46,17 @@ class FusedTensors:
     Args:
         folder: Model folder, quantized (MLX's affine packing) or not.
         config: Its config.json, settled.
+        architecture: Its architecture.
         adapter: What to fold in; None reads the base alone.
 
     Raises:
         ModelError: The folder lacks a weight, has one that the model type does not have, or one of another shape or type.
     """
 
-    def __init__(self, folder: Path, config: Mapping[str, Any], adapter: Adapter | None) -> None:
-        self.shapes: dict[str, tuple[int, ...]] = weight_shapes(config)
+    def __init__(
+        self, folder: Path, config: Mapping[str, Any], architecture: Architecture, adapter: Adapter | None
+    ) -> None:
+        self.shapes = architecture.weights
         self._folder = folder
         self._adapter = adapter
         self._places: dict[str, tuple[Path, TensorPlace]] = {
@@ -64,7 +67,7 @@ class FusedTensors:
             for name in self.shapes
             if name in self._places and self._places[name][1].dtype == _PACKED
         }
-        self._check(is_tied(config))
+        self._check(architecture.is_tied)
 
     def chunks(self, name: str, unit: int = 1) -> Iterator[NDArray[np.float32]]:
         """Consecutive rows of a weight, all of them in turn.

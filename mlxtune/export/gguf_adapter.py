@@ -1,7 +1,7 @@
 """A run's adapter as a .gguf file of its own, which llama.cpp puts beside the base model's GGUF; and the way back.
 
     export_gguf_lora(source, Path("intent-lora.gguf"))       # llama-cli -m BASE.gguf --lora intent-lora.gguf
-    adapter = read_gguf_lora(Path("intent-lora.gguf"), config)
+    adapter = read_gguf_lora(Path("intent-lora.gguf"), architecture)
 
 Written in float32, it comes back bit for bit. The factors have PEFT's shapes, A (r, in) and B (out, r). llama.cpp scales
 B A by alpha / r, so alpha is our scale x rank, however the adapter was scaled in training.
@@ -22,12 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxtune.backends.adapter import Adapter, check_fits
+from mlxtune.backends.architecture import Architecture
 from mlxtune.backends.base import LoraSpec
 from mlxtune.errors import AdapterError, ExportError
 from mlxtune.export.exported import Exported, check_file_free, new_file, size_on_disk
 from mlxtune.export.gguf_writing import FILE_TYPES, GgufTensor, provenance, write_gguf
 from mlxtune.export.source import ExportSource
-from mlxtune.models.architecture import head_dim, linear_layers
 from mlxtune.models.gguf_file import open_gguf, read_number, read_tensor, read_value, shortest
 from mlxtune.models.gguf_tensors import (
     ARCHITECTURES,
@@ -54,10 +54,10 @@ def export_gguf_lora(source: ExportSource, out: Path, *, force: bool = False) ->
     """
     adapter = source.trained
     check_file_free(out, force=force)
-    architecture = source.config.get("model_type")
-    if architecture not in ARCHITECTURES:
+    architecture = source.architecture
+    if architecture.model_type not in ARCHITECTURES:
         raise ExportError(
-            f"an adapter of a model of type {architecture!r} cannot be written as a GGUF; it can be for {', '.join(ARCHITECTURES)}"
+            f"an adapter of a model of type {architecture.model_type!r} cannot be written as a GGUF; it can be for {', '.join(ARCHITECTURES)}"
         )
     metadata: dict[str, Any] = {
         "general.type": "adapter",
@@ -67,20 +67,20 @@ def export_gguf_lora(source: ExportSource, out: Path, *, force: bool = False) ->
         "adapter.type": "lora",
         "adapter.lora.alpha": float(adapter.spec.scale * adapter.spec.rank),
     }
-    tensors = list(_tensors(adapter, source.config))
+    tensors = list(_tensors(adapter, architecture))
     with new_file(out, force=force) as new:
-        write_gguf(new, str(architecture), metadata, tensors)
+        write_gguf(new, architecture.model_type, metadata, tensors)
     load = f"llama-cli -m BASE.gguf --lora {shlex.quote(str(out))}"
     notes = ("BASE.gguf is the base model's own GGUF, or `mlxtune export RUN --to gguf --base`",)
     return Exported("gguf-lora", out, size_on_disk(out), load, notes)
 
 
-def read_gguf_lora(path: Path, config: Mapping[str, Any]) -> Adapter:
+def read_gguf_lora(path: Path, architecture: Architecture) -> Adapter:
     """Read a LoRA adapter from a GGUF, ours or another program's.
 
     Args:
         path: The .gguf file.
-        config: config.json of the base model.
+        architecture: Of the base model.
 
     Returns:
         The adapter, in float32; its dropout, which a GGUF does not know, is 0.
@@ -89,7 +89,7 @@ def read_gguf_lora(path: Path, config: Mapping[str, Any]) -> Adapter:
         AdapterError: It is no LoRA adapter, or one of another architecture, or does not fit the base model.
         ModelError: It is no GGUF, truncated or damaged.
     """
-    _check_kind(path, config)
+    _check_kind(path, architecture)
     weights: dict[str, NDArray[np.float32]] = {}
     for tensor in open_gguf(path).tensors:
         layer, factor = _layer(path, str(tensor.name))
@@ -100,7 +100,7 @@ def read_gguf_lora(path: Path, config: Mapping[str, Any]) -> Adapter:
         raise AdapterError(
             f"{path}: holds no {missing}; expected a LoRA adapter that llama.cpp's converter or `export` wrote"
         )
-    layers = _layers(path, weights, linear_layers(config))
+    layers = _layers(path, weights, architecture.linear_layers)
     ranks = {len(weights[f"{layer}.lora_A"]) for layer in layers}
     if len(ranks) > 1:
         raise AdapterError(
@@ -110,11 +110,11 @@ def read_gguf_lora(path: Path, config: Mapping[str, Any]) -> Adapter:
     scale = shortest(alpha) / rank if alpha else 1.0  # as llama.cpp takes it
     ordered = {name: weights[name] for layer in layers for name in _factors(layer)}
     adapter = Adapter(LoraSpec(rank, scale, 0.0, layers), ordered)
-    check_fits(adapter, linear_layers(config), str(path), "the base model")
+    check_fits(adapter, architecture.linear_layers, str(path), "the base model")
     for layer in layers:
-        if _is_interleaved(layer, config):
+        if _is_interleaved(layer, architecture):
             name = f"{layer}.lora_B"
-            ordered[name] = deinterleaved(ordered[name], len(ordered[name]) // head_dim(config))
+            ordered[name] = deinterleaved(ordered[name], len(ordered[name]) // architecture.head_dim)
     return adapter
 
 
@@ -134,16 +134,16 @@ def _factors(layer: str) -> tuple[str, str]:
     return f"{layer}.lora_A", f"{layer}.lora_B"
 
 
-def _check_kind(path: Path, config: Mapping[str, Any]) -> None:
+def _check_kind(path: Path, architecture: Architecture) -> None:
     """Refuse what is no LoRA adapter of this architecture."""
     kind, adapter_kind = read_value(path, "general.type"), read_value(path, "adapter.type")
     if kind != "adapter" or adapter_kind != "lora":
         what = repr(kind or "model") if kind != "adapter" else f"an adapter of kind {adapter_kind!r}"
         raise AdapterError(f"{path}: is {what}; expected a LoRA adapter (general.type 'adapter', adapter.type 'lora')")
-    architecture = read_value(path, "general.architecture")
-    if architecture != config.get("model_type"):
+    own = read_value(path, "general.architecture")
+    if own != architecture.model_type:
         raise AdapterError(
-            f"{path}: is an adapter of a {architecture} model; the base model is of type {config.get('model_type')}; give the "
+            f"{path}: is an adapter of a {own} model; the base model is of type {architecture.model_type}; give the "
             "base model that the adapter was trained on"
         )
     if read_value(path, "adapter.alora.invocation_tokens"):
@@ -159,15 +159,15 @@ def _layer(path: Path, name: str) -> tuple[str, str]:
     return weight.removesuffix(".weight"), match["factor"].upper()
 
 
-def _tensors(adapter: Adapter, config: Mapping[str, Any]) -> Iterator[GgufTensor]:
+def _tensors(adapter: Adapter, architecture: Architecture) -> Iterator[GgufTensor]:
     """A and B of each layer, in float32."""
     for layer in adapter.spec.layers:
         name = gguf_name(f"{layer}.weight")
         for own in _factors(layer):
             factor = own[-1]
             value = np.ascontiguousarray(adapter.weights[own], np.float32)
-            if factor == "B" and _is_interleaved(layer, config):
-                value = interleaved(value, len(value) // head_dim(config))
+            if factor == "B" and _is_interleaved(layer, architecture):
+                value = interleaved(value, len(value) // architecture.head_dim)
             yield GgufTensor(f"{name}.lora_{factor.lower()}", value.shape, "F32", _whole(value))
 
 
@@ -175,6 +175,6 @@ def _whole(value: NDArray[np.float32]) -> Any:
     return lambda: iter([value])
 
 
-def _is_interleaved(layer: str, config: Mapping[str, Any]) -> bool:
+def _is_interleaved(layer: str, architecture: Architecture) -> bool:
     """Whether a GGUF has the rows of a layer in another order, and so those of its B."""
-    return config["model_type"] in INTERLEAVED and layer.rpartition(".")[2] in ("q_proj", "k_proj")
+    return architecture.model_type in INTERLEAVED and layer.rpartition(".")[2] in ("q_proj", "k_proj")

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxtune.backends.architecture import Architecture
 from mlxtune.errors import ExportError
 from mlxtune.export.chat_template import gguf_chat_template
 from mlxtune.export.exported import Exported, check_file_free, new_file, size_on_disk
@@ -29,7 +30,6 @@ from mlxtune.export.fused_tensors import FusedTensors
 from mlxtune.export.gguf_tokenizer import GgufTokenizer, gguf_tokenizer
 from mlxtune.export.gguf_writing import FILE_TYPES, GgufTensor, base_name, block_size, provenance, write_gguf
 from mlxtune.export.source import ExportSource
-from mlxtune.models.architecture import head_dim, is_tied, kv_heads
 from mlxtune.models.gguf_tensors import (
     ARCHITECTURES,
     INTERLEAVED,
@@ -64,7 +64,7 @@ def export_gguf(source: ExportSource, out: Path, quantization: str = "f16", *, f
     """
     kind = _kind(quantization)
     check_file_free(out, force=force)
-    metadata = model_metadata(source.config)
+    metadata = model_metadata(source.config, source.architecture)
     tokenizer = gguf_tokenizer(source.base, source.config)
     plan = _plan(source, kind)
     metadata |= {
@@ -78,34 +78,35 @@ def export_gguf(source: ExportSource, out: Path, quantization: str = "f16", *, f
     return Exported("gguf", out, size_on_disk(out), f"llama-cli -m {shlex.quote(str(out))}", tuple(notes))
 
 
-def model_metadata(config: Mapping[str, Any]) -> dict[str, Any]:
+def model_metadata(config: Mapping[str, Any], architecture: Architecture) -> dict[str, Any]:
     """What a GGUF says of a model's shape.
 
     Args:
         config: Its config.json, settled.
+        architecture: Of it.
 
     Raises:
         ExportError: llama.cpp does not compute what the config says.
     """
     _check_family(config)
-    architecture = config["model_type"]
+    model_type, width = architecture.model_type, architecture.head_dim
     keys: dict[str, Any] = {
-        "block_count": config["num_hidden_layers"],
+        "block_count": architecture.n_blocks,
         "context_length": context_length(config),
-        "embedding_length": config["hidden_size"],
-        "feed_forward_length": config["intermediate_size"],
-        "attention.head_count": config["num_attention_heads"],
-        "attention.head_count_kv": kv_heads(config),
+        "embedding_length": architecture.hidden_size,
+        "feed_forward_length": architecture.inner_size,
+        "attention.head_count": architecture.n_heads,
+        "attention.head_count_kv": architecture.n_kv_heads,
         "attention.layer_norm_rms_epsilon": float(config.get("rms_norm_eps", 1e-6)),
         "rope.freq_base": float(config.get("rope_theta", 10000.0)),
-        "vocab_size": config["vocab_size"],
+        "vocab_size": architecture.vocabulary,
         **_rope_scaling(config),
     }
-    if config.get("head_dim") or architecture == "qwen3":
-        keys |= {"attention.key_length": head_dim(config), "attention.value_length": head_dim(config)}
-    if architecture == "llama":
-        keys["rope.dimension_count"] = head_dim(config)
-    return {f"{architecture}.{key}": value for key, value in keys.items()}
+    if config.get("head_dim") or model_type == "qwen3":
+        keys |= {"attention.key_length": width, "attention.value_length": width}
+    if model_type == "llama":
+        keys["rope.dimension_count"] = width
+    return {f"{model_type}.{key}": value for key, value in keys.items()}
 
 
 def context_length(config: Mapping[str, Any]) -> int:
@@ -124,8 +125,8 @@ class _Plan:
 def _plan(source: ExportSource, kind: str) -> _Plan:
     """The tensors of a model, those that make a GGUF of it included."""
     config = source.config
-    fused = FusedTensors(source.base, config, source.adapter)
-    head = "model.embed_tokens.weight" if is_tied(config) else "lm_head.weight"
+    fused = FusedTensors(source.base, config, source.architecture, source.adapter)
+    head = "model.embed_tokens.weight" if source.architecture.is_tied else "lm_head.weight"
     tensors, whole, notes = [], [], []
     for name, shape in fused.shapes.items():
         short = gguf_name(name)
@@ -135,7 +136,7 @@ def _plan(source: ExportSource, kind: str) -> _Plan:
         if shape[-1] % block_size(stored):
             stored = FALLBACK
             whole.append(short)
-        tensors.append(GgufTensor(short, shape, stored, _chunks(fused, name, config)))
+        tensors.append(GgufTensor(short, shape, stored, _chunks(fused, name, source.architecture)))
     if kind in _FEW_BITS and gguf_name(head) not in whole:
         notes.append(f"{gguf_name(head)}, which computes the logits, is stored as {HEAD}")
     if whole:
@@ -145,17 +146,17 @@ def _plan(source: ExportSource, kind: str) -> _Plan:
             f"theirs are of another width: {', '.join(whole[:3])}{few}"
         )
     if (scaling := _scaling(config)).get("rope_type") == "llama3":
-        divisors = _divisors(config, scaling)
+        divisors = _divisors(config, scaling, source.architecture.head_dim)
         tensors.insert(0, GgufTensor(ROPE_DIVISORS, divisors.shape, "F32", lambda: iter([divisors])))
     return _Plan(tensors, notes)
 
 
-def _chunks(fused: FusedTensors, name: str, config: Mapping[str, Any]) -> Callable[[], Iterator[NDArray[np.float32]]]:
+def _chunks(fused: FusedTensors, name: str, architecture: Architecture) -> Callable[[], Iterator[NDArray[np.float32]]]:
     """A weight's rows in the order that its architecture has in a GGUF."""
     part = name.split(".")[-2]
-    if config["model_type"] not in INTERLEAVED or part not in ("q_proj", "k_proj"):
+    if architecture.model_type not in INTERLEAVED or part not in ("q_proj", "k_proj"):
         return partial(fused.chunks, name)
-    width = head_dim(config)
+    width = architecture.head_dim
     return lambda: (interleaved(rows, len(rows) // width) for rows in fused.chunks(name, width))
 
 
@@ -260,10 +261,10 @@ def _check_yarn(scaling: Mapping[str, Any], factor: float) -> None:
         )
 
 
-def _divisors(config: Mapping[str, Any], scaling: Mapping[str, Any]) -> NDArray[np.float32]:
+def _divisors(config: Mapping[str, Any], scaling: Mapping[str, Any], head_dim: int) -> NDArray[np.float32]:
     """What a llama3 scaling divides each frequency by, (head_dim / 2,)."""
     return rope_divisors(
-        head_dim(config),
+        head_dim,
         float(config.get("rope_theta", 10000.0)),
         float(scaling["factor"]),
         low=float(scaling.get("low_freq_factor", 1.0)),

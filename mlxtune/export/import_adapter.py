@@ -9,15 +9,15 @@ from __future__ import annotations
 import hashlib
 import platform
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from mlxtune.backends.adapter import Adapter, check_fits, read_adapter, write_adapter
+from mlxtune.backends.architecture import Architecture, block_of, in_usual_order, last_part
 from mlxtune.backends.base import Backend
 from mlxtune.data.examples import within_positions
 from mlxtune.data.rows import content_hash
@@ -28,7 +28,6 @@ from mlxtune.export.import_source import AdapterSource
 from mlxtune.export.lora_alpha import Alpha, alpha_of
 from mlxtune.export.peft_adapter import ReadAdapter, read_peft
 from mlxtune.files import write_text
-from mlxtune.models.architecture import ATTENTION, MLP, linear_layers, lora_layers
 from mlxtune.models.base_model import base_folder, fingerprint
 from mlxtune.models.source import read_config
 from mlxtune.recipe.sections import LoraSection, Recipe
@@ -91,9 +90,10 @@ def import_adapter(
         raise RunError(f"{out}: another process is writing to it; wait for it or choose another --out")
     folder = base_folder(recipe.model, backend)
     config = read_config(folder)
-    read = _read(source, config)
-    adapter = _in_model_order(read.adapter, config, source, recipe.model.path)
-    lora, notes = lora_section(adapter, config, recipe.lora)
+    architecture = backend.architecture(config)
+    read = _read(source, architecture)
+    adapter = _in_model_order(read.adapter, architecture, source, recipe.model.path)
+    lora, notes = lora_section(adapter, architecture, recipe.lora)
     recipe = within_positions(recipe.model_copy(update={"lora": lora}), config)
     data, left_out = _data_facts(recipe)
     notes = [*read.notes, *notes, *_base_notes(read.adapter.base, recipe), *left_out]
@@ -101,7 +101,7 @@ def import_adapter(
     with new_folder(out, RUN_FILE, force=force) as new:
         run = RunFolder(new)
         write_text(run.recipe_file, recipe.to_yaml())
-        write_adapter(run.adapter, replace(adapter, base=recipe.model.path), config["num_hidden_layers"])
+        write_adapter(run.adapter, replace(adapter, base=recipe.model.path), architecture.n_blocks)
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         run.update_info(
             created=now,
@@ -126,12 +126,12 @@ def import_adapter(
     return ImportedRun(RunFolder(out), source.format, recipe, n_parameters, tuple(notes))
 
 
-def lora_section(adapter: Adapter, config: Mapping[str, Any], own: LoraSection) -> tuple[LoraSection, list[str]]:
+def lora_section(adapter: Adapter, architecture: Architecture, own: LoraSection) -> tuple[LoraSection, list[str]]:
     """The lora section of a recipe that says what an adapter has, and what it cannot say.
 
     Args:
         adapter: The adapter; its layers are the base model's.
-        config: config.json of the base model.
+        architecture: Of the base model.
         own: The recipe's present section: what is right in it stays as it is written.
     """
     spec, notes = adapter.spec, []
@@ -143,16 +143,15 @@ def lora_section(adapter: Adapter, config: Mapping[str, Any], own: LoraSection) 
     section = own.model_copy(
         update={"rank": spec.rank, "alpha": float(alpha.value), "rslora": alpha.rslora, "dropout": spec.dropout}
     )
-    fits = own.layers == "all" or own.layers <= config["num_hidden_layers"]
-    if fits and set(lora_layers(config, own.targets, own.layers)) == set(spec.layers):
+    fits = own.layers == "all" or own.layers <= architecture.n_blocks
+    if fits and set(architecture.lora_layers(own.targets, own.layers)) == set(spec.layers):
         return section, notes
-    names = {layer.rpartition(".")[2] for layer in spec.layers}
-    targets: Any = [name for name in (*ATTENTION, *MLP) if name in names]
-    words = {"all": {*ATTENTION, *MLP}, "attention": set(ATTENTION), "mlp": set(MLP)}
-    targets = next((word for word, meant in words.items() if meant == names), targets)
-    n_blocks = config["num_hidden_layers"] - min(int(layer.split(".")[2]) for layer in spec.layers)
-    layers: Any = "all" if n_blocks == config["num_hidden_layers"] else n_blocks
-    if more := len(lora_layers(config, targets, layers)) - len(spec.layers):
+    names = in_usual_order(map(last_part, spec.layers))
+    words: tuple[Literal["all", "attention", "mlp"], ...] = ("all", "attention", "mlp")
+    targets = next((word for word in words if set(architecture.targets(word)) == set(names)), names)
+    n_blocks = architecture.n_blocks - min(map(block_of, spec.layers))
+    layers: Any = "all" if n_blocks == architecture.n_blocks else n_blocks
+    if more := len(architecture.lora_layers(targets, layers)) - len(spec.layers):
         notes.append(
             f"lora.targets and lora.layers of a recipe cannot name this adapter's {len(spec.layers)} layers alone: the run's "
             f"recipe names {more} more, which the adapter leaves as they are"
@@ -160,18 +159,18 @@ def lora_section(adapter: Adapter, config: Mapping[str, Any], own: LoraSection) 
     return section.model_copy(update={"targets": targets, "layers": layers}), notes
 
 
-def _read(source: AdapterSource, config: Mapping[str, Any]) -> ReadAdapter:
+def _read(source: AdapterSource, architecture: Architecture) -> ReadAdapter:
     """An adapter of any format."""
     if source.format == "peft":
         return read_peft(source.path)
     if source.format == "gguf-lora":
-        return ReadAdapter(read_gguf_lora(source.path, config))
+        return ReadAdapter(read_gguf_lora(source.path, architecture))
     return ReadAdapter(read_adapter(source.path))
 
 
-def _in_model_order(adapter: Adapter, config: Mapping[str, Any], source: AdapterSource, base: str) -> Adapter:
+def _in_model_order(adapter: Adapter, architecture: Architecture, source: AdapterSource, base: str) -> Adapter:
     """The adapter with its layers as the base model has them; AdapterError unless it fits and its values are numbers."""
-    shapes = linear_layers(config)
+    shapes = architecture.linear_layers
     check_fits(adapter, shapes, str(source.path), base)
     spec = adapter.spec
     if not (np.isfinite(spec.scale) and spec.scale > 0 and 0 <= spec.dropout < 1):

@@ -18,12 +18,13 @@ from typing import Any
 
 import yaml
 
+from mlxtune.backends.architecture import USUAL_ORDER
 from mlxtune.errors import RecipeError
 from mlxtune.export.exported import check_file_free, new_file
 from mlxtune.export.import_source import LORA_DEFAULTS, RecipeSource
 from mlxtune.export.mlx_lm_rows import MlxLmRows, read_mlx_lm_rows
 from mlxtune.export.mlx_lm_settings import MlxLmSettings
-from mlxtune.models.architecture import ATTENTION, MLP, max_positions
+from mlxtune.models.positions import max_positions
 from mlxtune.models.source import read_config
 from mlxtune.recipe.load import load_recipe
 
@@ -178,7 +179,7 @@ def _targets(settings: MlxLmSettings, keys: Any) -> Any:
     if keys is None:
         return "all"
     names = [str(key).rpartition(".")[2] for key in keys] if isinstance(keys, list) else []
-    known = [name for name in (*ATTENTION, *MLP) if name in names]
+    known = [name for name in USUAL_ORDER if name in names]
     others = (
         [str(key) for key in keys if str(key).rpartition(".")[2] not in known] if isinstance(keys, list) else [keys]
     )

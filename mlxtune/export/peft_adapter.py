@@ -22,13 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxtune.backends.adapter import Adapter
+from mlxtune.backends.architecture import USUAL_ORDER, in_usual_order
 from mlxtune.backends.base import LoraSpec
 from mlxtune.errors import AdapterError
 from mlxtune.export.exported import Exported, new_folder, size_on_disk
 from mlxtune.export.lora_alpha import Alpha, alpha_of
 from mlxtune.export.source import ExportSource
 from mlxtune.files import read_safetensors, write_json, write_safetensors
-from mlxtune.models.architecture import ATTENTION, MLP
 from mlxtune.recipe.sections import is_local_model
 
 FORMAT = "peft"
@@ -167,7 +167,7 @@ def _targets(layers: Sequence[str], n_blocks: int) -> dict[str, Any]:
     kinds = {frozenset(parts) for parts in by_block.values()}
     if len(kinds) > 1:
         return {"target_modules": sorted(layers, key=_in_model_order)}
-    targets = {"target_modules": [name for name in (*ATTENTION, *MLP) if name in next(iter(kinds))]}
+    targets = {"target_modules": in_usual_order(next(iter(kinds)))}
     if len(by_block) == n_blocks:
         return targets
     return {**targets, "layers_to_transform": sorted(by_block), "layers_pattern": "layers"}
@@ -387,6 +387,5 @@ def _match(pattern: str, layer: str, folder: Path, *, whole: bool = True) -> Any
 def _in_model_order(layer: str) -> tuple[int, int, str]:
     """Block by block; the layers of a block as a model has them."""
     parts, last = layer.split("."), layer.rpartition(".")[2]
-    known = (*ATTENTION, *MLP)
     block = next((int(part) for part in parts if part.isdigit()), -1)
-    return block, known.index(last) if last in known else len(known), layer
+    return block, USUAL_ORDER.index(last) if last in USUAL_ORDER else len(USUAL_ORDER), layer

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from mlxtune.backends.adapter import Adapter, check_fits, read_adapter
+from mlxtune.backends.architecture import Architecture
 from mlxtune.backends.base import Backend
 from mlxtune.errors import ExportError, RunError
-from mlxtune.models.architecture import linear_layers
 from mlxtune.models.base_model import base_folder, require_base
 from mlxtune.models.source import read_config, settled
 from mlxtune.recipe.sections import Recipe
@@ -26,6 +26,7 @@ class ExportSource:
         recipe: As resolved when the run was made.
         base: Folder of its base model: safetensors, quantized (MLX's packing) or not.
         config: config.json of the base, with what it leaves open filled in (`models.source.settled`).
+        architecture: Of the base.
         adapter: Its adapter; None where the base model alone is exported.
     """
 
@@ -33,6 +34,7 @@ class ExportSource:
     recipe: Recipe
     base: Path
     config: Mapping[str, Any]
+    architecture: Architecture
     adapter: Adapter | None
 
     @property
@@ -65,8 +67,9 @@ def open_source(run: RunFolder, backend: Backend, *, base_only: bool = False) ->
     require_base(base, run.info().get("base", {}).get("fingerprint"), str(run))
     own = read_config(base)
     config = {**own, **settled(base, own)}
+    architecture = backend.architecture(config)
     if base_only:
-        return ExportSource(run, recipe, base, config, None)
+        return ExportSource(run, recipe, base, config, architecture, None)
     adapter = read_adapter(run.adapter)
-    check_fits(adapter, linear_layers(config), str(run.adapter), str(base))
-    return ExportSource(run, recipe, base, config, adapter)
+    check_fits(adapter, architecture.linear_layers, str(run.adapter), str(base))
+    return ExportSource(run, recipe, base, config, architecture, adapter)

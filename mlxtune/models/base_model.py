@@ -38,7 +38,7 @@ def base_folder(section: ModelSection, backend: Backend, *, progress: bool = Tru
     Raises:
         ModelError: The model cannot be found, read or converted.
     """
-    source = find(section.path, revision=section.revision, progress=progress)
+    source = find(section.path, revision=section.revision, progress=progress, check=backend.architecture)
     if source.kind == "folder" and section.quantize is None:
         return source.path
     quantize = section.quantize

@@ -12,13 +12,14 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from mlxtune.errors import ModelError, did_you_mean
 from mlxtune.files import heal
-from mlxtune.models import architecture, gguf_file, hub
+from mlxtune.models import gguf_file, hub
 from mlxtune.recipe.sections import is_local_model
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -53,7 +54,12 @@ class TensorPlace:
 
 
 def find(
-    path: str, *, revision: str | None = None, need: Literal["all", "config"] = "all", progress: bool = True
+    path: str,
+    *,
+    revision: str | None = None,
+    need: Literal["all", "config"] = "all",
+    progress: bool = True,
+    check: Callable[[Mapping[str, Any]], object] = lambda config: None,
 ) -> ModelSource:
     """The model that a recipe or command line means.
 
@@ -62,6 +68,7 @@ def find(
         revision: Branch, tag or commit; of a Hub id only.
         need: "config" is content with config and tokenizer, and downloads no weights.
         progress: Show a download's progress, on a terminal.
+        check: Raises what is wrong with a folder's config.json, before its weights are downloaded: a backend's `architecture`.
 
     Raises:
         ModelError: It is not there, is not whole, or is of a kind that is not supported.
@@ -72,16 +79,18 @@ def find(
         if revision is not None:
             raise ModelError(f"{path}: --revision (model.revision) is for Hub ids; a local model has none")
         local = _in_package(path) if is_package else local
-        return _local(local, path, need)
+        return _local(local, path, need, check)
     if need == "all":  # a model that is not supported is refused before gigabytes of it are downloaded
-        find(path, revision=revision, need="config", progress=progress)
+        find(path, revision=revision, need="config", progress=progress, check=check)
     folder = hub.download(path, revision=revision, need=need, progress=progress)
     check_folder(folder, f"{path} (downloaded from the Hub)", need)
+    if need == "config":
+        check(read_config(folder))
     return ModelSource("folder", folder, f"{path}@{folder.name}", path)
 
 
 def check_folder(folder: Path, name: str, need: Literal["all", "config"] = "all") -> None:
-    """Raise ModelError unless a folder holds a whole model, of a type that is supported.
+    """Raise ModelError unless a folder holds a whole model.
 
     Args:
         folder: Hugging Face or MLX layout.
@@ -90,7 +99,6 @@ def check_folder(folder: Path, name: str, need: Literal["all", "config"] = "all"
     """
     if not (folder / "config.json").is_file():
         raise ModelError(f"{name}: not a model folder: config.json is missing{_what_it_is(folder)}")
-    architecture.check(read_config(folder))
     files = {file.name for file in folder.iterdir()}
     if not ({"tokenizer.json", "tokenizer.model"} & files or {"vocab.json", "merges.txt"} <= files):
         raise ModelError(f"{name}: has no tokenizer: tokenizer.json is missing; copy it from where the model came from")
@@ -129,7 +137,7 @@ def settled(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     except (OSError, ValueError):
         generation = {}
     eos = {"eos_token_id": generation["eos_token_id"]} if generation.get("eos_token_id") else {}
-    return {**_rope(config), **eos, "tie_word_embeddings": is_tied(folder, config)}
+    return {**_older_keys(config), **eos, "tie_word_embeddings": is_tied(folder, config)}
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -190,15 +198,25 @@ def is_tied(folder: Path, config: dict[str, Any]) -> bool:
     return True
 
 
-def _rope(config: dict[str, Any]) -> dict[str, Any]:
-    """The older keys of what transformers 5 writes as rope_parameters."""
+def as_mlx_lm_reads(config: dict[str, Any]) -> dict[str, Any]:
+    """A config with the older keys beside those that transformers 5 writes, which mlx-lm does not read for every family."""
+    return {**config, **_older_keys(config)}
+
+
+def _older_keys(config: dict[str, Any]) -> dict[str, Any]:
+    """The older keys of what transformers 5 writes as rope_parameters and layer_types."""
     parameters = config.get("rope_parameters") or {}
     older: dict[str, Any] = {}
-    if "rope_theta" in parameters and config.get("rope_theta") is None:
-        older["rope_theta"] = parameters["rope_theta"]
-    if parameters.get("rope_type", "default") != "default" and config.get("rope_scaling") is None:
+    if isinstance(local := parameters.get("sliding_attention"), dict):  # of each kind of layer its own
+        older["rope_local_base_freq"] = local.get("rope_theta")
+        parameters = parameters.get("full_attention") or {}
+    older |= {key: parameters.get(key) for key in ("rope_theta", "partial_rotary_factor")}
+    if parameters.get("rope_type", "default") != "default":
         older["rope_scaling"] = parameters
-    return older
+    kinds = config.get("layer_types") or []
+    if "full_attention" in kinds and "sliding_attention" in kinds:
+        older["sliding_window_pattern"] = kinds.index("full_attention") + 1
+    return {key: value for key, value in older.items() if value is not None and config.get(key) is None}
 
 
 # Local paths -----------------------------------------------------------------------------------------------------
@@ -209,12 +227,15 @@ def _is_hub_id(path: str) -> bool:
     return bool(HUB_ID.fullmatch(path)) and not Path(path).parent.is_dir()
 
 
-def _local(path: Path, given: str, need: Literal["all", "config"]) -> ModelSource:
+def _local(
+    path: Path, given: str, need: Literal["all", "config"], check: Callable[[Mapping[str, Any]], object]
+) -> ModelSource:
     heal(path.parent, path.name)
     if not path.exists():
         raise ModelError(_missing(path, given))
     if path.is_dir():
         check_folder(path, given, need)
+        check(read_config(path))
         return ModelSource("folder", path, None, path.resolve().name)
     if path.suffix != ".gguf":
         raise ModelError(f"{given}: is a file; expected a model folder or a .gguf file{_advice(path)}")

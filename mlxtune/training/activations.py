@@ -17,11 +17,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from mlxtune.backends.architecture import BLOCKS, Architecture, block_of, last_part
 from mlxtune.backends.base import Device, LoraSpec
 from mlxtune.backends.shapes import SEQUENCE_TOKENS
-from mlxtune.models.architecture import head_dim, kv_heads, linear_layers
 
 FLOAT32 = 4  # bytes
 # Of a block's arrays, while its gradient is computed. MLX allocates up to a hundred operations ahead of the one that runs, more than a
@@ -95,7 +94,7 @@ class Activations:
     """The bytes that one forward pass of a training keeps.
 
     Args:
-        config: The base model's config.json.
+        architecture: The base model's.
         spec: The adapter.
         backend: 'mlx' or 'torch'.
         device: Where it computes.
@@ -104,7 +103,7 @@ class Activations:
     """
 
     def __init__(
-        self, config: Mapping[str, Any], spec: LoraSpec, backend: str, device: Device, width: int, recomputes: bool
+        self, architecture: Architecture, spec: LoraSpec, backend: str, device: Device, width: int, recomputes: bool
     ) -> None:
         self._spec, self._backend, self._device, self._width, self._recomputes = (
             spec,
@@ -113,15 +112,15 @@ class Activations:
             width,
             recomputes,
         )
-        self._hidden, self._inner = int(config["hidden_size"]), int(config["intermediate_size"])
-        self._heads = int(config["num_attention_heads"])
-        self._queries, self._keys = self._heads * head_dim(config), kv_heads(config) * head_dim(config)
-        self._has_head_norms = config["model_type"] == "qwen3"
-        self._n_blocks = int(config["num_hidden_layers"])
-        shapes = linear_layers(config)
+        self._hidden, self._inner = architecture.hidden_size, architecture.inner_size
+        self._heads, head_dim = architecture.n_heads, architecture.head_dim
+        self._queries, self._keys = self._heads * head_dim, architecture.n_kv_heads * head_dim
+        self._has_head_norms = f"{BLOCKS}.0.self_attn.q_norm.weight" in architecture.weights
+        self._n_blocks = architecture.n_blocks
+        shapes = architecture.linear_layers
         of_blocks: dict[int, dict[str, int]] = {}
         for layer in spec.layers:
-            of_blocks.setdefault(int(layer.split(".")[2]), {})[layer.rpartition(".")[2]] = shapes[layer][0]
+            of_blocks.setdefault(block_of(layer), {})[last_part(layer)] = shapes[layer][0]
         # Blocks below the first adapted one keep nothing: no gradient goes there.
         self._blocks = [of_blocks.get(block, {}) for block in range(min(of_blocks), self._n_blocks)]
 

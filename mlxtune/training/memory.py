@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mlxtune.backends.architecture import Architecture
 from mlxtune.backends.base import Batch, Device, LoraSpec
 from mlxtune.backends.shapes import BLOCK_ELEMENTS, LOGITS_BYTES, POSITIONS_AT_ONCE, positions_at_once
 from mlxtune.data.batches import shared_prefix
 from mlxtune.data.examples import Example
-from mlxtune.models.architecture import linear_layers, n_parameters
 from mlxtune.recipe.sections import AUTO, Recipe
 from mlxtune.training.activations import FLOAT32, Activations, PassShape
 
@@ -49,6 +49,7 @@ class Workload:
     Attributes:
         recipe: With its settings.
         config: The base model's config.json.
+        architecture: What it is made of.
         spec: The adapter.
         device: Where training runs.
         backend: 'mlx' or 'torch'.
@@ -56,6 +57,7 @@ class Workload:
 
     recipe: Recipe
     config: Mapping[str, Any]
+    architecture: Architecture
     spec: LoraSpec
     device: Device
     backend: str
@@ -130,17 +132,17 @@ def estimated_memory(workload: Workload, passes: Iterable[PassShape]) -> dict[st
         workload: What is trained, and where.
         passes: Those of training, or the largest.
     """
-    recipe, config, device = workload.recipe, workload.config, workload.device
+    recipe, architecture, device = workload.recipe, workload.architecture, workload.device
     width = value_bytes(workload)
     activations = Activations(
-        config, workload.spec, workload.backend, device, width, recipe.train.gradient_checkpointing
+        architecture, workload.spec, workload.backend, device, width, recipe.train.gradient_checkpointing
     )
     shapes = set(passes)
     peaks = [_of_pass(workload, activations, shape) for shape in shapes]
     kept, beside = max(peaks, key=sum)
     parts = {
         "weights": _weight_bytes(workload, width),
-        "adapter and optimizer": adapter_size(workload.spec, linear_layers(config)) * ADAPTER_BYTES,
+        "adapter and optimizer": adapter_size(workload.spec, architecture.linear_layers) * ADAPTER_BYTES,
         "activations": kept,
         "gradients or logits": beside,
     }
@@ -175,7 +177,7 @@ def _of_pass(workload: Workload, activations: Activations, shape: PassShape) -> 
 
 def _heap_gaps(workload: Workload, activations: Activations, shape: PassShape) -> int:
     """Freed memory of a pass that glibc neither uses again nor gives back, bytes."""
-    array = shape.rows * shape.width * int(workload.config["hidden_size"]) * FLOAT32
+    array = shape.rows * shape.width * workload.architecture.hidden_size * FLOAT32
     if platform.libc_ver()[0] != "glibc" or array > HEAP_ARRAY_BYTES:
         return 0
     return int(HEAP_GAPS * activations.without_adapters(shape))
@@ -183,19 +185,22 @@ def _heap_gaps(workload: Workload, activations: Activations, shape: PassShape) -
 
 def _weight_bytes(workload: Workload, width: int) -> int:
     """Weights as they lie in memory: scales and offsets of a quantized base have the type that is computed in."""
-    config, quantization = workload.config, _quantization(workload)
-    hidden, vocabulary = int(config["hidden_size"]), int(config["vocab_size"])
+    architecture, quantization = workload.architecture, _quantization(workload)
     if quantization is None:
         # MLX makes a float32 copy of a 16-bit head; torch casts it block by block.
-        head_copy = vocabulary * hidden * FLOAT32 if workload.backend == "mlx" and width < FLOAT32 else 0
-        return n_parameters(config) * width + head_copy
+        head_copy = (
+            architecture.vocabulary * architecture.hidden_size * FLOAT32
+            if workload.backend == "mlx" and width < FLOAT32
+            else 0
+        )
+        return architecture.n_parameters * width + head_copy
     bits: float = quantization["bits"] + 2 * 8 * width / quantization["group_size"]
-    return math.ceil(n_parameters(config) * bits / 8)
+    return math.ceil(architecture.n_parameters * bits / 8)
 
 
 def _logits_bytes(workload: Workload, shape: PassShape) -> int:
     """The float32 logits that exist at a time, and what becomes of them."""
-    vocabulary, kind = int(workload.config["vocab_size"]), workload.device.kind
+    vocabulary, kind = workload.architecture.vocabulary, workload.device.kind
     positions: int = workload.device.padding.positions(max(1, shape.supervised))
     if workload.backend == "mlx":
         positions = min(positions, positions_at_once(vocabulary, LOGITS_BYTES[kind]))
@@ -208,8 +213,7 @@ def _dequantized_bytes(workload: Workload) -> int:
     """The block of a weight that torch dequantizes to multiply by it."""
     if workload.backend != "torch" or _quantization(workload) is None:
         return 0
-    config = workload.config
-    largest = int(config["hidden_size"]) * max(int(config["vocab_size"]), int(config["intermediate_size"]))
+    largest = max(math.prod(shape) for shape in workload.architecture.weights.values())
     return min(largest, BLOCK_ELEMENTS) * DEQUANTIZED_BYTES
 
 

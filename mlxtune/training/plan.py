@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mlxtune.backends.base import Batch, Device
+from mlxtune.backends.base import Backend, Batch, Device
 from mlxtune.data.examples import Example, within_positions
 from mlxtune.data.prepared_cache import cached_prepare
-from mlxtune.models.architecture import linear_layers, n_parameters
 from mlxtune.models.base_model import config_and_tokenizer
 from mlxtune.models.tokenizer import load_tokenizer
 from mlxtune.recipe.sections import Recipe
@@ -151,16 +150,16 @@ class Plan:
 
 def plan(
     recipe: Recipe,
-    device: Device,
-    backend: str = "mlx",
+    backend: Backend,
+    device: Device | None = None,
     probe: Callable[[Workload, Sequence[Example]], Probe] | None = None,
 ) -> Plan:
-    """Plan a recipe's training on a device.
+    """Plan a recipe's training.
 
     Args:
         recipe: What to train.
-        device: Where.
-        backend: 'mlx' or 'torch': what each keeps for the backward pass differs.
+        backend: What with.
+        device: Where; None is where the backend computes.
         probe: Runs some steps of it, with weights; None plans without.
 
     Raises:
@@ -168,12 +167,13 @@ def plan(
     """
     config, tokenizer_folder = config_and_tokenizer(recipe.model)
     recipe = within_positions(recipe, config)
-    spec = lora_spec(recipe, config)
+    architecture, device = backend.architecture(config), device or backend.device()
+    spec = lora_spec(recipe, architecture)
     tokenizer = load_tokenizer(tokenizer_folder)
     prepared = cached_prepare(recipe, tokenizer, ask=False)
     training, validation = prepared.training, prepared.validation
     steps = Steps.of(len(training.examples), recipe)
-    fit = fitted(Workload(recipe, config, spec, device, backend), training.examples)
+    fit = fitted(Workload(recipe, config, architecture, spec, device, backend.name), training.examples)
     if probe:
         fit.require()
     settings = fit.workload.recipe.train
@@ -190,8 +190,8 @@ def plan(
     prefix = len(epoch[0].prefix)
     of_prefix = prefix * steps.per_epoch
     return Plan(
-        trainable_parameters=adapter_size(spec, linear_layers(config)),
-        total_parameters=n_parameters(config),
+        trainable_parameters=adapter_size(spec, architecture.linear_layers),
+        total_parameters=architecture.n_parameters,
         data=describe_data(training, validation),
         rows=len(training.examples),
         tokens_per_epoch=tokens,

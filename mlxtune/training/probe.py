@@ -12,7 +12,6 @@ from mlxtune.backends.base import Backend, Batch
 from mlxtune.data.examples import Example
 from mlxtune.data.passes import PASS_COST
 from mlxtune.data.template import ReplyTemplate
-from mlxtune.models.architecture import linear_layers
 from mlxtune.models.base_model import base_folder
 from mlxtune.training.activations import rows_computed
 from mlxtune.training.loop import BatchSampler, Steps, optimizer_spec
@@ -129,7 +128,7 @@ def probe_steps(
     largest = max(numbers, key=lambda step: costs[step - 1])
 
     model = backend.load(base_folder(recipe.model, backend), dtype=recipe.model.dtype)
-    model.attach_lora(workload.spec, initial_weights(workload.spec, linear_layers(workload.config), train.seed))
+    model.attach_lora(workload.spec, initial_weights(workload.spec, workload.architecture.linear_layers, train.seed))
     model.prepare_training(optimizer_spec(train), train.gradient_checkpointing)
     n_segments = len(ReplyTemplate(recipe.output).segments)
     backend.peak_memory_bytes(reset=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxtune.backends.adapter import initial_weights
+from mlxtune.backends.architecture import Architecture
 from mlxtune.backends.base import ChosenBackend, LoraSpec
 from mlxtune.data.cleaning import CleaningReport
 from mlxtune.data.examples import within_positions
@@ -22,7 +23,6 @@ from mlxtune.data.reading import format_of
 from mlxtune.data.rows import Row, content_hash
 from mlxtune.errors import RunError
 from mlxtune.files import write_text
-from mlxtune.models.architecture import linear_layers, lora_layers
 from mlxtune.models.base_model import base_folder, config_and_tokenizer, fingerprint, require_base
 from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
 from mlxtune.recipe.sections import Recipe
@@ -98,7 +98,8 @@ def tune(
         log.info(
             f"train.max_tokens is lowered to {recipe.train.max_tokens:,}, the number of positions that the model has"
         )
-    spec = lora_spec(recipe, config)
+    architecture = backend.architecture(config)
+    spec = lora_spec(recipe, architecture)
     changed: list[str] = []
     if resume:
         recipe = resume.with_its_passes(recipe)
@@ -112,7 +113,7 @@ def tune(
     for line in [*training.left_out, *(validation.left_out if validation else [])]:
         log.info(f"left out, longer than train.max_tokens: {line}")
     device = backend.device()
-    fit = fitted(Workload(recipe, config, spec, device, backend.name), training.examples)
+    fit = fitted(Workload(recipe, config, architecture, spec, device, backend.name), training.examples)
     fit.require()
     if note := fit.note():
         log.info(note)
@@ -129,7 +130,7 @@ def tune(
     folder = base_folder(recipe.model, backend)
     if before_this := resume or begin_from:
         require_base(folder, before_this.info().get("base", {}).get("fingerprint"), str(before_this))
-    shapes = linear_layers(config)
+    shapes = architecture.linear_layers
     weights = (
         adapter_to_begin_from(begin_from, spec, shapes, recipe.model.path)
         if begin_from
@@ -140,7 +141,7 @@ def tune(
     trainable = sum(value.size for value in weights.values())
     again = ", with gradient checkpointing" if recipe.train.gradient_checkpointing else ""
     log.info(
-        f"training {trainable:,} of {model.n_parameters:,} parameters for {steps.total:,} steps, {steps.per_epoch:,} an epoch, "
+        f"training {trainable:,} of {architecture.n_parameters:,} parameters for {steps.total:,} steps, {steps.per_epoch:,} an epoch, "
         f"in forward passes of up to {recipe.train.tokens_per_pass:,} positions{again}",
     )
 
@@ -183,7 +184,7 @@ def tune(
                 seed=recipe.train.seed,
                 base={"path": recipe.model.path, "folder": str(folder), "fingerprint": fingerprint(folder)},
                 data=data,
-                parameters=model.n_parameters,
+                parameters=architecture.n_parameters,
                 trainable_parameters=trainable,
                 begun_from=None if begin_from is None else str(begin_from.path.resolve()),
                 command=_command(),
@@ -265,10 +266,10 @@ def _command() -> list[str]:
     return ["mlxtune", *sys.argv[1:]]
 
 
-def lora_spec(recipe: Recipe, config: dict[str, Any]) -> LoraSpec:
+def lora_spec(recipe: Recipe, architecture: Architecture) -> LoraSpec:
     """The adapter that a recipe asks for on a model."""
     lora = recipe.lora
-    return LoraSpec(lora.rank, lora.scale, lora.dropout, lora_layers(config, lora.targets, lora.layers))
+    return LoraSpec(lora.rank, lora.scale, lora.dropout, architecture.lora_layers(lora.targets, lora.layers))
 
 
 def describe_data(training: Split, validation: Split | None) -> str:

@@ -16,6 +16,7 @@ from mlxtune.doctor import OK, check_blas
 from mlxtune.recipe.load import load_recipe
 from mlxtune.training.plan import plan
 from tests.commands.test_doctor import FakeBackend
+from tests.conftest import chosen
 from tests.training.test_loop import write_recipe
 
 # Says what MLX_ENABLE_TF32 is at the moment when mlx is imported, then runs the statements that follow.
@@ -87,9 +88,9 @@ def test_doctor_and_the_plan_say_what_tf32_costs_on_a_gpu(tmp_path: Path, base: 
     recipe = load_recipe(write_recipe(tmp_path, base))
     gpu = Device("gpu", "a GPU", 10**9, "MLX_ENABLE_TF32=1")
     said = "MLX_ENABLE_TF32=1: float32 matrix products are rounded to TF32"
-    planned = plan(recipe, gpu)
+    planned = plan(recipe, chosen().backend, gpu)
     assert said in planned.as_text() and said in str(planned.as_json()["rounding"])
-    exact = plan(recipe, Device("gpu", "a GPU", 10**9))
+    exact = plan(recipe, chosen().backend, Device("gpu", "a GPU", 10**9))
     assert "rounding" not in exact.as_text() and exact.as_json()["rounding"] is None
 
     machine: Any = FakeBackend("gpu")

@@ -240,7 +240,7 @@ def test_the_plans_memory_is_what_training_takes(tmp_path: Path, gradient_checkp
     folder = tiny_model(tmp_path / "base", "qwen3", hidden=128, layers=8)
     train = {"batch_size": 7, "gradient_checkpointing": gradient_checkpointing}
     recipe = load_recipe(write_recipe(tmp_path, folder, prompt={"system": system}, train=train))
-    planned = plan(recipe, backend.device())
+    planned = plan(recipe, backend)
     gc.collect()  # what other tests left
     before = int(mx.get_active_memory())
     tuned = tune(recipe, ChosenBackend(backend, "asked for"), tmp_path / "run")

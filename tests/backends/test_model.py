@@ -18,7 +18,6 @@ from mlxtune.backends.state import ADAPTER_FILE, OPTIMIZER_FILE
 from mlxtune.data.batches import build_batches, shared_prefix
 from mlxtune.data.template import ReplyTemplate
 from mlxtune.errors import AdapterError, DataError
-from mlxtune.models.architecture import linear_layers, lora_layers
 from mlxtune.models.tokenizer import load_tokenizer
 from tests.adapted import (
     BACKENDS,
@@ -37,6 +36,7 @@ from tests.adapted import (
     numpy_log_probability,
     numpy_nats,
 )
+from tests.architectures import linear_layers, lora_layers
 from tests.tiny import tiny_model
 
 VOCABULARY = 448  # of the tiny Qwen3

@@ -13,10 +13,10 @@ from mlxtune.backends.base import Backend, Model, OptimizerSpec, in_order
 from mlxtune.data.batches import build_batches, shared_prefix
 from mlxtune.data.template import ReplyTemplate
 from mlxtune.evaluation.predict.constraint import TemplateConstraint
-from mlxtune.models.architecture import linear_layers
 from mlxtune.models.tokenizer import load_tokenizer
 from mlxtune.training.loop import BatchSampler
 from tests.adapted import BACKENDS, adapted, adapter_of, assert_close, backend_named, examples_of, loaded, moved
+from tests.architectures import linear_layers
 from tests.tiny import tiny_model
 
 TOKENS = list(range(5, 45))
@@ -51,7 +51,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def test_both_count_the_same_parameters(pair: Pair) -> None:
     mlx, torch = (backend.load(pair.folder) for backend in pair.backends)
-    assert mlx.n_parameters == torch.n_parameters
+    assert mlx.architecture == torch.architecture
     assert mlx.config["num_hidden_layers"] == torch.config["num_hidden_layers"] == 2
 
 

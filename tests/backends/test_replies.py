@@ -13,6 +13,7 @@ from mlxtune.backends.base import Constraint, Generation, in_order
 from mlxtune.backends.columns import Columns, go_apart
 from mlxtune.backends.replies import Allowed, write_replies
 from mlxtune.backends.slots import slot_bytes, slots_within
+from tests.architectures import architecture_of
 
 STOP = 0
 VOCABULARY = 10
@@ -249,8 +250,8 @@ def test_a_token_sees_its_own_row_up_to_itself() -> None:
     span = columns.add(np.array([1, 2], np.int32), 2)
 
     assert span.offsets.tolist() == [3, 2] and span.n_columns == 5
-    assert span.visible[0, 0].astype(int).tolist() == [1, 1, 1, 1, 0]
-    assert span.visible[1, :2].astype(int).tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 0]]
+    assert span.visible()[0, 0].astype(int).tolist() == [1, 1, 1, 1, 0]
+    assert span.visible()[1, :2].astype(int).tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 0]]
 
 
 def test_padding_is_written_over_by_the_rows_next_token() -> None:
@@ -287,22 +288,23 @@ def test_columns_do_not_grow_while_rows_come_and_go() -> None:
 
 QWEN3 = {
     "model_type": "qwen3", "hidden_size": 1024, "num_hidden_layers": 28, "num_attention_heads": 16, "num_key_value_heads": 8,
-    "head_dim": 128, "intermediate_size": 3072, "vocab_size": 151936,
+    "head_dim": 128, "intermediate_size": 3072, "vocab_size": 151936, "rms_norm_eps": 1e-6, "rope_theta": 1e6, "max_position_embeddings": 40960,
+    "tie_word_embeddings": True,
 }  # fmt: skip
 
 
 def test_slots_are_as_many_as_asked_for_where_memory_has_room() -> None:
     prompts, limits = [[0] * 200] * 50, [64] * 50
-    assert slots_within(16, prompts, limits, QWEN3, 10**11, 2) == 16
-    assert slots_within(None, prompts, limits, QWEN3, 10**11, 2) == 50
-    assert slots_within(16, prompts[:3], limits[:3], QWEN3, 10**11, 2) == 3
+    assert slots_within(16, prompts, limits, architecture_of(QWEN3), 10**11, 2) == 16
+    assert slots_within(None, prompts, limits, architecture_of(QWEN3), 10**11, 2) == 50
+    assert slots_within(16, prompts[:3], limits[:3], architecture_of(QWEN3), 10**11, 2) == 3
 
 
 def test_slots_are_fewer_where_memory_is_short_and_never_none(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "mlxtune")
     prompts, limits = [[0] * 4000] * 50, [96] * 50
-    a_slot = slot_bytes(4000, 4096, QWEN3, 2)
+    a_slot = slot_bytes(4000, 4096, architecture_of(QWEN3), 2)
     assert a_slot > 4096 * 28 * 2 * 8 * 128 * 2  # keys and values alone
-    assert slots_within(16, prompts, limits, QWEN3, 12 * a_slot, 2) == 6
+    assert slots_within(16, prompts, limits, architecture_of(QWEN3), 12 * a_slot, 2) == 6
     assert "writing 6 replies at a time, not 16: each of up to 4096 tokens" in caplog.text
-    assert slots_within(16, prompts, limits, QWEN3, 0, 2) == 1
+    assert slots_within(16, prompts, limits, architecture_of(QWEN3), 0, 2) == 1

@@ -16,6 +16,7 @@ from mlxtune.data.batches import build_batches, epoch_order, shared_prefix
 from mlxtune.data.passes import plan_passes
 from mlxtune.training.plan import plan
 from tests.adapted import examples_of
+from tests.conftest import chosen
 
 
 @pytest.mark.parametrize("per_octave", [WIDTHS_PER_OCTAVE, POSITIONS_PER_OCTAVE])
@@ -84,8 +85,8 @@ def test_what_is_computed_exactly_has_no_padding_of_a_single_row(base: Path, tmp
 def test_the_plan_counts_the_padding_of_the_device(base: Path, tmp_path: Path) -> None:
     """Counted here row by row; a row's last token is computed in no layer, and counted all the same."""
     examples, recipe = examples_of(base, tmp_path, train={"batch_size": 2, "gradient_accumulation": 1})
-    planned = plan(recipe, Device("gpu", "a GPU", 10**9, padding=BUCKETED))
-    exact = plan(recipe, Device("gpu", "a GPU", 10**9))
+    planned = plan(recipe, chosen().backend, Device("gpu", "a GPU", 10**9, padding=BUCKETED))
+    exact = plan(recipe, chosen().backend, Device("gpu", "a GPU", 10**9))
     prefix = len(shared_prefix(examples))
     own_tokens = [example.n_tokens - prefix for example in examples]
     steps = epoch_order(len(examples), 2, recipe.train.seed, 0)

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from mlxtune.models.architecture import MODEL_TYPES
+from tests.tiny import FAMILIES, MORE_FAMILIES, tiny_config
 
 POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -112,9 +112,22 @@ def test_a_difference_is_said_in_a_sentence(ours: Any, theirs: Any, said: str) -
 # mlx
 
 
-def mlx_blocks() -> Iterable[type]:
-    for model_type in MODEL_TYPES:
-        yield importlib.import_module(f"mlx_lm.models.{model_type}").TransformerBlock
+def mlx_blocks() -> list[Any]:
+    """A block of mlx-lm's model of each family."""
+    from mlx_lm.utils import _get_classes
+
+    blocks = []
+    for family in (*FAMILIES, *MORE_FAMILIES):
+        model, arguments = _get_classes(tiny_config(family))
+        blocks.append(model(arguments.from_dict({**tiny_config(family), "layer_types": None})).layers[0])
+    return blocks
+
+
+def torch_networks() -> list[Any]:
+    """transformers' model of each family, without weights."""
+    from mlxtune.backends.torch.architecture import empty_network
+
+    return [empty_network(tiny_config(family)).model for family in (*FAMILIES, *MORE_FAMILIES)]
 
 
 def test_mlx_caches_take_what_mlx_lms_own_take() -> None:
@@ -137,8 +150,8 @@ def test_mlx_caches_have_what_the_models_ask_for() -> None:
 
     (of_tree,) = tree_caches([PrefixCache()], option_pass([[3, 4]], 1, next(iter(option_trees([[1, 2]])))))
     base = importlib.import_module("mlx_lm.models.base")
-    codes = [base.create_attention_mask, base.scaled_dot_product_attention, *mlx_blocks()]
-    codes += [importlib.import_module(f"mlx_lm.models.{model_type}").Attention for model_type in MODEL_TYPES]
+    codes = [base.create_attention_mask, base.scaled_dot_product_attention]
+    codes += [type(module) for block in mlx_blocks() for module in (block, block.self_attn)]
     assert "update_and_fetch" in asked_of({"cache"}, codes[-1])
     for code in codes:
         for stand_in in (PrefixCache(), RowsCache, of_tree):
@@ -161,7 +174,7 @@ def test_a_checkpointed_block_of_mlx_takes_what_the_block_takes() -> None:
     from mlxtune.backends.mlx.dropout import DropoutKeys
     from mlxtune.backends.mlx.recompute import _checkpointed
 
-    for block in mlx_blocks():
+    for block in map(type, mlx_blocks()):
         check(_checkpointed(block, DropoutKeys()).__call__, block.__call__, "mlx-lm")
 
 
@@ -227,11 +240,9 @@ def test_torchs_cache_has_what_the_models_ask_for() -> None:
     from mlxtune.backends.torch.prefix_cache import PrefixCache
     from mlxtune.backends.torch.session import RowsCache
 
-    codes = [importlib.import_module("transformers.masking_utils")]
-    for model_type in MODEL_TYPES:
-        models = importlib.import_module(f"transformers.models.{model_type}.modeling_{model_type}")
-        family = model_type.capitalize()
-        codes += [getattr(models, f"{family}{part}") for part in ("Attention", "DecoderLayer", "Model")]
+    codes: list[Any] = [importlib.import_module("transformers.masking_utils")]
+    for network in torch_networks():
+        codes += [type(network.layers[0].self_attn), type(network.layers[0]), type(network)]
     variables = {"cache", "past_key_values", "past_key_value"}
     assert "get_seq_length" in asked_of(variables, codes[-1])
     for code in codes:
@@ -247,9 +258,8 @@ def test_a_checkpointed_block_of_torch_takes_what_the_block_takes() -> None:
     own = {name for name, one in inspect.signature(checkpoint).parameters.items() if one.kind in KEYWORD}
     own |= {"preserve_rng_state", "context_fn", "determinism_check", "debug", "early_stop", "use_reentrant"}
     version = importlib.metadata.version("transformers")
-    for model_type in MODEL_TYPES:
-        models = importlib.import_module(f"transformers.models.{model_type}.modeling_{model_type}")
-        block = getattr(models, f"{model_type.capitalize()}DecoderLayer")
+    for network in torch_networks():
+        block = type(network.layers[0])
         taken = own & set(inspect.signature(block.forward).parameters)
         assert not taken, (
             f"{block.__name__}.forward of transformers {version} takes {taken}, as torch's checkpoint does"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -17,9 +18,9 @@ from mlxtune.backends.base import Batch, LoraSpec, OptimizerSpec, in_order
 from mlxtune.data.batches import build_batches, shared_prefix
 from mlxtune.data.examples import Example
 from mlxtune.errors import BackendError, ModelError, OutOfMemory
-from mlxtune.models.architecture import linear_layers
 from tests.adapted import N_SEGMENTS, Values, adapted, adapter_of, assert_close, examples_of, gradient_of, loaded
-from tests.tiny import tiny_model
+from tests.architectures import linear_layers
+from tests.tiny import tiny_config, tiny_model
 
 torch = pytest.importorskip("torch")
 
@@ -308,12 +309,11 @@ def test_both_backends_unpack_the_same_base_weights(tmp_path: Path) -> None:
 # Loading, devices and memory
 
 
-def test_a_model_type_that_transformers_lacks_is_named(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlxtune.backends.torch import loading
-
-    monkeypatch.setattr(loading, "CONFIG_MAPPING", {})
-    with pytest.raises(ModelError, match="does not support model type 'qwen3'; update transformers"):
-        TorchBackend().load(base)
+def test_a_model_type_that_transformers_lacks_is_named(tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path / "base")
+    (folder / "config.json").write_text(json.dumps({**tiny_config(), "model_type": "qwen99"}))
+    with pytest.raises(ModelError, match="does not know model_type 'qwen99'; update transformers"):
+        TorchBackend().load(folder)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

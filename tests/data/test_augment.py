@@ -428,14 +428,14 @@ def test_the_text_that_is_rewritten_is_shown_to_the_model(file: Path) -> None:
 
 
 def test_a_plan_asks_nothing_and_says_what_is_still_to_be_asked(recipe: Recipe, serve: Serve) -> None:
-    device = choose("mlx", "cpu").backend.device()
+    backend = choose("mlx", "cpu").backend
     fake = serve()
-    before = plan(recipe, device)
+    before = plan(recipe, backend)
     assert not fake.asked and before.rows == before.as_json()["rows"] == 50 and before.rows_to_rewrite == 20
     assert "50 rows to train; with up to 20 still to be rewritten, 20 to validate" in before.as_text()
     training_rows(recipe)
     assert len(fake.asked) == 20
-    after = plan(recipe, device)
+    after = plan(recipe, backend)
     assert (after.rows, after.rows_to_rewrite) == (50, 0) and "; with 20 rewritten, 20 to validate" in after.data
 
 

@@ -59,7 +59,7 @@ def test_files_of_their_own_are_read_once_each(tmp_path: Path, calls: Counter[st
 
 
 def test_a_plan_reads_once(tmp_path: Path, calls: Counter[str]) -> None:
-    plan(recipe_with(tmp_path, **SPLIT), chosen().backend.device())
+    plan(recipe_with(tmp_path, **SPLIT), chosen().backend)
     assert calls == {"train.jsonl": 1, "clean": 1, "split": 1}
 
 

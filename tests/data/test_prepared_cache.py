@@ -204,10 +204,10 @@ def test_a_second_plan_neither_cleans_nor_splits_nor_tokenizes(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = load_recipe(file, EVERYTHING)
-    first = plan(recipe, chosen().backend.device())
+    first = plan(recipe, chosen().backend)
     for function in ("clean_rows", "split_positions", "build_examples"):
         monkeypatch.setattr(preparing, function, None)
-    assert plan(recipe, chosen().backend.device()) == first
+    assert plan(recipe, chosen().backend) == first
 
 
 def test_rows_of_a_server_are_prepared_each_time(

@@ -209,8 +209,6 @@ CASES: tuple[Callable[[Path, Path], dict[str, str]], ...] = (given_replies, runs
 class MadeUpModel(AnyModel):
     """Answers by arithmetic on the prompt's last message: right with a probability of `skill`, else a wrong list."""
 
-    n_parameters = 0
-
     def __init__(self, tokenizer: Tokenizer, right: dict[str, str], labels: Sequence[str], skill: float) -> None:
         self.tokenizer, self.right, self.labels, self.skill = tokenizer, right, labels, skill
         self.config = {"vocab_size": 448}

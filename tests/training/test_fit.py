@@ -20,6 +20,7 @@ from mlxtune.training.plan import plan
 from mlxtune.training.tune import tune
 from tests.conftest import Run, write_recipe
 
+MLX = choose("mlx", "cpu").backend
 MACHINE = Device("cpu", "a small machine", 1 << 40)
 DEEP = {"train": {"batch_size": 4, "gradient_accumulation": 2, "tokens_per_pass": 256}}
 
@@ -31,7 +32,7 @@ def recipe_with(folder: Path, base: Path, **train: Any) -> Recipe:
 def peak(recipe: Recipe, **keys: Any) -> int:
     """The planned peak of a recipe with other keys under `train`."""
     changed = recipe.train.model_copy(update={**keys, "fit": "ignore"})
-    return plan(recipe.model_copy(update={"train": changed}), MACHINE).total_memory_bytes
+    return plan(recipe.model_copy(update={"train": changed}), MLX, MACHINE).total_memory_bytes
 
 
 def of_size(n_bytes: int) -> Device:
@@ -54,14 +55,14 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], ChosenBackend]:
 
 def test_a_training_that_fits_is_left_as_it_is(tmp_path: Path, base: Path) -> None:
     recipe = recipe_with(tmp_path, base)
-    planned = plan(recipe, of_size(peak(recipe)))
+    planned = plan(recipe, MLX, of_size(peak(recipe)))
     assert planned.fits and not planned.gradient_checkpointing and planned.note is None and planned.remedies == ()
 
 
 def test_checkpointing_is_turned_on_where_the_training_fits_with_it_alone(tmp_path: Path, base: Path) -> None:
     recipe = recipe_with(tmp_path, base)
     with_it = peak(recipe, gradient_checkpointing=True)
-    planned = plan(recipe, of_size(with_it))
+    planned = plan(recipe, MLX, of_size(with_it))
     assert planned.fits and planned.gradient_checkpointing and planned.total_memory_bytes == with_it
     assert planned.note is not None and "turns train.gradient_checkpointing on" in planned.as_text()
 
@@ -71,7 +72,7 @@ def test_nothing_is_turned_on_where_the_recipe_does_not_leave_it_to_memory(
     tmp_path: Path, base: Path, fit: str
 ) -> None:
     recipe = recipe_with(tmp_path, base, fit=fit)
-    planned = plan(recipe, of_size(peak(recipe, gradient_checkpointing=True)))
+    planned = plan(recipe, MLX, of_size(peak(recipe, gradient_checkpointing=True)))
     assert not planned.fits and not planned.gradient_checkpointing
 
 
@@ -110,10 +111,10 @@ def test_only_keys_that_help_are_named_and_each_with_the_peak_that_the_plan_then
     tmp_path: Path, base: Path
 ) -> None:
     recipe = recipe_with(tmp_path, base, gradient_checkpointing=True)
-    planned = plan(recipe, of_size(1000))
+    planned = plan(recipe, MLX, of_size(1000))
     assert [one.setting for one in planned.remedies] == ["model.quantize: {bits: 4, group_size: 64}"]
     quantized = load_recipe(tmp_path / "recipe.yaml", ["model.quantize={bits: 4, group_size: 64}"])
-    assert plan(quantized, MACHINE).total_memory_bytes == planned.remedies[0].n_bytes < planned.total_memory_bytes
+    assert plan(quantized, MLX, MACHINE).total_memory_bytes == planned.remedies[0].n_bytes < planned.total_memory_bytes
 
 
 def test_a_training_that_does_not_fit_runs_where_that_is_ignored(

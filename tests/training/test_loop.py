@@ -224,7 +224,7 @@ def test_ctrl_c_saves_and_exits_with_130(tmp_path: Path, base: Path) -> None:
 
 def test_the_plan_counts_what_training_then_does(tmp_path: Path, base: Path) -> None:
     recipe = load_recipe(write_recipe(tmp_path, base))
-    planned = plan(recipe, chosen().backend.device())
+    planned = plan(recipe, chosen().backend)
     tuned = tune(recipe, chosen(), tmp_path / "run")
     steps = events(tuned.run, "step")
     assert planned.steps == len(steps)
@@ -263,7 +263,9 @@ def test_a_recipe_that_asks_for_checkpointing_gets_it_and_the_same_adapter(
 
 def test_the_plan_counts_on_checkpointing(tmp_path: Path, base: Path) -> None:
     def planned(**train: Any) -> Plan:
-        return plan(load_recipe(write_recipe(tmp_path, base, train=train)), Device("cpu", "a machine", 10**9))
+        return plan(
+            load_recipe(write_recipe(tmp_path, base, train=train)), chosen().backend, Device("cpu", "a machine", 10**9)
+        )
 
     plain, again = planned(), planned(gradient_checkpointing=True)
     changed = {name for name, value in plain.memory_bytes.items() if again.memory_bytes[name] != value}

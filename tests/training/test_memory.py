@@ -23,6 +23,7 @@ from mlxtune.training.memory import (
     resolve_tokens_per_pass,
 )
 from mlxtune.training.tune import lora_spec
+from tests.architectures import architecture_of
 from tests.conftest import write_recipe
 from tests.tiny import tiny_config
 
@@ -45,10 +46,15 @@ def many_rows(tmp_path: Path, base: Path) -> Recipe:
     return load_recipe(write_recipe(tmp_path, base, train={"batch_size": 64, "gradient_accumulation": 1}))
 
 
+def workload_of(recipe: Recipe, device: Device) -> Workload:
+    architecture = architecture_of(CONFIG)
+    return Workload(recipe, CONFIG, architecture, lora_spec(recipe, architecture), device, "mlx")
+
+
 def resolved(recipe: Recipe, memory_bytes: float, **train: Any) -> int:
     recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update=train)})
     device = replace(MACHINE, memory_bytes=int(memory_bytes))
-    return resolve_tokens_per_pass(Workload(recipe, CONFIG, lora_spec(recipe, CONFIG), device, "mlx"), EXAMPLES)
+    return resolve_tokens_per_pass(workload_of(recipe, device), EXAMPLES)
 
 
 def test_a_number_in_the_recipe_is_taken_as_it_is(many_rows: Recipe) -> None:
@@ -73,7 +79,7 @@ def test_all_passes_of_the_size_it_takes_stay_within_the_share_of_memory(many_ro
     least = min(memory for memory in np.geomspace(1e6, 1e10, 300) if resolved(many_rows, memory) == size)
     sampler = BatchSampler(EXAMPLES, many_rows.train.rows_per_step, size, seed=0)
     passes = [shape for step in range(1, 21) for shape in pass_shapes(sampler.step(step))]
-    workload = Workload(many_rows, CONFIG, lora_spec(many_rows, CONFIG), MACHINE, "mlx")
+    workload = workload_of(many_rows, MACHINE)
     parts = estimated_memory(workload, passes)
     assert 0.5 * MEMORY_SHARE * least < sum(parts.values()) <= MEMORY_SHARE * least
 

@@ -59,7 +59,7 @@ def test_the_most_typical_and_the_largest_step_are_timed_after_a_run_that_is_not
         kept.append((workload, sampler))
         return probe_steps(backend, workload, examples, Clock())
 
-    planned = plan(load_recipe(write_recipe(tmp_path, base, train=TRAIN)), backend.device(), backend_name, probed)
+    planned = plan(load_recipe(write_recipe(tmp_path, base, train=TRAIN)), backend, probe=probed)
     probe, (workload, sampler) = planned.probe, kept[0]
     assert probe is not None
     costs = {step: step_cost(sampler.step(step), workload) for step in range(1, planned.steps_per_epoch + 1)}
@@ -76,7 +76,9 @@ def test_the_most_typical_and_the_largest_step_are_timed_after_a_run_that_is_not
 def test_a_step_costs_its_prefix_once_and_each_of_its_passes(tmp_path: Path, base: Path, size: int) -> None:
     recipe = load_recipe(write_recipe(tmp_path, base, train={**TRAIN, "tokens_per_pass": size}))
     config = tiny_config("qwen3")
-    workload = Workload(recipe, config, lora_spec(recipe, config), choose("mlx", "cpu").backend.device(), "mlx")
+    backend = choose("mlx", "cpu").backend
+    architecture = backend.architecture(config)
+    workload = Workload(recipe, config, architecture, lora_spec(recipe, architecture), backend.device(), "mlx")
     examples = training_split(RecipeRows(recipe), load_tokenizer(base)).examples
     batches = BatchSampler(examples, 2, size, 0).step(1)
     assert len(batches) == (1 if size == 256 else 2)

@@ -60,7 +60,7 @@ def random_run(folder: Path, layers: int, tokenizer: Path | None) -> int:
     """A run on a random model, in a folder; bytes of the model's weights."""
     from mlxtune.backends.adapter import Adapter, write_adapter
     from mlxtune.backends.base import LoraSpec
-    from mlxtune.models.architecture import linear_layers, weight_shapes
+    from mlxtune.backends.mlx.architecture import architecture
     from mlxtune.recipe.load import load_recipe
     from mlxtune.runs.folder import new_run
     from tests.conftest import write_recipe
@@ -76,12 +76,12 @@ def random_run(folder: Path, layers: int, tokenizer: Path | None) -> int:
         "tie_word_embeddings": True, "hidden_act": "silu", "torch_dtype": "bfloat16",
     }  # fmt: skip
     (base / "config.json").write_text(json.dumps(config))
-    n_bytes = write_random_bfloat16(base / "model.safetensors", weight_shapes(config))
+    n_bytes = write_random_bfloat16(base / "model.safetensors", dict(architecture(config).weights))
 
     run = new_run(load_recipe(write_recipe(folder / "recipe", base)), folder / "run", False)
     run.update_info(status="done")
     random = np.random.default_rng(0)
-    shapes = linear_layers(config)
+    shapes = architecture(config).linear_layers
     weights: dict[str, NDArray[np.float32]] = {}
     for layer, (n_in, n_out) in shapes.items():
         weights[f"{layer}.lora_A"] = (random.standard_normal((RANK, n_in)) / 32).astype(np.float32)

@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 from mlxtune.backends import choose
 from mlxtune.backends.adapter import initial_weights
 from mlxtune.backends.base import UNSUPERVISED, Batch, LoraSpec, OptimizerSpec
-from mlxtune.models.architecture import linear_layers, lora_layers
 
 QWEN3 = {
     "model_type": "qwen3", "hidden_size": 1024, "intermediate_size": 3072, "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128,
@@ -60,8 +59,8 @@ def random_model(config: dict[str, Any], compiled: bool) -> Any:
     network = Model(ModelArgs.from_dict(config))
     mx.eval(network.parameters())
     model = MlxModel(network, config, compiled)
-    spec = LoraSpec(8, 2.0, 0.0, lora_layers(config))
-    model.attach_lora(spec, initial_weights(spec, linear_layers(config), 0))
+    spec = LoraSpec(8, 2.0, 0.0, model.architecture.lora_layers())
+    model.attach_lora(spec, initial_weights(spec, model.architecture.linear_layers, 0))
     model.prepare_training(OptimizerSpec(0.0, 1.0, 0), gradient_checkpointing=not compiled)
     return model
 
@@ -102,7 +101,7 @@ def head(positions: int, layers: int) -> None:
     model.score(batch)
     scored = (mx.get_peak_memory() - held["before"]) / 1e9
     print(
-        f"{positions:,} positions, float32 logits of all {logits_gb:.2f} GB; weights {model.n_parameters * 4 / 1e9:.2f} GB"
+        f"{positions:,} positions, float32 logits of all {logits_gb:.2f} GB; weights {model.architecture.n_parameters * 4 / 1e9:.2f} GB"
     )
     print(f"score: {scored:.2f} GB above what is held when the head begins ({time.perf_counter() - begun:.0f} s)")
     found = mx.random.normal((positions, QWEN3["hidden_size"]))

@@ -21,7 +21,6 @@ from mlxtune.backends import choose
 from mlxtune.backends.adapter import initial_weights
 from mlxtune.backends.base import Batch, OptimizerSpec
 from mlxtune.data.prepare import RecipeRows, training_split
-from mlxtune.models.architecture import linear_layers
 from mlxtune.models.base_model import base_folder
 from mlxtune.models.tokenizer import load_tokenizer
 from mlxtune.recipe.load import load_recipe
@@ -85,8 +84,8 @@ def main() -> None:
 def our_step(recipe: Any, folder: Path, backend: Any) -> Any:
     """A step of ours: batch and number of the step."""
     model = backend.load(folder, dtype=recipe.model.dtype)
-    spec = lora_spec(recipe, dict(model.config))
-    model.attach_lora(spec, initial_weights(spec, linear_layers(model.config), recipe.train.seed))
+    spec = lora_spec(recipe, model.architecture)
+    model.attach_lora(spec, initial_weights(spec, model.architecture.linear_layers, recipe.train.seed))
     model.prepare_training(OptimizerSpec(0.0, 1.0, 0), recipe.train.gradient_checkpointing)
     return lambda batch, number: model.train_step([batch], 1e-3, number, 8)
 
@@ -103,7 +102,7 @@ def their_step(recipe: Any, folder: Path, backend: Any) -> Any:
     model, config = load_model(folder)
     if backend.device().kind == "cpu":
         model.set_dtype(mx.float32)
-    spec = lora_spec(recipe, dict(config))
+    spec = lora_spec(recipe, backend.architecture(config))
     blocks = {int(layer.split(".")[2]) for layer in spec.layers}
     keys = sorted({layer.split(".", 3)[3] for layer in spec.layers})
     model.freeze()

@@ -24,7 +24,6 @@ from mlxtune.backends.base import Batch, OptimizerSpec
 from mlxtune.data.batches import build_batches, epoch_order, shared_prefix
 from mlxtune.data.examples import Example
 from mlxtune.data.prepare import RecipeRows, training_split
-from mlxtune.models.architecture import linear_layers
 from mlxtune.models.base_model import base_folder
 from mlxtune.models.tokenizer import load_tokenizer
 from mlxtune.recipe.load import load_recipe
@@ -80,14 +79,15 @@ def measured(recipe_file: str, sets: list[str], on: str, n_steps: int, without_r
     settings = recipe.train
     folder = base_folder(recipe.model, backend)
     model = backend.load(folder, dtype=recipe.model.dtype)
-    config = dict(model.config)
-    spec = lora_spec(recipe, config)
-    model.attach_lora(spec, initial_weights(spec, linear_layers(config), settings.seed))
+    spec = lora_spec(recipe, model.architecture)
+    model.attach_lora(spec, initial_weights(spec, model.architecture.linear_layers, settings.seed))
     model.prepare_training(
         OptimizerSpec(settings.weight_decay, settings.max_grad_norm, settings.seed), settings.gradient_checkpointing
     )
     examples = training_split(RecipeRows(recipe), load_tokenizer(folder)).examples
-    size = resolve_tokens_per_pass(Workload(recipe, config, spec, backend.device(), backend.name), examples)
+    size = resolve_tokens_per_pass(
+        Workload(recipe, model.config, model.architecture, spec, backend.device(), backend.name), examples
+    )
     sampler = BatchSampler(examples, settings.rows_per_step, size, settings.seed)
     steps = epoch_order(len(examples), settings.rows_per_step, settings.seed, 0)
     ways = [

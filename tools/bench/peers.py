@@ -162,6 +162,7 @@ def environment_with(trl: Path | None, work: Path) -> dict[str, str]:
 
 def training_job(words: argparse.Namespace, work: Path) -> dict[str, Any]:
     """What every way trains: a float32 model folder, and the recipe's rows as tokens and as chats."""
+    from mlxtune.backends.mlx.architecture import architecture
     from mlxtune.data.examples import expected_values, messages
     from mlxtune.data.prepare import RecipeRows, training_split
     from mlxtune.data.template import ReplyTemplate
@@ -203,7 +204,7 @@ def training_job(words: argparse.Namespace, work: Path) -> dict[str, Any]:
             ids = {"prompt": example.prompt.tolist(), "reply": example.reply.tolist()}
             tokens.write(json.dumps(ids) + "\n")
     config = read_config(model)
-    spec = lora_spec(recipe, config)
+    spec = lora_spec(recipe, architecture(config))
     places = [layer.split(".", 3) for layer in spec.layers]  # model.layers.N.REST
     return {
         "recipe": str(words.recipe.resolve()), "sets": sets, "work": str(work), "model": str(model), "batch": words.batch,

@@ -24,8 +24,8 @@ import numpy as np
 
 from mlxtune.backends import choose
 from mlxtune.backends.adapter import initial_weights
+from mlxtune.backends.architecture import Architecture
 from mlxtune.backends.base import UNSUPERVISED, Batch, OptimizerSpec
-from mlxtune.models.architecture import linear_layers, weight_shapes
 from mlxtune.recipe.sections import Recipe
 from mlxtune.training.memory import PROCESS, Workload, estimated_memory, pass_shapes
 from mlxtune.training.tune import lora_spec
@@ -167,14 +167,15 @@ def measure(backend_name: str, training: Training) -> dict[str, Any]:
     config = SHAPES[training.shape]
     before = resident_bytes() if backend_name == "torch" else 0  # MLX counts its arrays alone
     recipe = recipe_of(training)
-    spec = lora_spec(recipe, config)
+    architecture = backend.architecture(config)
+    spec = lora_spec(recipe, architecture)
     steps = [step_batches(training, seed) for seed in range(2)]
     planned = estimated_memory(
-        Workload(recipe, config, spec, backend.device(), backend_name),
+        Workload(recipe, config, architecture, spec, backend.device(), backend_name),
         [shape for batches in steps for shape in pass_shapes(batches)],
     )
     with tempfile.TemporaryDirectory() as place:
-        plain = write_model(Path(place) / "plain", config)
+        plain = write_model(Path(place) / "plain", config, architecture)
         folder = plain
         if training.bits:
             folder = Path(place) / "quantized"
@@ -190,7 +191,7 @@ def measure(backend_name: str, training: Training) -> dict[str, Any]:
             ]
             subprocess.run([sys.executable, "-m", "mlxtune", *words], check=True, capture_output=True)
         model = backend.load(folder)
-    model.attach_lora(spec, initial_weights(spec, linear_layers(config), 0))
+    model.attach_lora(spec, initial_weights(spec, architecture.linear_layers, 0))
     model.prepare_training(OptimizerSpec(0.0, 1.0, 0), training.checkpointing)
     backend.peak_memory_bytes(reset=True)
     for number, batches in enumerate(steps, start=1):
@@ -233,7 +234,7 @@ def step_batches(training: Training, seed: int) -> list[Batch]:
     ]  # fmt: skip
 
 
-def write_model(folder: Path, config: dict[str, Any]) -> Path:
+def write_model(folder: Path, config: dict[str, Any], architecture: Architecture) -> Path:
     """A random model in Hugging Face's layout, with the little that converting one reads beside its weights."""
     from safetensors.numpy import save_file
     from tokenizers import Tokenizer, models
@@ -242,7 +243,7 @@ def write_model(folder: Path, config: dict[str, Any]) -> Path:
     random = np.random.default_rng(0)
     weights = {
         name: (0.02 * random.standard_normal(shape, np.float32) if len(shape) > 1 else np.ones(shape, np.float32))
-        for name, shape in weight_shapes(config).items()
+        for name, shape in architecture.weights.items()
     }
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")

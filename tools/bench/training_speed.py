@@ -26,9 +26,9 @@ from safetensors.numpy import save_file
 
 from mlxtune.backends import choose
 from mlxtune.backends.adapter import initial_weights
+from mlxtune.backends.architecture import Architecture, block_of
 from mlxtune.backends.base import Batch, LoraSpec, OptimizerSpec
 from mlxtune.data.prepare import RecipeRows, training_split
-from mlxtune.models.architecture import linear_layers, weight_shapes
 from mlxtune.models.base_model import base_folder
 from mlxtune.models.source import read_config
 from mlxtune.models.tokenizer import load_tokenizer
@@ -85,15 +85,16 @@ def measured(recipe_file: str, sets: list[str], way: str, n_steps: int) -> dict[
     recipe = load_recipe(Path(recipe_file), sets)
     folder = base_folder(recipe.model, backend)
     model = backend.load(folder, dtype=recipe.model.dtype)
-    spec = lora_spec(recipe, dict(model.config))
-    model.attach_lora(spec, initial_weights(spec, linear_layers(model.config), recipe.train.seed))
+    spec = lora_spec(recipe, model.architecture)
+    model.attach_lora(spec, initial_weights(spec, model.architecture.linear_layers, recipe.train.seed))
     settings = recipe.train
     model.prepare_training(
         OptimizerSpec(settings.weight_decay, settings.max_grad_norm, settings.seed), settings.gradient_checkpointing
     )
     examples = training_split(RecipeRows(recipe), load_tokenizer(folder)).examples
-    config = dict(model.config)
-    size = resolve_tokens_per_pass(Workload(recipe, config, spec, backend.device(), backend.name), examples)
+    size = resolve_tokens_per_pass(
+        Workload(recipe, model.config, model.architecture, spec, backend.device(), backend.name), examples
+    )
     order = BatchSampler(examples, settings.rows_per_step, size, settings.seed)
     seconds, tokens, flops = [], [], []
     for step in range(1, WARM_UP + n_steps + 1):
@@ -104,7 +105,7 @@ def measured(recipe_file: str, sets: list[str], way: str, n_steps: int) -> dict[
         model.train_step(batches, settings.learning_rate, step, 8)
         seconds.append(time.perf_counter() - begun)
         tokens.append(sum(map(count_tokens, batches)))
-        flops.append(step_flops(batches, model.config, spec))
+        flops.append(step_flops(batches, model.architecture, spec))
     return {
         "device": backend.device().description,
         "seconds": seconds[WARM_UP:],
@@ -115,18 +116,18 @@ def measured(recipe_file: str, sets: list[str], way: str, n_steps: int) -> dict[
     }
 
 
-def step_flops(batches: list[Batch], config: Any, spec: LoraSpec) -> float:
+def step_flops(batches: list[Batch], architecture: Architecture, spec: LoraSpec) -> float:
     """Floating-point operations that the linear layers of a step need, whatever way they are computed in.
 
     Two a weight and token forward; two more backward in blocks from the first adapted one on, for the gradient of the
     inputs (weights have none). The prefix counts once a step, padding not at all; the head counts supervised tokens.
     """
-    blocks = int(config["num_hidden_layers"])
-    first = min(int(layer.split(".")[2]) for layer in spec.layers)
-    weights = sum(n_in * n_out for n_in, n_out in linear_layers(config).values())
+    blocks = architecture.n_blocks
+    first = min(map(block_of, spec.layers))
+    weights = sum(n_in * n_out for n_in, n_out in architecture.linear_layers.values())
     tokens = len(batches[0].prefix) + sum(int(batch.lengths.sum()) for batch in batches)
     supervised = sum(int(batch.supervised.sum()) for batch in batches)
-    head = int(config["vocab_size"]) * int(config["hidden_size"])
+    head = architecture.vocabulary * architecture.hidden_size
     return 2.0 * weights * tokens * (1 + (blocks - first) / blocks) + 4.0 * head * supervised
 
 
@@ -134,7 +135,7 @@ def random_model(source: Path, folder: Path) -> Path:
     """A model folder with the config and tokenizer of another, and random float16 weights of a plausible size."""
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns("*.safetensors*"))
     random = np.random.default_rng(0)
-    shapes = weight_shapes(read_config(folder))
+    shapes = choose().backend.architecture(read_config(folder)).weights
     weights = {
         name: np.ones(shape, np.float16) if len(shape) == 1 else _normal(random, shape)
         for name, shape in shapes.items()

@@ -28,7 +28,6 @@ from mlxtune.export.gguf_adapter import export_gguf_lora
 from mlxtune.export.gguf_model import export_gguf
 from mlxtune.export.llama_cpp import LlamaCpp, missing
 from mlxtune.export.source import ExportSource, open_source
-from mlxtune.models.architecture import linear_layers
 from mlxtune.models.base_model import base_folder
 from mlxtune.models.source import read_config
 from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
@@ -196,14 +195,14 @@ def made_run(folder: Path, model: str, backend: Backend) -> ExportSource:
     recipe = load_recipe(folder / "recipe.yaml")
     run = new_run(recipe, folder / "run", False)
     run.update_info(status="done")
-    config = read_config(base_folder(recipe.model, backend))
-    shapes, random = linear_layers(config), np.random.default_rng(7)
+    architecture = backend.architecture(read_config(base_folder(recipe.model, backend)))
+    shapes, random = architecture.linear_layers, np.random.default_rng(7)
     weights = {}
     for layer, (n_in, n_out) in shapes.items():
         weights[f"{layer}.lora_A"] = (random.standard_normal((RANK, n_in)) / n_in**0.5).astype(np.float32)
         weights[f"{layer}.lora_B"] = (0.01 * random.standard_normal((n_out, RANK))).astype(np.float32)
     adapter = Adapter(LoraSpec(RANK, 2.0, 0.0, tuple(shapes)), weights)
-    write_adapter(run.adapter, adapter, config["num_hidden_layers"])
+    write_adapter(run.adapter, adapter, architecture.n_blocks)
     return open_source(run, backend)
 
 

@@ -6,13 +6,15 @@ import functools
 import importlib.metadata
 import platform
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mlxtune.backends.adapter import check_fits, read_adapter
+from mlxtune.backends.architecture import Architecture
 from mlxtune.backends.base import STORED, ConvertSpec, Device, MatmulSpeed, Model, WrittenModel
 from mlxtune.backends.mlx.runtime import import_mlx, memory_bytes, prepare, tf32_setting, use_device
 from mlxtune.backends.shapes import BUCKETED
-from mlxtune.models.architecture import linear_layers
 
 MATMUL_SIZES = {"gpu": 4096, "cpu": 1024}  # rows and columns; 0.7 s on MLX's reference BLAS
 MATMUL_SECONDS = 0.5
@@ -83,6 +85,12 @@ class MlxBackend:
         blas = prepare()
         return MatmulSpeed(best, blas, None) if blas else MatmulSpeed(best, REFERENCE_BLAS, INSTALL_OPENBLAS)
 
+    def architecture(self, config: Mapping[str, Any]) -> Architecture:
+        """What a model of a config.json is made of, as its class in mlx-lm says; no weight is read."""
+        from mlxtune.backends.mlx.architecture import architecture
+
+        return architecture(config)
+
     def load(self, folder: Path, adapter: Path | None = None, dtype: str | None = None) -> Model:
         """Load a model folder, quantized or not, and an adapter folder onto it.
 
@@ -113,7 +121,7 @@ class MlxBackend:
         model = MlxModel(network, config, compiled=self.device().kind == "gpu", limits=limits)
         if adapter is not None:
             found = read_adapter(adapter)
-            check_fits(found, linear_layers(config), str(adapter), str(folder))
+            check_fits(found, model.architecture.linear_layers, str(adapter), str(folder))
             model.attach_lora(found.spec, found.weights)
         return model
 

@@ -18,8 +18,8 @@ from mlx_lm.utils import compute_bits_per_weight, quantize_model, save_config, s
 
 from mlxtune.backends import conversion
 from mlxtune.backends.base import ConvertSpec, WrittenModel
+from mlxtune.backends.mlx.architecture import architecture
 from mlxtune.backends.mlx.loading import load_network
-from mlxtune.models.architecture import n_parameters
 
 
 def convert(source: Path, out: Path, spec: ConvertSpec) -> WrittenModel:
@@ -33,7 +33,7 @@ def convert(source: Path, out: Path, spec: ConvertSpec) -> WrittenModel:
     Raises:
         ModelError: The source cannot be read, is quantized already, or a layer's width does not suit the group size.
     """
-    return conversion.convert(source, out, spec, _convert_folder)
+    return conversion.convert(source, out, spec, _convert_folder, architecture)
 
 
 def write_network(network: nn.Module, config: dict[str, Any], folder: Path, companions: Path) -> WrittenModel:
@@ -53,7 +53,7 @@ def write_network(network: nn.Module, config: dict[str, Any], folder: Path, comp
         raise OSError(str(error).rstrip(".")) from error
     save_config(config, folder / "config.json")
     conversion.copy_companions(companions, folder)
-    return WrittenModel(folder, conversion.folder_bytes(folder), n_parameters(config), bits)
+    return WrittenModel(folder, conversion.folder_bytes(folder), architecture(config).n_parameters, bits)
 
 
 def set_type(network: nn.Module, config: dict[str, Any], dtype: str) -> None:

@@ -5,7 +5,8 @@ And the embeddings from which such a network computes in float32, whatever type 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import mlx.core as mx
@@ -37,12 +38,30 @@ def fold(network: nn.Module, types: Mapping[str, str]) -> None:
         network.update_modules(tree_unflatten([(name, layer)]))
 
 
-def embedded(embedding: Any, tokens: mx.array) -> mx.array:
-    """Embeddings of tokens in float32; a packed embedding's own call unpacks them in the type of its scales."""
-    if "scales" not in embedding:
-        return embedding(tokens).astype(mx.float32)
-    scales, biases = (part[tokens].astype(mx.float32) for part in (embedding.scales, embedding.biases))
-    return mx.dequantize(embedding.weight[tokens], scales, biases, embedding.group_size, embedding.bits, embedding.mode)
+@contextlib.contextmanager
+def float32_embeddings(model: nn.Module) -> Iterator[None]:
+    """Let a network's inner model embed tokens in float32 meanwhile, from where on all of it computes in float32."""
+    own = model.embed_tokens
+    model.embed_tokens = _Float32Embedding(own)
+    try:
+        yield
+    finally:
+        model.embed_tokens = own
+
+
+class _Float32Embedding(nn.Module):  # type: ignore[misc]
+    """An embedding in float32; a packed one's own call unpacks in the type of its scales."""
+
+    def __init__(self, own: nn.Module) -> None:
+        super().__init__()
+        self.own = own
+
+    def __call__(self, tokens: mx.array) -> mx.array:
+        own: Any = self.own
+        if "scales" not in own:
+            return own(tokens).astype(mx.float32)
+        scales, biases = (part[tokens].astype(mx.float32) for part in (own.scales, own.biases))
+        return mx.dequantize(own.weight[tokens], scales, biases, own.group_size, own.bits, own.mode)
 
 
 def _weight(plain: Any) -> mx.array:

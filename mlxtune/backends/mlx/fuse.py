@@ -13,6 +13,7 @@ from mlx.utils import tree_unflatten
 from mlxtune.backends import conversion
 from mlxtune.backends.adapter import Adapter, read_adapter
 from mlxtune.backends.base import WrittenModel
+from mlxtune.backends.mlx.architecture import architecture
 from mlxtune.backends.mlx.convert import set_type, write_network
 from mlxtune.backends.mlx.loading import load_network
 from mlxtune.models.writing import model_folder
@@ -40,7 +41,7 @@ def fuse(base: Path, adapter: Path, out: Path, requantize: bool, dtype: str | No
     conversion.check_dtype(dtype)
     network, config = load_network(base)
     found = read_adapter(adapter)
-    conversion.check_fuse(found, config, (adapter, base), requantize, dtype)
+    conversion.check_fuse(found, config, architecture(config), (adapter, base), requantize, dtype)
 
     losses: list[tuple[mx.array, mx.array]] = []
     modules = dict(network.named_modules())

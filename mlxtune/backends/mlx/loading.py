@@ -66,9 +66,8 @@ def _classes(config: dict[str, Any]) -> tuple[type[nn.Module], type]:
         """mlx-lm's model, which drops only `lm_head.weight` of a tied checkpoint and then refuses its scales."""
 
         def sanitize(self, weights: dict[str, Any]) -> dict[str, Any]:
-            weights = dict(super().sanitize(weights))
-            if not self.args.tie_word_embeddings:
-                return weights
-            return {name: value for name, value in weights.items() if not name.startswith("lm_head.")}
+            if config["tie_word_embeddings"]:
+                weights = {name: value for name, value in weights.items() if not name.startswith("lm_head.")}
+            return dict(super().sanitize(weights)) if hasattr(model_class, "sanitize") else weights
 
     return Model, arguments_class

@@ -28,8 +28,9 @@ from mlxtune.backends.base import (
     StepResult,
     TokenScores,
 )
+from mlxtune.backends.mlx.architecture import architecture
 from mlxtune.backends.mlx.dropout import DropoutKeys, KeyedDropout
-from mlxtune.backends.mlx.folding import embedded, fold
+from mlxtune.backends.mlx.folding import float32_embeddings, fold
 from mlxtune.backends.mlx.head import Head
 from mlxtune.backends.mlx.memory import NO_LIMITS, MemoryLimits, give_back
 from mlxtune.backends.mlx.prefix_cache import PrefixCache
@@ -88,8 +89,10 @@ class MlxModel:
         network.eval()
         rotate_by_token(network.layers)
         self.config = config
-        self.n_parameters = _count_parameters(network)
+        self.architecture = architecture(config)
         self._network = network
+        sizes = set(self.architecture.windows)
+        self._window = sizes.pop() if len(sizes) == 1 else None  # of all layers, whether mlx-lm's class knows it or not
         self._head = Head(network)
         self._compiled = compiled
         self._padding = BUCKETED if compiled else EXACT
@@ -218,13 +221,21 @@ class MlxModel:
         """
         if isinstance(prefix, list):
             pairs = zip(prefix[::2], prefix[1::2], strict=True)
-            return self._run(tokens, [PrefixCache(keys, values) for keys, values in pairs], key)
+            return self._run(tokens, [PrefixCache(keys, values, self._window) for keys, values in pairs], key)
         of_prefix, of_rows = (None, None) if key is None else mx.random.split(key)
-        return self._run(tokens, self._prefix(prefix, of_prefix) if prefix.size else None, of_rows)
+        return self._run(tokens, self._prefix(prefix, of_prefix) if prefix.size else self._no_prefix(), of_rows)
+
+    def _empty_caches(self) -> list[PrefixCache]:
+        """A cache a layer that holds nothing yet."""
+        return [PrefixCache(window=self._window) for _ in self._network.layers]
+
+    def _no_prefix(self) -> list[PrefixCache] | None:
+        """What rows without a prefix run with: nothing, unless a window is ours to see to."""
+        return self._empty_caches() if self._window else None
 
     def _prefix(self, tokens: mx.array, key: mx.array | None = None) -> list[PrefixCache]:
         """Caches that hold some tokens, (P,)."""
-        cache = [PrefixCache() for _ in self._network.layers]
+        cache = self._empty_caches()
         self._run(tokens[None], cache, key)
         return cache
 
@@ -254,7 +265,8 @@ class MlxModel:
         Computed in float32 whatever type the weights have: from float32 inputs on, MLX widens each as it multiplies.
         """
         inputs = mx.array(tokens)[None]
-        hidden = self._network.model(inputs, None, embedded(self._network.model.embed_tokens, inputs))[0]
+        with float32_embeddings(self._network.model):
+            hidden = self._network.model(inputs, self._no_prefix())[0]
         return np.array(self._head(hidden if positions is None else hidden[mx.array(positions)]))
 
     def fold(self, types: Mapping[str, str]) -> None:
@@ -282,12 +294,16 @@ class MlxModel:
         with memory_for(f"generating {described_replies(prompts, max_new_tokens)}"):
             head = self._head.widen()
             n_shared = common_length(prompts)
-            shared = self._prefix(mx.array(prompts[0][:n_shared])) if n_shared else []
-            held = [pair for pair in (layer.held() for layer in shared) if pair is not None]
+            shared = self._prefix(mx.array(prompts[0][:n_shared])) if n_shared else self._empty_caches()
             n_slots = slots_within(
-                slots, prompts, limits, self.config, free_memory_bytes(), self._network.model.norm.weight.dtype.size
+                slots,
+                prompts,
+                limits,
+                self.architecture,
+                free_memory_bytes(),
+                self._network.model.norm.weight.dtype.size,
             )
-            session = MlxSession(self._network, head, held, n_slots)
+            session = MlxSession(self._network, head, shared, n_slots, self.architecture.windows)
             own = [prompt[n_shared:] for prompt in prompts]
             yield from write_replies(session, own, limits, n_slots, stop_tokens, constraint, temperature, seed)
 
@@ -305,7 +321,7 @@ class MlxModel:
         require_prompts(prompts, options)
         require_room(prompts, options, self.config)
         n_shared = common_length(prompts)
-        shared = [PrefixCache() for _ in self._network.layers]
+        shared = self._empty_caches()
         if n_shared:
             self._network.model(mx.array(prompts[0][:n_shared])[None], shared)
         head = self._float32_head()
@@ -406,9 +422,3 @@ class _Inputs:
         padded = found.padded(padding.positions(len(found)))
         arrays = (batch.prefix, batch.tokens[:, :-1], padded.positions, padded.targets, padded.weights)
         self.arrays = tuple(map(mx.array, arrays))
-
-
-def _count_parameters(network: nn.Module) -> int:
-    from mlx_lm.utils import get_total_parameters
-
-    return int(get_total_parameters(network))

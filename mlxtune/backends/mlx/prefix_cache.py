@@ -17,13 +17,15 @@ class PrefixCache:
     Args:
         keys: Of the prefix, (1, heads, P, head_dim), where it was computed already.
         values: Likewise.
+        window: Tokens that each attends to, itself included, where mlx-lm's own class of the model knows no window; None is all.
     """
 
-    def __init__(self, keys: mx.array | None = None, values: mx.array | None = None) -> None:
+    def __init__(self, keys: mx.array | None = None, values: mx.array | None = None, window: int | None = None) -> None:
         self.offset = 0  # position of the next token, for RoPE
         self._keys: mx.array | None = None
         self._values: mx.array | None = None
         self._grows = False
+        self.window = window
         if keys is not None and values is not None:
             self.hold(keys, values)
 
@@ -33,7 +35,7 @@ class PrefixCache:
 
     def growing(self) -> PrefixCache:
         """A cache whose next call adds to this one's prefix, which stays as it is; both share what they have in common."""
-        grown = PrefixCache(self._keys, self._values)
+        grown = PrefixCache(self._keys, self._values, self.window)
         grown._grows = True
         return grown
 
@@ -58,6 +60,6 @@ class PrefixCache:
         shared_values = mx.broadcast_to(self._values, (rows, *self._values.shape[1:]))
         return mx.concatenate([shared_keys, keys], axis=2), mx.concatenate([shared_values, values], axis=2)
 
-    def make_mask(self, *args: Any, **kwargs: Any) -> mx.array | str | None:
+    def make_mask(self, *args: Any, window_size: int | None = None, **kwargs: Any) -> mx.array | str | None:
         """Causal mask after the prefix, of what mlx-lm's own caches are asked for."""
-        return create_attention_mask(*args, offset=self.offset, **kwargs)
+        return create_attention_mask(*args, offset=self.offset, window_size=window_size or self.window, **kwargs)

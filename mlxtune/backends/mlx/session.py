@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxtune.backends.columns import GROWTH, TOKENS_AT_ONCE, Columns, Span, go_apart
+from mlxtune.backends.mlx.prefix_cache import PrefixCache
 from mlxtune.backends.replies import Allowed
 
 
@@ -23,15 +24,15 @@ class _Place:
         columns: Of each token, (B, W).
         n_columns: Columns that the pass has to do with.
         offsets: Position of each row's first token, (B,).
-        mask: What each token attends to, (B, 1, W, n_columns).
+        masks: What each token attends to in layers with a window, (B, 1, W, n_columns), by window.
     """
 
-    def __init__(self, span: Span) -> None:
+    def __init__(self, span: Span, windows: Iterable[int | None]) -> None:
         self.n_columns = span.n_columns
         self.rows, self.columns = mx.array(span.slots)[:, None], mx.array(span.columns)
         self.slots = self.rows[:, 0] if span.run is None else span.run
         self.offsets = mx.array(span.offsets)
-        self.mask = mx.array(span.visible)[:, None]
+        self.masks = {window: mx.array(span.visible(window))[:, None] for window in windows}
 
 
 class _Pass:
@@ -48,12 +49,18 @@ class RowsCache:
         n_slots: Rows that there may be.
         keys: Of what opens every row, (1, heads, P, head_dim); None where there is nothing.
         values: Likewise.
+        window: As a `PrefixCache`'s.
     """
 
     def __init__(
-        self, present: _Pass, n_slots: int, keys: mx.array | None = None, values: mx.array | None = None
+        self,
+        present: _Pass,
+        n_slots: int,
+        keys: mx.array | None = None,
+        values: mx.array | None = None,
+        window: int | None = None,
     ) -> None:
-        self._present, self._n_slots = present, n_slots
+        self._present, self._n_slots, self._window = present, n_slots, window
         self._keys, self._values = keys, values
 
     @property
@@ -87,9 +94,10 @@ class RowsCache:
         for held in self.state:
             held[mx.array(targets), :, :n_columns] = held[mx.array(sources), :, :n_columns]
 
-    def make_mask(self, *args: Any, **kwargs: Any) -> mx.array:
+    def make_mask(self, *args: Any, window_size: int | None = None, **kwargs: Any) -> mx.array:
         """What each present token attends to, (B, 1, W, columns), of what mlx-lm's own caches are asked for."""
-        return self._present.place.mask
+        masks = self._present.place.masks
+        return masks.get(window_size or self._window, masks[None])  # a window that holds all positions is none
 
     @property
     def state(self) -> list[mx.array]:
@@ -103,22 +111,25 @@ class MlxSession:
     Args:
         network: mlx-lm's model.
         head: Hidden states, (B, hidden), float32 -> logits, (B, vocabulary), or those of some tokens, (B, n).
-        shared: Keys and values of what opens every row, layer by layer; none where there is nothing.
+        shared: What opens every row, layer by layer; it may be empty.
         n_slots: Rows that there may be.
+        windows: Of the network's layers.
     """
 
     def __init__(
         self,
         network: nn.Module,
         head: Callable[[mx.array, mx.array | None], mx.array],
-        shared: Sequence[tuple[mx.array, mx.array]],
+        shared: Sequence[PrefixCache],
         n_slots: int,
+        windows: Sequence[int | None],
     ) -> None:
         self._network, self._head = network, head
+        self._windows = dict.fromkeys([None, *windows])
         self._present = _Pass()
-        self._columns = Columns(shared[0][0].shape[2] if shared else 0)
-        self._caches = [RowsCache(self._present, n_slots, *pair) for pair in shared] or [
-            RowsCache(self._present, n_slots) for _ in network.layers
+        self._columns = Columns(shared[0].offset)
+        self._caches = [
+            RowsCache(self._present, n_slots, *(layer.held() or ()), window=layer.window) for layer in shared
         ]
         self._hidden: list[mx.array] = []  # of each row's last token, (B, hidden), in one or two parts
 
@@ -129,7 +140,7 @@ class MlxSession:
     def feed(self, tokens: NDArray[np.int32], counts: NDArray[np.int32]) -> None:
         """Append tokens to each row and begin to compute what follows."""
         if go_apart(counts):
-            place = _Place(self._columns.add_apart(counts))
+            place = _Place(self._columns.add_apart(counts), self._windows)
             hidden = self._pass(tokens[np.arange(tokens.shape[1]) < counts[:, None], None], place)
             last = hidden[mx.array(np.cumsum(counts) - 1), 0]
         else:
@@ -147,7 +158,7 @@ class MlxSession:
         for start in range(0, tokens.shape[1], TOKENS_AT_ONCE):
             part = tokens[:, start : start + TOKENS_AT_ONCE]
             own = np.clip(counts - start, 0, part.shape[1])
-            hidden = self._pass(part, _Place(self._columns.add(own, part.shape[1], first)))
+            hidden = self._pass(part, _Place(self._columns.add(own, part.shape[1], first), self._windows))
             ends = np.clip(counts - 1 - start, 0, part.shape[1] - 1)
             found = mx.take_along_axis(hidden, mx.array(ends)[:, None, None], axis=1)[:, 0]  # (B, hidden)
             here = mx.array((counts > start) & (counts <= start + part.shape[1]))[:, None]

@@ -6,14 +6,16 @@ import contextlib
 import functools
 import importlib.metadata
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from mlxtune.backends.adapter import check_fits, read_adapter
+from mlxtune.backends.architecture import Architecture
 from mlxtune.backends.base import ConvertSpec, Device, MatmulSpeed, Model, WrittenModel
 from mlxtune.backends.torch.runtime import exact_products, machine_bytes, memory_for, peak_resident_bytes, pick_device
-from mlxtune.models.architecture import linear_layers
 
 MATMUL_SIZES = {"gpu": 8192, "cpu": 1024}  # rows and columns
 MATMUL_SECONDS = 0.5
@@ -82,6 +84,12 @@ class TorchBackend:
             return MatmulSpeed(best, f"CUDA {torch.version.cuda}", None)
         return MatmulSpeed(best, "MKL" if torch.backends.mkl.is_available() else "torch's own BLAS", None)
 
+    def architecture(self, config: Mapping[str, Any]) -> Architecture:
+        """What a model of a config.json is made of, as its class in transformers says; no weight is read."""
+        from mlxtune.backends.torch.architecture import architecture
+
+        return architecture(config)
+
     def load(self, folder: Path, adapter: Path | None = None, dtype: str | None = None) -> Model:
         """Load a model folder, quantized or not, and an adapter folder onto it.
 
@@ -104,7 +112,7 @@ class TorchBackend:
         model = TorchModel(network, config, self._device)
         if adapter is not None:
             found = read_adapter(adapter)
-            check_fits(found, linear_layers(config), str(adapter), str(folder))
+            check_fits(found, model.architecture.linear_layers, str(adapter), str(folder))
             model.attach_lora(found.spec, found.weights)
         return model
 

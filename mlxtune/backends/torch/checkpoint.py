@@ -21,8 +21,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mlxtune.backends.torch.affine import BITS, Packing, Quantization, from_words, packing_of, read_quantization
+from mlxtune.backends.torch.architecture import architecture
 from mlxtune.errors import ModelError
-from mlxtune.models.architecture import n_parameters, weight_shapes
 from mlxtune.models.source import check_folder, read_config, settled, weight_files
 
 MAX_FILE_BYTES = 5 << 30  # mlx-lm's
@@ -123,7 +123,7 @@ def write_checkpoint(folder: Path, config: dict[str, Any], checkpoint: Checkpoin
                 stream.seek(starts[name])
                 stream.write(tensor.contiguous().view(torch.uint8).numpy().data)
     total = sum(tensor.nbytes for tensor in empty.values())
-    metadata = {"total_size": total, "total_parameters": n_parameters(config)}
+    metadata = {"total_size": total, "total_parameters": architecture(config).n_parameters}
     index = {"metadata": metadata, "weight_map": dict(sorted(files.items()))}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=4), encoding="utf-8")
     _write_config(folder / "config.json", config)
@@ -158,7 +158,7 @@ def _layers(
     """
     layers: dict[str, dict[str, Tensor]] = {}
     packings: dict[str, Packing] = {}
-    for name, shape in weight_shapes(config).items():
+    for name, shape in architecture(config).weights.items():
         layer, _, part = name.rpartition(".")
         expected = {part: shape}
         packing = None

@@ -13,8 +13,8 @@ import torch
 from mlxtune.backends import conversion
 from mlxtune.backends.base import ConvertSpec, WrittenModel
 from mlxtune.backends.torch.affine import Packing, quantize, to_words
+from mlxtune.backends.torch.architecture import architecture
 from mlxtune.backends.torch.checkpoint import Change, Checkpoint, Parts, open_checkpoint, write_checkpoint
-from mlxtune.models.architecture import n_parameters
 from mlxtune.models.source import check_folder, read_config
 
 
@@ -29,14 +29,14 @@ def convert(source: Path, out: Path, spec: ConvertSpec) -> WrittenModel:
     Raises:
         ModelError: The source cannot be read, is quantized already, or a layer's width does not suit the group size.
     """
-    return conversion.convert(source, out, spec, _convert_folder)
+    return conversion.convert(source, out, spec, _convert_folder, architecture)
 
 
 def write_model(folder: Path, config: dict[str, Any], checkpoint: Checkpoint, change: Change) -> WrittenModel:
     """Write a checkpoint with each layer changed, with a config and the files that lie beside its weights."""
     n_bytes = write_checkpoint(folder, config, checkpoint, change)
     conversion.copy_companions(checkpoint.folder, folder)
-    n_weights = n_parameters(config)
+    n_weights = architecture(config).n_parameters
     return WrittenModel(folder, conversion.folder_bytes(folder), n_weights, 8 * n_bytes / n_weights)
 
 

@@ -15,7 +15,13 @@ from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
 from mlxtune.backends.torch.affine import quantize
-from mlxtune.backends.torch.quantized_linear import QuantizedEmbedding, QuantizedLinear, QuantizedWeight
+from mlxtune.backends.torch.quantized_linear import (
+    SCALE,
+    QuantizedEmbedding,
+    QuantizedLinear,
+    QuantizedWeight,
+    ScaledEmbedding,
+)
 
 PACKED = "U32"
 TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}  # as safetensors names them
@@ -61,6 +67,15 @@ def fold(network: PreTrainedModel, types: Mapping[str, str], adapter: str) -> No
         network.lm_head.own = QuantizedLinear(tied.packed) if is_packed else _linear(tied.weight)
 
 
+def embedded(embedding: Any, tokens: Tensor) -> Tensor:
+    """Embeddings of tokens in float32, scaled where the family scales them."""
+    if isinstance(embedding, QuantizedEmbedding):
+        return embedding(tokens, torch.float32)  # type: ignore[no-any-return]
+    values = nn.functional.embedding(tokens, embedding.weight).float()
+    scale = getattr(embedding, SCALE, None)
+    return values if scale is None else values * scale
+
+
 def _weight(plain: Any) -> Tensor:
     """Weight of a layer, float32, a copy."""
     if isinstance(plain, (QuantizedLinear, QuantizedEmbedding)):
@@ -71,7 +86,7 @@ def _weight(plain: Any) -> Tensor:
 def _layer(plain: nn.Module, weight: Tensor) -> Any:
     """A layer of the same sort with a plain weight."""
     if isinstance(plain, QuantizedEmbedding):
-        return nn.Embedding.from_pretrained(weight)
+        return ScaledEmbedding(weight, plain.embed_scale)
     if isinstance(plain, (QuantizedLinear, nn.Linear)):
         return _linear(weight)
     plain.weight = _parameter(weight)  # an embedding or a norm

@@ -11,6 +11,7 @@ from mlxtune.backends import conversion
 from mlxtune.backends.adapter import Adapter, read_adapter
 from mlxtune.backends.base import WrittenModel
 from mlxtune.backends.torch.affine import Packing, dequantize, from_words
+from mlxtune.backends.torch.architecture import architecture
 from mlxtune.backends.torch.checkpoint import Checkpoint, Parts, open_checkpoint
 from mlxtune.backends.torch.convert import cast, pack, write_model
 from mlxtune.models.writing import model_folder
@@ -39,7 +40,7 @@ def fuse(base: Path, adapter: Path, out: Path, requantize: bool, dtype: str | No
     with open_checkpoint(base) as checkpoint:
         found = read_adapter(adapter)
         config = dict(checkpoint.config)
-        conversion.check_fuse(found, config, (adapter, base), requantize, dtype)
+        conversion.check_fuse(found, config, architecture(config), (adapter, base), requantize, dtype)
         if "quantization" in config and not requantize:
             if dtype is None and _scale_types(checkpoint) == {torch.float32}:
                 dtype = "float16"

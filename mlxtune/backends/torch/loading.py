@@ -7,21 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers import PreTrainedModel
 
 from mlxtune.backends.base import STORED
 from mlxtune.backends.torch.affine import Packed, from_words
+from mlxtune.backends.torch.architecture import empty_network
 from mlxtune.backends.torch.checkpoint import open_checkpoint
-from mlxtune.backends.torch.quantized_linear import QuantizedEmbedding, QuantizedLinear, QuantizedWeight
+from mlxtune.backends.torch.quantized_linear import SCALE, QuantizedEmbedding, QuantizedLinear, QuantizedWeight
 from mlxtune.backends.torch.runtime import has_bfloat16
-from mlxtune.errors import ModelError
 
 EMBEDDING = "model.embed_tokens"
 TRAINABLE = (torch.bfloat16, torch.float32)  # on a GPU that knows both; gradients leave float16's range
-QUANTIZATION_KEYS = ("quantization", "quantization_config")
 
 
 def load_network(
@@ -40,7 +37,7 @@ def load_network(
     """
     types = TRAINABLE if has_bfloat16(device) else (torch.float32,)
     with open_checkpoint(folder) as checkpoint:
-        network = _empty(folder, checkpoint.config)
+        network = empty_network(checkpoint.config)
         for layer in checkpoint.layers:
             parts = {
                 part: tensor.to(device, _kept_type(tensor, dtype, types))
@@ -70,23 +67,6 @@ def network_dtype(network: PreTrainedModel) -> torch.dtype:
     return dtype
 
 
-def _empty(folder: Path, config: dict[str, Any]) -> PreTrainedModel:
-    """The network with its parameters on no device; buffers, which no file holds, are real."""
-    model_type = config["model_type"]
-    if model_type not in CONFIG_MAPPING:
-        raise ModelError(
-            f"{folder}: the installed transformers does not support model type {model_type!r}; update transformers"
-        )
-    settings = {key: value for key, value in config.items() if key not in QUANTIZATION_KEYS}
-    settings |= {"attention_dropout": 0.0}  # LoRA's is the only dropout, on both backends
-    try:
-        own = CONFIG_MAPPING[model_type].from_dict(settings)
-        with init_empty_weights(include_buffers=False):
-            return AutoModelForCausalLM.from_config(own, attn_implementation="sdpa", dtype=torch.float32)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ModelError(f"{folder}: transformers cannot build this model: {error}") from error
-
-
 def _kept_type(tensor: Tensor, wanted: str | None, types: Sequence[torch.dtype]) -> torch.dtype:
     """What is wanted, else the tensor's own type where the device trains in it, else the first that it does."""
     if wanted == STORED or not tensor.is_floating_point():
@@ -99,5 +79,8 @@ def _kept_type(tensor: Tensor, wanted: str | None, types: Sequence[torch.dtype])
 def _pack(network: PreTrainedModel, layer: str, weight: QuantizedWeight, bias: Tensor | None) -> None:
     """Put a packed layer in the place of a plain one."""
     place, _, name = layer.rpartition(".")
-    module = QuantizedEmbedding(weight) if layer == EMBEDDING else QuantizedLinear(weight, bias)
+    own = network.get_submodule(layer)
+    module = (
+        QuantizedEmbedding(weight, getattr(own, SCALE, None)) if layer == EMBEDDING else QuantizedLinear(weight, bias)
+    )
     setattr(network.get_submodule(place), name, module)

@@ -56,16 +56,17 @@ from mlxtune.backends.supervision import (
     token_scores,
     total_weight,
 )
-from mlxtune.backends.torch.folding import Widened, fold
+from mlxtune.backends.torch.architecture import architecture
+from mlxtune.backends.torch.folding import Widened, embedded, fold
 from mlxtune.backends.torch.head import Float32Head, nats_and_argmax, nats_and_gradient
 from mlxtune.backends.torch.loading import network_dtype
+from mlxtune.backends.torch.masks import Masks, as_argument, window_masks
 from mlxtune.backends.torch.packing import pack
 from mlxtune.backends.torch.phases import PhaseClock
 from mlxtune.backends.torch.prefix_cache import Layers, Leaves, PrefixCache, cache_argument
-from mlxtune.backends.torch.quantized_linear import QuantizedEmbedding, QuantizedLinear
+from mlxtune.backends.torch.quantized_linear import QuantizedLinear
 from mlxtune.backends.torch.runtime import autocast, free_memory_bytes, memory_for
 from mlxtune.backends.torch.session import RowsCache, TorchSession
-from mlxtune.models.architecture import n_parameters
 
 ADAPTER = "default"  # PEFT's name of the one adapter
 # Nodes of option trees whose logits exist at a time: so few that a CPU's allocator takes the same memory again.
@@ -83,10 +84,11 @@ class TorchModel:
 
     def __init__(self, network: PreTrainedModel, config: Mapping[str, Any], device: torch.device) -> None:
         self.config = config
-        self.n_parameters = n_parameters(config)
+        self.architecture = architecture(config)
         network.lm_head = Float32Head(network.lm_head)
         self._network = network
         self._device = device
+        self._windows = self.architecture.windows
         self._dtype = network_dtype(network)
         self._cache_argument = cache_argument(network.model.forward)
         self._adapted: dict[str, LoraLinear] = {}
@@ -227,13 +229,13 @@ class TorchModel:
         length, before = tokens.shape[1], cache.length
         offsets = torch.arange(length, device=self._device)[None] if offsets is None else offsets
         mask = None  # causal, by a kernel that needs none
-        if before or visible is not None:
-            visible = (
-                torch.ones(1, length, length, dtype=torch.bool, device=self._device).tril_()
-                if visible is None
-                else visible
-            )
-            mask = nn.functional.pad(visible, (before + length - visible.shape[-1], 0), value=True)[:, None]
+        if before or visible is not None or any(size is not None and length > size for size in self._windows):
+            if visible is None:
+                visible = torch.ones(1, length, length, dtype=torch.bool, device=self._device).tril_()
+            visible = nn.functional.pad(visible, (before + length - visible.shape[-1], 0), value=True)
+            keys = torch.arange(before, device=self._device).expand(len(offsets), -1)
+            masks = window_masks(visible, before + offsets, torch.cat([keys, before + offsets], dim=1), self._windows)
+            mask = as_argument(masks)
         with autocast(self._device, self._dtype):
             return self._network.model(  # type: ignore[no-any-return]
                 input_ids=tokens,
@@ -269,13 +271,9 @@ class TorchModel:
         Computed in float32 whatever type the weights have, each widened as it is used.
         """
         inputs = self._ids(tokens)[None]
-        embedding = self._network.model.embed_tokens
         with memory_for(f"computing logits of {len(tokens)} tokens", self._device), Widened():
-            if isinstance(embedding, QuantizedEmbedding):
-                embedded = embedding(inputs, torch.float32)
-            else:
-                embedded = embedding(inputs).float()
-            hidden = self._network.model(inputs_embeds=embedded, use_cache=False).last_hidden_state[0]
+            embeddings = embedded(self._network.model.embed_tokens, inputs)
+            hidden = self._network.model(inputs_embeds=embeddings, use_cache=False).last_hidden_state[0]
             return _to_numpy(self._head(hidden if positions is None else hidden[self._ids(positions)]))
 
     def fold(self, types: Mapping[str, str]) -> None:
@@ -304,9 +302,9 @@ class TorchModel:
             n_shared = common_length(prompts)
             shared = self._prefix(self._ids(prompts[0][:n_shared]))
             n_slots = slots_within(
-                slots, prompts, limits, self.config, free_memory_bytes(self._device), self._dtype.itemsize
+                slots, prompts, limits, self.architecture, free_memory_bytes(self._device), self._dtype.itemsize
             )
-            session = TorchSession(self._after, self._head_of, shared, n_slots, self._device)
+            session = TorchSession(self._after, self._head_of, shared, n_slots, self._device, self.architecture.windows)
             own = [prompt[n_shared:] for prompt in prompts]
             yield from write_replies(session, own, limits, n_slots, stop_tokens, constraint, temperature, seed)
 
@@ -314,12 +312,12 @@ class TorchModel:
         """Float32 logits of all tokens, or of some."""
         return self._head(hidden) if tokens is None else self._network.lm_head.logits_of(tokens, hidden)
 
-    def _after(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: RowsCache) -> Tensor:
+    def _after(self, tokens: Tensor, positions: Tensor, masks: Masks, cache: RowsCache) -> Tensor:
         """Last hidden states of tokens, (B, W, hidden), as a `TorchSession` computes them."""
         with autocast(self._device, self._dtype):
             return self._network.model(  # type: ignore[no-any-return]
                 input_ids=tokens,
-                attention_mask=mask,
+                attention_mask=as_argument(masks),
                 position_ids=positions,
                 use_cache=False,
                 **{self._cache_argument: cache},

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from mlxtune.backends.shapes import BLOCK_ELEMENTS
 from mlxtune.backends.torch.affine import Packed, dequantize
 
+SCALE = "embed_scale"  # transformers' name, of families that scale their embeddings
+
 # Rows start to stop of a weight, (stop - start, in), in a type.
 Rows = Callable[[int, int, torch.dtype], Tensor]
 
@@ -73,15 +75,43 @@ class QuantizedLinear(nn.Module):
 
 
 class QuantizedEmbedding(nn.Module):
-    """`nn.Embedding` over a quantized weight."""
+    """`nn.Embedding` over a quantized weight.
 
-    def __init__(self, packed: QuantizedWeight) -> None:
+    Args:
+        packed: The weight.
+        scale: What embeddings are multiplied by; None where the family does not scale them.
+    """
+
+    embed_scale: Tensor | None
+
+    def __init__(self, packed: QuantizedWeight, scale: Tensor | None = None) -> None:
         super().__init__()
         self.packed = packed
+        self.register_buffer(SCALE, scale, persistent=False)
 
     def forward(self, tokens: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """(...) -> (..., hidden), in a type; None is that of the scales."""
-        return self.packed.dequantized(tokens.reshape(-1), dtype).reshape(*tokens.shape, self.packed.n_in)
+        values = self.packed.dequantized(tokens.reshape(-1), dtype).reshape(*tokens.shape, self.packed.n_in)
+        return _scaled(values, self.embed_scale)
+
+
+class ScaledEmbedding(nn.Module):
+    """A plain weight in the place of a quantized one, (vocabulary, hidden), frozen, with the scale of its family."""
+
+    embed_scale: Tensor | None
+
+    def __init__(self, weight: Tensor, scale: Tensor | None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.register_buffer(SCALE, scale, persistent=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(...) -> (..., hidden)."""
+        return _scaled(nn.functional.embedding(tokens, self.weight), self.embed_scale)
+
+
+def _scaled(values: Tensor, scale: Tensor | None) -> Tensor:
+    return values if scale is None else values * scale.to(values.dtype)
 
 
 def frozen_product(inputs: Tensor, rows: Rows, n_out: int) -> Tensor:

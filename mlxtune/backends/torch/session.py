@@ -13,9 +13,10 @@ from torch import Tensor
 
 from mlxtune.backends.columns import GROWTH, TOKENS_AT_ONCE, Columns, Span, go_apart
 from mlxtune.backends.replies import Allowed
+from mlxtune.backends.torch.masks import Masks
 
-# Hidden states, (B, W, hidden), of tokens, (B, W), at positions, (B, W), under a mask, (B, 1, W, columns), with a cache.
-Network = Callable[[Tensor, Tensor, Tensor, "RowsCache"], Tensor]
+# Hidden states, (B, W, hidden), of tokens, (B, W), at positions, (B, W), under masks, (B, 1, W, columns), with a cache.
+Network = Callable[[Tensor, Tensor, Masks, "RowsCache"], Tensor]
 
 
 class RowsCache:
@@ -85,6 +86,7 @@ class TorchSession:
         shared: Keys and values of what opens every row, layer by layer; none where there is nothing.
         n_slots: Rows that there may be.
         device: Where.
+        windows: Of the network's layers.
     """
 
     def __init__(
@@ -94,7 +96,9 @@ class TorchSession:
         shared: Sequence[tuple[Tensor, Tensor]],
         n_slots: int,
         device: torch.device,
+        windows: Sequence[int | None],
     ) -> None:
+        self._windows = tuple(dict.fromkeys(windows))
         self._network, self._head, self._device = network, head, device
         self._columns = Columns(int(shared[0][0].shape[2]) if shared else 0)
         self._cache = RowsCache(n_slots, shared)
@@ -129,10 +133,10 @@ class TorchSession:
 
     def _pass(self, tokens: NDArray[np.int32], span: Span) -> Tensor:
         """Hidden states of tokens, (B, W, hidden)."""
-        mask = torch.from_numpy(span.visible).to(self._device)[:, None]
+        masks = {window: torch.from_numpy(span.visible(window)).to(self._device)[:, None] for window in self._windows}
         positions = self._ids(span.columns)
         self._cache.begin(span, self._ids(span.slots)[:, None], positions)
-        return self._network(self._ids(tokens), positions, mask, self._cache)
+        return self._network(self._ids(tokens), positions, masks, self._cache)
 
     def pick(self, allowed: Allowed | None, temperature: float, draws: NDArray[np.float32] | None) -> list[int]:
         """The next token of each row: the likeliest, or at a temperature the one that a uniform draw falls on."""

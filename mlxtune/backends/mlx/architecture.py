@@ -1,0 +1,112 @@
+"""What mlx-lm's class of a model says of it: built from config.json, weights lazy and never computed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
+from mlx_lm.models.rope_utils import SuScaledRoPE
+from mlx_lm.utils import _get_classes
+
+from mlxtune.backends.architecture import PROBED_ROWS, Architecture, described_by, require_plain_head
+from mlxtune.backends.transformers_config import reachable, read_as_transformers, windows_of
+from mlxtune.errors import ModelError
+from mlxtune.models.source import as_mlx_lm_reads
+
+
+@described_by("mlx-lm")
+def architecture(config: dict[str, Any]) -> Architecture:
+    """`Backend.architecture` of MLX."""
+    model_type = config["model_type"]
+    own = read_as_transformers(config)
+    is_tied = config.get("tie_word_embeddings")
+    if is_tied is None and own is not None:
+        is_tied = own.tie_word_embeddings
+    settled = as_mlx_lm_reads({**config, "tie_word_embeddings": is_tied})
+    network = _build(settled)
+    n_heads = int(network.args.num_attention_heads)
+    found = Architecture.of(
+        config,
+        {name: tuple(value.shape) for name, value in tree_flatten(network.parameters())},
+        [name for name, module in network.named_modules() if isinstance(module, nn.Linear)],
+        n_heads,
+        int(network.args.num_key_value_heads or n_heads),
+        reachable(_windows(network, model_type), config),
+        bool(is_tied),
+    )
+    _check_rope(network, model_type)
+    if own is not None:
+        wanted = windows_of(own, config)
+        _check_windows(found.windows, wanted)
+        found = replace(found, windows=wanted)
+    require_plain_head(model_type, _has_plain_head(_build({**settled, "vocab_size": PROBED_ROWS})))
+    return found
+
+
+def _build(config: dict[str, Any]) -> nn.Module:
+    """mlx-lm's network of a config, its weights never computed unless they are used."""
+    model_class, arguments_class = _get_classes(config)
+    return model_class(arguments_class.from_dict(config))
+
+
+def _has_plain_head(network: nn.Module) -> bool:
+    """Whether a network's logits are the product of hidden state and head, which is what `Head` computes."""
+    head = network.lm_head if "lm_head" in network else network.model.embed_tokens.as_linear
+    hidden = 10 * mx.random.normal((1, 1, network.model.embed_tokens.weight.shape[-1]), key=mx.random.key(0))
+    product = head(hidden)
+    network.model = _Given(network.model, hidden)
+    return bool(mx.allclose(network(mx.array([[0]])), product, rtol=1e-3, atol=1e-3))
+
+
+class _Given(nn.Module):  # type: ignore[misc]
+    """In the place of a network's inner model: the same hidden state for any tokens."""
+
+    def __init__(self, own: nn.Module, hidden: mx.array) -> None:
+        super().__init__()
+        self.embed_tokens, self.args, self._hidden = own.embed_tokens, getattr(own, "args", None), hidden
+
+    def __call__(self, *args: Any, **kwargs: Any) -> mx.array:
+        return self._hidden
+
+
+def _check_rope(network: nn.Module, model_type: str) -> None:
+    """Refuse longrope, of which mlx-lm has the factors for long sequences alone."""
+    if any(isinstance(module, SuScaledRoPE) for module in network.modules()):
+        raise ModelError(
+            f"config.json: model_type {model_type!r} with RoPE scaling of kind longrope (or su): mlx-lm computes it with the "
+            "factors for long sequences alone, also where short ones have others; use --backend torch"
+        )
+
+
+def _windows(network: nn.Module, model_type: str) -> tuple[int | None, ...]:
+    """Of each block, as its own kind of cache says it."""
+    found: list[int | None] = []
+    for cache in make_prompt_cache(network):
+        if not isinstance(cache, KVCache | RotatingKVCache):
+            raise ModelError(
+                f"config.json: model_type {model_type!r} is not supported: mlx-lm keeps a {type(cache).__name__} of a block; "
+                "expected keys and values of attention"
+            )
+        found.append(cache.max_size if isinstance(cache, RotatingKVCache) else None)
+    return tuple(found)
+
+
+def _check_windows(own: tuple[int | None, ...], wanted: tuple[int | None, ...]) -> None:
+    """Refuse a model whose windows neither mlx-lm's class nor our caches compute as transformers does.
+
+    Our caches give every layer the same mask where the class asks for one mask, so a window that all layers have is computed.
+    """
+    different = [pair for pair in zip(own, wanted, strict=True) if pair[0] != pair[1]]
+    if not different or (len(set(wanted)) == 1 and not any(own)):
+        return
+    size = next(window for pair in different for window in pair if window is not None)
+    raise ModelError(
+        f"config.json: {len(different)} of {len(wanted)} layers attend to the last {size:,} tokens only (sliding_window), which "
+        "mlx-lm does not compute for this model type. Use --backend torch; or, for prompts and replies that together are no "
+        "longer than that, where full attention gives the same result, set sliding_window to null (for Qwen use_sliding_window "
+        "to false, and remove layer_types) in config.json, and set train.max_tokens to that length or less"
+    )
