@@ -57,7 +57,8 @@ def export_gguf_lora(source: ExportSource, out: Path, *, force: bool = False) ->
     architecture = source.architecture
     if architecture.model_type not in ARCHITECTURES:
         raise ExportError(
-            f"an adapter of a model of type {architecture.model_type!r} cannot be written as a GGUF; it can be for {', '.join(ARCHITECTURES)}"
+            f"an adapter of a model of type {architecture.model_type!r} cannot be written as a GGUF; it can be for {', '.join(ARCHITECTURES)}. "
+            "For others write --to peft, and convert that folder with llama.cpp's convert_lora_to_gguf.py"
         )
     metadata: dict[str, Any] = {
         "general.type": "adapter",

@@ -201,7 +201,8 @@ def _check_family(config: Mapping[str, Any]) -> None:
     model_type = config.get("model_type")
     if model_type not in ARCHITECTURES:
         raise ExportError(
-            f"model type {model_type!r} cannot be written as a GGUF; it can be for {', '.join(ARCHITECTURES)}"
+            f"model type {model_type!r} cannot be written as a GGUF; it can be for {', '.join(ARCHITECTURES)}. For others write "
+            "--to hf, and convert that folder with llama.cpp's convert_hf_to_gguf.py"
         )
     if model_type == "qwen3" and config.get("attention_bias"):
         raise ExportError("a qwen3 model with attention_bias cannot be written as a GGUF: llama.cpp's has none")

@@ -239,7 +239,8 @@ def _architecture(path: Path) -> str:
     architecture = read_value(path, "general.architecture")
     if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
         raise ModelError(
-            f"{path}: architecture {architecture!r} is not supported; supported: {', '.join(ARCHITECTURES)}"
+            f"{path}: architecture {architecture!r} is not supported; supported: {', '.join(ARCHITECTURES)}; of other families "
+            "give the Hugging Face folder or Hub id that the GGUF was made of"
         )
     if (n_files := read_number(path, "split.count", 1) or 0) > 1:
         raise ModelError(

@@ -372,7 +372,7 @@ class LoraSection(Section):
     dropout: float = Field(0.0, ge=0, lt=1)
     """Share of each adapted layer's inputs zeroed for the update while training."""
     targets: Literal["all", "attention", "mlp"] | list[str] = "all"
-    """Linear layers to adapt: all, attention (q, k, v, o), mlp (gate, up, down), or a list of names."""
+    """Linear layers to adapt: all, attention (those of self_attn: q, k, v, o), mlp (gate, up, down), or a list of names."""
     layers: Literal["all"] | Annotated[int, Field(ge=1)] = "all"
     """Transformer blocks to adapt: all, or that many from the end."""
     rslora: bool = False

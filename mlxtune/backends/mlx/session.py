@@ -128,10 +128,12 @@ class MlxSession:
         self._windows = dict.fromkeys([None, *windows])
         self._present = _Pass()
         self._columns = Columns(shared[0].offset)
-        self._caches = [
-            RowsCache(self._present, n_slots, *(layer.held() or ()), window=layer.window) for layer in shared
-        ]
+        self._caches = [self._cache_of(layer, n_slots) for layer in shared]
         self._hidden: list[mx.array] = []  # of each row's last token, (B, hidden), in one or two parts
+
+    def _cache_of(self, layer: PrefixCache, n_slots: int) -> RowsCache:
+        keys, values = layer.held() or (None, None)
+        return RowsCache(self._present, n_slots, keys, values, layer.window)
 
     def join(self, tokens: NDArray[np.int32], counts: NDArray[np.int32]) -> None:
         """Begin rows behind those that are there, with these tokens."""
