@@ -20,6 +20,7 @@ FAMILIES = ("qwen2", "qwen2.5", "qwen3", "llama")
 WINDOW = 8  # tokens, of those that have one
 # Families that need no code of ours; "-window" has layers that see the last tokens only.
 MORE_FAMILIES = ("mistral", "mistral-window", "phi3", "phi3-window", "smollm3", "olmo2", "gemma3_text", "qwen3-window")
+TORCH_ALONE = ("qwen3-window",)  # mlx-lm gives all layers of its class one mask, and these differ
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 THINK = ("<think>", "</think>")  # added, but not special, as in Qwen3
 PADDED_VOCABULARY = 64  # the embedding is padded to a multiple of this, as Qwen's is: some ids have no token

@@ -10,10 +10,9 @@ from mlxtune.backends.architecture import Architecture
 from mlxtune.backends.base import Backend
 from mlxtune.errors import ModelError
 from tests.adapted import BACKENDS, backend_named
-from tests.tiny import FAMILIES, MORE_FAMILIES, tiny_config, tiny_weights
+from tests.tiny import FAMILIES, MORE_FAMILIES, TORCH_ALONE, tiny_config, tiny_weights
 
 ALL = (*FAMILIES, *MORE_FAMILIES)
-ON_TORCH = ("qwen3-window",)  # mlx-lm gives all its layers one mask
 
 QWEN3_0_6B = {
     "model_type": "qwen3", "hidden_size": 1024, "num_hidden_layers": 28, "num_attention_heads": 16,
@@ -45,7 +44,7 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 
 def described(backend: Backend, family: str, config: dict[str, Any]) -> Architecture:
     """The architecture; the test is skipped where the backend does not have the family."""
-    if backend.name == "mlx" and family in ON_TORCH:
+    if backend.name == "mlx" and family in TORCH_ALONE:
         pytest.skip("mlx-lm gives all its layers one mask")
     return backend.architecture(config)
 
@@ -76,7 +75,7 @@ def test_weights_are_those_of_the_files(backend: Backend, family: str, tied: boo
     assert architecture.weights == {name: weight.shape for name, weight in tiny_weights(config).items()}
 
 
-@pytest.mark.parametrize("family", [family for family in ALL if family not in ON_TORCH])
+@pytest.mark.parametrize("family", [family for family in ALL if family not in TORCH_ALONE])
 @pytest.mark.parametrize("tied", [True, False])
 def test_both_libraries_say_the_same(family: str, tied: bool) -> None:
     mlx, torch = (backend_named(name).architecture(tiny_config(family, tied=tied)) for name in BACKENDS)

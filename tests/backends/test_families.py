@@ -24,12 +24,11 @@ from tests.adapted import (
     gradient_of,
     numpy_log_probability,
 )
-from tests.tiny import MORE_FAMILIES, WINDOW, tiny_config, tiny_model
+from tests.tiny import MORE_FAMILIES, TORCH_ALONE, WINDOW, tiny_config, tiny_model
 
 pytest.importorskip("torch")
 IDS = list(range(3, 33))
 FAMILIES = ("qwen2", "qwen3", "llama", *MORE_FAMILIES)
-TORCH_ALONE = {"qwen3-window"}  # mlx-lm's class gives all layers one mask, and these differ
 CASES = [(family, name) for family in FAMILIES for name in BACKENDS if name == "torch" or family not in TORCH_ALONE]
 
 

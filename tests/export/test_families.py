@@ -14,23 +14,26 @@ from mlxtune.export.gguf_model import export_gguf
 from mlxtune.export.import_adapter import lora_section
 from mlxtune.export.peft_adapter import export_peft, read_peft
 from mlxtune.models.gguf import read_config
+from tests.adapted import backend_named
 from tests.adapter_runs import IDS, adapter_run, hugging_face_model, our_logits, torch_logits
-from tests.backends.test_architecture import ON_TORCH
 from tests.conftest import chosen
 from tests.export.exporting import source_of
-from tests.tiny import MORE_FAMILIES, tiny_gguf, tiny_model
+from tests.tiny import MORE_FAMILIES, TORCH_ALONE, tiny_gguf, tiny_model
 
-FAMILIES = [family for family in MORE_FAMILIES if family not in ON_TORCH]
+FAMILIES = [family for family in MORE_FAMILIES if family not in TORCH_ALONE]
+
+FUSED = [*((family, "mlx") for family in FAMILIES), ("gemma3_text", "torch"), ("phi3-window", "torch")]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "name"), FUSED)
 @pytest.mark.parametrize("bits", [None, 4])
-def test_fusing_is_proved_by_logits(tmp_path: Path, family: str, bits: int | None) -> None:
+def test_fusing_is_proved_by_logits(tmp_path: Path, family: str, name: str, bits: int | None) -> None:
+    backend = backend_named(name)
     quantization = {"bits": bits, "group_size": 32} if bits else None
     run = adapter_run(tmp_path, tiny_model(tmp_path / "base", family, quantization=quantization))
-    fused = fuse_run(run, chosen().backend, tmp_path / "fused", dtype="float32")
+    fused = fuse_run(run, backend, tmp_path / "fused", dtype="float32")
     assert "the logits of the fused model and of base + adapter differ by at most" in fused.proof.as_text()
-    expected = our_logits(chosen().backend, tmp_path / "base", run.adapter)
+    expected = our_logits(backend, tmp_path / "base", run.adapter)
     np.testing.assert_allclose(torch_logits(hugging_face_model(tmp_path / "fused")), expected, atol=2e-3)
 
 
