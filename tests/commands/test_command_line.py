@@ -75,7 +75,7 @@ def test_a_profile_is_a_table_after_the_training_and_part_of_the_last_object(
     trained = mlxtune("lora", place.recipe, "--out", "new", "--set", "train.max_steps=2", "--profile")
     assert trained.code == 0, trained.err
     table = trained.out.split("Where the time of 2 steps went\n")[1].split("run: new")[0]
-    parts = ["data", "head", "backward", "optimizer", "validation", "checkpoints", "other", "all"]
+    parts = ["data", "head", "backward", "optimizer", "validation", "saving", "other", "all"]
     assert all(part in table.split() for part in parts)
     again = mlxtune("lora", place.recipe, "--out", "other", "--set", "train.max_steps=1", "--profile", "--json")
     assert "optimizer" in json.loads(again.out.splitlines()[-1])["profile"]["seconds"]
