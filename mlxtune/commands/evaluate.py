@@ -127,8 +127,8 @@ def evaluate(
 ) -> None:
     """Score a RUN, or the newest run of a RECIPE, on the recipe's test rows; of documents, measure the perplexity.
 
-    Where the recipe has conditions (evaluate.expect) and one is not met, the exit status is 1, once all is written. The same
-    command again checks changed conditions without asking the model.
+    Where the recipe has conditions (evaluate.expect) and one is not met, the exit status is 1, once all is written. Running
+    the same command again checks changed conditions without asking the model.
 
     Example: mlxtune evaluate recipes/demo-intent.yaml --base --limit 20
     """

@@ -1,4 +1,4 @@
-"""`mlxtune report`: what a run came to, as one page."""
+"""`mlxtune report`: one page that shows whether a fine-tuning worked."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlxtune.commands.options import force_option, json_option, print_json, say
-from mlxtune.commands.reporting import LANGUAGE, LANGUAGES
+from mlxtune.commands.reporting import LANGUAGE
+from mlxtune.report.words import LANGUAGES
 
 if TYPE_CHECKING:
     from mlxtune.evaluation.stored import StoredEvaluation
@@ -95,8 +96,12 @@ def report(
     if opens and not webbrowser.open(file.resolve().as_uri()):
         say(f"no browser could be opened; open {file} yourself")
     if as_json:
-        told: dict[str, Any] = {"run": str(found[0].run), "runs": [str(one.run) for one in found], "report": str(file)}
-        print_json({**told, "figures": [] if charts is None else list(map(str, charts.files))})
+        content: dict[str, Any] = {
+            "run": str(found[0].run),
+            "runs": [str(one.run) for one in found],
+            "report": str(file),
+        }
+        print_json({**content, "figures": [] if charts is None else list(map(str, charts.files))})
     else:
         click.echo(str(file))
 

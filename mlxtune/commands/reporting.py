@@ -9,9 +9,9 @@ from pathlib import Path
 import click
 
 from mlxtune.commands.options import say
+from mlxtune.report.words import LANGUAGES
 
 LANGUAGE = "MLXTUNE_LANGUAGE"
-LANGUAGES = ("en", "zh")
 
 report_option = click.option(
     "--report/--no-report",
