@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 FAMILIES = ("qwen2", "qwen2.5", "qwen3", "llama")
 WINDOW = 8  # tokens, of those that have one
 # Families that need no code of ours; "-window" has layers that see the last tokens only.
-MORE_FAMILIES = ("mistral", "mistral-window", "phi3", "phi3-window", "smollm3", "olmo2", "gemma3_text", "qwen3-window")
+MORE_FAMILIES = (
+    "mistral", "mistral-window", "phi3", "phi3-window", "smollm3", "olmo2", "gemma3_text", "qwen3-window", "qwen3_5_text",
+)  # fmt: skip
 TORCH_ALONE = ("qwen3-window",)  # mlx-lm gives all layers of its class one mask, and these differ
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 THINK = ("<think>", "</think>")  # added, but not special, as in Qwen3
@@ -165,6 +167,19 @@ def tiny_config(
         return {"model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"], **config, "head_dim": 32,
                 "query_pre_attn_scalar": 24, "sliding_window": WINDOW, "sliding_window_pattern": 2,
                 "rope_local_base_freq": 5000.0, "hidden_activation": "gelu_pytorch_tanh"}  # fmt: skip
+    if name == "qwen3_5_text":
+        kinds = ["full_attention" if layer % 2 else "linear_attention" for layer in range(layers)]
+        rotary = {
+            "rope_type": "default",
+            "rope_theta": 30000.0,
+            "partial_rotary_factor": 0.25,
+            "mrope_section": [2, 1, 1],
+        }
+        del config["rope_theta"]
+        return {"model_type": "qwen3_5_text", "architectures": ["Qwen3_5ForCausalLM"], **config, "head_dim": 32,
+                "layer_types": kinds, "full_attention_interval": 2, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+                "linear_key_head_dim": 16, "linear_value_head_dim": 32, "linear_conv_kernel_dim": 4,
+                "rope_parameters": rotary, "attention_bias": False}  # fmt: skip
     raise ValueError(f"{family!r} is not one of {(*FAMILIES, *MORE_FAMILIES)}")
 
 
@@ -184,7 +199,25 @@ def tiny_weights(config: dict[str, Any], seed: int = 0) -> dict[str, NDArray[np.
     family = config["model_type"]
 
     def norm(width: int) -> NDArray[np.float32]:
-        return (family != "gemma3_text") + normal(width, scale=0.1)  # Gemma's adds the 1 itself
+        return (family not in ("gemma3_text", "qwen3_5_text")) + normal(width, scale=0.1)  # these add the 1 themselves
+
+    def attention(at: str) -> dict[str, NDArray[np.float32]]:
+        found: dict[str, NDArray[np.float32]] = {}
+        own_heads = {"q_proj": (1 + (family == "qwen3_5_text")) * heads, "k_proj": kv_heads, "v_proj": kv_heads}
+        if family == "phi3":
+            own_heads = {"qkv_proj": heads + 2 * kv_heads}
+        for name, n_heads in own_heads.items():
+            found[f"{at}.self_attn.{name}.weight"] = linear(n_heads * head, hidden)
+            if family == "qwen2":
+                found[f"{at}.self_attn.{name}.bias"] = normal(n_heads * head, scale=0.3)
+        found[f"{at}.self_attn.o_proj.weight"] = linear(hidden, heads * head)
+        if family in ("qwen3", "gemma3_text", "qwen3_5_text"):
+            found[f"{at}.self_attn.q_norm.weight"] = norm(head)
+            found[f"{at}.self_attn.k_norm.weight"] = norm(head)
+        if family == "olmo2":  # over all heads
+            found[f"{at}.self_attn.q_norm.weight"] = norm(heads * head)
+            found[f"{at}.self_attn.k_norm.weight"] = norm(kv_heads * head)
+        return found
 
     weights = {"model.embed_tokens.weight": normal(config["vocab_size"], hidden, scale=0.3)}
     for layer in range(config["num_hidden_layers"]):
@@ -196,20 +229,22 @@ def tiny_weights(config: dict[str, Any], seed: int = 0) -> dict[str, NDArray[np.
         if family == "gemma3_text":
             weights[f"{at}.pre_feedforward_layernorm.weight"] = norm(hidden)
         weights[f"{at}.post_attention_layernorm.weight"] = norm(hidden)
-        own_heads = {"q_proj": heads, "k_proj": kv_heads, "v_proj": kv_heads}
-        if family == "phi3":
-            own_heads = {"qkv_proj": heads + 2 * kv_heads}
-        for name, n_heads in own_heads.items():
-            weights[f"{at}.self_attn.{name}.weight"] = linear(n_heads * head, hidden)
-            if family == "qwen2":
-                weights[f"{at}.self_attn.{name}.bias"] = normal(n_heads * head, scale=0.3)
-        weights[f"{at}.self_attn.o_proj.weight"] = linear(hidden, heads * head)
-        if family in ("qwen3", "gemma3_text"):
-            weights[f"{at}.self_attn.q_norm.weight"] = norm(head)
-            weights[f"{at}.self_attn.k_norm.weight"] = norm(head)
-        if family == "olmo2":  # over all heads
-            weights[f"{at}.self_attn.q_norm.weight"] = norm(heads * head)
-            weights[f"{at}.self_attn.k_norm.weight"] = norm(kv_heads * head)
+        if "linear_attention" in config.get("layer_types", [])[layer : layer + 1]:
+            key_heads, value_heads = config["linear_num_key_heads"], config["linear_num_value_heads"]
+            values = value_heads * config["linear_value_head_dim"]
+            channels = 2 * key_heads * config["linear_key_head_dim"] + values
+            own = f"{at}.linear_attn"
+            weights[f"{own}.A_log"] = np.log(random.uniform(0.02, 1, value_heads)).astype(
+                np.float32
+            )  # decays of all speeds
+            weights[f"{own}.dt_bias"] = normal(value_heads, scale=1)
+            weights[f"{own}.conv1d.weight"] = normal(channels, 1, config["linear_conv_kernel_dim"], scale=0.5)
+            weights[f"{own}.norm.weight"] = 1 + normal(config["linear_value_head_dim"], scale=0.1)
+            for name, width in {"qkv": channels, "z": values, "b": value_heads, "a": value_heads}.items():
+                weights[f"{own}.in_proj_{name}.weight"] = linear(width, hidden)
+            weights[f"{own}.out_proj.weight"] = linear(hidden, values)
+        else:
+            weights |= attention(at)
         if family == "phi3":
             weights[f"{at}.mlp.gate_up_proj.weight"] = linear(2 * inner, hidden)
         else:

@@ -18,10 +18,18 @@ from mlxtune.errors import ModelError
 BLOCKS = "model.layers"
 EMBEDDING = "model.embed_tokens"
 HEAD = "lm_head"
-GROUPS = {"attention": "self_attn", "mlp": "mlp"}  # of lora.targets -> the module of a block that holds them
+# Of lora.targets -> the modules of a block that hold them. A block has one of those of attention.
+GROUPS = {"attention": ("self_attn", "linear_attn"), "mlp": ("mlp",)}
+DELTA_NET = "linear_attn"
+# Weights of a gated delta net, as Qwen3.5 has it; a layer with others is another one.
+DELTA_NET_WEIGHTS = (
+    "A_log", "dt_bias", "conv1d.weight", "norm.weight",
+    "in_proj_qkv.weight", "in_proj_z.weight", "in_proj_b.weight", "in_proj_a.weight", "out_proj.weight",
+)  # fmt: skip
 # Linear layers in the order in which people name them; what a block has beside these follows.
 USUAL_ORDER = (
-    "q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj", "gate_proj", "up_proj", "gate_up_proj", "down_proj"
+    "q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj", "in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj",
+    "gate_proj", "up_proj", "gate_up_proj", "down_proj",
 )  # fmt: skip
 
 PROBED_ROWS = 8  # of the head, where a backend compares a network's own logits with its head's product
@@ -33,8 +41,42 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
+class DeltaNet:
+    """A gated delta net, which some blocks have in the place of attention: it carries a state from token to token.
+
+    Attributes:
+        n_key_heads: Heads of queries and keys.
+        n_value_heads: Heads of values and of the state, a multiple of them.
+        key_dim: Width of a head of queries or keys.
+        value_dim: Width of a head of values.
+        kernel: Tokens that its convolution sees, each one itself and those before it.
+    """
+
+    n_key_heads: int
+    n_value_heads: int
+    key_dim: int
+    value_dim: int
+    kernel: int
+
+    @classmethod
+    def of(cls, layer: Any) -> DeltaNet:
+        """Of a library's layer; both call these the same."""
+        return cls(layer.num_k_heads, layer.num_v_heads, layer.head_k_dim, layer.head_v_dim, layer.conv_kernel_size)
+
+    @property
+    def channels(self) -> int:
+        """Width of queries, keys and values together, over which the convolution goes."""
+        return 2 * self.n_key_heads * self.key_dim + self.n_value_heads * self.value_dim
+
+    def state_bytes(self, type_bytes: int) -> int:
+        """Bytes of a row's state: a float32 matrix a head, and what the convolution sees of the last tokens."""
+        of_heads = self.n_value_heads * self.key_dim * self.value_dim
+        return 4 * of_heads + type_bytes * self.channels * (self.kernel - 1)
+
+
+@dataclass(frozen=True)
 class Architecture:
-    """A dense decoder: an embedding, blocks of attention and MLP, a head.
+    """A dense decoder: an embedding, blocks of attention (or a gated delta net) and MLP, a head.
 
     Attributes:
         model_type: As config.json names the family.
@@ -43,6 +85,7 @@ class Architecture:
         n_heads: Attention heads of a block.
         n_kv_heads: Heads of its keys and values.
         windows: Of each block, how many tokens its attention sees, itself and those before it; None where it sees all.
+        delta_nets: Of each block, its gated delta net; None where it has attention.
         is_tied: Whether the head is the embedding.
     """
 
@@ -52,6 +95,7 @@ class Architecture:
     n_heads: int
     n_kv_heads: int
     windows: tuple[int | None, ...]
+    delta_nets: tuple[DeltaNet | None, ...]
     is_tied: bool
 
     @classmethod
@@ -62,6 +106,7 @@ class Architecture:
         linear_layers: Iterable[str],
         n_heads: int,
         n_kv_heads: int,
+        blocks: Sequence[Any],
         windows: tuple[int | None, ...],
         is_tied: bool,
     ) -> Architecture:
@@ -73,7 +118,8 @@ class Architecture:
             linear_layers: Names of all linear layers.
             n_heads: As the attribute of that name.
             n_kv_heads: Likewise.
-            windows: Likewise.
+            blocks: The library's modules of the blocks.
+            windows: As the attribute of that name.
             is_tied: Likewise.
 
         Raises:
@@ -84,7 +130,10 @@ class Architecture:
         model_type = str(config["model_type"])
         _check_parts(model_type, kept, layers, len(windows))
         shapes = {layer: _in_out(kept[f"{layer}.weight"]) for layer in layers}
-        return cls(model_type, kept, shapes, n_heads, n_kv_heads, windows, is_tied)
+        delta_nets = tuple(
+            DeltaNet.of(layer) if (layer := getattr(block, DELTA_NET, None)) else None for block in blocks
+        )
+        return cls(model_type, kept, shapes, n_heads, n_kv_heads, windows, delta_nets, is_tied)
 
     @property
     def n_blocks(self) -> int:
@@ -109,7 +158,22 @@ class Architecture:
     @property
     def head_dim(self) -> int:
         """Width of an attention head."""
-        return self.linear_layers[f"{BLOCKS}.0.self_attn.o_proj"][0] // self.n_heads
+        block = self.delta_nets.index(None)
+        return self.linear_layers[f"{BLOCKS}.{block}.self_attn.o_proj"][0] // self.n_heads
+
+    @property
+    def n_attention_blocks(self) -> int:
+        """Blocks that keep keys and values of every token; the others keep a state."""
+        return self.delta_nets.count(None)
+
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether a block carries a state from token to token: then rows cannot lie end to end, nor options as a tree."""
+        return self.n_attention_blocks < self.n_blocks
+
+    def state_bytes(self, type_bytes: int) -> int:
+        """Bytes of all states of a row, which do not grow with its tokens."""
+        return sum(net.state_bytes(type_bytes) for net in self.delta_nets if net is not None)
 
     @property
     def inner_size(self) -> int:
@@ -142,8 +206,9 @@ class Architecture:
 
     def targets(self, group: Literal["all", "attention", "mlp"]) -> tuple[str, ...]:
         """Last parts of the names of the linear layers that a word of `lora.targets` means, in order."""
-        modules = GROUPS.values() if group == "all" else (GROUPS[group],)
-        return tuple(dict.fromkeys(last_part(layer) for layer in self.linear_layers if layer.split(".")[3] in modules))
+        modules = [module for of_group in GROUPS.values() for module in of_group] if group == "all" else GROUPS[group]
+        found = (last_part(layer) for layer in self.linear_layers if layer.split(".")[3] in modules)
+        return tuple(in_usual_order(found))
 
 
 ArchitectureOf = Callable[[Mapping[str, Any]], Architecture]
@@ -227,25 +292,31 @@ def last_part(name: str) -> str:
 
 def _check_parts(model_type: str, weights: Shapes, layers: Sequence[str], n_blocks: int) -> None:
     """Refuse what is no dense decoder: matrices elsewhere than in embedding, head, attention and MLP, or blocks without these."""
-    expected = {f"{EMBEDDING}.weight", f"{HEAD}.weight", *(f"{layer}.weight" for layer in layers)}
-    modules = set(GROUPS.values())
-    strange = [name for name, shape in weights.items() if len(shape) > 1 and name not in expected]
-    strange += [layer for layer in layers if layer.split(".")[3] not in modules]
     needed = [f"{EMBEDDING}.weight"]
-    needed += [
-        f"{BLOCKS}.{block}.{part}.weight" for block in range(n_blocks) for part in ("self_attn.o_proj", "mlp.down_proj")
+    for block in range(n_blocks):
+        at = f"{BLOCKS}.{block}"
+        is_delta_net = any(name.startswith(f"{at}.{DELTA_NET}.") for name in weights)
+        mixer = [f"{DELTA_NET}.{part}" for part in DELTA_NET_WEIGHTS] if is_delta_net else ["self_attn.o_proj.weight"]
+        needed += [f"{at}.{part}" for part in (*mixer, "mlp.down_proj.weight")]
+    expected = {f"{HEAD}.weight", *needed, *(f"{layer}.weight" for layer in layers)}
+    modules = {module for of_group in GROUPS.values() for module in of_group}
+    strange = [
+        name for name, shape in weights.items() if name not in expected and (len(shape) > 1 or f".{DELTA_NET}." in name)
     ]
+    strange += [layer for layer in layers if layer.split(".")[3] not in modules]
     missing = [name for name in needed if name not in weights]
-    if strange or missing or not n_blocks:
-        why = f"has {strange[0]}" if strange else f"lacks {missing[0]}" if missing else "has no blocks"
+    has_attention = any(".self_attn." in name for name in needed)
+    if strange or missing or not has_attention:
+        why = f"has {strange[0]}" if strange else f"lacks {missing[0]}" if missing else "has no blocks of attention"
         raise ModelError(
             f"config.json: model_type {model_type!r} is not supported: it {why}; expected a dense decoder, whose blocks "
-            f"({BLOCKS}.0 and so on) have linear layers in self_attn and mlp and no others"
+            f"({BLOCKS}.0 and so on) have linear layers in mlp and in self_attn, or in {DELTA_NET} those of Qwen3.5's gated delta "
+            "net, and no others"
         )
 
 
 def _place(layer: str) -> tuple[int, bool, int]:
-    return block_of(layer), layer.split(".")[3] != GROUPS["attention"], _usual_place(last_part(layer))
+    return block_of(layer), layer.split(".")[3] not in GROUPS["attention"], _usual_place(last_part(layer))
 
 
 def _usual_place(name: str) -> int:

@@ -216,6 +216,8 @@ def _older_keys(config: dict[str, Any]) -> dict[str, Any]:
     kinds = config.get("layer_types") or []
     if "full_attention" in kinds and "sliding_attention" in kinds:
         older["sliding_window_pattern"] = kinds.index("full_attention") + 1
+    if "full_attention" in kinds and "linear_attention" in kinds:
+        older["full_attention_interval"] = kinds.index("full_attention") + 1
     return {key: value for key, value in older.items() if value is not None and config.get(key) is None}
 
 

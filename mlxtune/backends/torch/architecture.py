@@ -28,6 +28,7 @@ def architecture(config: dict[str, Any]) -> Architecture:
         [name for name, module in network.named_modules() if isinstance(module, nn.Linear)],
         int(own.num_attention_heads),
         int(getattr(own, "num_key_value_heads", None) or own.num_attention_heads),
+        getattr(network.base_model, "layers", ()),
         windows_of(own, config),
         bool(own.tie_word_embeddings),
     )
