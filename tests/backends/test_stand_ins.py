@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.tiny import FAMILIES, MORE_FAMILIES, tiny_config
+from tests.tiny import COMPUTED_BY_TORCH_ALONE, FAMILIES, MORE_FAMILIES, tiny_config
 
 POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -118,6 +118,8 @@ def mlx_blocks() -> list[Any]:
 
     blocks = []
     for family in (*FAMILIES, *MORE_FAMILIES):
+        if family in COMPUTED_BY_TORCH_ALONE:
+            continue
         model, arguments = _get_classes(tiny_config(family))
         blocks.append(model(arguments.from_dict({**tiny_config(family), "layer_types": None})).layers[0])
     return blocks
@@ -242,12 +244,32 @@ def test_torchs_cache_has_what_the_models_ask_for() -> None:
 
     codes: list[Any] = [importlib.import_module("transformers.masking_utils")]
     for network in torch_networks():
-        codes += [type(network.layers[0].self_attn), type(network.layers[0]), type(network)]
+        attention = next(block.self_attn for block in network.layers if hasattr(block, "self_attn"))
+        codes += [type(attention), type(network.layers[0]), type(network)]
     variables = {"cache", "past_key_values", "past_key_value"}
     assert "get_seq_length" in asked_of(variables, codes[-1])
     for code in codes:
         for stand_in in (PrefixCache(), RowsCache(1)):
             check_has(stand_in, asked_of(variables, code), f"{code.__name__}", "transformers")
+
+
+def test_a_delta_net_of_torch_takes_what_the_librarys_own_takes_and_its_cache_has_what_it_asks_for() -> None:
+    pytest.importorskip("torch")
+    from mlxtune.backends.torch.delta_net import DeltaNet, States
+    from mlxtune.backends.torch.prefix_cache import PrefixCache
+    from mlxtune.backends.torch.session import RowsCache
+
+    own = [
+        type(block.linear_attn)
+        for network in torch_networks()
+        for block in network.layers
+        if hasattr(block, "linear_attn")
+    ]
+    assert own
+    for layer in own:
+        check(DeltaNet.forward, layer.forward, "transformers")
+    for stand_in in (PrefixCache(), RowsCache(1)):
+        check_has(stand_in, asked_of({"cache"}, DeltaNet) | set(States.__annotations__), "DeltaNet", "mlxtune")
 
 
 def test_a_checkpointed_block_of_torch_takes_what_the_block_takes() -> None:

@@ -57,13 +57,14 @@ from mlxtune.backends.supervision import (
     total_weight,
 )
 from mlxtune.backends.torch.architecture import architecture
+from mlxtune.backends.torch.delta_net import pass_states
 from mlxtune.backends.torch.folding import Widened, embedded, fold
 from mlxtune.backends.torch.head import Float32Head, nats_and_argmax, nats_and_gradient
 from mlxtune.backends.torch.loading import network_dtype
 from mlxtune.backends.torch.masks import Masks, as_argument, window_masks
-from mlxtune.backends.torch.packing import pack
+from mlxtune.backends.torch.packing import PackedBatch, pack
 from mlxtune.backends.torch.phases import PhaseClock
-from mlxtune.backends.torch.prefix_cache import Layers, Leaves, PrefixCache, cache_argument
+from mlxtune.backends.torch.prefix_cache import NOTHING, Leaves, Prefix, PrefixCache, cache_argument
 from mlxtune.backends.torch.quantized_linear import QuantizedLinear
 from mlxtune.backends.torch.runtime import autocast, free_memory_bytes, memory_for
 from mlxtune.backends.torch.session import RowsCache, TorchSession
@@ -86,6 +87,7 @@ class TorchModel:
         self.config = config
         self.architecture = architecture(config)
         network.lm_head = Float32Head(network.lm_head)
+        pass_states(network)
         self._network = network
         self._device = device
         self._windows = self.architecture.windows
@@ -178,9 +180,7 @@ class TorchModel:
         """Add each micro-batch's gradient to the parameters'; the nats of its supervised tokens, (N,), stay on the device."""
         total = total_weight(batches)
         alone = len(batches) == 1
-        inputs = [
-            _Inputs(batch, self._device, alone) for batch in batches
-        ]  # all on their way before the first is needed
+        inputs = [self._inputs(batch, alone) for batch in batches]  # all on their way before the first is needed
         leaves: Leaves | None = None
         nats = []
         for index, (batch, present) in enumerate(zip(batches, inputs, strict=True)):
@@ -191,7 +191,7 @@ class TorchModel:
                 clock.enter(FORWARD)
                 leaves = Leaves(self._prefix(present.prefix))
             clock.enter(FORWARD)
-            hidden = self._predicting(present, leaves.layers)
+            hidden = self._predicting(present, leaves.prefix)
             clock.enter(HEAD)
             found, gradient = nats_and_gradient(self._network.lm_head, hidden, present.targets, present.weights / total)
             nats.append(found)
@@ -205,7 +205,10 @@ class TorchModel:
         for module in self._adapted.values():
             module.lora_dropout.train(on)
 
-    def _predicting(self, inputs: _Inputs, prefix: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    def _inputs(self, batch: Batch, alone: bool) -> _Inputs:
+        return _Inputs(pack(batch, with_prefix=alone, apart=self.architecture.is_recurrent), self._device)
+
+    def _predicting(self, inputs: _Inputs, prefix: Prefix) -> Tensor:
         """Hidden states that predict a target, (N, hidden): the head runs on no others."""
         hidden = self._hidden(inputs.tokens, PrefixCache(prefix), inputs.offsets, inputs.visible)
         return hidden.reshape(-1, hidden.shape[-1])[inputs.positions]
@@ -221,7 +224,7 @@ class TorchModel:
 
         Args:
             tokens: (B, T).
-            cache: Keys and values before them, which all attend to.
+            cache: What is before them, which all go on from.
             offsets: Position of each token after the cache's, (B, T); None is one after the other.
             visible: Which of the last K keys, the row's own tokens among them, each attends to, (B, T, K); it attends to
                 all before these. None is those up to itself.
@@ -245,13 +248,17 @@ class TorchModel:
                 **{self._cache_argument: cache},
             ).last_hidden_state
 
-    def _prefix(self, tokens: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values of what opens every row, (P,), layer by layer; none for an empty one."""
-        if not len(tokens):
-            return []
-        cache = PrefixCache()
-        self._hidden(tokens[None], cache)
-        return cache.computed()
+    def _prefix(self, tokens: Tensor) -> Prefix:
+        """What layers keep of what opens every row, (P,)."""
+        return self._after_tokens(tokens[None], NOTHING)
+
+    def _after_tokens(self, tokens: Tensor, before: Prefix, counted: Tensor | None = None) -> Prefix:
+        """What layers keep of rows' tokens, (R, W), and of those before; `counted` as `delta_net.States` has it."""
+        if not tokens.shape[1]:
+            return before
+        cache = PrefixCache(before, counted)
+        self._hidden(tokens, cache)
+        return cache.computed(tokens.shape[1])
 
     # Scoring and generation
 
@@ -259,7 +266,7 @@ class TorchModel:
     def score(self, batch: Batch) -> TokenScores:
         """-log p of each supervised token, and whether none is likelier; dropout off, one forward pass for both."""
         with memory_for(f"scoring {described([batch])}", self._device):
-            inputs = _Inputs(batch, self._device, alone=True)
+            inputs = self._inputs(batch, alone=True)
             hidden = self._predicting(inputs, self._prefix(inputs.prefix))
             nats, argmax = nats_and_argmax(self._network.lm_head, hidden, inputs.targets)
             return token_scores(batch, _to_numpy(nats), argmax.cpu().numpy())
@@ -304,7 +311,7 @@ class TorchModel:
             n_slots = slots_within(
                 slots, prompts, limits, self.architecture, free_memory_bytes(self._device), self._dtype.itemsize
             )
-            session = TorchSession(self._after, self._head_of, shared, n_slots, self._device, self.architecture.windows)
+            session = TorchSession(self._after, self._head_of, shared, n_slots, self._device, self.architecture)
             own = [prompt[n_shared:] for prompt in prompts]
             yield from write_replies(session, own, limits, n_slots, stop_tokens, constraint, temperature, seed)
 
@@ -328,7 +335,8 @@ class TorchModel:
         """Log-probability of each option's tokens after each prompt, (B, n_options), nats, dropout off.
 
         What all prompts open with is computed once, the rest of each prompt once, and what options share once. As many rows
-        as fit run at a time, in one pass where the options are one tree.
+        as fit run at a time, in one pass where the options are one tree; a recurrent model takes its prompts before the tree, since
+        what branches costs its delta nets the square of a pass.
         """
         require_prompts(prompts, options)
         require_room(prompts, options, self.config)
@@ -339,30 +347,20 @@ class TorchModel:
             shared = self._prefix(self._ids(prompts[0][:n_shared]))
             for rows in row_groups(prompts, n_shared, max(len(tree.tokens) for tree in trees)):
                 passes = [option_pass([prompts[row] for row in rows], n_shared, tree) for tree in trees]
-                before: Layers = shared
-                if len(trees) > 1:
-                    before = self._holding(passes[0].rest_of_prompts, shared)
+                before = shared
+                if len(trees) > 1 or self.architecture.is_recurrent:
+                    rest = passes[0]
+                    before = self._after_tokens(self._ids(rest.rest_of_prompts), shared, self._bools(rest.counted))
                     passes = [one.after_prompts() for one in passes]
                 for tree, one in zip(trees, passes, strict=True):
                     found[np.ix_(rows, tree.options)] = self._option_log_probabilities(tree, one, before)
         return found.astype(np.float32)
 
-    def _holding(self, tokens: NDArray[np.int32], before: Layers) -> Layers:
-        """Keys and values of several rows' tokens, (R, W), and of what they hold already, layer by layer."""
-        if not tokens.shape[1]:
-            return before
-        cache = PrefixCache(before)
-        self._hidden(self._ids(tokens), cache)
-        return cache.computed()
-
-    def _option_log_probabilities(self, tree: OptionTree, one: OptionPass, before: Layers) -> NDArray[np.float64]:
+    def _option_log_probabilities(self, tree: OptionTree, one: OptionPass, before: Prefix) -> NDArray[np.float64]:
         """Log-probability of each option of a tree at each row of a pass, (R, n)."""
-        hidden = self._hidden(
-            self._ids(one.tokens),
-            PrefixCache(before),
-            self._ids(one.offsets),
-            torch.tensor(one.visible, device=self._device),
-        )
+        visible = self._bools(one.visible)
+        cache = PrefixCache(before, visible=visible[:, :, -one.tokens.shape[1] :])
+        hidden = self._hidden(self._ids(one.tokens), cache, self._ids(one.offsets), visible)
         nodes = hidden[:, -one.n_nodes :].reshape(-1, hidden.shape[-1])  # (R x N, hidden)
         found = np.zeros((len(one.tokens), len(tree.targets)))
         for part in node_targets(tree, len(one.tokens), NODES_OF_LOGITS):
@@ -375,6 +373,9 @@ class TorchModel:
 
     def _ids(self, values: Any) -> Tensor:
         return torch.tensor(np.asarray(values, np.int64), device=self._device)
+
+    def _bools(self, values: NDArray[np.bool_]) -> Tensor:
+        return torch.tensor(values, device=self._device)
 
     # State
 
@@ -411,13 +412,9 @@ class TorchModel:
 
 
 class _Inputs:
-    """A batch on the device: prefix, packed rows, and for each supervised token where it is predicted, its id and its weight.
+    """A packed batch on the device: prefix, rows, and for each supervised token where it is predicted, its id and its weight."""
 
-    The prefix of a batch that shares it with no other may be part of a sequence.
-    """
-
-    def __init__(self, batch: Batch, device: torch.device, alone: bool) -> None:
-        packed = pack(batch, with_prefix=alone)
+    def __init__(self, packed: PackedBatch, device: torch.device) -> None:
         self.prefix = _to_device(packed.prefix, device)
         self.tokens, self.offsets = _to_device(packed.tokens, device), _to_device(packed.offsets, device)
         self.visible = None if packed.visible is None else _to_device(packed.visible, device)
