@@ -20,8 +20,8 @@ import mlx.core as mx
 
 from mlxtune.backends.mlx.splitting import split_first
 
-CHUNK = 64  # tokens, a power of two
-CHUNKS_AT_ONCE = 4  # of each head: what the backward pass computes again at a time
+CHUNK = 32  # tokens, a power of two
+CHUNKS_AT_ONCE = 8  # of each head: what the backward pass computes again at a time
 
 
 def gated_delta_rule(
