@@ -20,6 +20,7 @@ from mlxtune.backends import conversion
 from mlxtune.backends.base import ConvertSpec, WrittenModel
 from mlxtune.backends.mlx.architecture import architecture
 from mlxtune.backends.mlx.loading import load_network
+from mlxtune.backends.mlx.stored_weights import store_as_files_have
 
 
 def convert(source: Path, out: Path, spec: ConvertSpec) -> WrittenModel:
@@ -45,6 +46,7 @@ def write_network(network: nn.Module, config: dict[str, Any], folder: Path, comp
         OSError: They cannot be written.
     """
     bits = compute_bits_per_weight(network)
+    store_as_files_have(network)
     try:
         save_model(folder, network, donate_model=True)
     except RuntimeError as error:  # MLX's of a full disk, without its number; other computations fail here, too

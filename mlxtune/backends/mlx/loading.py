@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import mlx.nn as nn
-from mlx_lm.utils import _get_classes, load_model
+from mlx_lm.utils import load_model
 
+from mlxtune.backends.mlx.architecture import classes_of, text_network
+from mlxtune.backends.mlx.stored_weights import as_network_has, keep_stored_norms
 from mlxtune.errors import ModelError
 from mlxtune.models.source import check_folder, read_config, settled, weight_files
 
@@ -59,15 +62,36 @@ def _named_weights(folder: Path) -> Iterator[Path]:
         yield Path(links)
 
 
-def _classes(config: dict[str, Any]) -> tuple[type[nn.Module], type]:
-    model_class, arguments_class = _get_classes(config)
+def _classes(config: dict[str, Any]) -> tuple[Any, Any]:
+    """What makes the text part of mlx-lm's model, and its arguments, of a config."""
+    model_class, arguments_class = classes_of(config)
 
-    class Model(model_class):  # type: ignore[misc, valid-type]
+    def network_of(arguments: Any) -> nn.Module:
+        network = text_network(model_class(arguments))
+        keep_stored_norms(network)
+        network.__class__ = _reading(type(network), config["tie_word_embeddings"])
+        return network
+
+    class Arguments:
+        """Leaves the config as it is; mlx-lm's own renames keys of its RoPE in place."""
+
+        @staticmethod
+        def from_dict(settings: dict[str, Any]) -> Any:
+            return arguments_class.from_dict(copy.deepcopy(settings))
+
+    return network_of, Arguments
+
+
+def _reading(own: type[Any], is_tied: bool) -> type[Any]:
+    """A subclass of a network's class that reads more folders."""
+
+    class Model(own):
         """mlx-lm's model, which drops only `lm_head.weight` of a tied checkpoint and then refuses its scales."""
 
         def sanitize(self, weights: dict[str, Any]) -> dict[str, Any]:
-            if config["tie_word_embeddings"]:
+            if is_tied:
                 weights = {name: value for name, value in weights.items() if not name.startswith("lm_head.")}
-            return dict(super().sanitize(weights)) if hasattr(model_class, "sanitize") else weights
+            weights = as_network_has(weights)
+            return dict(super().sanitize(weights)) if hasattr(own, "sanitize") else weights
 
-    return Model, arguments_class
+    return Model

@@ -29,6 +29,7 @@ from mlxtune.backends.base import (
     TokenScores,
 )
 from mlxtune.backends.mlx.architecture import architecture
+from mlxtune.backends.mlx.delta_net import chunk_delta_nets
 from mlxtune.backends.mlx.dropout import DropoutKeys, KeyedDropout
 from mlxtune.backends.mlx.folding import float32_embeddings, fold
 from mlxtune.backends.mlx.head import Head
@@ -37,6 +38,7 @@ from mlxtune.backends.mlx.prefix_cache import PrefixCache
 from mlxtune.backends.mlx.recompute import checkpoint_blocks, keep_activations
 from mlxtune.backends.mlx.runtime import free_memory_bytes, memory_for
 from mlxtune.backends.mlx.session import MlxSession
+from mlxtune.backends.mlx.state_cache import PrefixStateCache
 from mlxtune.backends.mlx.step_gradient import Pass, PrefixStates, StepGradient
 from mlxtune.backends.mlx.token_rope import rotate_by_token
 from mlxtune.backends.mlx.tree_cache import tree_caches
@@ -68,6 +70,7 @@ from mlxtune.backends.supervision import (
     total_weight,
 )
 
+Caches = list[PrefixCache | PrefixStateCache]  # one a layer
 # Nodes of option trees whose logits exist at a time.
 NODES_OF_LOGITS = 512
 
@@ -88,6 +91,7 @@ class MlxModel:
         network.freeze()
         network.eval()
         rotate_by_token(network.layers)
+        chunk_delta_nets(network.layers)
         self.config = config
         self.architecture = architecture(config)
         self._network = network
@@ -220,20 +224,23 @@ class MlxModel:
             key: Of the dropout; None is without.
         """
         if isinstance(prefix, list):
-            pairs = zip(prefix[::2], prefix[1::2], strict=True)
-            return self._run(tokens, [PrefixCache(keys, values, self._window) for keys, values in pairs], key)
+            cache = self._empty_caches()
+            for layer, *held in zip(cache, prefix[::2], prefix[1::2], strict=True):
+                layer.hold(*held)
+            return self._run(tokens, cache, key)
         of_prefix, of_rows = (None, None) if key is None else mx.random.split(key)
         return self._run(tokens, self._prefix(prefix, of_prefix) if prefix.size else self._no_prefix(), of_rows)
 
-    def _empty_caches(self) -> list[PrefixCache]:
+    def _empty_caches(self) -> Caches:
         """A cache a layer that holds nothing yet."""
-        return [PrefixCache(window=self._window) for _ in self._network.layers]
+        nets = self.architecture.delta_nets
+        return [PrefixCache(window=self._window) if net is None else PrefixStateCache() for net in nets]
 
-    def _no_prefix(self) -> list[PrefixCache] | None:
+    def _no_prefix(self) -> Caches | None:
         """What rows without a prefix run with: nothing, unless a window is ours to see to."""
         return self._empty_caches() if self._window else None
 
-    def _prefix(self, tokens: mx.array, key: mx.array | None = None) -> list[PrefixCache]:
+    def _prefix(self, tokens: mx.array, key: mx.array | None = None) -> Caches:
         """Caches that hold some tokens, (P,)."""
         cache = self._empty_caches()
         self._run(tokens[None], cache, key)
@@ -243,7 +250,7 @@ class MlxModel:
         """Keys and values of some tokens, (P,), of each layer in turn."""
         return [state for layer in self._prefix(tokens, key) for state in layer.held() or ()]
 
-    def _run(self, tokens: mx.array, cache: list[PrefixCache] | None, key: mx.array | None) -> mx.array:
+    def _run(self, tokens: mx.array, cache: Caches | None, key: mx.array | None) -> mx.array:
         with self._dropout_keys.used(None if key is None else mx.random.split(key, len(self._layers))):
             return self._network.model(tokens, cache)
 
@@ -337,7 +344,7 @@ class MlxModel:
                 found[np.ix_(rows, tree.options)] = self._option_log_probabilities(tree, one, before, head)
         return found.astype(np.float32)
 
-    def _holding(self, tokens: NDArray[np.int32], before: list[PrefixCache]) -> list[PrefixCache]:
+    def _holding(self, tokens: NDArray[np.int32], before: Caches) -> Caches:
         """Caches that hold several rows' tokens, (R, W), after what `before` holds, which stays as it is."""
         if not tokens.shape[1]:
             return before
@@ -346,7 +353,7 @@ class MlxModel:
         return cache
 
     def _option_log_probabilities(
-        self, tree: OptionTree, one: OptionPass, before: list[PrefixCache], head: Callable[[mx.array], mx.array]
+        self, tree: OptionTree, one: OptionPass, before: Caches, head: Callable[[mx.array], mx.array]
     ) -> NDArray[np.float64]:
         """Log-probability of each option of a tree at each row of a pass, (R, n)."""
         hidden = self._network.model(mx.array(one.tokens), tree_caches(before, one))

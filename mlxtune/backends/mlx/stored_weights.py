@@ -1,0 +1,60 @@
+"""Weights as Hugging Face's files have them, for models whose weights mlx-lm changes when it loads: those with gated delta nets.
+
+mlx-lm moves the channels of a convolution last, and adds 1 to the weights of RMS norms, which in 16 bits rounds them. A folder
+that it wrote has them so, under names that transformers does not know. Here norms keep the weights of the files and add the 1
+when they compute, and folders are written as Hugging Face's.
+"""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_unflatten
+
+from mlxtune.backends.architecture import DELTA_NET
+
+CONVOLUTION = f"{DELTA_NET}.conv1d.weight"
+# Norms to whose weights mlx-lm adds 1: all but the gated one of a delta net.
+NORMS = (
+    "input_layernorm.weight", "post_attention_layernorm.weight", "model.norm.weight", "q_norm.weight", "k_norm.weight"
+)  # fmt: skip
+
+
+class OffsetNorm(nn.Module):  # type: ignore[misc]
+    """An RMS norm with the factors 1 + weight, computed in float32 as in transformers.
+
+    Args:
+        own: mlx-lm's norm, whose weight it takes.
+    """
+
+    def __init__(self, own: nn.RMSNorm) -> None:
+        super().__init__()
+        self.weight, self._eps = own.weight, own.eps
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """(..., width), in the type of `x`."""
+        return mx.fast.rms_norm(x, 1 + self.weight.astype(mx.float32), self._eps).astype(x.dtype)
+
+
+def keep_stored_norms(network: nn.Module) -> None:
+    """Let the norms of a network with gated delta nets take the weights of the files as they are."""
+    if any(DELTA_NET in block for block in network.layers):
+        norms = [(name, module) for name, module in network.named_modules() if isinstance(module, nn.RMSNorm)]
+        network.update_modules(tree_unflatten([(name, OffsetNorm(norm)) for name, norm in norms]))
+
+
+def as_network_has(weights: dict[str, mx.array]) -> dict[str, mx.array]:
+    """Weights of a folder, Hugging Face's or mlx-lm's, for a network that keeps stored norms; others stay as they are."""
+    convolutions = {name: value for name, value in weights.items() if name.endswith(CONVOLUTION)}
+    if not convolutions:
+        return weights
+    if all(value.shape[-1] == 1 for value in convolutions.values()):  # mlx-lm's
+        return {name: value - 1 if name.endswith(NORMS) else value for name, value in weights.items()}
+    return weights | {name: value.moveaxis(2, 1) for name, value in convolutions.items()}
+
+
+def store_as_files_have(network: nn.Module) -> None:
+    """Move the channels of convolutions where Hugging Face's files have them; the network cannot compute afterwards."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv1d):
+            module.weight = module.weight.moveaxis(1, 2)
