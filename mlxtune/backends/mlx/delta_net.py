@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, replace
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx_lm.models.gated_delta import gated_delta_kernel
 
 from mlxtune.backends.architecture import DELTA_NET, DeltaNet
-from mlxtune.backends.mlx.delta_rule import gated_delta_rule
-from mlxtune.backends.mlx.state_cache import Carried, StateCache
+from mlxtune.backends.mlx.delta_rule import gated_delta_rule, gated_delta_tree
+from mlxtune.backends.mlx.state_cache import Carried, StateCache, TreeStateCache
 
 NORM_EPS = 1e-6  # of queries and keys, added to the sum of their squares
+KERNEL_WIDTH = 32  # Metal's kernel of mlx-lm reads keys in vectors of this width
 
 
 def chunk_delta_nets(blocks: Sequence[nn.Module]) -> None:
@@ -21,6 +23,29 @@ def chunk_delta_nets(blocks: Sequence[nn.Module]) -> None:
         own = getattr(block, DELTA_NET, None)
         if own is not None and not isinstance(own, ChunkedDeltaNet):
             setattr(block, DELTA_NET, ChunkedDeltaNet(own))
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """What the delta rule takes of each token, as `gated_delta_rule` names it."""
+
+    queries: mx.array
+    keys: mx.array
+    values: mx.array
+    log_decays: mx.array
+    betas: mx.array
+
+    @property
+    def all(self) -> tuple[mx.array, ...]:
+        """In that order."""
+        return self.queries, self.keys, self.values, self.log_decays, self.betas
+
+    def counted(self, counts: mx.array | None) -> _Tokens:
+        """The same, but the first so many of each row alone change the state: padding has no decay and no beta."""
+        if counts is None:
+            return self
+        own = (mx.arange(self.betas.shape[1]) < counts[:, None])[..., None]
+        return replace(self, log_decays=mx.where(own, self.log_decays, 0), betas=mx.where(own, self.betas, 0))
 
 
 class ChunkedDeltaNet(nn.Module):  # type: ignore[misc]
@@ -36,26 +61,32 @@ class ChunkedDeltaNet(nn.Module):  # type: ignore[misc]
         for name, part in own.items():
             setattr(self, name, part)
 
-    def __call__(self, x: mx.array, mask: mx.array | None = None, cache: StateCache | None = None) -> mx.array:
+    def __call__(
+        self, x: mx.array, mask: mx.array | None = None, cache: StateCache | TreeStateCache | None = None
+    ) -> mx.array:
         """(B, T, hidden) of (B, T, hidden).
 
         Args:
             x: The layer's input.
-            mask: Nothing: the cache knows which tokens are padding.
+            mask: Always None: the cache knows which tokens are padding.
             cache: What is carried over from earlier tokens; None is nothing, and then padding may stand on the right.
         """
-        sizes, (rows, n_tokens, _) = self._sizes, x.shape
+        rows, n_tokens, _ = x.shape
         mixed = self.in_proj_qkv(x)
         before = None if cache is None else cache.before(rows)
         if before is None:
             before = self._nothing(rows, mixed.dtype)
-        counts = None if cache is None else cache.counts
         seen = mx.concatenate([before.inputs, mixed], axis=1)
-        queries, keys, values = self._heads(nn.silu(self._convolved(seen)))
-        outputs, state = self._rule(queries, keys, values, self.in_proj_a(x), self.in_proj_b(x), before.state, counts)
-        if cache is not None:
-            cache.carry(Carried(_last(seen, n_tokens, sizes.kernel - 1, counts), state))
-        gates = self.in_proj_z(x).reshape(rows, n_tokens, sizes.n_value_heads, sizes.value_dim)
+        if isinstance(cache, TreeStateCache):
+            taps = [seen[:, places] for places in cache.paths.taps(self._sizes.kernel)]
+            outputs = gated_delta_tree(*self._tokens(x, taps).all, before.state, cache.paths.ancestors)
+        else:
+            counts = None if cache is None else cache.counts
+            taps = [seen[:, place : place + n_tokens] for place in range(self._sizes.kernel)]
+            outputs, state = self._rule(self._tokens(x, taps).counted(counts), before.state)
+            if cache is not None:
+                cache.carry(Carried(_last(seen, self._sizes.kernel - 1, counts), state))
+        gates = self.in_proj_z(x).reshape(outputs.shape)
         return self.out_proj(self.norm(outputs, gates).reshape(rows, n_tokens, -1))
 
     def _nothing(self, rows: int, dtype: mx.Dtype) -> Carried:
@@ -64,42 +95,42 @@ class ChunkedDeltaNet(nn.Module):  # type: ignore[misc]
         inputs = mx.zeros((rows, sizes.kernel - 1, sizes.channels), dtype)
         return Carried(inputs, mx.zeros((rows, sizes.n_value_heads, sizes.value_dim, sizes.key_dim)))
 
-    def _convolved(self, seen: mx.array) -> mx.array:
-        """Each channel's weighted sum over a token and those before it, (B, T, channels), of the T + kernel - 1 that are seen.
+    def _tokens(self, x: mx.array, taps: Sequence[mx.array]) -> _Tokens:
+        """What the rule takes of tokens.
 
-        MLX's own grouped convolution takes twice the time on a CPU.
+        Args:
+            x: The layer's input, (B, T, hidden).
+            taps: What the convolution sees of each, the earliest first, (B, T, channels) each. Their weighted sum takes half the
+                time of MLX's own grouped convolution on a CPU.
         """
-        kernel = self._sizes.kernel
-        weights, n_tokens = self.conv1d.weight[..., 0], seen.shape[1] - kernel + 1
-        return sum(seen[:, place : place + n_tokens] * weights[:, place] for place in range(kernel))
-
-    def _heads(self, mixed: mx.array) -> tuple[mx.array, mx.array, mx.array]:
-        """Queries and keys of length 1, float32, the queries scaled, and values, (B, T, heads, width) each."""
-        sizes, (rows, n_tokens, _) = self._sizes, mixed.shape
+        sizes, (rows, n_tokens, _) = self._sizes, x.shape
+        mixed = nn.silu(sum(tap * self.conv1d.weight[:, place, 0] for place, tap in enumerate(taps)))
         width = sizes.n_key_heads * sizes.key_dim
         queries, keys, values = mx.split(mixed, [width, 2 * width], axis=-1)
-        queries, keys = (
-            _unit(part.reshape(rows, n_tokens, sizes.n_key_heads, sizes.key_dim)) for part in (queries, keys)
+        heads = (rows, n_tokens, sizes.n_key_heads, sizes.key_dim)
+        decays = nn.softplus(self.in_proj_a(x).astype(mx.float32) + self.dt_bias)
+        return _Tokens(
+            queries=_unit(queries.reshape(heads)) * sizes.key_dim**-0.5,
+            keys=_unit(keys.reshape(heads)),
+            values=values.reshape(rows, n_tokens, sizes.n_value_heads, sizes.value_dim),
+            log_decays=-mx.exp(self.A_log.astype(mx.float32)) * decays,
+            betas=mx.sigmoid(self.in_proj_b(x)),
         )
-        return queries * sizes.key_dim**-0.5, keys, values.reshape(rows, n_tokens, sizes.n_value_heads, sizes.value_dim)
 
-    def _rule(
-        self,
-        queries: mx.array,
-        keys: mx.array,
-        values: mx.array,
-        a: mx.array,
-        b: mx.array,
-        state: mx.array,
-        counts: mx.array | None,
-    ) -> tuple[mx.array, mx.array]:
-        """Outputs and the state after each row's tokens; padding has no decay and no beta, and so changes nothing."""
-        log_decays = -mx.exp(self.A_log.astype(mx.float32)) * nn.softplus(a.astype(mx.float32) + self.dt_bias)
-        betas = mx.sigmoid(b)
-        if counts is not None:
-            own = (mx.arange(values.shape[1]) < counts[:, None])[..., None]
-            log_decays, betas = mx.where(own, log_decays, 0), mx.where(own, betas, 0)
-        return gated_delta_rule(queries, keys, values, log_decays, betas, state)
+    def _rule(self, tokens: _Tokens, state: mx.array) -> tuple[mx.array, mx.array]:
+        """Outputs, (B, T, Hv, Dv), and the state after the tokens."""
+        if tokens.betas.shape[1] > 1 or self.training or not _has_kernel(self._sizes.key_dim):
+            return gated_delta_rule(*tokens.all, state)
+        exact = [part.astype(mx.float32) for part in (*tokens.all, state)]
+        exact[3] = mx.exp(exact[3])
+        outputs, state = gated_delta_kernel(*exact)
+        return outputs.astype(tokens.values.dtype), state
+
+
+def _has_kernel(key_dim: int) -> bool:
+    """Whether mlx-lm's kernel computes a token here, in one call and without a gradient."""
+    on_gpu: bool = mx.default_device().type == mx.DeviceType.gpu
+    return on_gpu and mx.metal.is_available() and key_dim % KERNEL_WIDTH == 0
 
 
 def _unit(heads: mx.array) -> mx.array:
@@ -108,8 +139,8 @@ def _unit(heads: mx.array) -> mx.array:
     return mx.fast.rms_norm(heads.astype(mx.float32), None, NORM_EPS / width) * width**-0.5
 
 
-def _last(seen: mx.array, n_tokens: int, n_last: int, counts: mx.array | None) -> mx.array:
-    """The last of each row's inputs that count, (B, n_last, channels); the first `n_last` are from before."""
+def _last(seen: mx.array, n_last: int, counts: mx.array | None) -> mx.array:
+    """The last of each row's inputs that count, (B, n_last, channels); the first `n_last` of them are from before."""
     if counts is None:
-        return seen[:, n_tokens:]
+        return seen[:, seen.shape[1] - n_last :]
     return mx.take_along_axis(seen, (counts[:, None] + mx.arange(n_last))[..., None], axis=1)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import mlx.core as mx
 
@@ -41,15 +42,59 @@ def gated_delta_rule(
         state: Before the first token, (B, Hv, Dv, Dk).
     """
     n_tokens, n_heads, n_key_heads = values.shape[1], values.shape[2], keys.shape[2]
-    size = min(CHUNK, 1 << (n_tokens - 1).bit_length())
+    size = min(CHUNK, _power_of_two(n_tokens))
     chunked = [
         _chunked(part.astype(mx.float32), size, n_key_heads) for part in (queries, keys, values, log_decays, betas)
     ]
-    grouped = state.astype(mx.float32).reshape(len(state), n_key_heads, -1, *state.shape[2:])
-    outputs, last, _ = _blocks()(*chunked, grouped)
+    outputs, last, _ = _blocks()(*chunked, _grouped(state, n_key_heads))
     outputs = outputs.transpose(1, 0, 4, 2, 3, 5)  # (N, B, Hk, R, C, Dv) -> (B, N, C, Hk, R, Dv)
     outputs = outputs.reshape(len(state), -1, n_heads, values.shape[-1])[:, :n_tokens]
     return outputs.astype(values.dtype), last.reshape(state.shape)
+
+
+def gated_delta_tree(
+    queries: mx.array,
+    keys: mx.array,
+    values: mx.array,
+    log_decays: mx.array,
+    betas: mx.array,
+    state: mx.array,
+    ancestors: mx.array,
+) -> mx.array:
+    """`gated_delta_rule` of the nodes of a tree, each of which comes after its ancestors alone; outputs, (B, N, Hv, Dv).
+
+    No state but the first exists: a tree is one chunk whose tokens are ordered in part.
+
+    Args:
+        queries: As of `gated_delta_rule`, N in the place of T.
+        keys: Likewise.
+        values: Likewise.
+        log_decays: Likewise.
+        betas: Likewise.
+        state: Before the tree.
+        ancestors: Which nodes lie between the root and each node, both included, (N, N); none comes before its own.
+    """
+    n_nodes, n_heads, n_key_heads = values.shape[1], values.shape[2], keys.shape[2]
+    size = _power_of_two(n_nodes)
+    queries, keys, values_, log_decays, betas = (
+        _chunked(part.astype(mx.float32), size, n_key_heads)[0] for part in (queries, keys, values, log_decays, betas)
+    )
+    reach = mx.pad(ancestors.astype(mx.float32), (0, size - n_nodes))
+    between = mx.exp((reach * log_decays[..., None, :]) @ (reach * mx.tri(size, k=-1))) * reach
+    inside = _inside(queries, keys, values_, betas, between, mx.exp(log_decays @ reach.T))
+    outputs, _ = inside.after(_grouped(state, n_key_heads))
+    outputs = outputs.transpose(0, 3, 1, 2, 4)  # (B, Hk, R, N, Dv) -> (B, N, Hk, R, Dv)
+    return outputs.reshape(len(state), -1, n_heads, values.shape[-1])[:, :n_nodes].astype(values.dtype)
+
+
+def _power_of_two(size: int) -> int:
+    """The least power of two that is no smaller."""
+    return 1 << (size - 1).bit_length()
+
+
+def _grouped(state: mx.array, n_key_heads: int) -> mx.array:
+    """(B, Hv, Dv, Dk) -> (B, Hk, Hv / Hk, Dv, Dk), float32."""
+    return state.astype(mx.float32).reshape(len(state), n_key_heads, -1, *state.shape[2:])
 
 
 def _chunked(tokens: mx.array, size: int, n_key_heads: int) -> mx.array:
@@ -118,23 +163,67 @@ def _block(
         betas: Likewise.
         state: Before them, (B, Hk, R, Dv, Dk).
     """
-    size = keys.shape[-2]
-    between = _decays_between(log_decays)  # from each token, a column, to each later one, a row
-    from_start = mx.exp(mx.cumsum(log_decays, axis=-1))[..., None]
-    to_end = between[..., -1, :, None]
-    transposed = keys.swapaxes(-1, -2)
-    system = betas[..., None] * (keys @ transposed) * between * mx.tri(size, k=-1)
-    solved = _inverse()(system)
-    written = solved @ (betas[..., None] * values)
-    read = solved @ (betas[..., None] * from_start * keys)
-    among = (queries @ transposed) * between
-    parts = [written, read, among, from_start * queries, to_end * keys, from_start[..., -1:, :]]
+    between = _decays_between(log_decays)
+    from_start = mx.exp(mx.cumsum(log_decays, axis=-1))
+    inside = _inside(queries, keys, values, betas, between, from_start)
+    to_end = between[..., -1, :, None] * keys
     outputs = []
-    for written, read, among, queries, keys, decay in zip(*map(split_first, parts), strict=True):
-        new = written - read @ state.swapaxes(-1, -2)  # what each token adds along its key, (..., C, Dv)
-        outputs.append(queries @ state.swapaxes(-1, -2) + among @ new)
-        state = decay * state + new.swapaxes(-1, -2) @ keys
+    for chunk, keys, decays in zip(inside.chunks(), split_first(to_end), split_first(from_start), strict=True):
+        found, new = chunk.after(state)
+        outputs.append(found)
+        state = decays[..., -1:, None] * state + new.swapaxes(-1, -2) @ keys
     return mx.stack(outputs), state
+
+
+@dataclass(frozen=True)
+class _Inside:
+    """What happens inside a chunk, or several, whatever the state before it.
+
+    Attributes:
+        written: What each token adds to the state along its key if that was zero before the chunk, (..., C, Dv).
+        read: What it takes the less from, of the state before the chunk, (..., C, Dk).
+        among: How much of what each token adds each later one and itself reads, (..., C, C).
+        queries: What each token reads of the state before the chunk, (..., C, Dk).
+    """
+
+    written: mx.array
+    read: mx.array
+    among: mx.array
+    queries: mx.array
+
+    def after(self, state: mx.array) -> tuple[mx.array, mx.array]:
+        """Outputs after a state, (..., C, Dv), and what each token adds to it along its key, likewise."""
+        transposed = state.swapaxes(-1, -2)
+        new = self.written - self.read @ transposed
+        return self.queries @ transposed + self.among @ new, new
+
+    def chunks(self) -> list[_Inside]:
+        """Each of several, which lie along the first axis."""
+        parts = (self.written, self.read, self.among, self.queries)
+        return [_Inside(*chunk) for chunk in zip(*map(split_first, parts), strict=True)]
+
+
+def _inside(
+    queries: mx.array, keys: mx.array, values: mx.array, betas: mx.array, between: mx.array, from_start: mx.array
+) -> _Inside:
+    """What happens inside chunks.
+
+    Args:
+        queries: (..., C, Dk), as the following.
+        keys: (..., C, Dk).
+        values: (..., C, Dv).
+        betas: (..., C).
+        between: Product of the decays from each token, a column, to each that comes after it, a row, and itself; else 0.
+        from_start: Product of those up to each token, its own included, (..., C).
+    """
+    transposed, decays, betas = keys.swapaxes(-1, -2), from_start[..., None], betas[..., None]
+    solved = _inverse()(betas * (keys @ transposed) * between * mx.tri(keys.shape[-2], k=-1))
+    return _Inside(
+        written=solved @ (betas * values),
+        read=solved @ (betas * decays * keys),
+        among=(queries @ transposed) * between,
+        queries=decays * queries,
+    )
 
 
 def _decays_between(log_decays: mx.array) -> mx.array:

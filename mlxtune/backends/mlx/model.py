@@ -337,18 +337,22 @@ class MlxModel:
         for rows in row_groups(prompts, n_shared, max(len(tree.tokens) for tree in trees)):
             passes = [option_pass([prompts[row] for row in rows], n_shared, tree) for tree in trees]
             before = shared
-            if len(trees) > 1:
-                before = self._holding(passes[0].rest_of_prompts, shared)
+            if len(trees) > 1 or self.architecture.is_recurrent:  # a state goes on from a prompt's last token, not from padding
+                own = np.array([len(prompts[row]) - 1 - n_shared for row in rows])
+                before = self._holding(passes[0].rest_of_prompts, own, shared)
                 passes = [one.after_prompts() for one in passes]
             for tree, one in zip(trees, passes, strict=True):
                 found[np.ix_(rows, tree.options)] = self._option_log_probabilities(tree, one, before, head)
         return found.astype(np.float32)
 
-    def _holding(self, tokens: NDArray[np.int32], before: Caches) -> Caches:
-        """Caches that hold several rows' tokens, (R, W), after what `before` holds, which stays as it is."""
+    def _holding(self, tokens: NDArray[np.int32], counts: NDArray[np.int64], before: Caches) -> Caches:
+        """Caches that hold several rows' tokens, (R, W), the first `counts` of each, after what `before` holds, which stays as it is."""
         if not tokens.shape[1]:
             return before
-        cache = [layer.growing() for layer in before]
+        own = mx.array(counts)
+        cache = [
+            layer.growing(own) if isinstance(layer, PrefixStateCache) else layer.growing() for layer in before
+        ]
         self._network.model(mx.array(tokens), cache)
         return cache
 

@@ -18,6 +18,7 @@ CONVOLUTION = f"{DELTA_NET}.conv1d.weight"
 NORMS = (
     "input_layernorm.weight", "post_attention_layernorm.weight", "model.norm.weight", "q_norm.weight", "k_norm.weight"
 )  # fmt: skip
+MORE_TOKENS = "mtp."  # layers that predict further tokens, which neither library's class has
 
 
 class OffsetNorm(nn.Module):  # type: ignore[misc]
@@ -48,6 +49,7 @@ def as_network_has(weights: dict[str, mx.array]) -> dict[str, mx.array]:
     convolutions = {name: value for name, value in weights.items() if name.endswith(CONVOLUTION)}
     if not convolutions:
         return weights
+    weights = {name: value for name, value in weights.items() if not name.startswith(MORE_TOKENS)}
     if all(value.shape[-1] == 1 for value in convolutions.values()):  # mlx-lm's
         return {name: value - 1 if name.endswith(NORMS) else value for name, value in weights.items()}
     return weights | {name: value.moveaxis(2, 1) for name, value in convolutions.items()}
