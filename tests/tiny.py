@@ -23,7 +23,6 @@ MORE_FAMILIES = (
     "mistral", "mistral-window", "phi3", "phi3-window", "smollm3", "olmo2", "gemma3_text", "qwen3-window", "qwen3_5_text",
 )  # fmt: skip
 TORCH_ALONE = ("qwen3-window",)  # mlx-lm gives all layers of its class one mask, and these differ
-COMPUTED_BY_TORCH_ALONE = (*TORCH_ALONE, "qwen3_5_text")  # MLX knows what they are made of
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 THINK = ("<think>", "</think>")  # added, but not special, as in Qwen3
 PADDED_VOCABULARY = 64  # the embedding is padded to a multiple of this, as Qwen's is: some ids have no token

@@ -24,17 +24,12 @@ from tests.adapted import (
     gradient_of,
     numpy_log_probability,
 )
-from tests.tiny import COMPUTED_BY_TORCH_ALONE, MORE_FAMILIES, WINDOW, tiny_config, tiny_model
+from tests.tiny import MORE_FAMILIES, TORCH_ALONE, WINDOW, tiny_config, tiny_model
 
 pytest.importorskip("torch")
 IDS = list(range(3, 33))
 FAMILIES = ("qwen2", "qwen3", "llama", *MORE_FAMILIES)
-CASES = [
-    (family, name)
-    for family in FAMILIES
-    for name in BACKENDS
-    if name == "torch" or family not in COMPUTED_BY_TORCH_ALONE
-]
+CASES = [(family, name) for family in FAMILIES for name in BACKENDS if name == "torch" or family not in TORCH_ALONE]
 
 
 @dataclass(frozen=True)
@@ -164,7 +159,7 @@ def test_a_fused_model_computes_the_same_in_transformers(case: Case, tmp_path: P
     np.testing.assert_allclose(case.backend.load(case.folder, tmp_path / "adapter").logits(IDS), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", [family for family in FAMILIES if family not in COMPUTED_BY_TORCH_ALONE])
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family not in TORCH_ALONE])
 def test_both_backends_compute_a_quantized_model_alike(folders: dict[str, Path], tmp_path: Path, family: str) -> None:
     mlx, torch = map(backend_named, BACKENDS)
     packed = mlx.convert(folders[family], tmp_path / "packed", ConvertSpec(4, 32)).folder

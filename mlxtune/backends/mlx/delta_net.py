@@ -36,7 +36,7 @@ class _Tokens:
     betas: mx.array
 
     @property
-    def all(self) -> tuple[mx.array, ...]:
+    def all(self) -> tuple[mx.array, mx.array, mx.array, mx.array, mx.array]:
         """In that order."""
         return self.queries, self.keys, self.values, self.log_decays, self.betas
 
@@ -62,31 +62,31 @@ class ChunkedDeltaNet(nn.Module):  # type: ignore[misc]
             setattr(self, name, part)
 
     def __call__(
-        self, x: mx.array, mask: mx.array | None = None, cache: StateCache | TreeStateCache | None = None
+        self, inputs: mx.array, mask: mx.array | None = None, cache: StateCache | TreeStateCache | None = None
     ) -> mx.array:
         """(B, T, hidden) of (B, T, hidden).
 
         Args:
-            x: The layer's input.
+            inputs: The layer's.
             mask: Always None: the cache knows which tokens are padding.
             cache: What is carried over from earlier tokens; None is nothing, and then padding may stand on the right.
         """
-        rows, n_tokens, _ = x.shape
-        mixed = self.in_proj_qkv(x)
+        rows, n_tokens, _ = inputs.shape
+        mixed = self.in_proj_qkv(inputs)
         before = None if cache is None else cache.before(rows)
         if before is None:
             before = self._nothing(rows, mixed.dtype)
         seen = mx.concatenate([before.inputs, mixed], axis=1)
         if isinstance(cache, TreeStateCache):
             taps = [seen[:, places] for places in cache.paths.taps(self._sizes.kernel)]
-            outputs = gated_delta_tree(*self._tokens(x, taps).all, before.state, cache.paths.ancestors)
+            outputs = gated_delta_tree(*self._tokens(inputs, taps).all, before.state, cache.paths.ancestors)
         else:
             counts = None if cache is None else cache.counts
             taps = [seen[:, place : place + n_tokens] for place in range(self._sizes.kernel)]
-            outputs, state = self._rule(self._tokens(x, taps).counted(counts), before.state)
+            outputs, state = self._rule(self._tokens(inputs, taps).counted(counts), before.state)
             if cache is not None:
                 cache.carry(Carried(_last(seen, self._sizes.kernel - 1, counts), state))
-        gates = self.in_proj_z(x).reshape(outputs.shape)
+        gates = self.in_proj_z(inputs).reshape(outputs.shape)
         return self.out_proj(self.norm(outputs, gates).reshape(rows, n_tokens, -1))
 
     def _nothing(self, rows: int, dtype: mx.Dtype) -> Carried:
@@ -95,26 +95,26 @@ class ChunkedDeltaNet(nn.Module):  # type: ignore[misc]
         inputs = mx.zeros((rows, sizes.kernel - 1, sizes.channels), dtype)
         return Carried(inputs, mx.zeros((rows, sizes.n_value_heads, sizes.value_dim, sizes.key_dim)))
 
-    def _tokens(self, x: mx.array, taps: Sequence[mx.array]) -> _Tokens:
+    def _tokens(self, inputs: mx.array, taps: Sequence[mx.array]) -> _Tokens:
         """What the rule takes of tokens.
 
         Args:
-            x: The layer's input, (B, T, hidden).
+            inputs: The layer's, (B, T, hidden).
             taps: What the convolution sees of each, the earliest first, (B, T, channels) each. Their weighted sum takes half the
                 time of MLX's own grouped convolution on a CPU.
         """
-        sizes, (rows, n_tokens, _) = self._sizes, x.shape
+        sizes, (rows, n_tokens, _) = self._sizes, inputs.shape
         mixed = nn.silu(sum(tap * self.conv1d.weight[:, place, 0] for place, tap in enumerate(taps)))
         width = sizes.n_key_heads * sizes.key_dim
         queries, keys, values = mx.split(mixed, [width, 2 * width], axis=-1)
         heads = (rows, n_tokens, sizes.n_key_heads, sizes.key_dim)
-        decays = nn.softplus(self.in_proj_a(x).astype(mx.float32) + self.dt_bias)
+        decays = nn.softplus(self.in_proj_a(inputs).astype(mx.float32) + self.dt_bias)
         return _Tokens(
             queries=_unit(queries.reshape(heads)) * sizes.key_dim**-0.5,
             keys=_unit(keys.reshape(heads)),
             values=values.reshape(rows, n_tokens, sizes.n_value_heads, sizes.value_dim),
             log_decays=-mx.exp(self.A_log.astype(mx.float32)) * decays,
-            betas=mx.sigmoid(self.in_proj_b(x)),
+            betas=mx.sigmoid(self.in_proj_b(inputs)),
         )
 
     def _rule(self, tokens: _Tokens, state: mx.array) -> tuple[mx.array, mx.array]:

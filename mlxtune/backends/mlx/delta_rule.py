@@ -120,7 +120,7 @@ def _run_blocks(*inputs: mx.array) -> tuple[mx.array, mx.array, list[mx.array]]:
     outputs, states = [], []
     for block in _in_blocks(tokens):
         states.append(state)
-        found, state = _block(*block, state)
+        found, state = _block(*[*block, state])
         outputs.append(found)
     return mx.concatenate(outputs), state, states
 

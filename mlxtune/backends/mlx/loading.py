@@ -85,7 +85,7 @@ def _classes(config: dict[str, Any]) -> tuple[Any, Any]:
 def _reading(own: type[Any], is_tied: bool) -> type[Any]:
     """A subclass of a network's class that reads more folders."""
 
-    class Model(own):
+    class Model(own):  # type: ignore[misc]
         """mlx-lm's model, which drops only `lm_head.weight` of a tied checkpoint and then refuses its scales."""
 
         def sanitize(self, weights: dict[str, Any]) -> dict[str, Any]:

@@ -337,9 +337,10 @@ class MlxModel:
         for rows in row_groups(prompts, n_shared, max(len(tree.tokens) for tree in trees)):
             passes = [option_pass([prompts[row] for row in rows], n_shared, tree) for tree in trees]
             before = shared
-            if len(trees) > 1 or self.architecture.is_recurrent:  # a state goes on from a prompt's last token, not from padding
-                own = np.array([len(prompts[row]) - 1 - n_shared for row in rows])
-                before = self._holding(passes[0].rest_of_prompts, own, shared)
+            if (
+                len(trees) > 1 or self.architecture.is_recurrent
+            ):  # a state goes on from a prompt's last token, not from padding
+                before = self._holding(passes[0].rest_of_prompts, passes[0].counted.sum(axis=1), shared)
                 passes = [one.after_prompts() for one in passes]
             for tree, one in zip(trees, passes, strict=True):
                 found[np.ix_(rows, tree.options)] = self._option_log_probabilities(tree, one, before, head)
@@ -350,9 +351,7 @@ class MlxModel:
         if not tokens.shape[1]:
             return before
         own = mx.array(counts)
-        cache = [
-            layer.growing(own) if isinstance(layer, PrefixStateCache) else layer.growing() for layer in before
-        ]
+        cache = [layer.growing(own) if isinstance(layer, PrefixStateCache) else layer.growing() for layer in before]
         self._network.model(mx.array(tokens), cache)
         return cache
 

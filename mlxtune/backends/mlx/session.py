@@ -27,17 +27,18 @@ class _Place:
         offsets: Position of each row's first token, (B,).
         masks: What each token attends to in layers with a window, (B, 1, W, n_columns), by window.
         first: Slot of its first row.
+        begins: Whether its rows are new.
         counts: Tokens of each row that count, (B,), those behind are padding; None is all.
     """
 
-    def __init__(self, span: Span, windows: Iterable[int | None], counts: NDArray[np.int32]) -> None:
+    def __init__(self, span: Span, windows: Iterable[int | None]) -> None:
         self.n_columns = span.n_columns
         self.rows, self.columns = mx.array(span.slots)[:, None], mx.array(span.columns)
         self.slots = self.rows[:, 0] if span.run is None else span.run
         self.offsets = mx.array(span.offsets)
         self.masks = {window: mx.array(span.visible(window))[:, None] for window in windows}
-        self.first = int(span.slots[0])
-        self.counts = None if np.all(counts == span.columns.shape[1]) else mx.array(counts)
+        self.first, self.begins = int(span.slots[0]), span.begins
+        self.counts = None if np.all(span.counts == span.columns.shape[1]) else mx.array(span.counts)
 
 
 class _Pass:
@@ -130,7 +131,7 @@ class RowsStateCache:
     def before(self, rows: int) -> Carried | None:
         """`StateCache.before`."""
         first = self._present.place.first
-        if self._held is not None and first < len(self._held.state):
+        if not self._present.place.begins and self._held is not None:
             return self._held.map(lambda part: part[first : first + rows])
         return None if self._start is None else self._start.for_rows(rows)
 
@@ -193,8 +194,10 @@ class MlxSession:
 
     def feed(self, tokens: NDArray[np.int32], counts: NDArray[np.int32]) -> None:
         """Append tokens to each row and begin to compute what follows."""
-        if go_apart(counts) and not self._has_states:  # tokens of one row that stand in different ones have no state between them
-            place = _Place(self._columns.add_apart(counts), self._windows, np.ones(int(counts.sum()), np.int32))
+        if (
+            go_apart(counts) and not self._has_states
+        ):  # tokens of one row that stand in different ones have no state between them
+            place = _Place(self._columns.add_apart(counts), self._windows)
             hidden = self._pass(tokens[np.arange(tokens.shape[1]) < counts[:, None], None], place)
             last = hidden[mx.array(np.cumsum(counts) - 1), 0]
         else:
@@ -212,7 +215,7 @@ class MlxSession:
         for start in range(0, tokens.shape[1], TOKENS_AT_ONCE):
             part = tokens[:, start : start + TOKENS_AT_ONCE]
             own = np.clip(counts - start, 0, part.shape[1])
-            hidden = self._pass(part, _Place(self._columns.add(own, part.shape[1], first), self._windows, own))
+            hidden = self._pass(part, _Place(self._columns.add(own, part.shape[1], first), self._windows))
             ends = np.clip(counts - 1 - start, 0, part.shape[1] - 1)
             found = mx.take_along_axis(hidden, mx.array(ends)[:, None, None], axis=1)[:, 0]  # (B, hidden)
             here = mx.array((counts > start) & (counts <= start + part.shape[1]))[:, None]
