@@ -18,10 +18,13 @@ from numpy.typing import NDArray
 
 FAMILIES = ("qwen2", "qwen2.5", "qwen3", "llama")
 WINDOW = 8  # tokens, of those that have one
+N_EXPERTS = 6
 # Families that need no code of ours; "-window" has layers that see the last tokens only.
 MORE_FAMILIES = (
     "mistral", "mistral-window", "phi3", "phi3-window", "smollm3", "olmo2", "gemma3_text", "qwen3-window", "qwen3_5_text",
 )  # fmt: skip
+# With experts; "-mixed" has a block without, "qwen2_moe" an expert that all tokens go to as well.
+EXPERT_FAMILIES = ("qwen3_moe", "qwen3_moe-mixed", "qwen2_moe", "olmoe")
 TORCH_ALONE = ("qwen3-window",)  # mlx-lm gives all layers of its class one mask, and these differ
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 THINK = ("<think>", "</think>")  # added, but not special, as in Qwen3
@@ -180,7 +183,19 @@ def tiny_config(
                 "layer_types": kinds, "full_attention_interval": 2, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
                 "linear_key_head_dim": 16, "linear_value_head_dim": 32, "linear_conv_kernel_dim": 4,
                 "rope_parameters": rotary, "attention_bias": False}  # fmt: skip
-    raise ValueError(f"{family!r} is not one of {(*FAMILIES, *MORE_FAMILIES)}")
+    if name in ("qwen3_moe", "qwen2_moe"):
+        dense = [0] if windowed else []
+        own = tiny_config("qwen3" if name == "qwen3_moe" else "qwen2", tied=tied, hidden=hidden, layers=layers, vocab=vocab)
+        shared = {"shared_expert_intermediate_size": 96} if name == "qwen2_moe" else {}
+        return {**own, "model_type": name, "architectures": [f"{'Qwen3' if name == 'qwen3_moe' else 'Qwen2'}MoeForCausalLM"],
+                **shared, "num_experts": N_EXPERTS, "num_experts_per_tok": 2, "moe_intermediate_size": hidden // 2,
+                "norm_topk_prob": name == "qwen3_moe", "decoder_sparse_step": 1, "mlp_only_layers": dense,
+                "router_aux_loss_coef": 0.001, "output_router_logits": False}  # fmt: skip
+    if name == "olmoe":
+        return {"model_type": "olmoe", "architectures": ["OlmoeForCausalLM"], **config, "intermediate_size": hidden // 2,
+                "num_experts": N_EXPERTS, "num_experts_per_tok": 2, "norm_topk_prob": False, "attention_bias": False,
+                "clip_qkv": None, "pad_token_id": None}  # fmt: skip
+    raise ValueError(f"{family!r} is not one of {(*FAMILIES, *MORE_FAMILIES, *EXPERT_FAMILIES)}")
 
 
 def tiny_weights(config: dict[str, Any], seed: int = 0) -> dict[str, NDArray[np.float32]]:
@@ -208,13 +223,13 @@ def tiny_weights(config: dict[str, Any], seed: int = 0) -> dict[str, NDArray[np.
             own_heads = {"qkv_proj": heads + 2 * kv_heads}
         for name, n_heads in own_heads.items():
             found[f"{at}.self_attn.{name}.weight"] = linear(n_heads * head, hidden)
-            if family == "qwen2":
+            if family in ("qwen2", "qwen2_moe"):
                 found[f"{at}.self_attn.{name}.bias"] = normal(n_heads * head, scale=0.3)
         found[f"{at}.self_attn.o_proj.weight"] = linear(hidden, heads * head)
-        if family in ("qwen3", "gemma3_text", "qwen3_5_text"):
+        if family in ("qwen3", "qwen3_moe", "gemma3_text", "qwen3_5_text"):
             found[f"{at}.self_attn.q_norm.weight"] = norm(head)
             found[f"{at}.self_attn.k_norm.weight"] = norm(head)
-        if family == "olmo2":  # over all heads
+        if family in ("olmo2", "olmoe"):  # over all heads
             found[f"{at}.self_attn.q_norm.weight"] = norm(heads * head)
             found[f"{at}.self_attn.k_norm.weight"] = norm(kv_heads * head)
         return found
@@ -247,10 +262,19 @@ def tiny_weights(config: dict[str, Any], seed: int = 0) -> dict[str, NDArray[np.
             weights |= attention(at)
         if family == "phi3":
             weights[f"{at}.mlp.gate_up_proj.weight"] = linear(2 * inner, hidden)
-        else:
-            weights[f"{at}.mlp.gate_proj.weight"] = linear(inner, hidden)
-            weights[f"{at}.mlp.up_proj.weight"] = linear(inner, hidden)
-        weights[f"{at}.mlp.down_proj.weight"] = linear(hidden, inner)
+            weights[f"{at}.mlp.down_proj.weight"] = linear(hidden, inner)
+            continue
+        n_experts = config.get("num_experts", 0) if layer not in config.get("mlp_only_layers", ()) else 0
+        widths = {f"experts.{number}.": config.get("moe_intermediate_size", inner) for number in range(n_experts)}
+        if n_experts:
+            weights[f"{at}.mlp.gate.weight"] = linear(n_experts, hidden)
+        if family == "qwen2_moe":
+            weights[f"{at}.mlp.shared_expert_gate.weight"] = linear(1, hidden)
+            widths["shared_expert."] = config["shared_expert_intermediate_size"]
+        for own, width in (widths or {"": inner}).items():
+            weights[f"{at}.mlp.{own}gate_proj.weight"] = linear(width, hidden)
+            weights[f"{at}.mlp.{own}up_proj.weight"] = linear(width, hidden)
+            weights[f"{at}.mlp.{own}down_proj.weight"] = linear(hidden, width)
     weights["model.norm.weight"] = norm(hidden)
     if not config["tie_word_embeddings"]:
         weights["lm_head.weight"] = linear(config["vocab_size"], hidden)
@@ -271,7 +295,7 @@ def tiny_model(
 
     Args:
         folder: Where; made if need be.
-        family: One of FAMILIES or MORE_FAMILIES.
+        family: One of FAMILIES, MORE_FAMILIES or EXPERT_FAMILIES.
         tied: Share the embedding with the head.
         hidden: Hidden size; the MLP is twice as wide. A multiple of the group size if quantized.
         layers: Transformer blocks.

@@ -204,7 +204,7 @@ def as_mlx_lm_reads(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _older_keys(config: dict[str, Any]) -> dict[str, Any]:
-    """The older keys of what transformers 5 writes as rope_parameters and layer_types."""
+    """The older keys of what transformers 5 writes as rope_parameters, layer_types and num_local_experts."""
     parameters = config.get("rope_parameters") or {}
     older: dict[str, Any] = {}
     if isinstance(local := parameters.get("sliding_attention"), dict):  # of each kind of layer its own
@@ -213,6 +213,7 @@ def _older_keys(config: dict[str, Any]) -> dict[str, Any]:
     older |= {key: parameters.get(key) for key in ("rope_theta", "partial_rotary_factor")}
     if parameters.get("rope_type", "default") != "default":
         older["rope_scaling"] = parameters
+    older["num_experts"] = config.get("num_local_experts")
     kinds = config.get("layer_types") or []
     if "full_attention" in kinds and "sliding_attention" in kinds:
         older["sliding_window_pattern"] = kinds.index("full_attention") + 1

@@ -11,9 +11,11 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 from mlx_lm.models.cache import ArraysCache, KVCache, RotatingKVCache, make_prompt_cache
 from mlx_lm.models.rope_utils import SuScaledRoPE
+from mlx_lm.models.switch_layers import SwiGLU, SwitchGLU
 from mlx_lm.utils import _get_classes
 
 from mlxtune.backends.architecture import PROBED_ROWS, Architecture, described_by, require_plain_head
+from mlxtune.backends.experts import STACKED, parts_of
 from mlxtune.backends.transformers_config import LINEAR, reachable, read_as_transformers, windows_of
 from mlxtune.errors import ModelError
 from mlxtune.models.source import as_mlx_lm_reads
@@ -35,15 +37,16 @@ def architecture(config: dict[str, Any]) -> Architecture:
     n_heads = int(network.args.num_attention_heads)
     found = Architecture.of(
         config,
-        {name: _shape(value) for name, value in tree_flatten(network.parameters())},
+        _weights(network, model_type),
         [name for name, module in network.named_modules() if isinstance(module, nn.Linear)],
         n_heads,
         int(network.args.num_key_value_heads or n_heads),
         getattr(network, "layers", ()),
         reachable(_windows(network, model_type), config),
         bool(is_tied),
+        int(getattr(network.args, "num_experts_per_tok", 0)),
     )
-    _check_rope(network, model_type)
+    _check_rope(network, own, model_type)
     if own is not None:
         wanted = windows_of(own, config)
         _check_windows(found.windows, wanted)
@@ -106,8 +109,49 @@ class _Given(nn.Module):  # type: ignore[misc]
         return self._hidden
 
 
-def _check_rope(network: nn.Module, model_type: str) -> None:
-    """Refuse longrope, of which mlx-lm has the factors for long sequences alone."""
+def _weights(network: nn.Module, model_type: str) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every weight, under the names of Hugging Face's files.
+
+    Raises:
+        ModelError: mlx-lm's class reads the layers of experts from files under other names, or computes them in another way.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    for name, value in tree_flatten(network.parameters()):
+        parts = parts_of(name, value.shape[0])
+        found |= dict.fromkeys(parts, _shape(value) if parts == [name] else tuple(value.shape[1:]))
+    _check_experts(network, found, model_type)
+    return found
+
+
+def _check_experts(network: nn.Module, weights: dict[str, tuple[int, ...]], model_type: str) -> None:
+    """Ask the class itself: of weights under these names it must make its own, and its experts must be a SwiGLU's three layers."""
+    experts = {name: module for name, module in network.named_modules() if name.endswith(f".{STACKED}")}
+    if not experts:
+        return
+    own = {name: tuple(value.shape) for name, value in tree_flatten(network.parameters())}
+    try:
+        read = network.sanitize({name: mx.zeros(shape) for name, shape in weights.items()})
+        is_read = {name: tuple(value.shape) for name, value in read.items()} == own
+    except (KeyError, ValueError, AttributeError):
+        is_read = False
+    is_plain = all(type(one) is SwitchGLU and type(one.activation) is SwiGLU for one in experts.values())
+    if not (is_read and is_plain and not any("bias" in name for name in own if f".{STACKED}." in name)):
+        raise ModelError(
+            f"config.json: model_type {model_type!r} is not supported: mlx-lm reads or computes its experts in another way than "
+            f"gate_proj, up_proj and down_proj of each, in files as {next(iter(experts)).replace(STACKED, 'experts.0')}.gate_proj"
+        )
+
+
+def _check_rope(network: nn.Module, own: Any | None, model_type: str) -> None:
+    """Refuse RoPE scaling that mlx-lm does not compute: longrope, of which it has the factors for long sequences alone, and any where
+    its class of the model type takes none."""
+    scaling = (getattr(own, "rope_parameters", None) or {}).get("rope_type", "default")
+    ropes = [module for name, module in network.named_modules() if name.endswith(".rope")]
+    if scaling != "default" and ropes and all(type(rope) is nn.RoPE and rope.scale == 1.0 for rope in ropes):
+        raise ModelError(
+            f"config.json: model_type {model_type!r} with RoPE scaling of kind {scaling}: mlx-lm does not compute it for this model type; "
+            "use --backend torch; or, for prompts and replies that together need none, remove it from config.json"
+        )
     if any(isinstance(module, SuScaledRoPE) for module in network.modules()):
         raise ModelError(
             f"config.json: model_type {model_type!r} with RoPE scaling of kind longrope (or su): mlx-lm computes it with the "

@@ -1,0 +1,84 @@
+"""The layers of experts under two names: each its own, as Hugging Face's files have them, and stacked, as networks compute them. NumPy only.
+
+    model.layers.0.mlp.experts.3.up_proj      one expert's layer, (out, in); so files, the seam and all else call it
+    model.layers.0.mlp.switch_mlp.up_proj     the same layer of all experts of a block, (experts, out, in): mlx-lm's name
+
+Both backends hold the factors of a stack in one array a factor, and so does an adapter on disk; at the seam each expert has its own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+EXPERTS, STACKED = "experts", "switch_mlp"  # the module of a block's MLP that holds them, one by one and stacked
+_ONE = re.compile(rf"(?P<mlp>.+)\.{EXPERTS}\.(?P<number>\d+)\.(?P<rest>.+)")
+_STACK = re.compile(rf"(?P<mlp>.+)\.{STACKED}\.(?P<rest>.+)")
+
+
+def is_expert(name: str) -> bool:
+    """Whether a layer or weight is one expert's."""
+    return _ONE.fullmatch(name) is not None
+
+
+def number_of(name: str) -> int:
+    """Which expert a layer or weight belongs to; 0 for any other.
+
+    >>> number_of("model.layers.0.mlp.experts.3.up_proj")
+    3
+    """
+    found = _ONE.fullmatch(name)
+    return int(found["number"]) if found else 0
+
+
+def stack_of(name: str) -> str:
+    """The stack that a layer or weight of an expert is part of; any other's own name.
+
+    >>> stack_of("model.layers.0.mlp.experts.3.up_proj")
+    'model.layers.0.mlp.switch_mlp.up_proj'
+    >>> stack_of("model.layers.0.mlp.up_proj")
+    'model.layers.0.mlp.up_proj'
+    """
+    found = _ONE.fullmatch(name)
+    return f"{found['mlp']}.{STACKED}.{found['rest']}" if found else name
+
+
+def parts_of(name: str, n_experts: int) -> list[str]:
+    """The experts' own names of a stack; of anything else its name.
+
+    >>> parts_of("model.layers.0.mlp.switch_mlp.up_proj", 2)
+    ['model.layers.0.mlp.experts.0.up_proj', 'model.layers.0.mlp.experts.1.up_proj']
+    """
+    found = _STACK.fullmatch(name)
+    if not found:
+        return [name]
+    return [f"{found['mlp']}.{EXPERTS}.{number}.{found['rest']}" for number in range(n_experts)]
+
+
+def stacks(layers: Iterable[str]) -> dict[str, list[str]]:
+    """Stack -> the layers that it is made of, by number; a layer of no expert is a stack of its own name alone."""
+    found: dict[str, list[str]] = {}
+    for layer in layers:
+        found.setdefault(stack_of(layer), []).append(layer)
+    return {stack: sorted(parts, key=number_of) for stack, parts in found.items()}
+
+
+def stacked(weights: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Factors of an adapter, or what is shaped like them, with those of experts stacked: (experts, r, in) and (experts, out, r)."""
+    return {
+        stack: weights[parts[0]] if parts == [stack] else np.stack([weights[part] for part in parts])
+        for stack, parts in stacks(weights).items()
+    }
+
+
+def unstacked(weights: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """What `stacked` made one, each by itself again."""
+    found: dict[str, NDArray[Any]] = {}
+    for name, value in weights.items():
+        parts: Sequence[Any] = value if value.ndim == 3 else [value]
+        found |= dict(zip(parts_of(name, len(parts)), parts, strict=True))
+    return found
