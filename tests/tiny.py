@@ -23,8 +23,8 @@ N_EXPERTS = 6
 MORE_FAMILIES = (
     "mistral", "mistral-window", "phi3", "phi3-window", "smollm3", "olmo2", "gemma3_text", "qwen3-window", "qwen3_5_text",
 )  # fmt: skip
-# With experts; "-mixed" has a block without, "qwen2_moe" an expert that all tokens go to as well.
-EXPERT_FAMILIES = ("qwen3_moe", "qwen3_moe-mixed", "qwen2_moe", "olmoe")
+# With experts; "-mixed" has a block without. "qwen2_moe" has an expert that all tokens go to as well; mlx-lm does not tie its head.
+EXPERT_FAMILIES = ("qwen3_moe", "qwen3_moe-mixed", "olmoe")
 TORCH_ALONE = ("qwen3-window",)  # mlx-lm gives all layers of its class one mask, and these differ
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 THINK = ("<think>", "</think>")  # added, but not special, as in Qwen3
@@ -195,7 +195,7 @@ def tiny_config(
         return {"model_type": "olmoe", "architectures": ["OlmoeForCausalLM"], **config, "intermediate_size": hidden // 2,
                 "num_experts": N_EXPERTS, "num_experts_per_tok": 2, "norm_topk_prob": False, "attention_bias": False,
                 "clip_qkv": None, "pad_token_id": None}  # fmt: skip
-    raise ValueError(f"{family!r} is not one of {(*FAMILIES, *MORE_FAMILIES, *EXPERT_FAMILIES)}")
+    raise ValueError(f"{family!r} is not one of {(*FAMILIES, *MORE_FAMILIES, *EXPERT_FAMILIES, 'qwen2_moe')}")
 
 
 def tiny_weights(config: dict[str, Any], seed: int = 0) -> dict[str, NDArray[np.float32]]:

@@ -2,7 +2,8 @@
 
 Both backends read and write adapters through this file, so an adapter trained on one loads on the other and in
 `mlx_lm.load(..., adapter_path=...)`. On disk A is (in, r) and B (out, r) transposed to (r, out), as mlx-lm multiplies
-x @ a @ b; in memory they are PEFT's shapes, A (r, in) and B (out, r).
+x @ a @ b; in memory they are PEFT's shapes, A (r, in) and B (out, r). Those of a layer of experts are one stack on disk,
+(experts, r, in) and (experts, out, r), as mlx-lm has them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxtune.backends.base import LoraSpec
+from mlxtune.backends.experts import stack_of, stacked, stacks, unstacked
 from mlxtune.errors import AdapterError
 from mlxtune.files import read_safetensors, whole_folder, write_json, write_safetensors
 
@@ -63,14 +65,14 @@ def write_adapter(folder: Path, adapter: Adapter, n_blocks: int) -> None:
     """
     spec = adapter.spec
     blocks = sorted({int(layer.split(".")[2]) for layer in spec.layers})
-    keys = sorted({layer.split(".", 3)[3] for layer in spec.layers})
+    keys = sorted({stack_of(layer).split(".", 3)[3] for layer in spec.layers})
     config: dict[str, Any] = {
         "fine_tune_type": "lora",
         "num_layers": n_blocks - blocks[0],
         "lora_parameters": {"rank": spec.rank, "scale": spec.scale, "dropout": spec.dropout, "keys": keys},
         "model": adapter.base,
     }
-    on_disk = {_disk_name(name): np.ascontiguousarray(value.T) for name, value in adapter.weights.items()}
+    on_disk = {_disk_name(name): _turned(value) for name, value in stacked(adapter.weights).items()}
     with whole_folder(folder) as new:
         write_safetensors(new / WEIGHTS_FILE, on_disk, {"format": "mlx"})
         write_json(new / CONFIG_FILE, config)
@@ -106,7 +108,7 @@ def read_adapter(folder: Path) -> Adapter:
             f"{folder / WEIGHTS_FILE}: expected tensors named *.lora_a and *.lora_b, got {others[0]} and "
             f"{len(others) - 1} others; weights that are no LoRA update cannot be used here"
         )
-    weights = {_memory_name(name): np.ascontiguousarray(value.T, np.float32) for name, value in on_disk.items()}
+    weights = unstacked({_memory_name(name): _turned(value.astype(np.float32)) for name, value in on_disk.items()})
     layers = tuple(dict.fromkeys(name.rpartition(".")[0] for name in weights))
     base = config.get("model")
     return Adapter(LoraSpec(rank, scale, dropout, layers), weights, base if isinstance(base, str) else None)
@@ -131,6 +133,18 @@ def check_fits(adapter: Adapter, shapes: Mapping[str, tuple[int, int]], adapter_
                     f"{adapter_name} does not fit {base_name}: {name} should be {expected[0]} x {expected[1]}, got {shown}; "
                     "give the base model that the adapter was trained on"
                 )
+    of_base = stacks(shapes)
+    for stack, parts in stacks(adapter.spec.layers).items():
+        if len(parts) != len(of_base[stack]):
+            raise AdapterError(
+                f"{adapter_name} does not fit {base_name}: it adapts {len(parts)} of {len(of_base[stack])} experts of {stack}; "
+                "expected all of them or none"
+            )
+
+
+def _turned(value: NDArray[Any]) -> NDArray[Any]:
+    """A factor as it is on disk, given that in memory, or the other way round; stacks are the same in both."""
+    return np.ascontiguousarray(value.T if value.ndim == 2 else value)
 
 
 def _disk_name(name: str) -> str:

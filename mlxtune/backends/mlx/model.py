@@ -14,7 +14,8 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
-from mlx_lm.tuner.lora import LoRALinear
+from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
+from mlx_lm.tuner.lora import LoRALinear, LoRASwitchLinear
 from numpy.typing import NDArray
 
 from mlxtune.backends.base import (
@@ -28,6 +29,7 @@ from mlxtune.backends.base import (
     StepResult,
     TokenScores,
 )
+from mlxtune.backends.experts import stacked, stacks, unstacked
 from mlxtune.backends.mlx.architecture import architecture
 from mlxtune.backends.mlx.delta_net import chunk_delta_nets
 from mlxtune.backends.mlx.dropout import DropoutKeys, KeyedDropout
@@ -112,20 +114,23 @@ class MlxModel:
 
     def attach_lora(self, spec: LoraSpec, weights: Mapping[str, NDArray[np.float32]]) -> None:
         """Adapt the layers of `spec`, starting from `weights`: LAYER.lora_A (r, in) and LAYER.lora_B (out, r)."""
-        modules = dict(self._network.named_modules())
+        modules, values = dict(self._network.named_modules()), stacked(weights)
         adapted = []
-        for place, layer in enumerate(spec.layers):
-            lora = LoRALinear.from_base(modules[layer], r=spec.rank, scale=spec.scale)
+        layers = tuple(stacks(spec.layers))
+        for place, layer in enumerate(layers):
+            is_stack = isinstance(modules[layer], SwitchLinear | QuantizedSwitchLinear)
+            kind = LoRASwitchLinear if is_stack else LoRALinear
+            lora = kind.from_base(modules[layer], r=spec.rank, scale=spec.scale)
             lora.dropout = KeyedDropout(spec.dropout, self._dropout_keys, place)
-            lora.lora_a = _to_device(weights[f"{layer}.lora_A"])
-            lora.lora_b = _to_device(weights[f"{layer}.lora_B"])
+            lora.lora_a = _to_device(values[f"{layer}.lora_A"])
+            lora.lora_b = _to_device(values[f"{layer}.lora_B"])
             adapted.append((layer, lora))
         self._network.update_modules(tree_unflatten(adapted))
         self._network.freeze()
         self._network.unfreeze(keys=["lora_a", "lora_b"])
         self._network.eval()
         mx.eval(self._network.trainable_parameters())
-        self._layers = spec.layers
+        self._layers = layers
 
     def adapter_weights(self) -> dict[str, NDArray[np.float32]]:
         """The adapter's present values, named and shaped as `attach_lora` takes them."""
@@ -134,7 +139,7 @@ class MlxModel:
         for layer in self._layers:
             weights[f"{layer}.lora_A"] = _to_numpy(modules[layer].lora_a)
             weights[f"{layer}.lora_B"] = _to_numpy(modules[layer].lora_b)
-        return weights
+        return unstacked(weights)
 
     # Training
 
@@ -380,8 +385,8 @@ class MlxModel:
             folder,
             TrainingState(
                 self.adapter_weights(),
-                {name: _to_numpy(moments[f"{own}.m"]) for name, own in self._parameter_names()},
-                {name: _to_numpy(moments[f"{own}.v"]) for name, own in self._parameter_names()},
+                unstacked({name: _to_numpy(moments[f"{own}.m"]) for name, own in self._parameter_names()}),
+                unstacked({name: _to_numpy(moments[f"{own}.v"]) for name, own in self._parameter_names()}),
                 int(moments["step"]),
             ),
         )
@@ -390,30 +395,35 @@ class MlxModel:
         """Read what `save_state` wrote."""
         if self._optimizer is None:
             raise RuntimeError("call prepare_training before load_state")
-        state = read_state(folder, self._layers)
-        require_shapes(folder, state, self.adapter_weights())
+        present = self.adapter_weights()
+        state = read_state(folder, tuple(dict.fromkeys(name.rpartition(".")[0] for name in present)))
+        require_shapes(folder, state, present)
+        values, first, second = map(stacked, (state.weights, state.first_moments, state.second_moments))
         weights, moments = [], [("step", mx.array(state.steps, mx.uint64)), ("learning_rate", mx.array(0.0))]
         for name, own in self._parameter_names():
-            weights.append((own, _to_device(state.weights[name])))
-            moments.append((f"{own}.m", _to_device(state.first_moments[name])))
-            moments.append((f"{own}.v", _to_device(state.second_moments[name])))
+            weights.append((own, _to_device(values[name])))
+            moments.append((f"{own}.m", _to_device(first[name])))
+            moments.append((f"{own}.v", _to_device(second[name])))
         self._network.load_weights(weights, strict=False)  # the frozen base stays as it is
         self._optimizer.state = tree_unflatten(moments)
         mx.eval(self._network.trainable_parameters(), self._optimizer.state)
 
     def _parameter_names(self) -> list[tuple[str, str]]:
-        """Name at the seam and name in the network of each of the adapter's parameters."""
+        """Name at the seam, of experts that of their stack, and name in the network of each of the adapter's parameters."""
         parts = (("lora_A", "lora_a"), ("lora_B", "lora_b"))
         return [(f"{layer}.{seam}", f"{layer}.{own}") for layer in self._layers for seam, own in parts]
 
 
 def _to_device(value: NDArray[np.float32]) -> mx.array:
-    """A factor as mlx-lm multiplies it, x @ a @ b, so (in, r) or (r, out); at the seam (r, in) or (out, r), as in PEFT."""
-    return mx.array(np.ascontiguousarray(value.T))
+    """A factor as mlx-lm multiplies it, x @ a @ b, so (in, r) or (r, out); at the seam (r, in) or (out, r), as in PEFT.
+
+    It has those of experts, stacked, as they are at the seam.
+    """
+    return mx.array(np.ascontiguousarray(value.T if value.ndim == 2 else value))
 
 
 def _to_numpy(value: mx.array) -> NDArray[np.float32]:
-    return np.array(value.T, np.float32)
+    return np.array(value.T if value.ndim == 2 else value, np.float32)
 
 
 def _pass_of(batch: Batch, padding: PassPadding) -> Pass:
