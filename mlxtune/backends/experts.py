@@ -25,6 +25,11 @@ def is_expert(name: str) -> bool:
     return _ONE.fullmatch(name) is not None
 
 
+def is_stack(name: str) -> bool:
+    """Whether a layer or weight is a stack."""
+    return _STACK.fullmatch(name) is not None
+
+
 def number_of(name: str) -> int:
     """Which expert a layer or weight belongs to; 0 for any other.
 

@@ -12,7 +12,10 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_unflatten
-from mlx_lm.tuner.lora import LoRALinear
+from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
+from mlx_lm.tuner.lora import LoRALinear, LoRASwitchLinear
+
+from mlxtune.backends.experts import parts_of
 
 PACKED = "U32"
 TYPES = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16}  # as safetensors names them
@@ -21,19 +24,21 @@ TYPES = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16}  # as safete
 def fold(network: nn.Module, types: Mapping[str, str]) -> None:
     """`Model.fold` of a network."""
     for name, module in list(network.named_modules()):
-        kind = types.get(f"{name}.weight")
-        if kind is None or (kind == PACKED and not isinstance(module, LoRALinear)):
+        first = parts_of(name, 1)[0]  # plain experts are written each by itself, all of one type
+        kind = types.get(f"{name}.weight", types.get(f"{first}.weight"))
+        is_adapted = isinstance(module, LoRALinear | LoRASwitchLinear)
+        if kind is None or (kind == PACKED and not is_adapted):
             continue
-        plain = module.linear if isinstance(module, LoRALinear) else module
+        plain = module.linear if is_adapted else module
         weight = _weight(plain)
-        if isinstance(module, LoRALinear):
-            weight = weight + module.scale * (module.lora_a @ module.lora_b).T
+        if is_adapted:
+            weight = weight + _update(module)
         weight = weight.astype(plain.scales.dtype if kind == PACKED else TYPES[kind])
         layer = _layer(plain, weight)
         if "bias" in plain:
             layer.bias = plain.bias.astype(TYPES[types[f"{name}.bias"]])
         if kind == PACKED:
-            layer = nn.QuantizedLinear.from_linear(layer, plain.group_size, plain.bits, plain.mode)
+            layer = layer.to_quantized(plain.group_size, plain.bits, plain.mode)
         mx.eval(layer.parameters())  # here, so that one layer is in memory twice and not all
         network.update_modules(tree_unflatten([(name, layer)]))
 
@@ -64,6 +69,13 @@ class _Float32Embedding(nn.Module):  # type: ignore[misc]
         return mx.dequantize(own.weight[tokens], scales, biases, own.group_size, own.bits, own.mode)
 
 
+def _update(module: Any) -> mx.array:
+    """What the adapter of a layer adds to its weight, (out, in), or (experts, out, in)."""
+    if isinstance(module, LoRALinear):
+        return module.scale * (module.lora_a @ module.lora_b).T
+    return module.scale * mx.einsum("eor,eri->eoi", module.lora_b, module.lora_a)
+
+
 def _weight(plain: Any) -> mx.array:
     """Weight of a layer, float32."""
     if "scales" not in plain:
@@ -78,6 +90,9 @@ def _layer(plain: Any, weight: mx.array) -> Any:
         layer = nn.Embedding(*weight.shape)
     elif isinstance(plain, nn.QuantizedLinear):
         layer = nn.Linear(weight.shape[1], weight.shape[0], bias="bias" in plain)
+    elif isinstance(plain, QuantizedSwitchLinear):
+        n_experts, n_out, n_in = weight.shape
+        layer = SwitchLinear(n_in, n_out, n_experts, bias="bias" in plain)
     else:
         layer = plain
     layer.weight = weight

@@ -9,10 +9,12 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_unflatten
+from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 
 from mlxtune.backends import conversion
 from mlxtune.backends.adapter import Adapter, read_adapter
 from mlxtune.backends.base import WrittenModel
+from mlxtune.backends.experts import stacked, stacks
 from mlxtune.backends.mlx.architecture import architecture
 from mlxtune.backends.mlx.convert import set_type, write_network
 from mlxtune.backends.mlx.loading import load_network
@@ -68,10 +70,11 @@ def fuse(base: Path, adapter: Path, out: Path, requantize: bool, dtype: str | No
 
 
 def _deltas(adapter: Adapter) -> Iterator[tuple[str, mx.array]]:
-    """Layer -> scale x B A, (out, in), float32."""
-    for layer in adapter.spec.layers:
-        a = mx.array(adapter.weights[f"{layer}.lora_A"])  # (r, in)
-        b = mx.array(adapter.weights[f"{layer}.lora_B"])  # (out, r)
+    """Layer -> scale x B A, (out, in), of experts their stack's, (experts, out, in), float32."""
+    weights = stacked(adapter.weights)
+    for layer in stacks(adapter.spec.layers):
+        a = mx.array(weights[f"{layer}.lora_A"])  # (r, in)
+        b = mx.array(weights[f"{layer}.lora_B"])  # (out, r)
         yield layer, adapter.spec.scale * (b @ a)
 
 
@@ -83,7 +86,7 @@ def _fused(
     linear = _with_weight(module, weight.astype(_type(module, dtype)))
     if not ("scales" in module and requantize):
         return linear, None
-    packed = nn.QuantizedLinear.from_linear(linear, module.group_size, module.bits, module.mode)
+    packed = linear.to_quantized(module.group_size, module.bits, module.mode)
     return packed, (mx.square(_exact(packed) - weight).sum(), mx.square(delta).sum())
 
 
@@ -93,9 +96,12 @@ def _plain(module: Any, dtype: str | None) -> nn.Module:
 
 
 def _with_weight(module: Any, weight: mx.array) -> nn.Module:
-    """A plain layer of a weight, (out, in), in the place of another."""
+    """A plain layer of a weight, (out, in), or (experts, out, in), in the place of another."""
     if isinstance(module, nn.QuantizedEmbedding):
         layer = nn.Embedding(*weight.shape)
+    elif isinstance(module, SwitchLinear | QuantizedSwitchLinear):
+        n_experts, n_out, n_in = weight.shape
+        layer = SwitchLinear(n_in, n_out, n_experts, bias="bias" in module)
     else:
         layer = nn.Linear(weight.shape[1], weight.shape[0], bias="bias" in module)
     layer.weight = weight

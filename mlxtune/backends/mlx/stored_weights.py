@@ -1,8 +1,9 @@
-"""Weights as Hugging Face's files have them, for models whose weights mlx-lm changes when it loads: those with gated delta nets.
+"""Weights as Hugging Face's files have them, for models whose weights mlx-lm changes when it loads: those with gated delta nets or experts.
 
 mlx-lm moves the channels of a convolution last, and adds 1 to the weights of RMS norms, which in 16 bits rounds them. A folder
 that it wrote has them so, under names that transformers does not know. Here norms keep the weights of the files and add the 1
-when they compute, and folders are written as Hugging Face's.
+when they compute, and folders are written as Hugging Face's. Of experts it has one stack a layer; plain ones are written each by
+itself, packed ones as stacks, since mlx-lm reads no others.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from __future__ import annotations
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_unflatten
+from mlx_lm.models.switch_layers import SwitchLinear
 
 from mlxtune.backends.architecture import DELTA_NET
+from mlxtune.backends.experts import EXPERTS, STACKED
 
 CONVOLUTION = f"{DELTA_NET}.conv1d.weight"
 # Norms to whose weights mlx-lm adds 1: all but the gated one of a delta net.
@@ -56,7 +59,21 @@ def as_network_has(weights: dict[str, mx.array]) -> dict[str, mx.array]:
 
 
 def store_as_files_have(network: nn.Module) -> None:
-    """Move the channels of convolutions where Hugging Face's files have them; the network cannot compute afterwards."""
-    for module in network.modules():
+    """Give weights the names and shapes of Hugging Face's files; the network cannot compute afterwards."""
+    modules = dict(network.named_modules())
+    for name, module in modules.items():
         if isinstance(module, nn.Conv1d):
             module.weight = module.weight.moveaxis(1, 2)
+        if name.endswith(f".{STACKED}"):
+            _part_experts(modules[name.removesuffix(f".{STACKED}")], module)
+
+
+def _part_experts(mlp: nn.Module, stacks: nn.Module) -> None:
+    """Let an MLP have its plain experts each by itself, those that are packed stacked as they are."""
+    plain = {part: layer.weight for part, layer in stacks.items() if isinstance(layer, SwitchLinear)}
+    mlp[EXPERTS] = [nn.Module() for _ in range(max(map(len, plain.values()), default=0))]
+    for part, weights in plain.items():
+        del stacks[part]
+        for expert, weight in zip(mlp[EXPERTS], weights, strict=True):
+            expert[part] = nn.Linear(1, 1, bias=False)
+            expert[part].weight = weight

@@ -4,6 +4,8 @@
         write_checkpoint(out, checkpoint.config, checkpoint, change)   # change: a layer's tensors -> the new ones
 
 A layer is a name with its parts: "model.layers.0.mlp.up_proj" with "weight", and "scales" and "biases" if it is packed.
+Files have the layers of experts each by itself (Hugging Face's), or stacked (mlx-lm's); both are read, each expert as a layer.
+Written are plain ones by themselves, which transformers and mlx-lm read, and packed ones stacked, as mlx-lm alone reads them.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from mlxtune.backends.experts import is_stack, number_of, parts_of, stack_of
 from mlxtune.backends.torch.affine import BITS, Packing, Quantization, from_words, packing_of, read_quantization
 from mlxtune.backends.torch.architecture import architecture
 from mlxtune.errors import ModelError
@@ -49,14 +52,28 @@ class Checkpoint:
     config: dict[str, Any]
     layers: Mapping[str, Parts]
     packings: Mapping[str, Packing]
-    _files: Mapping[str, Any]
+    _places: Mapping[str, _Place]
 
     def read(self, layer: str) -> dict[str, Tensor]:
         """The parts of a layer; a packed weight is uint32, as in the file."""
         try:
-            return {part: self._files[f"{layer}.{part}"].get_tensor(f"{layer}.{part}") for part in self.layers[layer]}
+            return {part: self._places[f"{layer}.{part}"].read() for part in self.layers[layer]}
         except (SafetensorError, OSError) as error:
             raise ModelError(f"{self.folder}: {layer} cannot be read: {error}") from error
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a tensor is: an open file, its name there, and its number in that tensor if that is a stack."""
+
+    file: Any
+    name: str
+    number: int | None = None
+
+    def read(self) -> Tensor:
+        if self.number is None:
+            return self.file.get_tensor(self.name)  # type: ignore[no-any-return]
+        return self.file.get_slice(self.name)[self.number]  # type: ignore[no-any-return]
 
 
 @contextlib.contextmanager
@@ -74,18 +91,23 @@ def open_checkpoint(folder: Path) -> Iterator[Checkpoint]:
     config.update(settled(folder, config))
     quantization = read_quantization(config, folder)
     with contextlib.ExitStack() as stack:
-        files: dict[str, Any] = {}
+        places: dict[str, _Place] = {}
         found: dict[str, Tensor] = {}
         for path in weight_files(folder):
             try:
                 file = stack.enter_context(safe_open(path, framework="pt"))
                 names = [name for name in file.keys() if not _is_left_out(name, config)]  # noqa: SIM118 - no mapping
-                found |= {name: _empty(file.get_slice(name), f"{path}: {name}") for name in names}
+                for name in names:
+                    tensor = _empty(file.get_slice(name), f"{path}: {name}")
+                    if not is_stack(name):
+                        found[name], places[name] = tensor, _Place(file, name)
+                        continue
+                    for part in parts_of(name, len(tensor)):
+                        found[part], places[part] = tensor[0], _Place(file, name, number_of(part))
             except (SafetensorError, OSError) as error:
                 raise ModelError(f"{path}: cannot be read: {error}; download it again") from error
-            files |= dict.fromkeys(names, file)
         layers, packings = _layers(found, config, quantization, folder)
-        yield Checkpoint(folder, config, layers, packings, files)
+        yield Checkpoint(folder, config, layers, packings, places)
 
 
 def write_checkpoint(folder: Path, config: dict[str, Any], checkpoint: Checkpoint, change: Change) -> int:
@@ -102,11 +124,12 @@ def write_checkpoint(folder: Path, config: dict[str, Any], checkpoint: Checkpoin
     Returns:
         Bytes of all weights.
     """
-    empty = {
-        f"{layer}.{part}": tensor
-        for layer, parts in checkpoint.layers.items()
-        for part, tensor in change(layer, parts).items()
-    }
+    found: dict[str, list[Tensor]] = {}
+    for layer, parts in checkpoint.layers.items():
+        written = change(layer, parts)
+        for part, tensor in written.items():
+            found.setdefault(_written_name(layer, part, written), []).append(tensor)
+    empty = {name: torch.stack(tensors) if is_stack(name) else tensors[0] for name, tensors in found.items()}
     shards = _shards(empty)
     files = {
         name: ("model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors")
@@ -117,10 +140,11 @@ def write_checkpoint(folder: Path, config: dict[str, Any], checkpoint: Checkpoin
     for shard in shards:
         starts |= _lay_out(folder / files[next(iter(shard))], shard)
     for layer in checkpoint.layers:
-        for part, tensor in change(layer, checkpoint.read(layer)).items():
-            name = f"{layer}.{part}"
+        written = change(layer, checkpoint.read(layer))
+        for part, tensor in written.items():
+            name = _written_name(layer, part, written)
             with (folder / files[name]).open("r+b") as stream:
-                stream.seek(starts[name])
+                stream.seek(starts[name] + (number_of(layer) * tensor.nbytes if is_stack(name) else 0))
                 stream.write(tensor.contiguous().view(torch.uint8).numpy().data)
     total = sum(tensor.nbytes for tensor in empty.values())
     metadata = {"total_size": total, "total_parameters": architecture(config).n_parameters}
@@ -186,8 +210,8 @@ def _packing(
     found: Parts, layer: str, shape: tuple[int, ...], quantization: Quantization, folder: Path
 ) -> Packing | None:
     """How a layer is packed. As mlx-lm: one that the config does not name is if it has scales, in the way its shapes say."""
-    if layer in quantization.named:
-        return quantization.named[layer]
+    if stack_of(layer) in quantization.named:
+        return quantization.named[stack_of(layer)]
     if f"{layer}.scales" not in found:
         return None
     weight, scales = found.get(f"{layer}.weight"), found[f"{layer}.scales"]
@@ -212,6 +236,11 @@ def _misfit(folder: Path, what: str) -> ModelError:
 
 
 # Writing ---------------------------------------------------------------------------------------------------------
+
+
+def _written_name(layer: str, part: str, parts: Parts) -> str:
+    """Under what name a part of a layer is written: of a packed expert, that of its stack."""
+    return f"{stack_of(layer) if 'scales' in parts else layer}.{part}"
 
 
 def _shards(tensors: Parts) -> list[dict[str, Tensor]]:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from mlxtune.backends.architecture import BLOCKS
 from mlxtune.backends.base import (
     BACKWARD,
     FORWARD,
@@ -32,6 +33,7 @@ from mlxtune.backends.base import (
     StepResult,
     TokenScores,
 )
+from mlxtune.backends.experts import is_stack, stacked, stacks, unstacked
 from mlxtune.backends.option_tree import (
     OptionPass,
     OptionTree,
@@ -58,6 +60,7 @@ from mlxtune.backends.supervision import (
 )
 from mlxtune.backends.torch.architecture import architecture
 from mlxtune.backends.torch.delta_net import pass_states
+from mlxtune.backends.torch.experts import ExpertStack, stack_under
 from mlxtune.backends.torch.folding import Widened, embedded, fold
 from mlxtune.backends.torch.head import Float32Head, nats_and_argmax, nats_and_gradient
 from mlxtune.backends.torch.loading import network_dtype
@@ -93,7 +96,7 @@ class TorchModel:
         self._windows = self.architecture.windows
         self._dtype = network_dtype(network)
         self._cache_argument = cache_argument(network.model.forward)
-        self._adapted: dict[str, LoraLinear] = {}
+        self._adapted: dict[str, LoraLinear | ExpertStack] = {}
         self._optimizer: torch.optim.AdamW | None = None
         self._spec: OptimizerSpec | None = None
         self._timed = False
@@ -102,29 +105,43 @@ class TorchModel:
 
     def attach_lora(self, spec: LoraSpec, weights: Mapping[str, NDArray[np.float32]]) -> None:
         """Adapt the layers of `spec`, starting from `weights`: LAYER.lora_A (r, in) and LAYER.lora_B (out, r)."""
-        config = LoraConfig(
-            r=spec.rank, lora_dropout=spec.dropout, target_modules=list(spec.layers), init_lora_weights=False
-        )
+        layers, values = tuple(stacks(spec.layers)), stacked(weights)
+        self._inject([layer for layer in layers if not is_stack(layer)], spec)
+        for layer in layers:
+            a, b = (self._to_device(values[f"{layer}.{part}"]) for part in ("lora_A", "lora_B"))
+            if is_stack(layer):
+                stack = stack_under(self._network, layer)
+                stack.adapt(a, b, spec.scale, spec.dropout)
+                self._adapted[layer] = stack
+                continue
+            module = self._network.get_submodule(layer)
+            module.scaling[ADAPTER] = spec.scale
+            module.lora_A[ADAPTER].weight, module.lora_B[ADAPTER].weight = nn.Parameter(a), nn.Parameter(b)
+            self._adapted[layer] = module
+        self._network.eval()
+
+    def _inject(self, layers: Sequence[str], spec: LoraSpec) -> None:
+        """Let PEFT put its layers in the place of some; their factors are still to be given.
+
+        It is given the blocks, not the model: in one of a family with experts it would take a name such as gate_proj for all experts'.
+        """
+        if not layers:
+            return
+        names = [layer.removeprefix(f"{BLOCKS}.") for layer in layers]
+        config = LoraConfig(r=spec.rank, lora_dropout=spec.dropout, target_modules=names, init_lora_weights=False)
         config._register_custom_module({QuantizedLinear: LoraLinear})  # PEFT's documented way, for all its underscore
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Unsupported layer type")  # of packed layers, which were just registered
-            inject_adapter_in_model(config, self._network, ADAPTER)
-        self._adapted = {layer: self._network.get_submodule(layer) for layer in spec.layers}
-        for layer, module in self._adapted.items():
-            module.scaling[ADAPTER] = spec.scale
-            for part, factor in _factors(module):
-                factor.weight = nn.Parameter(self._to_device(weights[f"{layer}.{part}"]))
-        self._network.eval()
+            inject_adapter_in_model(config, self._network.model.layers, ADAPTER)
 
     def adapter_weights(self) -> dict[str, NDArray[np.float32]]:
         """The adapter's present values, named and shaped as `attach_lora` takes them."""
-        return {name: _to_numpy(value) for name, value in self._parameters().items()}
+        return unstacked({name: _to_numpy(value) for name, value in self._parameters().items()})
 
     def _parameters(self) -> dict[str, Tensor]:
+        """What is trained, by the seam's names; of experts that of their stack."""
         return {
-            f"{layer}.{part}": factor.weight
-            for layer, module in self._adapted.items()
-            for part, factor in _factors(module)
+            f"{layer}.{part}": factor for layer, module in self._adapted.items() for part, factor in _factors(module)
         }
 
     def _to_device(self, value: NDArray[np.float32]) -> Tensor:
@@ -386,7 +403,7 @@ class TorchModel:
         state = self._optimizer.state
         parameters = self._parameters()
         first, second = (
-            {name: _to_numpy(state[value][key] if value in state else torch.zeros_like(value)) for name, value in parameters.items()}
+            unstacked({name: _to_numpy(state[value][key] if value in state else torch.zeros_like(value)) for name, value in parameters.items()})
             for key in ("exp_avg", "exp_avg_sq")
         )  # fmt: skip
         steps = max((int(one["step"]) for one in state.values()), default=0)
@@ -396,16 +413,18 @@ class TorchModel:
         """Read what `save_state` wrote."""
         if self._optimizer is None:
             raise RuntimeError("call prepare_training before load_state")
-        found = read_state(folder, tuple(self._adapted))
-        require_shapes(folder, found, self.adapter_weights())
+        present = self.adapter_weights()
+        found = read_state(folder, tuple(dict.fromkeys(name.rpartition(".")[0] for name in present)))
+        require_shapes(folder, found, present)
+        weights, first, second = map(stacked, (found.weights, found.first_moments, found.second_moments))
         moments = {}
         for index, (name, parameter) in enumerate(self._parameters().items()):
             with torch.no_grad():
-                parameter.copy_(self._to_device(found.weights[name]))
+                parameter.copy_(self._to_device(weights[name]))
             moments[index] = {
                 "step": torch.tensor(float(found.steps)),
-                "exp_avg": self._to_device(found.first_moments[name]),
-                "exp_avg_sq": self._to_device(found.second_moments[name]),
+                "exp_avg": self._to_device(first[name]),
+                "exp_avg_sq": self._to_device(second[name]),
             }
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
@@ -433,5 +452,8 @@ def _to_numpy(value: Tensor) -> NDArray[np.float32]:
     return np.array(value.detach().float().cpu(), np.float32)
 
 
-def _factors(module: LoraLinear) -> tuple[tuple[str, Any], tuple[str, Any]]:
-    return ("lora_A", module.lora_A[ADAPTER]), ("lora_B", module.lora_B[ADAPTER])
+def _factors(module: LoraLinear | ExpertStack) -> tuple[tuple[str, Tensor], tuple[str, Tensor]]:
+    if isinstance(module, ExpertStack):
+        assert module.lora_A is not None and module.lora_B is not None
+        return ("lora_A", module.lora_A), ("lora_B", module.lora_B)
+    return ("lora_A", module.lora_A[ADAPTER].weight), ("lora_B", module.lora_B[ADAPTER].weight)
