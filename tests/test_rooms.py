@@ -34,12 +34,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "recipe": {"errors", "evaluation/metrics"},  # which metrics there are; nothing is computed
     "runs": {*LOW, "recipe"},
     "backends/shapes": set(),
-    "backends/architecture": {"errors"},
+    "backends/experts": set(),
+    "backends/architecture": {"errors", "backends/experts"},
     "backends/base": {"backends/shapes", "backends/architecture"},
-    "backends/adapter": {*LOW, "backends/base"},
+    "backends/adapter": {*LOW, "backends/base", "backends/experts"},
     "backends/state": LOW,
     "models": {*LOW, "recipe", "backends/base"},
-    "backends": {"errors", "models", "backends/architecture", "backends/base", "backends/adapter", "backends/state", "backends/shapes"},
+    "backends": {"errors", "models", "backends/experts", "backends/architecture", "backends/base", "backends/adapter", "backends/state", "backends/shapes"},
     "data": {*LOW, "recipe", "chat", "models", "backends/base", "backends/shapes"},
     "training": {
         *LOW, "version", "recipe", "runs", "models", "backends/architecture", "backends/base", "backends/adapter", "backends/state", "backends/shapes",
@@ -84,7 +85,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "report/charts", "report/blocks", "report/contents", "report/values", "report/fact_values",
     },
     "export": {
-        *LOW, "version", "progress", "markdown", "json_values", "export/verification", "recipe", "runs", "models", "backends/architecture", "backends/base", "backends/adapter", "data",
+        *LOW, "version", "progress", "markdown", "json_values", "export/verification", "recipe", "runs", "models", "backends/experts", "backends/architecture", "backends/base", "backends/adapter", "data",
         "evaluation", "evaluation/metrics", "evaluation/fields", "evaluation/predict",
         "report/words", "report/blocks", "report/markdown_page", "report/sections",
     },

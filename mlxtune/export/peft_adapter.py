@@ -22,11 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxtune.backends.adapter import Adapter
-from mlxtune.backends.architecture import USUAL_ORDER, in_usual_order
+from mlxtune.backends.architecture import GROUPS, USUAL_ORDER, in_usual_order
 from mlxtune.backends.base import LoraSpec
+from mlxtune.backends.experts import is_expert
 from mlxtune.errors import AdapterError
 from mlxtune.export.exported import Exported, new_folder, size_on_disk
 from mlxtune.export.lora_alpha import Alpha, alpha_of
+from mlxtune.export.peft_experts import is_of_experts, layers_of, parameter_of, parameter_updates
 from mlxtune.export.source import ExportSource
 from mlxtune.files import read_safetensors, write_json, write_safetensors
 from mlxtune.recipe.sections import is_local_model
@@ -48,7 +50,6 @@ REFUSED_KEYS = {
     "modules_to_save": "whole modules that were trained beside the LoRA update",
     "lora_bias": "a bias beside B",
     "trainable_token_indices": "embeddings of tokens that were trained",
-    "target_parameters": "updates of parameters that are no linear layers",
     "layer_replication": "blocks that stand in the model several times",
     "alora_invocation_tokens": "activated LoRA, which works after certain tokens only",
     "use_qalora": "QALoRA, which pools its inputs",
@@ -61,6 +62,7 @@ REFUSED_KEYS = {
 # Key -> what it may hold, and how that is called; None and a missing key are PEFT's defaults.
 KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "target_modules": ((str, list), "a regular expression or a list of names"),
+    "target_parameters": ((list,), "a list of names"),
     "exclude_modules": ((str, list), "a regular expression or a list of names"),
     "layers_to_transform": ((int, list), "a number of a block or a list of them"),
     "layers_pattern": ((str, list), "a regular expression or a list of them"),
@@ -110,17 +112,21 @@ def export_peft(source: ExportSource, out: Path, *, force: bool = False) -> Expo
     """
     adapter, recipe = source.trained, source.recipe
     n_blocks = int(source.config["num_hidden_layers"])
-    config = peft_config(adapter, n_blocks, first=Alpha(recipe.lora.alpha, recipe.lora.rslora))
+    has_experts = source.architecture.experts_per_token > 0
+    config = peft_config(adapter, n_blocks, Alpha(recipe.lora.alpha, recipe.lora.rslora), has_experts)
     base, notes = _base(source)
+    if config["lora_dropout"] != adapter.spec.dropout:
+        notes.append("lora_dropout is 0: PEFT has none for experts; only training further in PEFT would use it")
     alpha = Alpha(config["lora_alpha"], config["use_rslora"])
     if alpha.scale(adapter.spec.rank) != adapter.spec.scale:
         notes.append(
             f"no alpha gives the scale {adapter.spec.scale!r} at rank {adapter.spec.rank} exactly; that of lora_alpha is "
             f"{alpha.scale(adapter.spec.rank)!r}"
         )
-    tensors = {
-        f"{PREFIX}{name}.weight": np.ascontiguousarray(value, np.float32) for name, value in adapter.weights.items()
-    }
+    factors = {name: value for name, value in adapter.weights.items() if not is_expert(name)}
+    for update in parameter_updates(adapter.weights):
+        factors |= {f"{update.module}.lora_A": update.a, f"{update.module}.lora_B": update.b}
+    tensors = {f"{PREFIX}{name}.weight": np.ascontiguousarray(value, np.float32) for name, value in factors.items()}
     with new_folder(out, CONFIG_FILE, force=force) as folder:
         write_json(folder / CONFIG_FILE, {**config, "base_model_name_or_path": base, "revision": recipe.model.revision})
         write_safetensors(folder / WEIGHTS_FILE, tensors, {"format": "pt"})
@@ -132,27 +138,70 @@ def export_peft(source: ExportSource, out: Path, *, force: bool = False) -> Expo
     return Exported(FORMAT, out, size_on_disk(out), load, tuple(notes))
 
 
-def peft_config(adapter: Adapter, n_blocks: int, first: Alpha | None = None) -> dict[str, Any]:
+def peft_config(
+    adapter: Adapter, n_blocks: int, first: Alpha | None = None, has_experts: bool = False
+) -> dict[str, Any]:
     """adapter_config.json of an adapter, without its base model.
 
     Args:
         adapter: The adapter.
         n_blocks: Transformer blocks of the base model.
         first: Alpha to write if it gives the adapter's scale.
+        has_experts: Whether blocks of the base model have experts.
     """
     spec = adapter.spec
     alpha = alpha_of(spec.scale, spec.rank, first)
+    by_module = [layer for layer in spec.layers if not (has_experts and _is_in_mlp(layer))]
+    parameters = _parameters(adapter, alpha) if has_experts else {}
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "r": spec.rank,
-        "lora_alpha": int(alpha.value) if float(alpha.value).is_integer() else alpha.value,
+        "lora_alpha": _written(alpha.value),
         "use_rslora": alpha.rslora,
-        "lora_dropout": spec.dropout,
+        "lora_dropout": 0.0 if parameters else spec.dropout,
         "bias": "none",
         "inference_mode": True,
-        **_targets(spec.layers, n_blocks),
+        **(_targets(by_module, n_blocks) if by_module else {"target_modules": []}),
+        **parameters,
     }
+
+
+def _parameters(adapter: Adapter, alpha: Alpha) -> dict[str, Any]:
+    """Keys that let PEFT adapt the MLPs of a model with experts; none where none is adapted.
+
+    Those beside the experts are named as parameters as well: PEFT takes every module called gate_proj, up_proj or down_proj for
+    the experts' in such a family, and would leave the others out.
+    """
+    updates = parameter_updates(adapter.weights)
+    beside = [layer for layer in adapter.spec.layers if _is_in_mlp(layer) and not is_expert(layer)]
+    if not updates and not beside:
+        return {}
+    ranks = {update.parameter: update.rank for update in updates if update.rank != adapter.spec.rank}
+    alphas = {name: _written(alpha.value * _growth(rank / adapter.spec.rank, alpha)) for name, rank in ranks.items()}
+    return {
+        "target_parameters": [*(f"{layer}.weight" for layer in beside), *(update.parameter for update in updates)],
+        "rank_pattern": _patterns(ranks),
+        "alpha_pattern": _patterns(alphas),
+    }
+
+
+def _growth(ratio: float, alpha: Alpha) -> float:
+    """By what alpha grows with the rank where the scale stays."""
+    return math.sqrt(ratio) if alpha.rslora else ratio
+
+
+def _patterns(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Regular expressions of parameters with values, names alone."""
+    return {re.escape(name): value for name, value in values.items()}
+
+
+def _is_in_mlp(layer: str) -> bool:
+    return layer.split(".")[3] in GROUPS["mlp"]
+
+
+def _written(alpha: float) -> float:
+    return int(alpha) if float(alpha).is_integer() else alpha
 
 
 def _targets(layers: Sequence[str], n_blocks: int) -> dict[str, Any]:
@@ -214,14 +263,24 @@ def read_peft(folder: Path) -> ReadAdapter:
     """
     config = _read_config(folder)
     factors = _factors(folder)
-    layers = sorted(factors, key=_in_model_order)
-    for layer in layers:
-        if not _is_targeted(layer, config, folder):
+    modules = tuple(factors)
+    for layer in sorted(factors, key=_in_model_order):
+        if not (is_of_experts(layer) or _is_targeted(layer, config, folder)):
             raise AdapterError(
                 f"{folder}: {WEIGHTS_FILE} has an update of {layer}, which target_modules and layers_to_transform of "
                 f"{CONFIG_FILE} do not name, so PEFT would leave it out; correct {CONFIG_FILE}"
             )
-    scales = {layer: _scale(layer, factors[layer][0].shape[0], config, folder) for layer in layers}
+    scales = {}
+    for module, (a, b) in list(factors.items()):
+        if not is_of_experts(module):
+            scales[module] = _scale(module, a.shape[0], config, folder)
+            continue
+        parameter = parameter_of(module, modules, config.get("target_parameters") or [])
+        own_rank = _by_pattern(config.get("rank_pattern") or {}, parameter, config["r"], folder)
+        own = layers_of(parameter, a, b, own_rank)
+        scales |= dict.fromkeys(own, _scale(parameter, own_rank, config, folder))
+        factors = {layer: pair for layer, pair in factors.items() if layer != module} | own
+    layers = sorted(factors, key=_in_model_order)
     rank = max(a.shape[0] for a, _ in factors.values())
     scale = Counter(scales.values()).most_common(1)[0][0]
     weights: dict[str, NDArray[np.float32]] = {}
@@ -323,6 +382,8 @@ def _factors(folder: Path) -> dict[str, tuple[NDArray[np.float32], NDArray[np.fl
 
 def _is_targeted(layer: str, config: Mapping[str, Any], folder: Path) -> bool:
     """Whether PEFT adapts a layer under a config."""
+    if _names(config.get("target_parameters") or [], f"{layer}.weight", folder):
+        return True
     targets, excluded = config.get("target_modules"), config.get("exclude_modules")
     if excluded and _names(excluded, layer, folder):
         return False
