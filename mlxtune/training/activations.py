@@ -11,15 +11,18 @@ own peak and torch's saved tensors by varying one width of a small model at a ti
 
 An adapted layer keeps its input, which several layers may share. Dropout makes a masked copy for each layer and keeps
 the mask. In 16 bits, MLX keeps a float32 copy for each layer as well, since the adapter is float32.
+
+A position passes through each expert that it goes to: what these keep counts that many times, and what they give is kept, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from mlxtune.backends.architecture import BLOCKS, Architecture, block_of, last_part
+from mlxtune.backends.architecture import Architecture, block_of, last_part
 from mlxtune.backends.base import Device, LoraSpec
+from mlxtune.backends.experts import EXPERTS, is_expert
 from mlxtune.backends.shapes import SEQUENCE_TOKENS
 
 FLOAT32 = 4  # bytes
@@ -34,6 +37,8 @@ SHARED_INPUTS = {
     "v_proj": "attention",
     "gate_proj": "mlp",
     "up_proj": "mlp",
+    f"{EXPERTS}.gate_proj": EXPERTS,
+    f"{EXPERTS}.up_proj": EXPERTS,
 }
 
 
@@ -90,6 +95,28 @@ class Sequences:
         return self.positions * (self.before + self.length)
 
 
+@dataclass(frozen=True)
+class _Block:
+    """What a block's memory depends on, widths for each position.
+
+    Attributes:
+        inner: Of its MLP; of all experts that a position goes to.
+        routed: Of what these experts give; 0 in a block without.
+        adapted: Of the inputs of each adapted layer, by the last part of its name, of experts "experts.gate_proj".
+        products: Adapted layers that a position passes through.
+    """
+
+    inner: int
+    routed: int
+    adapted: Mapping[str, int]
+    products: int
+
+    @property
+    def plain(self) -> _Block:
+        """The same without adapters."""
+        return replace(self, adapted={}, products=0)
+
+
 class Activations:
     """The bytes that one forward pass of a training keeps.
 
@@ -112,34 +139,30 @@ class Activations:
             width,
             recomputes,
         )
-        self._hidden, self._inner = architecture.hidden_size, architecture.inner_size
+        self._hidden = architecture.hidden_size
         self._heads, head_dim = architecture.n_heads, architecture.head_dim
         self._queries, self._keys = self._heads * head_dim, architecture.n_kv_heads * head_dim
-        self._has_head_norms = f"{BLOCKS}.0.self_attn.q_norm.weight" in architecture.weights
+        self._has_head_norms = any(name.endswith("self_attn.q_norm.weight") for name in architecture.weights)
         self._n_blocks = architecture.n_blocks
-        shapes = architecture.linear_layers
-        of_blocks: dict[int, dict[str, int]] = {}
-        for layer in spec.layers:
-            of_blocks.setdefault(block_of(layer), {})[last_part(layer)] = shapes[layer][0]
         # Blocks below the first adapted one keep nothing: no gradient goes there.
-        self._blocks = [of_blocks.get(block, {}) for block in range(min(of_blocks), self._n_blocks)]
+        self._blocks = _blocks(architecture, spec)
 
     def kept(self, shape: PassShape) -> int:
         """What all blocks keep until the backward pass comes to them, bytes."""
         if not self._recomputes:
-            return sum(self._of_block(shape, adapted) for adapted in self._blocks)
+            return sum(self._of_block(shape, block) for block in self._blocks)
         states = shape.prefix * 2 * self._keys  # of a prefix, which rows attend to without computing it again
         positions = sum(one.positions for one in self._sequences(shape))
         return len(self._blocks) * (positions * self._hidden + states) * self._width
 
     def without_adapters(self, shape: PassShape) -> int:
         """What all blocks need for their gradient, kept or computed again, beside their adapters' share, bytes."""
-        return len(self._blocks) * self._of_block(shape, {})
+        return sum(self._of_block(shape, block.plain) for block in self._blocks)
 
     def at_once(self, shape: PassShape) -> int:
         """What computing the gradient of one block takes beside that, bytes."""
-        largest = max(self._of_block(shape, adapted) for adapted in self._blocks)
-        plain = self._of_block(shape, {})
+        largest = max(self._of_block(shape, block) for block in self._blocks)
+        plain = max(self._of_block(shape, block.plain) for block in self._blocks)
         gradients = int(GRADIENTS_OF_A_BLOCK[self._backend] * plain)
         if not self._recomputes:
             return gradients
@@ -149,39 +172,42 @@ class Activations:
         """Keys and values of a prefix that several passes share, and their gradient in float32, bytes."""
         return self._n_blocks * shape.prefix * 2 * self._keys * (self._width + FLOAT32)
 
-    def _of_block(self, shape: PassShape, adapted: Mapping[str, int]) -> int:
-        """What one block keeps, bytes; `adapted` is the input width of each of its adapted layers."""
+    def _of_block(self, shape: PassShape, block: _Block) -> int:
+        """What one block keeps, bytes."""
         return sum(
-            self._of_sequences(one) + int(one.positions * self._of_adapters(adapted)) for one in self._sequences(shape)
+            self._of_sequences(one, block) + int(one.positions * self._of_adapters(block))
+            for one in self._sequences(shape)
         )
 
-    def _of_sequences(self, one: Sequences) -> int:
+    def _of_sequences(self, one: Sequences, block: _Block) -> int:
         """What a block without adapters keeps of sequences, bytes."""
         if self._backend == "mlx":
-            per_position = 2 * self._hidden + 4 * self._inner + self._queries
+            per_position = 2 * self._hidden + 4 * block.inner + block.routed + self._queries
             values = one.positions * per_position + 2 * one.keys * self._keys + one.pairs * self._heads
             norms = one.positions * (self._queries + self._keys) if self._has_head_norms else 0
             return (values + norms) * self._width
-        per_position = 3 * self._inner + 2 * self._queries
+        per_position = 3 * block.inner + block.routed + 2 * self._queries
         # transformers' norms compute in float32, and keep what they normalize in it.
         normalized = one.positions * (2 * self._hidden + (self._queries + self._keys if self._has_head_norms else 0))
         # With a mask, keys and values are repeated for each head of the queries, and the mask becomes numbers.
         attended = 2 * one.keys * (self._queries if one.is_masked else self._keys) + (one.pairs if one.is_masked else 0)
         return (one.positions * per_position + attended) * self._width + normalized * FLOAT32
 
-    def _of_adapters(self, adapted: Mapping[str, int]) -> float:
+    def _of_adapters(self, block: _Block) -> float:
         """What the adapters of a block keep, bytes a position."""
+        adapted = block.adapted
         has_dropout, is_narrow = self._spec.dropout > 0, self._width < FLOAT32
         each = sum(adapted.values())
         distinct = {SHARED_INPUTS.get(name, name): width for name, width in adapted.items()}
         if self._backend == "torch":
             distinct.pop("o_proj", None)  # the attention's result, which attention keeps already
         shared = sum(distinct.values())
-        inside = len(adapted) * self._spec.rank * FLOAT32
+        inside = block.products * self._spec.rank * FLOAT32
         if self._backend == "mlx":
             mask = each * self._width if has_dropout else 0
             if is_narrow:  # the float32 copy of the product of gate and up takes the place of the product
-                return inside + mask + each * FLOAT32 + (shared - adapted.get("down_proj", 0)) * self._width
+                products_of_gates = sum(width for name, width in adapted.items() if name.endswith("down_proj"))
+                return inside + mask + each * FLOAT32 + (shared - products_of_gates) * self._width
             return inside + mask + (each if has_dropout else shared) * self._width
         # On a GPU the mask is of bytes, and autocast makes each layer's copy 16 bits wide.
         mask = each * (FLOAT32 if self._device.kind == "cpu" else 1) if has_dropout else 0
@@ -195,6 +221,26 @@ class Activations:
         holds_prefix = rows.before < shape.prefix  # in the rows' own sequence
         keeps_prefix = shape.prefix and not holds_prefix and (shape.is_alone or self._backend == "torch")
         return [rows, Sequences(1, shape.prefix, 0)] if keeps_prefix else [rows]
+
+
+def _blocks(architecture: Architecture, spec: LoraSpec) -> list[_Block]:
+    """The blocks from the first adapted one on."""
+    per_token, shapes, inner = architecture.experts_per_token, architecture.linear_layers, architecture.inner_sizes
+    sparse = {block_of(layer) for layer in shapes if is_expert(layer)}
+    adapted: list[dict[str, int]] = [{} for _ in range(architecture.n_blocks)]
+    for layer in spec.layers:
+        name, width = last_part(layer), shapes[layer][0]
+        own = (f"{EXPERTS}.{name}", per_token * width) if is_expert(layer) else (name, width)
+        adapted[block_of(layer)].update([own])
+    return [
+        _Block(
+            inner=inner[block],
+            routed=per_token * architecture.hidden_size if block in sparse else 0,
+            adapted=adapted[block],
+            products=sum(per_token if name.startswith(EXPERTS) else 1 for name in adapted[block]),
+        )
+        for block in range(min(map(block_of, spec.layers)), architecture.n_blocks)
+    ]
 
 
 def rows_computed(shape: PassShape, backend: str, device: Device) -> Sequences:

@@ -144,6 +144,10 @@ def tune(
         f"training {trainable:,} of {architecture.n_parameters:,} parameters for {steps.total:,} steps, {steps.per_epoch:,} an epoch, "
         f"in forward passes of up to {recipe.train.tokens_per_pass:,} positions{again}",
     )
+    if architecture.experts_per_token:
+        log.info(
+            f"a token is computed with {architecture.n_active_parameters:,} of them; routers stay as they are, without an auxiliary loss"
+        )
 
     run = resume or new_run(recipe, out, force)
     with run.locked():

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import mlx.nn as nn
+from mlx_lm.models.switch_layers import SwitchGLU
 from mlx_lm.utils import load_model
 
 from mlxtune.backends.mlx.architecture import classes_of, text_network
 from mlxtune.backends.mlx.stored_weights import as_network_has, keep_stored_norms
-from mlxtune.errors import ModelError
+from mlxtune.errors import BackendError, ModelError
 from mlxtune.models.source import check_folder, read_config, settled, weight_files
 
 
@@ -42,6 +43,18 @@ def load_network(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     except (ValueError, RuntimeError, FileNotFoundError, KeyError, TypeError) as error:
         raise ModelError(f"{folder}: MLX cannot load this model: {error}") from error
     return network, config
+
+
+def require_float32_experts(network: nn.Module, dtype: str) -> None:
+    """Refuse experts in another type than float32 on a CPU, where MLX multiplies them in no other.
+
+    Raises:
+        BackendError: The network has experts.
+    """
+    if any(isinstance(module, SwitchGLU) for module in network.modules()):
+        raise BackendError(
+            f"MLX computes experts on a CPU in float32 only, got {dtype}; leave out model.dtype, or use --backend torch"
+        )
 
 
 @contextlib.contextmanager

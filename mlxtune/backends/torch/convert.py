@@ -75,6 +75,6 @@ def _convert_folder(source: Path, folder: Path, spec: ConvertSpec, name: str) ->
 
 def _widths(checkpoint: Checkpoint) -> dict[str, int]:
     """Layer -> width of the linear layers, embedding and head: whatever is a matrix and no router."""
-    weights = {layer: parts["weight"] for layer, parts in checkpoint.layers.items()}
+    weights = {layer: parts["weight"] for layer, parts in checkpoint.layers.items() if "weight" in parts}
     routers = architecture(checkpoint.config).routers
     return {layer: weight.shape[1] for layer, weight in weights.items() if weight.dim() == 2 and layer not in routers}
