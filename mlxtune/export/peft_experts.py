@@ -99,8 +99,8 @@ def parameter_of(module: str, modules: Iterable[str], targeted: Iterable[str]) -
 def layers_of(parameter: str, a: Array, b: Array, rank: int) -> dict[str, tuple[Array, Array]]:
     """The layers of single experts that a parameter's update is, each with A (r, in) and B (out, r).
 
-    The rows of A that a half of gate_up_proj does not use, because its columns of B are zero, are left out: of what `parameter_updates`
-    made the very factors come back.
+    The rows of A that a half of gate_up_proj does not use, because its columns of B are zero, are left out, and so is a half that uses
+    none: of what `parameter_updates` made the very factors come back.
 
     Args:
         parameter: Its name.
@@ -120,8 +120,11 @@ def layers_of(parameter: str, a: Array, b: Array, rank: int) -> dict[str, tuple[
     mlp = module.removesuffix(f".{EXPERTS}")
     found: dict[str, tuple[Array, Array]] = {}
     for part, half in zip(PARAMETERS[name], np.split(outputs, len(PARAMETERS[name]), axis=1), strict=True):
-        used = np.flatnonzero(half.any(axis=(0, 1))) if len(PARAMETERS[name]) > 1 else np.arange(rank)
-        used = used if len(used) else np.arange(rank)
+        used = np.flatnonzero(half.any(axis=(0, 1)))
+        if len(used) == 0 and outputs.any():
+            continue
+        if len(used) == 0 or len(PARAMETERS[name]) == 1:
+            used = np.arange(rank)
         for number, layer in enumerate(parts_of(f"{mlp}.{STACKED}.{part}", n_experts)):
             found[layer] = np.ascontiguousarray(of_experts[number, used]), np.ascontiguousarray(half[number][:, used])
     return found
