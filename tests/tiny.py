@@ -185,7 +185,9 @@ def tiny_config(
                 "rope_parameters": rotary, "attention_bias": False}  # fmt: skip
     if name in ("qwen3_moe", "qwen2_moe"):
         dense = [0] if windowed else []
-        own = tiny_config("qwen3" if name == "qwen3_moe" else "qwen2", tied=tied, hidden=hidden, layers=layers, vocab=vocab)
+        own = tiny_config(
+            "qwen3" if name == "qwen3_moe" else "qwen2", tied=tied, hidden=hidden, layers=layers, vocab=vocab
+        )
         shared = {"shared_expert_intermediate_size": 96} if name == "qwen2_moe" else {}
         return {**own, "model_type": name, "architectures": [f"{'Qwen3' if name == 'qwen3_moe' else 'Qwen2'}MoeForCausalLM"],
                 **shared, "num_experts": N_EXPERTS, "num_experts_per_tok": 2, "moe_intermediate_size": hidden // 2,

@@ -9,7 +9,7 @@ Both backends hold the factors of a stack in one array a factor, and so does an 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -84,6 +84,6 @@ def unstacked(weights: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """What `stacked` made one, each by itself again."""
     found: dict[str, NDArray[Any]] = {}
     for name, value in weights.items():
-        parts: Sequence[Any] = value if value.ndim == 3 else [value]
+        parts = list(value) if value.ndim == 3 else [value]
         found |= dict(zip(parts_of(name, len(parts)), parts, strict=True))
     return found

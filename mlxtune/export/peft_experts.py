@@ -18,7 +18,10 @@ from numpy.typing import NDArray
 from mlxtune.backends.experts import EXPERTS, STACKED, is_stack, parts_of, stacked
 from mlxtune.errors import AdapterError
 
-PARAMETERS = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}  # transformers' -> the layers in it
+PARAMETERS = {
+    "gate_up_proj": ("gate_proj", "up_proj"),
+    "down_proj": ("down_proj",),
+}  # transformers' -> the layers in it
 INNER = "base_layer"  # PEFT wraps the first of two parameters of a module, then the second around it
 _EXPERTS = re.compile(rf"(?P<experts>.+\.{EXPERTS})(?P<inner>\.{INNER})?")
 
@@ -61,7 +64,9 @@ def parameter_updates(weights: Mapping[str, Array]) -> list[ParameterUpdate]:
     updates = []
     for module, layers in by_module.items():
         if strange := sorted(set(layers) - {part for parts in PARAMETERS.values() for part in parts}):
-            raise AdapterError(f"{module}: PEFT has no place for the update of its {strange[0]}; export --to hf instead")
+            raise AdapterError(
+                f"{module}: PEFT has no place for the update of its {strange[0]}; export --to hf instead"
+            )
         adapted = {name: parts for name, parts in PARAMETERS.items() if layers.keys() & set(parts)}
         for name, parts in adapted.items():
             a, b = _together([layers.get(part) for part in parts])
@@ -92,7 +97,9 @@ def parameter_of(module: str, modules: Iterable[str], targeted: Iterable[str]) -
     own = [name for name in PARAMETERS if any(f".{experts}.{name}".endswith(f".{one}") for one in targeted)]
     wrapped = [name for name in (f"{experts}.{INNER}", experts) if name in set(modules)]
     if len(own) != len(wrapped):
-        raise AdapterError(f"{module}: expected target_parameters to name what is updated of it: {' or '.join(PARAMETERS)}")
+        raise AdapterError(
+            f"{module}: expected target_parameters to name what is updated of it: {' or '.join(PARAMETERS)}"
+        )
     return f"{experts}.{own[wrapped.index(module)]}"
 
 
@@ -112,7 +119,9 @@ def layers_of(parameter: str, a: Array, b: Array, rank: int) -> dict[str, tuple[
         AdapterError: The shapes do not fit the rank.
     """
     if a.shape[0] % rank or a.shape[0] != b.shape[1]:
-        raise AdapterError(f"{parameter}: expected A of experts x {rank} rows and B of as many columns, got {a.shape} and {b.shape}")
+        raise AdapterError(
+            f"{parameter}: expected A of experts x {rank} rows and B of as many columns, got {a.shape} and {b.shape}"
+        )
     n_experts = a.shape[0] // rank
     of_experts = a.reshape(n_experts, rank, -1)
     outputs = b.reshape(len(b), rank, n_experts).transpose(2, 0, 1)  # (experts, out, r)

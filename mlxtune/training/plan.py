@@ -126,7 +126,10 @@ class Plan:
         is_sparse = self.active_parameters < self.total_parameters
         active = f"; {self.active_parameters:,} of them compute a token" if is_sparse else ""
         lines = [
-            ("parameters", f"{self.trainable_parameters:,} trainable of {self.total_parameters:,} ({share:.2%}){active}"),
+            (
+                "parameters",
+                f"{self.trainable_parameters:,} trainable of {self.total_parameters:,} ({share:.2%}){active}",
+            ),
             ("data", self.data),
             ("tokens an epoch", f"{self.tokens_per_epoch:,}, {self.supervised_per_epoch:,} of them supervised"),
             ("longest row", f"{self.longest:,} tokens"),

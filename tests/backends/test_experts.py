@@ -240,7 +240,9 @@ def test_a_quantized_base_with_experts_fuses(backend: Backend, base: Path, tmp_p
     model = backend.load(packed)
     spec, weights = adapter_on(model.architecture)
     write_adapter(tmp_path / "adapter", Adapter(spec, weights), model.architecture.n_blocks)
-    fused = backend.fuse(packed, tmp_path / "adapter", tmp_path / "fused", requantize, None if requantize else "float32")
+    fused = backend.fuse(
+        packed, tmp_path / "adapter", tmp_path / "fused", requantize, None if requantize else "float32"
+    )
     model.attach_lora(spec, weights)
     expected, plain = model.logits(IDS), backend.load(packed).logits(IDS)
     assert np.abs(plain - expected).max() > 1

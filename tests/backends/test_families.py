@@ -97,9 +97,7 @@ def step_by_hand(folder: Path, model: Model, examples: list[Example]) -> tuple[f
     spec, _ = adapter_on(model.architecture, rank=2)
     network = theirs(folder)
     factors = {name: torch.tensor(value, requires_grad=True) for name, value in model.adapter_weights().items()}
-    update = {
-        layer: spec.scale * factors[f"{layer}.lora_B"] @ factors[f"{layer}.lora_A"] for layer in spec.layers
-    }
+    update = {layer: spec.scale * factors[f"{layer}.lora_B"] @ factors[f"{layer}.lora_A"] for layer in spec.layers}
     parameters = dict(network.named_parameters())
     for name, weight in parameters.items():
         if name.endswith("experts.gate_up_proj"):

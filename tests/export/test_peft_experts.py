@@ -17,7 +17,7 @@ from mlxtune.export.peft_adapter import export_peft, read_peft
 from mlxtune.export.peft_experts import layers_of
 from mlxtune.export.source import open_source
 from tests.adapted import assert_close, assert_equal, backend_named, examples_of, gradient_of
-from tests.adapter_runs import IDS, adapter_run, hugging_face_model, our_logits, torch_logits
+from tests.adapter_runs import adapter_run, hugging_face_model, our_logits, torch_logits
 from tests.backends.test_families import their_loss
 from tests.conftest import chosen
 from tests.export.exporting import source_of
@@ -87,7 +87,7 @@ def test_the_gradient_of_experts_is_pefts(tmp_path: Path, name: str) -> None:
     grown = {part.replace(".default.weight", ""): value.grad.numpy() for part, value in theirs.named_parameters() if value.grad is not None}  # fmt: skip
     for block in range(2):
         experts = f"base_model.model.model.layers.{block}.mlp.experts"
-        for inside, parameter, parts in ((".base_layer", "gate_up_proj", ("gate_proj", "up_proj")), ("", "down_proj", ("down_proj",))):  # fmt: skip
+        for inside, parts in ((".base_layer", ("gate_proj", "up_proj")), ("", ("down_proj",))):
             a, b = (grown[f"{experts}{inside}.lora_{factor}"] for factor in "AB")
             of_experts = a.reshape(N_EXPERTS, len(parts), 2, -1)  # (experts, halves, r, in)
             outputs = b.reshape(len(parts), -1, len(parts), 2, N_EXPERTS)  # (halves, out, halves, r, experts)

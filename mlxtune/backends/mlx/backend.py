@@ -117,7 +117,7 @@ class MlxBackend:
             wanted = "bfloat16"
         if wanted not in (None, STORED):
             network.set_dtype(getattr(mx, wanted))
-        if self.device().kind == "cpu" and wanted not in ("float32", STORED):
+        if self.device().kind == "cpu" and wanted not in (None, "float32", STORED):
             require_float32_experts(network, wanted)
         mx.eval(network.parameters())
         model = MlxModel(network, config, compiled=self.device().kind == "gpu", limits=limits)

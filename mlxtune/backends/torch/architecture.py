@@ -77,7 +77,13 @@ _STACKING = ([MergeModulelist], [MergeModulelist, Concatenate])
 def is_plain(network: PreTrainedModel, name: str) -> bool:
     """Whether experts compute down(act(gate) x up), each (out, in) and without bias: what `experts.py` computes in their place."""
     own = network.get_submodule(name.rpartition(".")[0])
-    wanted = {"has_gate": True, "is_concatenated": True, "has_bias": False, "is_transposed": False, "has_post_expert_norm": False}
+    wanted = {
+        "has_gate": True,
+        "is_concatenated": True,
+        "has_bias": False,
+        "is_transposed": False,
+        "has_post_expert_norm": False,
+    }
     gate: Any = getattr(type(own), "_apply_gate", None)
     is_default = getattr(gate, "__name__", "") == "_default_apply_gate"
     return is_default and all(getattr(own, key, value) == value for key, value in wanted.items())

@@ -58,12 +58,15 @@ class Experts(nn.Module):
         n_tokens, per_token = top_k_index.shape
         experts = top_k_index.reshape(-1)
         order = torch.argsort(experts, stable=True)
-        counts = torch.bincount(experts, minlength=self.gate_proj.n_experts).tolist()  # the host waits here, once a block
+        counts = torch.bincount(
+            experts, minlength=self.gate_proj.n_experts
+        ).tolist()  # the host waits here, once a block
         inputs = hidden_states[order // per_token]
         inner = self.act_fn(self.gate_proj(inputs, counts)) * self.up_proj(inputs, counts)
         weighed = self.down_proj(inner, counts) * top_k_weights.reshape(-1)[order, None]
         in_place = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
-        return weighed[in_place].view(n_tokens, per_token, -1).sum(1).to(hidden_states.dtype)
+        summed: Tensor = weighed[in_place].view(n_tokens, per_token, -1).sum(1)
+        return summed.to(hidden_states.dtype)
 
 
 class ExpertStack(nn.Module):
@@ -94,8 +97,8 @@ class ExpertStack(nn.Module):
     def put_packed(self, number: int, packed: Packed) -> None:
         """Take the packed weight of an expert, (out, in); all are packed alike."""
         if self.packed is None:
-            parts = (packed.weight, packed.scales, packed.biases)
-            self.packed = QuantizedWeight(Packed(*(self._of_all(part) for part in parts), packed.packing))
+            weight, scales, biases = (self._of_all(part) for part in (packed.weight, packed.scales, packed.biases))
+            self.packed = QuantizedWeight(Packed(weight, scales, biases, packed.packing))
         rows = slice(number * self.n_out, (number + 1) * self.n_out)
         self.packed.packed[rows] = packed.weight
         self.packed.scales[rows], self.packed.biases[rows] = packed.scales, packed.biases

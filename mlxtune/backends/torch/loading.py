@@ -56,7 +56,9 @@ def load_network(
                 if layer not in routers:
                     _pack(network, layer, QuantizedWeight(packed), parts.get("bias"))
                     continue
-                parts = {"weight": dequantize(packed.weight, packed.scales, packed.biases, packing.group_size, packing.bits)}
+                parts = {
+                    "weight": dequantize(packed.weight, packed.scales, packed.biases, packing.group_size, packing.bits)
+                }
             if is_expert(layer):
                 stack_under(network, layer).put(number_of(layer), parts["weight"])
                 continue
