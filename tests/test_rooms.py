@@ -43,7 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "backends": {"errors", "models", "backends/experts", "backends/architecture", "backends/base", "backends/adapter", "backends/state", "backends/shapes"},
     "data": {*LOW, "recipe", "chat", "models", "backends/base", "backends/shapes"},
     "training": {
-        *LOW, "version", "recipe", "runs", "models", "backends/architecture", "backends/base", "backends/adapter", "backends/state", "backends/shapes",
+        *LOW, "version", "recipe", "runs", "models", "backends/experts", "backends/architecture", "backends/base", "backends/adapter", "backends/state", "backends/shapes",
         "data", "evaluation/metrics",
     },
     "evaluation/fields": {"json_values", "recipe", "data", "evaluation/metrics"},

@@ -46,15 +46,17 @@ def planned(model: Model, spec: LoraSpec, backend: str, dtype: str, checkpointin
 
 
 @pytest.mark.parametrize(
-    ("dtype", "targets", "dropout"),
-    [("float32", "attention", 0.0), ("bfloat16", "all", 0.1)],
+    ("family", "dtype", "targets", "dropout"),
+    [("qwen3", "float32", "attention", 0.0), ("qwen3", "bfloat16", "all", 0.1), ("qwen3_moe", "float32", "all", 0.0)],
 )
-def test_mlx_keeps_what_is_planned_of_each_block(tmp_path: Path, dtype: str, targets: str, dropout: float) -> None:
+def test_mlx_keeps_what_is_planned_of_each_block(
+    tmp_path: Path, family: str, dtype: str, targets: str, dropout: float
+) -> None:
     import mlx.core as mx
 
     peaks, plans = [], []
     for layers in (6, 10):  # of which the difference is that of whole blocks
-        model, spec = adapted(tmp_path, "mlx", "qwen3", layers, dtype, targets, dropout, False)
+        model, spec = adapted(tmp_path, "mlx", family, layers, dtype, targets, dropout, False)
         model.train_step([batch()], 1e-4, 1, 1)
         gc.collect()  # what other tests left would be freed in the middle of the measurement
         held = mx.get_active_memory()
@@ -73,6 +75,7 @@ def test_mlx_keeps_what_is_planned_of_each_block(tmp_path: Path, dtype: str, tar
         ("qwen2", "attention", 0.1, False, 0),
         ("llama", "mlp", 0.0, False, 40),
         ("qwen3", "all", 0.1, True, 0),
+        ("qwen3_moe", "all", 0.0, False, 40),
     ],
 )
 def test_torch_keeps_what_is_planned(
