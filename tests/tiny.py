@@ -292,6 +292,7 @@ def tiny_model(
     layers: int = 2,
     seed: int = 0,
     quantization: dict[str, int] | None = None,
+    **keys: Any,
 ) -> Path:
     """Write a tiny random model in Hugging Face's layout, float32, with its tokenizer.
 
@@ -303,6 +304,7 @@ def tiny_model(
         layers: Transformer blocks.
         seed: Of the weights.
         quantization: {"bits": 4, "group_size": 32} writes an MLX-quantized model instead (needs mlx).
+        keys: Of config.json, in the place of the tiny model's own; of a model that is not quantized.
 
     Returns:
         The folder.
@@ -323,7 +325,7 @@ def tiny_model(
     tiny_tokenizer(folder, family)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     vocab = -(-tokenizer.get_vocab_size() // PADDED_VOCABULARY) * PADDED_VOCABULARY
-    config = tiny_config(family, tied=tied, hidden=hidden, layers=layers, vocab=vocab)
+    config = {**tiny_config(family, tied=tied, hidden=hidden, layers=layers, vocab=vocab), **keys}
     config["eos_token_id"] = tokenizer.token_to_id("<|im_end|>")
     config["bos_token_id"] = tokenizer.token_to_id("<|endoftext|>")
     _write_json(folder / "config.json", config)

@@ -4,6 +4,7 @@
     model.layers.0.mlp.switch_mlp.up_proj     the same layer of all experts of a block, (experts, out, in): mlx-lm's name
 
 Both backends hold the factors of a stack in one array a factor, and so does an adapter on disk; at the seam each expert has its own.
+Some files have what transformers' networks have: one tensor of gate and up of all experts of a block, and one of down.
 """
 
 from __future__ import annotations
@@ -16,6 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 EXPERTS, STACKED = "experts", "switch_mlp"  # the module of a block's MLP that holds them, one by one and stacked
+FUSED = {
+    "gate_up_proj": ("gate_proj", "up_proj"),
+    "down_proj": ("down_proj",),
+}  # transformers' parameters -> the layers in them
+_FUSED = re.compile(rf"(?P<mlp>.+)\.{EXPERTS}\.(?P<name>{'|'.join(FUSED)})")
 _ONE = re.compile(rf"(?P<mlp>.+)\.{EXPERTS}\.(?P<number>\d+)\.(?P<rest>.+)")
 _STACK = re.compile(rf"(?P<mlp>.+)\.{STACKED}\.(?P<rest>.+)")
 
@@ -28,6 +34,29 @@ def is_expert(name: str) -> bool:
 def is_stack(name: str) -> bool:
     """Whether a layer or weight is a stack."""
     return _STACK.fullmatch(name) is not None
+
+
+def stacks_in(name: str) -> tuple[str, ...]:
+    """Weights of the stacks that lie in a fused tensor, one after the other along its rows; none in any other.
+
+    >>> stacks_in("model.layers.0.mlp.experts.gate_up_proj")
+    ('model.layers.0.mlp.switch_mlp.gate_proj.weight', 'model.layers.0.mlp.switch_mlp.up_proj.weight')
+    """
+    found = _FUSED.fullmatch(name)
+    return tuple(f"{found['mlp']}.{STACKED}.{part}.weight" for part in FUSED[found["name"]]) if found else ()
+
+
+def are_turned(shapes: Mapping[str, tuple[int, ...]], hidden_size: int) -> bool:
+    """Whether fused tensors are (experts, in, out), as files of Qwen3-VL have them, and not (experts, out, in).
+
+    Args:
+        shapes: Of all tensors of a model's files; a square one says nothing, and gate_up_proj and down_proj are not both square.
+        hidden_size: Width of what goes from block to block.
+    """
+    for name, shape in shapes.items():
+        if stacks_in(name) and shape[1] != shape[2]:
+            return shape[2 if name.endswith(".down_proj") else 1] == hidden_size
+    return False
 
 
 def number_of(name: str) -> int:

@@ -15,13 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxtune.backends.experts import EXPERTS, STACKED, is_stack, parts_of, stacked
+from mlxtune.backends.experts import EXPERTS, FUSED, STACKED, is_stack, parts_of, stacked
 from mlxtune.errors import AdapterError
 
-PARAMETERS = {
-    "gate_up_proj": ("gate_proj", "up_proj"),
-    "down_proj": ("down_proj",),
-}  # transformers' -> the layers in it
 INNER = "base_layer"  # PEFT wraps the first of two parameters of a module, then the second around it
 _EXPERTS = re.compile(rf"(?P<experts>.+\.{EXPERTS})(?P<inner>\.{INNER})?")
 
@@ -54,7 +50,7 @@ def parameter_updates(weights: Mapping[str, Array]) -> list[ParameterUpdate]:
         weights: LAYER.lora_A (r, in) and LAYER.lora_B (out, r).
 
     Raises:
-        AdapterError: An expert has a layer that transformers holds in none of PARAMETERS.
+        AdapterError: An expert has a layer that transformers holds in none of FUSED.
     """
     factors = {name: value for name, value in stacked(weights).items() if is_stack(name)}
     by_module: dict[str, dict[str, tuple[Array, Array]]] = {}
@@ -63,11 +59,11 @@ def parameter_updates(weights: Mapping[str, Array]) -> list[ParameterUpdate]:
         by_module.setdefault(f"{mlp}.{EXPERTS}", {})[part] = factors[f"{layer}.lora_A"], factors[f"{layer}.lora_B"]
     updates = []
     for module, layers in by_module.items():
-        if strange := sorted(set(layers) - {part for parts in PARAMETERS.values() for part in parts}):
+        if strange := sorted(set(layers) - {part for parts in FUSED.values() for part in parts}):
             raise AdapterError(
                 f"{module}: PEFT has no place for the update of its {strange[0]}; export --to hf instead"
             )
-        adapted = {name: parts for name, parts in PARAMETERS.items() if layers.keys() & set(parts)}
+        adapted = {name: parts for name, parts in FUSED.items() if layers.keys() & set(parts)}
         for name, parts in adapted.items():
             a, b = _together([layers.get(part) for part in parts])
             inside = f".{INNER}" if name != list(adapted)[-1] else ""
@@ -94,12 +90,10 @@ def parameter_of(module: str, modules: Iterable[str], targeted: Iterable[str]) -
     found = _EXPERTS.fullmatch(module)
     assert found is not None
     experts = found["experts"]
-    own = [name for name in PARAMETERS if any(f".{experts}.{name}".endswith(f".{one}") for one in targeted)]
+    own = [name for name in FUSED if any(f".{experts}.{name}".endswith(f".{one}") for one in targeted)]
     wrapped = [name for name in (f"{experts}.{INNER}", experts) if name in set(modules)]
     if len(own) != len(wrapped):
-        raise AdapterError(
-            f"{module}: expected target_parameters to name what is updated of it: {' or '.join(PARAMETERS)}"
-        )
+        raise AdapterError(f"{module}: expected target_parameters to name what is updated of it: {' or '.join(FUSED)}")
     return f"{experts}.{own[wrapped.index(module)]}"
 
 
@@ -128,11 +122,11 @@ def layers_of(parameter: str, a: Array, b: Array, rank: int) -> dict[str, tuple[
     module, _, name = parameter.rpartition(".")
     mlp = module.removesuffix(f".{EXPERTS}")
     found: dict[str, tuple[Array, Array]] = {}
-    for part, half in zip(PARAMETERS[name], np.split(outputs, len(PARAMETERS[name]), axis=1), strict=True):
+    for part, half in zip(FUSED[name], np.split(outputs, len(FUSED[name]), axis=1), strict=True):
         used = np.flatnonzero(half.any(axis=(0, 1)))
         if len(used) == 0 and outputs.any():
             continue
-        if len(used) == 0 or len(PARAMETERS[name]) == 1:
+        if len(used) == 0 or len(FUSED[name]) == 1:
             used = np.arange(rank)
         for number, layer in enumerate(parts_of(f"{mlp}.{STACKED}.{part}", n_experts)):
             found[layer] = np.ascontiguousarray(of_experts[number, used]), np.ascontiguousarray(half[number][:, used])

@@ -77,6 +77,31 @@ def test_a_plain_folder_with_mlx_lms_stacks_is_read_and_written_as_hugging_faces
     assert stored_tensors(written) == stored_tensors(base)
 
 
+@pytest.mark.parametrize("is_turned", [False, True])
+@pytest.mark.parametrize("square", ["gate_up_proj", "down_proj"])
+def test_a_folder_with_transformers_fused_tensors_is_read(
+    backend: Backend, tmp_path: Path, square: str, is_turned: bool
+) -> None:
+    inner = {"gate_up_proj": 32, "down_proj": 64}[
+        square
+    ]  # of a hidden size of 64: the other tensor says how it is turned
+    base = tiny_model(tmp_path / "base", "qwen3_moe", moe_intermediate_size=inner)
+    _copied(base, tmp_path / "fused")
+    (tmp_path / "fused" / "config.json").write_text((base / "config.json").read_text())
+    weights = load_file(base / "model.safetensors")
+    own = {name: value for name, value in weights.items() if not is_expert(name)}
+    for block in range(2):
+        at = f"model.layers.{block}.mlp.experts"
+        gate, up, down = (
+            np.stack([weights[f"{at}.{number}.{part}_proj.weight"] for number in range(N_EXPERTS)])
+            for part in ("gate", "up", "down")
+        )
+        for name, value in {"gate_up_proj": np.concatenate([gate, up], axis=1), "down_proj": down}.items():
+            own[f"{at}.{name}"] = np.ascontiguousarray(value.swapaxes(1, 2) if is_turned else value)
+    save_file(own, tmp_path / "fused" / "model.safetensors", metadata={"format": "pt"})
+    np.testing.assert_array_equal(backend.load(tmp_path / "fused").logits(IDS), backend.load(base).logits(IDS))
+
+
 @pytest.mark.parametrize("bits", [None, 4])
 def test_both_backends_write_the_same_folder(base: Path, tmp_path: Path, bits: int | None) -> None:
     spec = ConvertSpec(bits, 32, "float16")

@@ -14,7 +14,7 @@ from mlx_lm.models.switch_layers import SwitchGLU
 from mlx_lm.utils import load_model
 
 from mlxtune.backends.mlx.architecture import classes_of, text_network
-from mlxtune.backends.mlx.stored_weights import as_network_has, keep_stored_norms
+from mlxtune.backends.mlx.stored_weights import as_network_has, keep_stored_norms, with_stacks
 from mlxtune.errors import BackendError, ModelError
 from mlxtune.models.source import check_folder, read_config, settled, weight_files
 
@@ -104,7 +104,7 @@ def _reading(own: type[Any], is_tied: bool) -> type[Any]:
         def sanitize(self, weights: dict[str, Any]) -> dict[str, Any]:
             if is_tied:
                 weights = {name: value for name, value in weights.items() if not name.startswith("lm_head.")}
-            weights = as_network_has(weights)
+            weights = with_stacks(as_network_has(weights), self.model.norm.weight.shape[0])
             return dict(super().sanitize(weights)) if hasattr(own, "sanitize") else weights
 
     return Model

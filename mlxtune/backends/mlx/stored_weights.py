@@ -14,7 +14,7 @@ from mlx.utils import tree_unflatten
 from mlx_lm.models.switch_layers import SwitchLinear
 
 from mlxtune.backends.architecture import DELTA_NET
-from mlxtune.backends.experts import EXPERTS, STACKED
+from mlxtune.backends.experts import EXPERTS, STACKED, are_turned, stacks_in
 
 CONVOLUTION = f"{DELTA_NET}.conv1d.weight"
 # Norms to whose weights mlx-lm adds 1: all but the gated one of a delta net.
@@ -56,6 +56,21 @@ def as_network_has(weights: dict[str, mx.array]) -> dict[str, mx.array]:
     if all(value.shape[-1] == 1 for value in convolutions.values()):  # mlx-lm's
         return {name: value - 1 if name.endswith(NORMS) else value for name, value in weights.items()}
     return weights | {name: value.moveaxis(2, 1) for name, value in convolutions.items()}
+
+
+def with_stacks(weights: dict[str, mx.array], hidden_size: int) -> dict[str, mx.array]:
+    """Weights of a folder with the stacks of experts that lie in its fused tensors, which mlx-lm reads of some families only."""
+    turned = are_turned({name: value.shape for name, value in weights.items()}, hidden_size)
+    found: dict[str, mx.array] = {}
+    for name, value in weights.items():
+        stacks = stacks_in(name)
+        if not stacks:
+            found[name] = value
+            continue
+        rows = value.swapaxes(1, 2) if turned else value  # (experts, out, in)
+        parts = mx.split(rows, len(stacks), axis=1)
+        found |= zip(stacks, map(mx.contiguous, parts), strict=True)  # else each product would copy them
+    return found
 
 
 def store_as_files_have(network: nn.Module) -> None:

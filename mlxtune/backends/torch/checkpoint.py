@@ -22,7 +22,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mlxtune.backends.experts import is_stack, number_of, parts_of, stack_of
+from mlxtune.backends.experts import are_turned, is_stack, number_of, parts_of, stack_of, stacks_in
 from mlxtune.backends.torch.affine import BITS, Packing, Quantization, from_words, packing_of, read_quantization
 from mlxtune.backends.torch.architecture import architecture
 from mlxtune.errors import ModelError
@@ -64,16 +64,28 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a tensor is: an open file, its name there, and its number in that tensor if that is a stack."""
+    """Where a tensor is.
+
+    Attributes:
+        file: An open file.
+        name: Its name there.
+        number: Which part of the tensor of that name it is, if that is a stack.
+        rows: Which rows of the part, if that is of several layers; None is all.
+        is_turned: Whether the part has columns for rows.
+    """
 
     file: Any
     name: str
     number: int | None = None
+    rows: slice | None = None
+    is_turned: bool = False
 
     def read(self) -> Tensor:
         if self.number is None:
             return self.file.get_tensor(self.name)  # type: ignore[no-any-return]
-        return self.file.get_slice(self.name)[self.number]  # type: ignore[no-any-return]
+        part: Tensor = self.file.get_slice(self.name)[self.number]
+        part = part.T if self.is_turned else part
+        return part.contiguous() if self.rows is None else part[self.rows].contiguous()
 
 
 @contextlib.contextmanager
@@ -106,6 +118,7 @@ def open_checkpoint(folder: Path) -> Iterator[Checkpoint]:
                         found[part], places[part] = tensor[0], _Place(file, name, number_of(part))
             except (SafetensorError, OSError) as error:
                 raise ModelError(f"{path}: cannot be read: {error}; download it again") from error
+        _take_apart(found, places, config)
         layers, packings = _layers(found, config, quantization, folder)
         yield Checkpoint(folder, config, layers, packings, places)
 
@@ -159,6 +172,20 @@ def write_checkpoint(folder: Path, config: dict[str, Any], checkpoint: Checkpoin
 
 def _is_left_out(name: str, config: Mapping[str, Any]) -> bool:
     return "self_attn.rotary_emb.inv_freq" in name or (config["tie_word_embeddings"] and name.startswith("lm_head."))
+
+
+def _take_apart(found: dict[str, Tensor], places: dict[str, _Place], config: Mapping[str, Any]) -> None:
+    """Put the layers of single experts in the place of fused tensors."""
+    turned = are_turned({name: tuple(tensor.shape) for name, tensor in found.items()}, config["hidden_size"])
+    for name in [name for name in found if stacks_in(name)]:
+        stack, place = found.pop(name), places.pop(name)
+        stack = stack.transpose(1, 2) if turned else stack
+        n_rows = stack.shape[1] // len(stacks_in(name))
+        for index, own in enumerate(stacks_in(name)):
+            rows = slice(index * n_rows, (index + 1) * n_rows)
+            for part in parts_of(own, len(stack)):
+                found[part] = stack[0, rows]
+                places[part] = _Place(place.file, name, number_of(part), rows, turned)
 
 
 def _empty(stored: Any, name: str) -> Tensor:
