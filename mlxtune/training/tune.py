@@ -291,7 +291,8 @@ def describe_data(training: Split, validation: Split | None, recipe: Recipe) -> 
     to_validate = f", {len(validation.examples):,} to validate" if validation else ", none to validate"
     balanced = f"; balanced from {training.balanced.n_before:,}" if training.balanced else ""
     of_documents = sum(row.is_document for row in training.rows)
-    kind = f"pieces of {of_documents:,} documents" if of_documents else "rows"
+    noun = "document" if of_documents == 1 else "documents"
+    kind = f"pieces of {of_documents:,} {noun}" if of_documents else "rows"
     n_joined = len(step_rows(training.examples, recipe.train.pack_to))
     if n_joined != len(training.examples):
         kind += f", joined into {n_joined:,} rows,"
