@@ -24,6 +24,7 @@ from mlxtune.backends.torch.affine import BITS, Packing, Quantization, from_word
 from mlxtune.backends.torch.architecture import architecture
 from mlxtune.errors import ModelError
 from mlxtune.models.source import check_folder, read_config, settled, weight_files
+from mlxtune.models.text_part import text_name
 
 MAX_FILE_BYTES = 5 << 30  # mlx-lm's
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "U32": torch.uint32}
@@ -49,12 +50,13 @@ class Checkpoint:
     config: dict[str, Any]
     layers: Mapping[str, Parts]
     packings: Mapping[str, Packing]
-    _files: Mapping[str, Any]
+    _files: Mapping[str, tuple[Any, str]]
 
     def read(self, layer: str) -> dict[str, Tensor]:
         """The parts of a layer; a packed weight is uint32, as in the file."""
         try:
-            return {part: self._files[f"{layer}.{part}"].get_tensor(f"{layer}.{part}") for part in self.layers[layer]}
+            stored = {part: self._files[f"{layer}.{part}"] for part in self.layers[layer]}
+            return {part: file.get_tensor(name) for part, (file, name) in stored.items()}
         except (SafetensorError, OSError) as error:
             raise ModelError(f"{self.folder}: {layer} cannot be read: {error}") from error
 
@@ -63,7 +65,8 @@ class Checkpoint:
 def open_checkpoint(folder: Path) -> Iterator[Checkpoint]:
     """The weights of a model folder, Hugging Face's or MLX's, whose files stay open meanwhile.
 
-    Left out, as by mlx-lm, are the head of a tied model, also a packed one, and precomputed rotary frequencies.
+    Left out, as by mlx-lm, are the head of a tied model, also a packed one, precomputed rotary frequencies, and parts of a
+    multimodal model that are not text.
 
     Raises:
         ModelError: The folder is not whole, is quantized in another way than MLX's affine one, or its weights are not
@@ -74,16 +77,18 @@ def open_checkpoint(folder: Path) -> Iterator[Checkpoint]:
     config.update(settled(folder, config))
     quantization = read_quantization(config, folder)
     with contextlib.ExitStack() as stack:
-        files: dict[str, Any] = {}
+        files: dict[str, tuple[Any, str]] = {}
         found: dict[str, Tensor] = {}
         for path in weight_files(folder):
             try:
                 file = stack.enter_context(safe_open(path, framework="pt"))
-                names = [name for name in file.keys() if not _is_left_out(name, config)]  # noqa: SIM118 - no mapping
-                found |= {name: _empty(file.get_slice(name), f"{path}: {name}") for name in names}
+                for name in file.keys():  # noqa: SIM118 - no mapping
+                    plain = text_name(name)
+                    if plain is not None and not _is_left_out(plain, config):
+                        found[plain] = _empty(file.get_slice(name), f"{path}: {name}")
+                        files[plain] = file, name
             except (SafetensorError, OSError) as error:
                 raise ModelError(f"{path}: cannot be read: {error}; download it again") from error
-            files |= dict.fromkeys(names, file)
         layers, packings = _layers(found, config, quantization, folder)
         yield Checkpoint(folder, config, layers, packings, files)
 
