@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,10 @@ from mlxtune.export.exported import Exported, new_folder, size_on_disk
 from mlxtune.export.lora_alpha import Alpha, alpha_of
 from mlxtune.export.source import ExportSource
 from mlxtune.files import read_safetensors, write_json, write_safetensors
+from mlxtune.models.text_part import IN_TRANSFORMERS, nested_name, text_name
 from mlxtune.recipe.sections import is_local_model
+
+Value = TypeVar("Value")
 
 FORMAT = "peft"
 CONFIG_FILE = "adapter_config.json"
@@ -110,7 +113,7 @@ def export_peft(source: ExportSource, out: Path, *, force: bool = False) -> Expo
     """
     adapter, recipe = source.trained, source.recipe
     n_blocks = int(source.config["num_hidden_layers"])
-    config = peft_config(adapter, n_blocks, first=Alpha(recipe.lora.alpha, recipe.lora.rslora))
+    config = peft_config(adapter, n_blocks, Alpha(recipe.lora.alpha, recipe.lora.rslora), source.is_nested)
     base, notes = _base(source)
     alpha = Alpha(config["lora_alpha"], config["use_rslora"])
     if alpha.scale(adapter.spec.rank) != adapter.spec.scale:
@@ -119,26 +122,34 @@ def export_peft(source: ExportSource, out: Path, *, force: bool = False) -> Expo
             f"{alpha.scale(adapter.spec.rank)!r}"
         )
     tensors = {
-        f"{PREFIX}{name}.weight": np.ascontiguousarray(value, np.float32) for name, value in adapter.weights.items()
+        f"{PREFIX}{_own_name(name, source.is_nested)}.weight": np.ascontiguousarray(value, np.float32)
+        for name, value in adapter.weights.items()
     }
     with new_folder(out, CONFIG_FILE, force=force) as folder:
         write_json(folder / CONFIG_FILE, {**config, "base_model_name_or_path": base, "revision": recipe.model.revision})
         write_safetensors(folder / WEIGHTS_FILE, tensors, {"format": "pt"})
     revision = f", revision={recipe.model.revision!r}" if recipe.model.revision else ""
+    network = network_of(source.is_nested)
     load = (
-        "from peft import PeftModel; from transformers import AutoModelForCausalLM; model = PeftModel.from_pretrained("
-        f"AutoModelForCausalLM.from_pretrained({base or 'BASE'!r}{revision}), {str(out)!r})"
+        f"from peft import PeftModel; from transformers import {network}; model = PeftModel.from_pretrained("
+        f"{network}.from_pretrained({base or 'BASE'!r}{revision}), {str(out)!r})"
     )
     return Exported(FORMAT, out, size_on_disk(out), load, tuple(notes))
 
 
-def peft_config(adapter: Adapter, n_blocks: int, first: Alpha | None = None) -> dict[str, Any]:
+def network_of(is_nested: bool) -> str:
+    """transformers' class that loads a base model for PEFT: whole, where it is multimodal, as the adapter names its layers."""
+    return "AutoModelForImageTextToText" if is_nested else "AutoModelForCausalLM"
+
+
+def peft_config(adapter: Adapter, n_blocks: int, first: Alpha | None = None, is_nested: bool = False) -> dict[str, Any]:
     """adapter_config.json of an adapter, without its base model.
 
     Args:
         adapter: The adapter.
         n_blocks: Transformer blocks of the base model.
         first: Alpha to write if it gives the adapter's scale.
+        is_nested: Whether the base model is multimodal.
     """
     spec = adapter.spec
     alpha = alpha_of(spec.scale, spec.rank, first)
@@ -151,8 +162,18 @@ def peft_config(adapter: Adapter, n_blocks: int, first: Alpha | None = None) -> 
         "lora_dropout": spec.dropout,
         "bias": "none",
         "inference_mode": True,
-        **_targets(spec.layers, n_blocks),
+        **(_nested_targets(spec.layers) if is_nested else _targets(spec.layers, n_blocks)),
     }
+
+
+def _own_name(name: str, is_nested: bool) -> str:
+    """What the base model itself calls a layer or weight."""
+    return nested_name(name, IN_TRANSFORMERS) if is_nested else name
+
+
+def _nested_targets(layers: Sequence[str]) -> dict[str, Any]:
+    """target_modules that name these layers of a multimodal model, with their full names: its vision part has some of the same last names."""
+    return {"target_modules": [_own_name(layer, True) for layer in sorted(layers, key=_in_model_order)]}
 
 
 def _targets(layers: Sequence[str], n_blocks: int) -> dict[str, Any]:
@@ -241,6 +262,7 @@ def read_peft(folder: Path) -> ReadAdapter:
     )
     spec = LoraSpec(rank, scale, float(config.get("lora_dropout") or 0.0), tuple(layers))
     base = config.get("base_model_name_or_path")
+    weights, layers = _of_text_part(weights, folder), list(_of_text_part(dict.fromkeys(layers), folder))
     return ReadAdapter(
         Adapter(spec, weights, base if isinstance(base, str) and base else None), notes if rounded else ()
     )
@@ -319,6 +341,18 @@ def _factors(folder: Path) -> dict[str, tuple[NDArray[np.float32], NDArray[np.fl
             shapes = ", ".join(f"lora_{name} {' x '.join(map(str, half.shape))}" for name, half in sorted(pair.items()))
             raise AdapterError(f"{file}: {layer}: expected lora_A (rank x in) and lora_B (out x rank), got {shapes}")
     return {layer: (pair["A"], pair["B"]) for layer, pair in halves.items()}
+
+
+def _of_text_part(named: Mapping[str, Value], folder: Path) -> dict[str, Value]:
+    """Layers or weights of a base model, with their values, under the names that a text model has for them."""
+    plain = {text_name(name): value for name, value in named.items()}
+    if None in plain:
+        strange = next(name for name in named if text_name(name) is None)
+        raise AdapterError(
+            f"{folder / WEIGHTS_FILE}: has an update of {strange}, which is not of the text part of a multimodal model; only an "
+            "adapter of the text part can be used here"
+        )
+    return {str(name): value for name, value in plain.items()}
 
 
 def _is_targeted(layer: str, config: Mapping[str, Any], folder: Path) -> bool:

@@ -47,7 +47,15 @@ TEXT_FAMILIES = {
 }
 TEXT_CONFIG = "text_config"
 # Configs of the parts of a multimodal model: a family that is not in TEXT_FAMILIES is known by them.
-PART_CONFIGS = (TEXT_CONFIG, "vision_config", "audio_config", "thinker_config", "talker_config", "language_config", "llm_config")
+PART_CONFIGS = (
+    TEXT_CONFIG,
+    "vision_config",
+    "audio_config",
+    "thinker_config",
+    "talker_config",
+    "language_config",
+    "llm_config",
+)
 PARTS_ALONE = re.compile(r"_(vision|vision_model|audio|audio_encoder)$")  # model types of one part that is no text
 SIZES = ("hidden_size", "num_hidden_layers")  # a text config without these would be filled with those of another model
 # Of the whole model's config: they count before the text part's own, which transformers' older versions left at defaults.
@@ -203,7 +211,9 @@ def _plain_rope(config: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(said := config.get(key), Mapping):
             plain[key] = {name: value for name, value in said.items() if not name.startswith("mrope")}
             kind = said.get("rope_type") or said.get("type")
-            plain[key] |= {name: "default" if kind == "mrope" else kind for name in ("rope_type", "type") if name in said}
+            plain[key] |= {
+                name: "default" if kind == "mrope" else kind for name in ("rope_type", "type") if name in said
+            }
     return plain
 
 

@@ -23,6 +23,7 @@ from mlxtune.data.passes import PASS_COST, plan_passes
 from mlxtune.data.template import ReplyTemplate
 from mlxtune.errors import TrainingError
 from mlxtune.files import to_disk, write_text
+from mlxtune.models.base_model import is_nested
 from mlxtune.recipe.sections import AUTO, VALID_LOSS, Recipe, TrainSection
 from mlxtune.runs.events import Event, read_events, read_lines
 from mlxtune.runs.folder import RunFolder
@@ -157,6 +158,7 @@ class _Training:
         settings = recipe.train
         self._model, self._backend, self._spec, self._run = model, backend, spec, run
         self._recipe, self._settings, self._measure = recipe, settings, measure
+        self._is_nested = is_nested(recipe.model)
         self._steps = steps = Steps.of(len(step_rows(examples, settings.pack_to)), recipe)
         warmup = round(settings.warmup_ratio * steps.planned)
         self._schedule = Schedule(settings.schedule, settings.learning_rate, steps.planned, warmup)
@@ -334,7 +336,8 @@ class _Training:
         if best and progress.best and progress.best.step != step:
             weights = read_state(self._checkpoints.path_of(progress.best), self._spec.layers).weights
             step = progress.best.step
-        write_adapter(self._run.adapter, Adapter(self._spec, weights, self._recipe.model.path), _blocks(self._model))
+        adapter = Adapter(self._spec, weights, self._recipe.model.path, self._is_nested)
+        write_adapter(self._run.adapter, adapter, _blocks(self._model))
         return step
 
     def _out_of_patience(self) -> str | None:

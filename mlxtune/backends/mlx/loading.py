@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,6 @@ import mlx.nn as nn
 from mlx_lm.utils import _get_classes, load_model
 
 from mlxtune.errors import ModelError
-from mlxtune.files import write_json
 from mlxtune.models.source import check_folder, read_config, settled, stored_config, weight_files
 from mlxtune.models.text_part import is_multimodal, text_name
 
@@ -63,7 +63,7 @@ def _as_text_model(folder: Path, config: dict[str, Any]) -> Iterator[Path]:
             if is_text or file.name != "config.json":
                 (Path(links) / file.name).symlink_to(file.resolve())
         if not is_text:
-            write_json(Path(links) / "config.json", config)
+            (Path(links) / "config.json").write_text(json.dumps(config), encoding="utf-8")
         yield Path(links)
 
 
