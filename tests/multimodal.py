@@ -39,7 +39,9 @@ VISION_WEIGHTS = {
 }  # fmt: skip
 
 
-def multimodal_config(family: str, layout: str = "transformers", *, tied: bool = True, vocab: int = 448) -> dict[str, Any]:
+def multimodal_config(
+    family: str, layout: str = "transformers", *, tied: bool = True, vocab: int = 448
+) -> dict[str, Any]:
     """config.json of a tiny multimodal model, with its text part's config as a layout has it."""
     text = {**tiny_config(PLAIN[family], tied=tied, vocab=vocab), "model_type": f"{family}_text"}
     del text["architectures"]
@@ -48,19 +50,30 @@ def multimodal_config(family: str, layout: str = "transformers", *, tied: bool =
         sections: dict[str, Any] = {"mrope_section": [half // 2, half // 4, half // 4]}
         if family == "qwen3_vl":
             sections["mrope_interleaved"] = True
-        if layout != "transformers":  # transformers 5 has one key for all of it, which mlx-lm's Qwen2 and Qwen3 do not read
+        if (
+            layout != "transformers"
+        ):  # transformers 5 has one key for all of it, which mlx-lm's Qwen2 and Qwen3 do not read
             kind = {"rope_type": "default"} if family == "qwen3_vl" else {"type": "mrope"}
             text["rope_scaling"] = {**kind, **sections}
         else:
             text["rope_parameters"] = {"rope_type": "default", "rope_theta": text.pop("rope_theta"), **sections}
     if layout == "transformers":
         del text["tie_word_embeddings"]
-    own = {"model_type": family, "tie_word_embeddings": tied, "vision_config": VISION[family], "image_token_id": vocab - 1}
+    own = {
+        "model_type": family,
+        "tie_word_embeddings": tied,
+        "vision_config": VISION[family],
+        "image_token_id": vocab - 1,
+    }
     if layout == "mlx-lm":
         del own["vision_config"]
     if layout == "older" and family in FLAT:
         return {**text, **own}
-    return {**own, "text_config": text, **({"mm_tokens_per_image": 4, "vocab_size": vocab} if family == "gemma3" else {})}
+    return {
+        **own,
+        "text_config": text,
+        **({"mm_tokens_per_image": 4, "vocab_size": vocab} if family == "gemma3" else {}),
+    }
 
 
 def nested_weight(name: str, family: str, layout: str) -> str:

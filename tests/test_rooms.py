@@ -35,9 +35,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "recipe": {"errors", "evaluation/metrics"},  # which metrics there are; nothing is computed
     "runs": {*LOW, "recipe"},
     "backends/shapes": set(),
-    "backends/architecture": {"errors"},
-    "backends/base": {"backends/shapes", "backends/architecture"},
     "models/text_part": {"errors"},
+    "backends/architecture": {"errors", "models/text_part"},
+    "backends/base": {"backends/shapes", "backends/architecture"},
     "backends/adapter": {*LOW, "models/text_part", "backends/base"},
     "backends/state": LOW,
     "models": {*LOW, "recipe", "models/text_part", "backends/base"},

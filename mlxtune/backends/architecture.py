@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mlxtune.errors import ModelError
+from mlxtune.models.text_part import text_config
 
 BLOCKS = "model.layers"
 EMBEDDING = "model.embed_tokens"
@@ -152,6 +153,8 @@ ArchitectureOf = Callable[[Mapping[str, Any]], Architecture]
 def described_by(library: str) -> Callable[[Callable[[dict[str, Any]], Architecture]], ArchitectureOf]:
     """Make a backend's `architecture` of a function that builds a library's class: it runs once for a config of the same content.
 
+    Of a multimodal model's config.json, the function gets that of its text part.
+
     Args:
         library: What messages call it.
 
@@ -162,7 +165,7 @@ def described_by(library: str) -> Callable[[Callable[[dict[str, Any]], Architect
     def decorator(make: Callable[[dict[str, Any]], Architecture]) -> ArchitectureOf:
         @functools.lru_cache(maxsize=32)
         def of_text(text: str) -> Architecture:
-            config = json.loads(text)
+            config = text_config(json.loads(text))
             model_type = config.get("model_type")
             if not isinstance(model_type, str):
                 raise ModelError(

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +31,6 @@ from mlxtune.export.source import ExportSource
 from mlxtune.files import read_safetensors, write_json, write_safetensors
 from mlxtune.models.text_part import IN_TRANSFORMERS, nested_name, text_name
 from mlxtune.recipe.sections import is_local_model
-
-Value = TypeVar("Value")
 
 FORMAT = "peft"
 CONFIG_FILE = "adapter_config.json"
@@ -242,6 +240,7 @@ def read_peft(folder: Path) -> ReadAdapter:
                 f"{folder}: {WEIGHTS_FILE} has an update of {layer}, which target_modules and layers_to_transform of "
                 f"{CONFIG_FILE} do not name, so PEFT would leave it out; correct {CONFIG_FILE}"
             )
+    plain = {layer: _text_layer(layer, folder) for layer in layers}
     scales = {layer: _scale(layer, factors[layer][0].shape[0], config, folder) for layer in layers}
     rank = max(a.shape[0] for a, _ in factors.values())
     scale = Counter(scales.values()).most_common(1)[0][0]
@@ -254,15 +253,14 @@ def read_peft(folder: Path) -> ReadAdapter:
         if ratio != 1.0 and not np.array_equal(folded.astype(np.float64) / ratio, b.astype(np.float64)):
             rounded.append(layer)
         missing = rank - a.shape[0]
-        weights[f"{layer}.lora_A"] = np.ascontiguousarray(np.pad(a, ((0, missing), (0, 0))))
-        weights[f"{layer}.lora_B"] = np.ascontiguousarray(np.pad(folded, ((0, 0), (0, missing))))
+        weights[f"{plain[layer]}.lora_A"] = np.ascontiguousarray(np.pad(a, ((0, missing), (0, 0))))
+        weights[f"{plain[layer]}.lora_B"] = np.ascontiguousarray(np.pad(folded, ((0, 0), (0, missing))))
     notes = (
         f"{len(rounded)} of {len(layers)} layers have another scale than {scale:g}, which is multiplied into their B and "
         "rounded to float32 (relative error 6e-8 at most)",
     )
-    spec = LoraSpec(rank, scale, float(config.get("lora_dropout") or 0.0), tuple(layers))
+    spec = LoraSpec(rank, scale, float(config.get("lora_dropout") or 0.0), tuple(plain.values()))
     base = config.get("base_model_name_or_path")
-    weights, layers = _of_text_part(weights, folder), list(_of_text_part(dict.fromkeys(layers), folder))
     return ReadAdapter(
         Adapter(spec, weights, base if isinstance(base, str) and base else None), notes if rounded else ()
     )
@@ -343,16 +341,15 @@ def _factors(folder: Path) -> dict[str, tuple[NDArray[np.float32], NDArray[np.fl
     return {layer: (pair["A"], pair["B"]) for layer, pair in halves.items()}
 
 
-def _of_text_part(named: Mapping[str, Value], folder: Path) -> dict[str, Value]:
-    """Layers or weights of a base model, with their values, under the names that a text model has for them."""
-    plain = {text_name(name): value for name, value in named.items()}
-    if None in plain:
-        strange = next(name for name in named if text_name(name) is None)
+def _text_layer(layer: str, folder: Path) -> str:
+    """What a text model calls a layer, which may be of a multimodal model."""
+    plain = text_name(layer)
+    if plain is None:
         raise AdapterError(
-            f"{folder / WEIGHTS_FILE}: has an update of {strange}, which is not of the text part of a multimodal model; only an "
+            f"{folder / WEIGHTS_FILE}: has an update of {layer}, which is not of the text part of a multimodal model; only an "
             "adapter of the text part can be used here"
         )
-    return {str(name): value for name, value in plain.items()}
+    return plain
 
 
 def _is_targeted(layer: str, config: Mapping[str, Any], folder: Path) -> bool:
