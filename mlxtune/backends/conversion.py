@@ -30,6 +30,8 @@ COMPANIONS = (
     "generation_config.json", "LICENSE*", "NOTICE*",
 )  # fmt: skip
 
+TEXT_ALONE = "what is written is the text part of a multimodal model alone, which reads no images"
+
 # Above this share of the adapter's own size, what requantizing moves is told to the user.
 NOTABLE_LOSS = 0.1
 
@@ -59,7 +61,8 @@ def convert(
             written = _convert_gguf(source, folder, spec, convert_folder, architecture)
         else:
             written = convert_folder(source, folder, spec, str(source))
-    notes = (*_left_out_notes(source), *written.notes)
+    others = left_out(source) if source.is_dir() else None
+    notes = (f"{others.as_text()}; {TEXT_ALONE}", *written.notes) if others else written.notes
     return WrittenModel(out, written.n_bytes, written.n_parameters, written.bits_per_weight, notes)
 
 
@@ -160,26 +163,21 @@ def check_fuse(
 
 
 def fuse_notes(base: Path, losses: Iterable[tuple[float, float]]) -> tuple[str, ...]:
-    """What of the base is left out, and what requantizing cost where it is worth saying.
+    """That a multimodal base's text part is written alone, and what requantizing cost where it is worth saying.
 
     Args:
         base: The model folder.
         losses: Of each requantized layer, the squared norm of what packing moved, and that of the update.
     """
+    of_base = (TEXT_ALONE,) if left_out(base) else ()
     moved, size = (sum(values) ** 0.5 for values in zip((0.0, 0.0), *losses, strict=True))
     if size == 0 or moved / size < NOTABLE_LOSS:
-        return _left_out_notes(base)
+        return of_base
     return (
-        *_left_out_notes(base),
+        *of_base,
         f"requantizing changed the adapted weights by {moved / size:.0%} of what the adapter changes; evaluate the result, "
         "or fuse without requantizing",
     )
-
-
-def _left_out_notes(source: Path) -> tuple[str, ...]:
-    """What of a multimodal model folder is not written."""
-    others = left_out(source) if source.is_dir() else None
-    return (others.as_text(),) if others else ()
 
 
 def _check_spec(spec: ConvertSpec) -> None:

@@ -72,11 +72,9 @@ class LeftOut:
     n_bytes: int
 
     def as_text(self) -> str:
-        """What is left out, and what that means."""
-        return (
-            f"{self.n_weights:,} weights ({self.n_bytes / 1e9:.3g} GB) that are not of the text part are left out: mlxtune trains "
-            "and writes the text part alone, which reads no images"
-        )
+        """A sentence."""
+        size = f"{self.n_bytes / 1e9:.2f} GB" if self.n_bytes >= 1e9 else f"{self.n_bytes / 1e6:.3g} MB"
+        return f"{self.n_weights:,} weights ({size}) that are not of the text part are left out"
 
 
 def find(

@@ -120,8 +120,8 @@ def test_converting_writes_a_plain_text_model_and_says_what_it_leaves_out(
         written = backend.convert(source, tmp_path / layout, ConvertSpec())
         n_bytes = sum(value.nbytes for value in vision_weights(family, layout).values())
         assert written.notes == (
-            f"2 weights ({n_bytes / 1e9:.3g} GB) that are not of the text part are left out: mlxtune trains and writes the text "
-            "part alone, which reads no images",
+            f"2 weights ({n_bytes / 1e6:.3g} MB) that are not of the text part are left out; what is written is the text part of a "
+            "multimodal model alone, which reads no images",
         )
         files = {file.name for file in written.folder.iterdir()}
         assert "preprocessor_config.json" not in files and "tokenizer.json" in files
