@@ -111,7 +111,9 @@ def export_peft(source: ExportSource, out: Path, *, force: bool = False) -> Expo
     """
     adapter, recipe = source.trained, source.recipe
     n_blocks = int(source.config["num_hidden_layers"])
-    config = peft_config(adapter, n_blocks, Alpha(recipe.lora.alpha, recipe.lora.rslora), source.is_nested)
+    config = peft_config(adapter, n_blocks, first=Alpha(recipe.lora.alpha, recipe.lora.rslora))
+    if source.is_nested:
+        config = _nested(config, adapter.spec.layers)
     base, notes = _base(source)
     alpha = Alpha(config["lora_alpha"], config["use_rslora"])
     if alpha.scale(adapter.spec.rank) != adapter.spec.scale:
@@ -140,14 +142,13 @@ def network_of(is_nested: bool) -> str:
     return "AutoModelForImageTextToText" if is_nested else "AutoModelForCausalLM"
 
 
-def peft_config(adapter: Adapter, n_blocks: int, first: Alpha | None = None, is_nested: bool = False) -> dict[str, Any]:
+def peft_config(adapter: Adapter, n_blocks: int, first: Alpha | None = None) -> dict[str, Any]:
     """adapter_config.json of an adapter, without its base model.
 
     Args:
         adapter: The adapter.
         n_blocks: Transformer blocks of the base model.
         first: Alpha to write if it gives the adapter's scale.
-        is_nested: Whether the base model is multimodal.
     """
     spec = adapter.spec
     alpha = alpha_of(spec.scale, spec.rank, first)
@@ -160,7 +161,7 @@ def peft_config(adapter: Adapter, n_blocks: int, first: Alpha | None = None, is_
         "lora_dropout": spec.dropout,
         "bias": "none",
         "inference_mode": True,
-        **(_nested_targets(spec.layers) if is_nested else _targets(spec.layers, n_blocks)),
+        **_targets(spec.layers, n_blocks),
     }
 
 
@@ -169,9 +170,11 @@ def _own_name(name: str, is_nested: bool) -> str:
     return nested_name(name, IN_TRANSFORMERS) if is_nested else name
 
 
-def _nested_targets(layers: Sequence[str]) -> dict[str, Any]:
-    """target_modules that name these layers of a multimodal model, with their full names: its vision part has some of the same last names."""
-    return {"target_modules": [_own_name(layer, True) for layer in sorted(layers, key=_in_model_order)]}
+def _nested(config: Mapping[str, Any], layers: Sequence[str]) -> dict[str, Any]:
+    """The configuration for a multimodal base model: layers by their full names, as its vision part has some of the same last names."""
+    names = [_own_name(layer, True) for layer in sorted(layers, key=_in_model_order)]
+    kept = {key: value for key, value in config.items() if key not in ("layers_to_transform", "layers_pattern")}
+    return {**kept, "target_modules": names}
 
 
 def _targets(layers: Sequence[str], n_blocks: int) -> dict[str, Any]:

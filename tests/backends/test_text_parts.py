@@ -10,10 +10,11 @@ import pytest
 
 from mlxtune.backends.adapter import Adapter, write_adapter
 from mlxtune.backends.base import Backend, ConvertSpec
+from mlxtune.data.batches import build_batches, shared_prefix
 from mlxtune.models.base_model import fingerprint
 from mlxtune.models.source import read_config
 from mlxtune.models.tokenizer import load_tokenizer
-from tests.adapted import BACKENDS, adapter_on, backend_named
+from tests.adapted import BACKENDS, adapter_on, assert_equal, backend_named, examples_of, gradient_of
 from tests.multimodal import CASES, PLAIN, tiny_multimodal, vision_weights
 from tests.tiny import stored_tensors, tiny_model
 
@@ -109,6 +110,20 @@ def test_all_layouts_are_one_base_to_an_adapter(folders: dict[tuple[str, str], P
     for family in ("qwen2_vl", "qwen3_vl", "gemma3"):
         plain = tiny_model(tmp_path / family, PLAIN[family])
         assert {fingerprint(folders[family, layout]) for layout in layouts_of(family)} == {fingerprint(plain)}
+
+
+@pytest.mark.parametrize(("family", "layout"), CASES)
+def test_a_step_is_that_of_the_plain_family(
+    folders: dict[tuple[str, str], Path], tmp_path: Path, family: str, layout: str, backend: Backend
+) -> None:
+    plain = tiny_model(tmp_path / "plain", PLAIN[family], tied=family != "qwen2_5_vl")
+    examples, _ = examples_of(plain, tmp_path)
+    gradients = []
+    for folder in (plain, folders[family, layout]):
+        model = backend.load(folder)
+        model.attach_lora(*adapter_on(model.architecture, rank=2))
+        gradients.append(gradient_of(model, build_batches(examples, [[0, 1, 2, 3]], shared_prefix(examples))))
+    assert_equal(*gradients)
 
 
 @pytest.mark.parametrize("family", PLAIN)

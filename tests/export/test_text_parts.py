@@ -99,6 +99,21 @@ def test_mlx_lm_puts_a_runs_adapter_onto_the_whole_model(tmp_path: Path, family:
     assert open_source(run, chosen().backend).is_nested
 
 
+def test_a_run_on_the_quantized_text_part_has_the_names_of_the_whole_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLXTUNE_CACHE", str(tmp_path / "cache"))
+    base = tiny_multimodal(tmp_path / "base", "qwen3_vl")
+    model = {"quantize": {"bits": 4, "group_size": 32}}
+    recipe = load_recipe(write_recipe(tmp_path / "recipe", base, model=model, train={"max_steps": 1}))
+    run = tune(recipe, chosen(), tmp_path / "run").run
+    assert read_adapter(run.adapter).is_nested
+    source = open_source(run, chosen().backend)
+    assert source.config["quantization"]["bits"] == 4 and source.config["model_type"] == "qwen3"
+    stored = read_safetensors(export_peft(source, tmp_path / "peft").path / "adapter_model.safetensors")
+    assert all(name.startswith("base_model.model.model.language_model.layers.") for name in stored) and stored
+
+
 @pytest.mark.parametrize("form", ["peft", "mlx-lm"])
 def test_an_adapter_of_the_whole_model_becomes_a_run_with_mlx_lms_names(tmp_path: Path, form: str) -> None:
     base = tiny_multimodal(tmp_path / "base", "qwen3_vl")
