@@ -31,7 +31,7 @@ VISION: dict[str, dict[str, Any]] = {
     "gemma3": {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
                "image_size": 16, "patch_size": 4},
 }  # fmt: skip
-VISION_WEIGHTS = {
+VISION_WEIGHTS: dict[str, dict[str, tuple[int, ...]]] = {
     "qwen2_vl": {"visual.merger.ln_q.weight": (32,), "visual.patch_embed.proj.weight": (32, 3, 2, 4, 4)},
     "qwen2_5_vl": {"visual.merger.ln_q.weight": (32,), "visual.patch_embed.proj.weight": (32, 3, 2, 4, 4)},
     "qwen3_vl": {"visual.patch_embed.proj.bias": (32,), "visual.patch_embed.proj.weight": (32, 3, 2, 4, 4)},

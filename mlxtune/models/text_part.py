@@ -76,7 +76,8 @@ OTHER_PARTS = re.compile(r"(model\.)?(visual|vision_tower|multi_modal_projector|
 
 def is_multimodal(config: Mapping[str, Any]) -> bool:
     """Whether a config.json is of a multimodal family whose text part is known."""
-    return config.get("model_type") in TEXT_FAMILIES
+    model_type = config.get("model_type")
+    return isinstance(model_type, str) and model_type in TEXT_FAMILIES
 
 
 def text_name(name: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -189,15 +190,21 @@ def test_a_fused_model_is_a_text_model_of_base_and_adapter(
 
 
 def test_a_chat_template_in_the_processors_file_is_read_and_handed_on(tmp_path: Path, backend: Backend) -> None:
-    import json
+    from transformers import AutoTokenizer
 
     folder = tiny_multimodal(tmp_path / "base", "qwen2_5_vl")
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     template = settings.pop("chat_template")
     expected = load_tokenizer(folder).prompt([{"role": "user", "content": "pay"}])
+    settings |= {"processor_class": "Gemma3Processor", "extra_special_tokens": {"image_token": "<|im_start|>"}}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     (folder / "chat_template.json").write_text(json.dumps({"chat_template": template}))
     out = backend.convert(folder, tmp_path / "out", ConvertSpec()).folder
     for place in (folder, out):
         assert load_tokenizer(place).prompt([{"role": "user", "content": "pay"}]) == expected
+    theirs = AutoTokenizer.from_pretrained(out)
+    assert (
+        theirs.apply_chat_template([{"role": "user", "content": "pay"}], add_generation_prompt=True, return_dict=False)
+        == expected
+    )
     assert (out / "chat_template.jinja").read_text() == template and not (out / "chat_template.json").exists()

@@ -189,6 +189,12 @@ def test_where_whole_and_text_part_disagree_the_weights_say_whether_the_head_is_
     assert settled(folder, read_config(folder))["tie_word_embeddings"] == tied
 
 
+@pytest.mark.parametrize("model_type", [None, 3, ["qwen3_vl"]])
+def test_a_model_type_that_is_no_name_is_refused_as_such(model_type: Any) -> None:
+    with pytest.raises(ModelError, match="expected the name of a model family under 'model_type'"):
+        backend_named("mlx").architecture({"model_type": model_type})
+
+
 def test_a_text_model_is_left_as_it_is(tmp_path: Path) -> None:
     folder = tiny_model(tmp_path / "base")
     assert text_config(tiny_config("qwen3")) == tiny_config("qwen3")
