@@ -5,7 +5,6 @@ run = adapter_run(tmp_path, base, lora={"rank": 8, "rslora": True})
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from mlxtune.backends.adapter import Adapter, write_adapter
 from mlxtune.backends.base import Backend, LoraSpec
 from mlxtune.models.base_model import fingerprint
+from mlxtune.models.source import read_config
 from mlxtune.recipe.load import load_recipe
 from mlxtune.runs.folder import RunFolder, new_run
 from tests.architectures import linear_layers, lora_layers
@@ -25,8 +25,8 @@ IDS = [5, 17, 256, 300, 41, 42, 43, 7, 380]
 
 
 def config_of(folder: Path) -> dict[str, Any]:
-    """config.json of a model folder."""
-    return dict(json.loads((folder / "config.json").read_text()))
+    """config.json of a model folder; of a multimodal model, that of its text part."""
+    return read_config(folder)
 
 
 def random_weights(

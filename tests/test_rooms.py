@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "mlxtune"
 BACKEND_LIBRARIES = {"mlx": "mlx", "mlx_lm": "mlx", "torch": "torch", "peft": "torch", "accelerate": "torch"}
 # The files outside backends/torch that import transformers, and what they take: no model class, which needs torch.
 OF_TRANSFORMERS = {
+    Path("models/text_part.py"): {"AutoConfig"},
     Path("models/tokenizer.py"): {"AutoTokenizer", "PreTrainedTokenizerFast"},
     Path("backends/transformers_config.py"): {"AutoConfig"},
 }
@@ -34,13 +35,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "recipe": {"errors", "evaluation/metrics"},  # which metrics there are; nothing is computed
     "runs": {*LOW, "recipe"},
     "backends/shapes": set(),
+    "models/text_part": {"errors"},
     "backends/experts": set(),
-    "backends/architecture": {"errors", "backends/experts"},
+    "backends/architecture": {"errors", "models/text_part", "backends/experts"},
     "backends/base": {"backends/shapes", "backends/architecture"},
-    "backends/adapter": {*LOW, "backends/base", "backends/experts"},
+    "backends/adapter": {*LOW, "models/text_part", "backends/base", "backends/experts"},
     "backends/state": LOW,
-    "models": {*LOW, "recipe", "backends/base"},
-    "backends": {"errors", "models", "backends/experts", "backends/architecture", "backends/base", "backends/adapter", "backends/state", "backends/shapes"},
+    "models": {*LOW, "recipe", "models/text_part", "backends/base"},
+    "backends": {"errors", "models", "models/text_part", "backends/experts", "backends/architecture", "backends/base", "backends/adapter", "backends/state", "backends/shapes"},
     "data": {*LOW, "recipe", "chat", "models", "backends/base", "backends/shapes"},
     "training": {
         *LOW, "version", "recipe", "runs", "models", "backends/experts", "backends/architecture", "backends/base", "backends/adapter", "backends/state", "backends/shapes",
@@ -85,7 +87,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "report/charts", "report/blocks", "report/contents", "report/values", "report/fact_values",
     },
     "export": {
-        *LOW, "version", "progress", "markdown", "json_values", "export/verification", "recipe", "runs", "models", "backends/experts", "backends/architecture", "backends/base", "backends/adapter", "data",
+        *LOW, "version", "progress", "markdown", "json_values", "export/verification", "recipe", "runs", "models", "models/text_part", "backends/experts", "backends/architecture", "backends/base", "backends/adapter", "data",
         "evaluation", "evaluation/metrics", "evaluation/fields", "evaluation/predict",
         "report/words", "report/blocks", "report/markdown_page", "report/sections",
     },

@@ -14,7 +14,8 @@ import itertools
 import json
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,52 @@ SEED = 0
 
 # A bicycle shop: kind -> price of a day.
 BICYCLES = {"city bike": 12, "mountain bike": 18, "cargo bike": 25, "children's bike": 8, "tandem": 30, "unicycle": 20}
-HELD_OUT = {"valid": ["tandem"], "test": ["unicycle"]}  # conversations about these are in no other split
-DAYS = (1, 2, 3, 5, 7)
-SHOPS = {"the station": "Main Street 4", "the lake": "Harbour Road 12", "the old town": "Bridge Lane 7"}
-OPENINGS = ("I would like to rent a {bicycle}.", "Do you have a {bicycle} for rent?", "How much is a {bicycle}?")
-PLACES = ("I will fetch it at {shop}.", "At {shop}, please.", "{shop} is best for me.")
+SHOPS = {
+    "the station": "Main Street 4", "the lake": "Harbour Road 12", "the old town": "Bridge Lane 7",
+    "the airport": "Terminal Square 1", "the museum": "Castle Hill 30",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Customers:
+    """Those of one split. Nothing that they rent or say is in another split, so that none of its conversations is nearly one of another."""
+
+    bicycles: Sequence[str]
+    shops: Sequence[str]
+    days: Mapping[int, str]
+    openings: Sequence[str]
+    places: Sequence[str]
+
+
+CUSTOMERS = {
+    "train": Customers(
+        ["city bike", "mountain bike", "cargo bike", "children's bike"],
+        ["the lake", "the old town", "the station"],
+        {1: "For one day.", 2: "For 2 days.", 3: "For 3 days.", 5: "For 5 days.", 7: "For 7 days."},
+        ["I would like to rent a {bicycle}.", "Do you have a {bicycle} for rent?", "How much is a {bicycle}?"],
+        ["I will fetch it at {shop}.", "At {shop}, please.", "{shop} is best for me."],
+    ),
+    "valid": Customers(
+        ["tandem"],
+        ["the airport"],
+        {1: "Just until tomorrow.", 4: "We need it from Monday to Thursday, so 4.", 6: "6 would be right for us."},
+        [
+            "Good morning, my wife and I want to go out on a {bicycle}. What do you charge?",
+            "Can we get a {bicycle} from you?",
+        ],
+        ["We land at noon, so {shop} would suit us.", "Could you bring it to {shop}?"],
+    ),
+    "test": Customers(
+        ["unicycle"],
+        ["the museum"],
+        {1: "Only today, I think.", 8: "8, from this weekend on.", 10: "Make it 10, I am a beginner."},
+        ["Hello! My daughter asks for a {bicycle}, is there one?", "What does it cost me to try a {bicycle}?"],
+        ["Then I come to {shop} after school.", "Which one is nearest? I live beside {shop}."],
+    ),
+}
 # System message -> how the shop answers under it; None sends no system message.
 MANNERS: dict[str | None, tuple[str, str]] = {
-    None: ("A {bicycle} is {price} euros a day. For how many days?", "{days} cost {total} euros. Where will you fetch it?"),
+    None: ("A {bicycle} is {price} euros a day. For how many days?", "That is {total} euros for {days}. Where will you fetch it?"),
     "You rent out bicycles. Answer in as few words as you can.": ("{price} euros a day. How many?", "{total} euros. Which shop?"),
     "You rent out bicycles. Be warm and polite.": (
         "With pleasure! A {bicycle} is {price} euros a day. May I ask for how many days you need it?",
@@ -82,28 +121,30 @@ TASKS: dict[str, dict[str, str]] = {
 }  # fmt: skip
 
 
-def chats(bicycles: Sequence[str]) -> list[dict[str, Any]]:
-    """Conversations of the shop about some bicycles, in a drawn order."""
-    kinds = list(itertools.product(bicycles, DAYS, MANNERS))
+def chats(customers: Customers) -> list[dict[str, Any]]:
+    """Conversations of the shop with some customers, in a drawn order."""
+    kinds = list(itertools.product(customers.bicycles, customers.days, MANNERS))
     draw = random.Random(SEED)
     draw.shuffle(kinds)
-    return [{"messages": _chat(*kind, draw)} for kind in kinds]
+    return [{"messages": _chat(customers, *kind, draw)} for kind in kinds]
 
 
-def _chat(bicycle: str, days: int, system: str | None, draw: random.Random) -> list[dict[str, str]]:
+def _chat(
+    customers: Customers, bicycle: str, days: int, system: str | None, draw: random.Random
+) -> list[dict[str, str]]:
     price = BICYCLES[bicycle]
-    shop = draw.choice(sorted(SHOPS))
+    shop = draw.choice(customers.shops)
     words = {
-        "bicycle": bicycle, "price": price, "total": price * days, "days": "One day" if days == 1 else f"{days} days",
+        "bicycle": bicycle, "price": price, "total": price * days, "days": "one day" if days == 1 else f"{days} days",
         "shop": shop, "street": SHOPS[shop],
     }  # fmt: skip
     asks, adds_up = MANNERS[system]
     turns = [
-        ("user", draw.choice(OPENINGS)),
+        ("user", draw.choice(customers.openings)),
         ("assistant", asks),
-        ("user", "For one day." if days == 1 else f"For {days} days."),
+        ("user", customers.days[days]),
         ("assistant", adds_up),
-        ("user", draw.choice(PLACES)),
+        ("user", draw.choice(customers.places)),
         ("assistant", CLOSINGS[system]),
     ]
     turns = turns[: draw.choice((2, 4, 6, 6))]
@@ -129,11 +170,9 @@ def instructions() -> list[dict[str, Any]]:
 def files() -> dict[Path, str]:
     """Each file, under the repository's root, and what it holds."""
     found = {}
-    held_out = [bicycle for bicycles in HELD_OUT.values() for bicycle in bicycles]
     records = iter(instructions())
     for name, size in SIZES.items():
-        chosen = HELD_OUT.get(name, [bicycle for bicycle in BICYCLES if bicycle not in held_out])
-        lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in chats(chosen)[:size]]
+        lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in chats(CUSTOMERS[name])[:size]]
         found[Path("data", "chat", f"{name}.jsonl")] = "".join(lines)
         text = json.dumps(list(itertools.islice(records, size)), ensure_ascii=False, indent=1)
         found[Path("data", "alpaca", f"{name}.json")] = text + "\n"

@@ -21,6 +21,7 @@ from mlxtune.backends.base import LoraSpec
 from mlxtune.backends.experts import stack_of, stacked, stacks, unstacked
 from mlxtune.errors import AdapterError
 from mlxtune.files import read_safetensors, whole_folder, write_json, write_safetensors
+from mlxtune.models.text_part import IN_MLX_LM, nested_name, text_name
 
 WEIGHTS_FILE = "adapters.safetensors"
 CONFIG_FILE = "adapter_config.json"
@@ -30,11 +31,19 @@ Weights = Mapping[str, NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter: its spec, its values (LAYER.lora_A (r, in), LAYER.lora_B (out, r)), and the base it was made for."""
+    """An adapter: its spec, its values (LAYER.lora_A (r, in), LAYER.lora_B (out, r)), and the base it was made for.
+
+    Attributes:
+        spec: Names its layers as a text model has them.
+        weights: Likewise.
+        base: The model.
+        is_nested: Whether that is multimodal. mlx-lm has the layers of its text part under longer names, and so have the files.
+    """
 
     spec: LoraSpec
     weights: Weights
     base: str | None = None
+    is_nested: bool = False
 
 
 def initial_weights(spec: LoraSpec, shapes: Mapping[str, tuple[int, int]], seed: int) -> dict[str, NDArray[np.float32]]:
@@ -72,7 +81,10 @@ def write_adapter(folder: Path, adapter: Adapter, n_blocks: int) -> None:
         "lora_parameters": {"rank": spec.rank, "scale": spec.scale, "dropout": spec.dropout, "keys": keys},
         "model": adapter.base,
     }
-    on_disk = {_disk_name(name): _turned(value) for name, value in stacked(adapter.weights).items()}
+    on_disk = {
+        _disk_name(nested_name(name, IN_MLX_LM) if adapter.is_nested else name): _turned(value)
+        for name, value in stacked(adapter.weights).items()
+    }
     with whole_folder(folder) as new:
         write_safetensors(new / WEIGHTS_FILE, on_disk, {"format": "mlx"})
         write_json(new / CONFIG_FILE, config)
@@ -108,10 +120,19 @@ def read_adapter(folder: Path) -> Adapter:
             f"{folder / WEIGHTS_FILE}: expected tensors named *.lora_a and *.lora_b, got {others[0]} and "
             f"{len(others) - 1} others; weights that are no LoRA update cannot be used here"
         )
-    weights = unstacked({_memory_name(name): _turned(value.astype(np.float32)) for name, value in on_disk.items()})
+    names = {name: text_name(name) for name in on_disk}
+    if strange := [name for name, plain in names.items() if plain is None]:
+        raise AdapterError(
+            f"{folder / WEIGHTS_FILE}: adapts {strange[0]}, which is not of the text part of a multimodal model; only an adapter of "
+            "the text part can be used here"
+        )
+    weights = unstacked(
+        {_memory_name(str(names[name])): _turned(value.astype(np.float32)) for name, value in on_disk.items()}
+    )
     layers = tuple(dict.fromkeys(name.rpartition(".")[0] for name in weights))
     base = config.get("model")
-    return Adapter(LoraSpec(rank, scale, dropout, layers), weights, base if isinstance(base, str) else None)
+    is_nested = any(name != plain for name, plain in names.items())
+    return Adapter(LoraSpec(rank, scale, dropout, layers), weights, base if isinstance(base, str) else None, is_nested)
 
 
 def check_fits(adapter: Adapter, shapes: Mapping[str, tuple[int, int]], adapter_name: str, base_name: str) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from mlxtune.backends.experts import EXPERTS, is_expert, number_of, stack_of
 from mlxtune.errors import ModelError
+from mlxtune.models.text_part import text_config
 
 BLOCKS = "model.layers"
 EMBEDDING = "model.embed_tokens"
@@ -271,6 +272,8 @@ ArchitectureOf = Callable[[Mapping[str, Any]], Architecture]
 def described_by(library: str) -> Callable[[Callable[[dict[str, Any]], Architecture]], ArchitectureOf]:
     """Make a backend's `architecture` of a function that builds a library's class: it runs once for a config of the same content.
 
+    Of a multimodal model's config.json, the function gets that of its text part.
+
     Args:
         library: What messages call it.
 
@@ -281,7 +284,7 @@ def described_by(library: str) -> Callable[[Callable[[dict[str, Any]], Architect
     def decorator(make: Callable[[dict[str, Any]], Architecture]) -> ArchitectureOf:
         @functools.lru_cache(maxsize=32)
         def of_text(text: str) -> Architecture:
-            config = json.loads(text)
+            config = text_config(json.loads(text))
             model_type = config.get("model_type")
             if not isinstance(model_type, str):
                 raise ModelError(

@@ -16,6 +16,8 @@ from mlxtune.backends.architecture import Architecture, ArchitectureOf
 from mlxtune.backends.base import ConvertSpec, WrittenModel
 from mlxtune.errors import AdapterError, ModelError
 from mlxtune.models import gguf
+from mlxtune.models.source import left_out
+from mlxtune.models.tokenizer import PROCESSOR_TEMPLATE, TEMPLATE, has_own_template, processor_template
 from mlxtune.models.writing import model_folder
 
 GROUP_SIZES = (32, 64, 128)  # those that MLX has kernels for
@@ -27,6 +29,8 @@ COMPANIONS = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "chat_template*",
     "generation_config.json", "LICENSE*", "NOTICE*",
 )  # fmt: skip
+
+TEXT_ALONE = "what is written is the text part of a multimodal model alone, which reads no images"
 
 # Above this share of the adapter's own size, what requantizing moves is told to the user.
 NOTABLE_LOSS = 0.1
@@ -57,15 +61,24 @@ def convert(
             written = _convert_gguf(source, folder, spec, convert_folder, architecture)
         else:
             written = convert_folder(source, folder, spec, str(source))
-    return WrittenModel(out, written.n_bytes, written.n_parameters, written.bits_per_weight, written.notes)
+    others = left_out(source) if source.is_dir() else None
+    notes = (f"{others.as_text()}; {TEXT_ALONE}", *written.notes) if others else written.notes
+    return WrittenModel(out, written.n_bytes, written.n_parameters, written.bits_per_weight, notes)
 
 
 def copy_companions(source: Path, folder: Path) -> None:
-    """Copy what lies beside a model's weights: tokenizer, chat template, generation settings, licence."""
+    """Copy what lies beside a model's weights: tokenizer, chat template, generation settings, licence.
+
+    A multimodal model's settings for images stay behind. Its chat template may be in the file of its processor alone, which no
+    tokenizer reads: it goes into that of a text model.
+    """
     for pattern in COMPANIONS:
         for file in source.glob(pattern):
-            if file.is_file():
+            if file.is_file() and file.name != PROCESSOR_TEMPLATE:
                 shutil.copyfile(file, folder / file.name)
+    template = processor_template(source)
+    if template is not None and not has_own_template(source):
+        (folder / TEMPLATE).write_text(template, encoding="utf-8")
 
 
 def folder_bytes(folder: Path) -> int:
@@ -149,16 +162,19 @@ def check_fuse(
         )
 
 
-def fuse_notes(losses: Iterable[tuple[float, float]]) -> tuple[str, ...]:
-    """What requantizing cost, where it is worth saying.
+def fuse_notes(base: Path, losses: Iterable[tuple[float, float]]) -> tuple[str, ...]:
+    """That a multimodal base's text part is written alone, and what requantizing cost where it is worth saying.
 
     Args:
+        base: The model folder.
         losses: Of each requantized layer, the squared norm of what packing moved, and that of the update.
     """
+    of_base = (TEXT_ALONE,) if left_out(base) else ()
     moved, size = (sum(values) ** 0.5 for values in zip((0.0, 0.0), *losses, strict=True))
     if size == 0 or moved / size < NOTABLE_LOSS:
-        return ()
+        return of_base
     return (
+        *of_base,
         f"requantizing changed the adapted weights by {moved / size:.0%} of what the adapter changes; evaluate the result, "
         "or fuse without requantizing",
     )

@@ -151,6 +151,10 @@ def evaluate(
                 found, documents, choice.backend, out or found.evaluation(limit), force, progress
             )
         print_json(scores.to_json()) if as_json else click.echo(scores.sentence)
+        if reports and found.run and out is None and limit is None:
+            report = write_report_of(found.run.path)
+            if report is not None and not as_json:
+                click.echo(f"report: {report}")
         return
     request = EvaluationRequest(
         found, out, limit, predictions, decoding, probabilities, repeats, temperature,

@@ -48,6 +48,11 @@ class Example:
         return len(self.prompt) + len(self.reply)
 
     @property
+    def is_document(self) -> bool:
+        """Whether it is a document, or a piece of one: all but its first token is trained on."""
+        return self.n_supervised == self.n_tokens - 1
+
+    @property
     def n_supervised(self) -> int:
         """Tokens that are trained on."""
         return int(np.count_nonzero(self.segments != UNSUPERVISED))

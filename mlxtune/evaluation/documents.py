@@ -6,6 +6,7 @@ found.perplexity        # Estimate(value=14.2, low=12.9, high=15.8)
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from mlxtune.errors import RunError
 from mlxtune.evaluation.metrics.estimates import Draws, Estimate, Floats, estimates
 from mlxtune.evaluation.subject import Subject, load_subject, read_test_rows
 from mlxtune.files import write_json
+from mlxtune.json_values import mapping, read_dataclass
 from mlxtune.progress import SILENT, Progress
 from mlxtune.recipe.sections import AUTO
 from mlxtune.runs.folder import locked
@@ -56,6 +58,11 @@ class DocumentScores:
         return {**asdict(self), "loss": self.loss.to_json(), "perplexity": self.perplexity.to_json(),
                 "folder": str(self.folder)}  # fmt: skip
 
+    @classmethod
+    def from_json(cls, content: Any) -> DocumentScores:
+        """What `to_json` says; raises JsonError as every `from_json` does."""
+        return read_dataclass(cls, {**mapping(content), "folder": Path(content["folder"])})
+
     @property
     def sentence(self) -> str:
         """The scores in a line."""
@@ -65,6 +72,21 @@ class DocumentScores:
             f"perplexity {one.value:.4g}{interval}, loss {self.loss.value:.4g} nats a token: {self.documents:,} documents, "
             f"{self.tokens:,} tokens, in pieces of up to {self.max_tokens:,}"
         )
+
+
+def read_scores(folder: Path) -> DocumentScores | None:
+    """What `measure_documents` wrote into a folder; None where it wrote nothing.
+
+    Raises:
+        RunError: The file is corrupt.
+    """
+    file = folder / PERPLEXITY_FILE
+    try:
+        return DocumentScores.from_json(json.loads(file.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file}: cannot be read: {error}; measure again with mlxtune evaluate --force") from error
 
 
 def read_documents(subject: Subject, limit: int | None = None) -> list[Row] | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mlxtune.export.options import GGUF_TYPE, ExportOptions
+from mlxtune.export.peft_adapter import network_of
 from mlxtune.markdown import markdown_block, markdown_code, markdown_text
 from mlxtune.models.source import HUB_ID
 from mlxtune.recipe.sections import PLACEHOLDER, Recipe, is_local_model
@@ -22,11 +23,13 @@ class HubArtifact:
         format: "peft", "hf", "mlx", "gguf" or "gguf-lora".
         options: As `mlxtune export` takes them.
         file: Name of its file, where the format is one.
+        is_nested: Whether the base model is multimodal, so that PEFT needs the whole of it.
     """
 
     format: str
     options: ExportOptions = field(default_factory=ExportOptions)
     file: str | None = None
+    is_nested: bool = False
 
     @property
     def is_adapter(self) -> bool:
@@ -59,7 +62,7 @@ def usage_lines(artifact: HubArtifact, recipe: Recipe, repository: str, modelfil
     """
     if artifact.format == "peft":
         return [
-            *_titled("transformers and PEFT", _peft(recipe, repository), "python"),
+            *_titled("transformers and PEFT", _peft(recipe, repository, network_of(artifact.is_nested)), "python"),
             "",
             *_titled("mlx-lm", _mlx_adapter(recipe, repository), "python"),
         ]
@@ -90,7 +93,7 @@ def load_line(artifact: HubArtifact, recipe: Recipe, repository: str) -> str:
     base = recipe.model.path if is_hub_model(recipe.model.path) else "BASE"
     kind = (artifact.options.type or GGUF_TYPE).upper()
     return {
-        "peft": f"PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({_literal(base)}), {_literal(repository)})",
+        "peft": f"PeftModel.from_pretrained({network_of(artifact.is_nested)}.from_pretrained({_literal(base)}), {_literal(repository)})",
         "hf": f"AutoModelForCausalLM.from_pretrained({_literal(repository)})",
         "mlx": f'mlx_lm.generate --model {repository} --prompt "..."',
         "gguf": f"llama-cli -hf {repository}:{kind} --jinja",
@@ -102,15 +105,15 @@ def _titled(title: str, code: str, language: str) -> list[str]:
     return [f"### {title}", "", markdown_block(code, language)]
 
 
-def _peft(recipe: Recipe, repository: str) -> str:
+def _peft(recipe: Recipe, repository: str, network: str) -> str:
     revision = f", revision={_literal(recipe.model.revision)}" if recipe.model.revision else ""
     return "\n".join(
         [
             "from peft import PeftModel",
-            "from transformers import AutoModelForCausalLM, AutoTokenizer",
+            f"from transformers import {network}, AutoTokenizer",
             "",
             _base_line(recipe),
-            f"base = AutoModelForCausalLM.from_pretrained(BASE{revision})",
+            f"base = {network}.from_pretrained(BASE{revision})",
             f"model = PeftModel.from_pretrained(base, {_literal(repository)})",
             f"tokenizer = AutoTokenizer.from_pretrained(BASE{revision})",
             *_ask_transformers(recipe),

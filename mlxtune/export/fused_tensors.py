@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from mlxtune.backends.adapter import Adapter
 from mlxtune.backends.architecture import Architecture
 from mlxtune.errors import ExportError, ModelError
-from mlxtune.models.source import TensorPlace, tensor_places, weight_files
+from mlxtune.models.source import TensorPlace, text_weights
 
 CHUNK_VALUES = 1 << 21  # weights in float32 at a time: 8 MB, and a few times that while they are quantized
 
@@ -60,7 +60,7 @@ class FusedTensors:
         self._folder = folder
         self._adapter = adapter
         self._places: dict[str, tuple[Path, TensorPlace]] = {
-            name: (file, place) for file in weight_files(folder) for name, place in tensor_places(file).items()
+            name: (stored.file, stored.place) for name, stored in text_weights(folder).items()
         }
         self._packings = {
             name: _packing(folder, config, name.removesuffix(".weight"))

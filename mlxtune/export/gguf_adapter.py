@@ -72,7 +72,13 @@ def export_gguf_lora(source: ExportSource, out: Path, *, force: bool = False) ->
     with new_file(out, force=force) as new:
         write_gguf(new, architecture.model_type, metadata, tensors)
     load = f"llama-cli -m BASE.gguf --lora {shlex.quote(str(out))}"
-    notes = ("BASE.gguf is the base model's own GGUF, or `mlxtune export RUN --to gguf --base`",)
+    own = "`mlxtune export RUN --to gguf --base`"
+    notes = (
+        f"BASE.gguf is written by {own}: a GGUF of the whole multimodal model is of another architecture, which takes no adapter of "
+        f"{architecture.model_type!r}"
+        if source.is_nested
+        else f"BASE.gguf is the base model's own GGUF, or {own}",
+    )
     return Exported("gguf-lora", out, size_on_disk(out), load, notes)
 
 

@@ -146,7 +146,7 @@ class _Card:
 
 def _card(run: RunFolder, repository: str, backend: Backend, upload: UploadOptions) -> _Card:
     source = open_source(run, backend)
-    artifact = HubArtifact(upload.artifact, upload.options, _file_name(source.recipe, upload))
+    artifact = HubArtifact(upload.artifact, upload.options, _file_name(source.recipe, upload), source.is_nested)
     facts = card_facts(run, source, artifact, repository)
     return _Card(model_card(facts), artifact, facts.notes)
 

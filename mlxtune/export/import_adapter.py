@@ -31,7 +31,7 @@ from mlxtune.export.import_source import AdapterSource
 from mlxtune.export.lora_alpha import Alpha, alpha_of
 from mlxtune.export.peft_adapter import ReadAdapter, read_peft
 from mlxtune.files import write_text
-from mlxtune.models.base_model import base_folder, fingerprint
+from mlxtune.models.base_model import base_folder, fingerprint, is_nested
 from mlxtune.models.source import read_config
 from mlxtune.recipe.sections import LoraSection, Recipe
 from mlxtune.runs.folder import RunFolder, free_run_path
@@ -104,7 +104,11 @@ def import_adapter(
     with new_folder(out, RUN_FILE, force=force) as new:
         run = RunFolder(new)
         write_text(run.recipe_file, recipe.to_yaml())
-        write_adapter(run.adapter, replace(adapter, base=recipe.model.path), architecture.n_blocks)
+        write_adapter(
+            run.adapter,
+            replace(adapter, base=recipe.model.path, is_nested=is_nested(recipe.model)),
+            architecture.n_blocks,
+        )
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         run.update_info(
             created=now,

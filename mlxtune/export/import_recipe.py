@@ -214,7 +214,7 @@ def _train(settings: MlxLmSettings, rows: MlxLmRows, config: Mapping[str, Any]) 
         "weight_decay": _weight_decay(settings),
         "max_grad_norm": None,  # mlx-lm does not clip
         "max_tokens": _max_tokens(settings, rows, config),
-        **({} if rows.is_documents else {"over_long": "drop"}),
+        **({"pack_documents": False} if rows.is_documents else {"over_long": "drop"}),  # a row of a batch is one
         "seed": settings.number("seed", int, 0),
     }
     for key, ours in (("steps_per_eval", "evaluate_every"), ("save_every", "save_every")):

@@ -265,6 +265,8 @@ def _limits(facts: CardFacts) -> list[str]:
             told.append(
                 "The results are of base model plus adapter; what is in this repository was not evaluated itself."
             )
+    if facts.artifact.is_nested and facts.artifact.format != "peft":
+        told.append("It is the text part of the base model: it reads no images.")
     if facts.recipe.model.quantize is not None and facts.artifact.is_adapter:
         told.append("The adapter was trained on the quantized base model; on the plain one it was not evaluated.")
     elif facts.recipe.model.path.endswith(".gguf") and facts.artifact.is_adapter:

@@ -25,12 +25,13 @@ from mlxtune.backends.adapter import Adapter
 from mlxtune.backends.architecture import GROUPS, USUAL_ORDER, in_usual_order
 from mlxtune.backends.base import LoraSpec
 from mlxtune.backends.experts import is_expert
-from mlxtune.errors import AdapterError
+from mlxtune.errors import AdapterError, ExportError
 from mlxtune.export.exported import Exported, new_folder, size_on_disk
 from mlxtune.export.lora_alpha import Alpha, alpha_of
 from mlxtune.export.peft_experts import is_of_experts, layers_of, parameter_of, parameter_updates
 from mlxtune.export.source import ExportSource
 from mlxtune.files import read_safetensors, write_json, write_safetensors
+from mlxtune.models.text_part import IN_TRANSFORMERS, nested_name, text_name
 from mlxtune.recipe.sections import is_local_model
 
 FORMAT = "peft"
@@ -113,7 +114,14 @@ def export_peft(source: ExportSource, out: Path, *, force: bool = False) -> Expo
     adapter, recipe = source.trained, source.recipe
     n_blocks = int(source.config["num_hidden_layers"])
     has_experts = source.architecture.experts_per_token > 0
+    if source.is_nested and has_experts and any(map(_is_in_mlp, adapter.spec.layers)):
+        raise ExportError(
+            f"{source.run}: adapts the MLPs of a multimodal model with experts, which transformers keeps in another way than its text "
+            "models; write --to hf, the text model with the adapter folded in"
+        )
     config = peft_config(adapter, n_blocks, Alpha(recipe.lora.alpha, recipe.lora.rslora), has_experts)
+    if source.is_nested:
+        config = _nested(config, adapter.spec.layers)
     base, notes = _base(source)
     if config["lora_dropout"] != adapter.spec.dropout:
         notes.append("lora_dropout is 0: PEFT has none for experts; only training further in PEFT would use it")
@@ -126,16 +134,25 @@ def export_peft(source: ExportSource, out: Path, *, force: bool = False) -> Expo
     factors = {name: value for name, value in adapter.weights.items() if not is_expert(name)}
     for update in parameter_updates(adapter.weights):
         factors |= {f"{update.module}.lora_A": update.a, f"{update.module}.lora_B": update.b}
-    tensors = {f"{PREFIX}{name}.weight": np.ascontiguousarray(value, np.float32) for name, value in factors.items()}
+    tensors = {
+        f"{PREFIX}{_own_name(name, source.is_nested)}.weight": np.ascontiguousarray(value, np.float32)
+        for name, value in factors.items()
+    }
     with new_folder(out, CONFIG_FILE, force=force) as folder:
         write_json(folder / CONFIG_FILE, {**config, "base_model_name_or_path": base, "revision": recipe.model.revision})
         write_safetensors(folder / WEIGHTS_FILE, tensors, {"format": "pt"})
     revision = f", revision={recipe.model.revision!r}" if recipe.model.revision else ""
+    network = network_of(source.is_nested)
     load = (
-        "from peft import PeftModel; from transformers import AutoModelForCausalLM; model = PeftModel.from_pretrained("
-        f"AutoModelForCausalLM.from_pretrained({base or 'BASE'!r}{revision}), {str(out)!r})"
+        f"from peft import PeftModel; from transformers import {network}; model = PeftModel.from_pretrained("
+        f"{network}.from_pretrained({base or 'BASE'!r}{revision}), {str(out)!r})"
     )
     return Exported(FORMAT, out, size_on_disk(out), load, tuple(notes))
+
+
+def network_of(is_nested: bool) -> str:
+    """transformers' class that loads a base model for PEFT: whole, where it is multimodal, as the adapter names its layers."""
+    return "AutoModelForImageTextToText" if is_nested else "AutoModelForCausalLM"
 
 
 def peft_config(
@@ -202,6 +219,18 @@ def _is_in_mlp(layer: str) -> bool:
 
 def _written(alpha: float) -> float:
     return int(alpha) if float(alpha).is_integer() else alpha
+
+
+def _own_name(name: str, is_nested: bool) -> str:
+    """What the base model itself calls a layer or weight."""
+    return nested_name(name, IN_TRANSFORMERS) if is_nested else name
+
+
+def _nested(config: Mapping[str, Any], layers: Sequence[str]) -> dict[str, Any]:
+    """The configuration for a multimodal base model: layers by their full names, as its vision part has some of the same last names."""
+    names = [_own_name(layer, True) for layer in sorted(layers, key=_in_model_order)]
+    kept = {key: value for key, value in config.items() if key not in ("layers_to_transform", "layers_pattern")}
+    return {**kept, "target_modules": names}
 
 
 def _targets(layers: Sequence[str], n_blocks: int) -> dict[str, Any]:
@@ -275,12 +304,18 @@ def read_peft(folder: Path) -> ReadAdapter:
         if not is_of_experts(module):
             scales[module] = _scale(module, a.shape[0], config, folder)
             continue
+        if text_name(module) != module:
+            raise AdapterError(
+                f"{folder}: has an update of {module}, experts of a multimodal model, which transformers keeps in another way than its "
+                f"text models; {_MERGE}"
+            )
         parameter = parameter_of(module, modules, config.get("target_parameters") or [])
         own_rank = _by_pattern(config.get("rank_pattern") or {}, parameter, config["r"], folder)
         own = layers_of(parameter, a, b, own_rank)
         scales |= dict.fromkeys(own, _scale(parameter, own_rank, config, folder))
         factors = {layer: pair for layer, pair in factors.items() if layer != module} | own
     layers = sorted(factors, key=_in_model_order)
+    plain = {layer: _text_layer(layer, folder) for layer in layers}
     rank = max(a.shape[0] for a, _ in factors.values())
     scale = Counter(scales.values()).most_common(1)[0][0]
     weights: dict[str, NDArray[np.float32]] = {}
@@ -292,13 +327,13 @@ def read_peft(folder: Path) -> ReadAdapter:
         if ratio != 1.0 and not np.array_equal(folded.astype(np.float64) / ratio, b.astype(np.float64)):
             rounded.append(layer)
         missing = rank - a.shape[0]
-        weights[f"{layer}.lora_A"] = np.ascontiguousarray(np.pad(a, ((0, missing), (0, 0))))
-        weights[f"{layer}.lora_B"] = np.ascontiguousarray(np.pad(folded, ((0, 0), (0, missing))))
+        weights[f"{plain[layer]}.lora_A"] = np.ascontiguousarray(np.pad(a, ((0, missing), (0, 0))))
+        weights[f"{plain[layer]}.lora_B"] = np.ascontiguousarray(np.pad(folded, ((0, 0), (0, missing))))
     notes = (
         f"{len(rounded)} of {len(layers)} layers have another scale than {scale:g}, which is multiplied into their B and "
         "rounded to float32 (relative error 6e-8 at most)",
     )
-    spec = LoraSpec(rank, scale, float(config.get("lora_dropout") or 0.0), tuple(layers))
+    spec = LoraSpec(rank, scale, float(config.get("lora_dropout") or 0.0), tuple(plain.values()))
     base = config.get("base_model_name_or_path")
     return ReadAdapter(
         Adapter(spec, weights, base if isinstance(base, str) and base else None), notes if rounded else ()
@@ -378,6 +413,17 @@ def _factors(folder: Path) -> dict[str, tuple[NDArray[np.float32], NDArray[np.fl
             shapes = ", ".join(f"lora_{name} {' x '.join(map(str, half.shape))}" for name, half in sorted(pair.items()))
             raise AdapterError(f"{file}: {layer}: expected lora_A (rank x in) and lora_B (out x rank), got {shapes}")
     return {layer: (pair["A"], pair["B"]) for layer, pair in halves.items()}
+
+
+def _text_layer(layer: str, folder: Path) -> str:
+    """What a text model calls a layer, which may be of a multimodal model."""
+    plain = text_name(layer)
+    if plain is None:
+        raise AdapterError(
+            f"{folder / WEIGHTS_FILE}: has an update of {layer}, which is not of the text part of a multimodal model; only an "
+            "adapter of the text part can be used here"
+        )
+    return plain
 
 
 def _is_targeted(layer: str, config: Mapping[str, Any], folder: Path) -> bool:

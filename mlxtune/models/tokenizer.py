@@ -12,9 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from mlxtune.errors import ModelError
+from mlxtune.models.text_part import TEXT_CONFIG
 
 TOKENIZER_SUFFIXES = (".json", ".txt", ".model", ".jinja")  # of the files that a tokenizer is made of, or its stops
 END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>")  # what pre-training puts between documents
+TEMPLATE = "chat_template.jinja"
+PROCESSOR_TEMPLATE = (
+    "chat_template.json"  # of a multimodal model's processor, which transformers' tokenizers do not read
+)
 _BLOCK = 512  # texts encoded at a time: the tokenizer's own record of a text takes many times the text's memory
 _SENTINEL = "mlxtune-reply"  # stands for an assistant's reply while we look at what the chat template puts after it
 
@@ -212,16 +217,37 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         hf = kind.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # transformers raises OSError, ValueError and the tokenizers library's bare Exception
         raise ModelError(f"{folder}: its tokenizer cannot be read: {str(error).splitlines()[0]}") from error
+    if not hf.chat_template and (template := processor_template(folder)) is not None:
+        hf.chat_template = template
     return Tokenizer(hf, _model_eos(folder), str(folder), folder)
 
 
+def processor_template(folder: Path) -> str | None:
+    """The chat template in the file of a multimodal model's processor; None where there is none."""
+    template = _settings(folder / PROCESSOR_TEMPLATE).get("chat_template")
+    return template if isinstance(template, str) else None
+
+
+def has_own_template(folder: Path) -> bool:
+    """Whether a folder has a chat template where transformers' tokenizers look for it."""
+    return (folder / TEMPLATE).is_file() or bool(_settings(folder / "tokenizer_config.json").get("chat_template"))
+
+
 def _model_eos(folder: Path) -> list[int]:
-    """End-of-text ids that the model's configuration names, alone or in a list."""
+    """End-of-text ids that the model's configuration names, alone or in a list; a multimodal model's may be of its text part."""
+    config = _settings(folder / "config.json")
+    nested = config.get(TEXT_CONFIG)
     found: list[int] = []
-    for name in ("generation_config.json", "config.json"):
-        try:
-            value = json.loads((folder / name).read_text(encoding="utf-8")).get("eos_token_id")
-        except (OSError, ValueError):
-            continue
+    for settings in (_settings(folder / "generation_config.json"), config, nested if isinstance(nested, dict) else {}):
+        value = settings.get("eos_token_id")
         found += value if isinstance(value, list) else [value] if isinstance(value, int) else []
     return found
+
+
+def _settings(file: Path) -> dict[str, Any]:
+    """A JSON file's keys with values; none where it cannot be read."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

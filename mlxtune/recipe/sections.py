@@ -431,6 +431,9 @@ class TrainSection(Section):
     """Longest row in tokens, prompt and reply."""
     over_long: Literal["refuse", "drop"] = "refuse"
     """What to do with longer rows: refuse to train, naming them, or drop them, naming them. Documents are split instead."""
+    pack_documents: bool = True
+    """Join short documents into rows of up to max_tokens, so that a step is of about as many tokens whatever their length. No token sees
+    another document. Only documents (data.format: text) are joined."""
     supervise: Literal["last", "all"] = "last"
     """Which turns of a conversation are trained: the assistant's last, or every one of the assistant's."""
     evaluate_every: int | None = Field(None, ge=1)
@@ -453,6 +456,11 @@ class TrainSection(Section):
     def rows_per_step(self) -> int:
         """Rows an optimizer step."""
         return self.batch_size * self.gradient_accumulation
+
+    @property
+    def pack_to(self) -> int | None:
+        """Most tokens of a row of joined documents; None where they are not joined."""
+        return self.max_tokens if self.pack_documents else None
 
 
 def _conditions(value: object) -> object:
@@ -575,6 +583,8 @@ class Recipe(Section):
         """Keys that mean nothing for data of a format, and why; none for `auto`, before a file has been looked at."""
         if found == AUTO:
             return []
+        if found != DOCUMENTS and not self.train.pack_documents:
+            return [("train.pack_documents", "only documents (data.format: text) are joined; remove it")]
         if found == ROWS:
             alone = "rows have one reply each; remove it, or set data.format to a format of conversations"
             return [("train.supervise", alone)] if self.train.supervise == "all" else []

@@ -781,6 +781,12 @@ PHRASES: dict[str, Phrase] = {
         "The model before tuning was not evaluated on these rows; evaluate it with `{command}`.",
         "尚未在同一测试集上评估微调前的模型；可运行 `{command}`。",
     ),
+    "headline.perplexity": Phrase("perplexity of the test documents", "测试文档的困惑度"),
+    "headline.loss": Phrase("loss (nats a token)", "损失（nat / 词元）"),
+    "headline.documents": Phrase(
+        "Measured on {documents:,} documents of {tokens:,} tokens, in pieces of up to {longest:,} tokens; both are better where they are lower.",
+        "在 {documents:,} 篇文档（{tokens:,} 个词元，每段至多 {longest:,} 个）上测得；两项都是越低越好。",
+    ),
     "headline.notes": Phrase("Notes of the evaluation", "评估备注"),
     "headline.change.better": Phrase("better than before: {change}", "优于微调前：{change}"),
     "headline.change.worse": Phrase("worse than before: {change}", "不如微调前：{change}"),

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mlxtune.data.examples import Example
+from mlxtune.data.packing import step_rows
 from mlxtune.errors import TrainingError
 from mlxtune.recipe.sections import ModelSection, Quantize, Recipe
 from mlxtune.training.activations import PassShape
@@ -114,7 +115,7 @@ def _sized(workload: Workload, examples: Sequence[Example]) -> Fit:
     size = resolve_tokens_per_pass(workload, examples)
     workload = workload.with_recipe(workload.recipe.with_tokens_per_pass(size))
     train = workload.recipe.train
-    bound = Fit(workload, estimated_memory(workload, largest_passes(examples, train.rows_per_step, size)))
+    bound = Fit(workload, estimated_memory(workload, largest_passes(examples, train, size)))
     if bound.fits:
         return bound
     return Fit(workload, estimated_memory(workload, _first_epoch(workload.recipe, examples)))
@@ -122,8 +123,8 @@ def _sized(workload: Workload, examples: Sequence[Example]) -> Fit:
 
 def _first_epoch(recipe: Recipe, examples: Sequence[Example]) -> list[PassShape]:
     train = recipe.train
-    sampler = BatchSampler(examples, train.rows_per_step, int(train.tokens_per_pass), train.seed)
-    steps = range(1, Steps.of(len(examples), recipe).per_epoch + 1)
+    sampler = BatchSampler(examples, train.rows_per_step, int(train.tokens_per_pass), train.seed, train.pack_to)
+    steps = range(1, Steps.of(len(step_rows(examples, train.pack_to)), recipe).per_epoch + 1)
     return [shape for step in steps for shape in pass_shapes(sampler.step(step))]
 
 

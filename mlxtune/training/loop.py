@@ -18,10 +18,12 @@ from mlxtune.backends.base import Backend, Batch, LoraSpec, Model, OptimizerSpec
 from mlxtune.backends.state import read_state
 from mlxtune.data.batches import build_batches, epoch_order, shared_prefix
 from mlxtune.data.examples import Example
+from mlxtune.data.packing import step_rows
 from mlxtune.data.passes import PASS_COST, plan_passes
 from mlxtune.data.template import ReplyTemplate
 from mlxtune.errors import TrainingError
 from mlxtune.files import to_disk, write_text
+from mlxtune.models.base_model import is_nested
 from mlxtune.recipe.sections import AUTO, VALID_LOSS, Recipe, TrainSection
 from mlxtune.runs.events import Event, read_events, read_lines
 from mlxtune.runs.folder import RunFolder
@@ -49,10 +51,10 @@ class Steps:
     planned: int  # without train.max_steps: what the schedule is laid out for
 
     @classmethod
-    def of(cls, n_examples: int, recipe: Recipe) -> Steps:
+    def of(cls, n_rows: int, recipe: Recipe) -> Steps:
         """The last short step of an epoch counts."""
         train = recipe.train
-        per_epoch = math.ceil(n_examples / train.rows_per_step)
+        per_epoch = math.ceil(n_rows / train.rows_per_step)
         planned = per_epoch * train.epochs
         return cls(per_epoch, min(planned, train.max_steps or planned), planned)
 
@@ -156,13 +158,14 @@ class _Training:
         settings = recipe.train
         self._model, self._backend, self._spec, self._run = model, backend, spec, run
         self._recipe, self._settings, self._measure = recipe, settings, measure
-        self._steps = steps = Steps.of(len(examples), recipe)
+        self._is_nested = is_nested(recipe.model)
+        self._steps = steps = Steps.of(len(step_rows(examples, settings.pack_to)), recipe)
         warmup = round(settings.warmup_ratio * steps.planned)
         self._schedule = Schedule(settings.schedule, settings.learning_rate, steps.planned, warmup)
         template = ReplyTemplate(recipe.output)
         self._segments, self._label_fields = template.segments, template.label_fields
         at_once = _tokens_per_pass(settings)
-        self._sampler = BatchSampler(examples, settings.rows_per_step, at_once, settings.seed)
+        self._sampler = BatchSampler(examples, settings.rows_per_step, at_once, settings.seed, settings.pack_to)
         self._validation = fixed_batches(validation, at_once)
         sample = [examples[index] for index in fixed_sample(len(examples), settings.seed)]
         self._sample = fixed_batches(sample, at_once)
@@ -333,7 +336,8 @@ class _Training:
         if best and progress.best and progress.best.step != step:
             weights = read_state(self._checkpoints.path_of(progress.best), self._spec.layers).weights
             step = progress.best.step
-        write_adapter(self._run.adapter, Adapter(self._spec, weights, self._recipe.model.path), _blocks(self._model))
+        adapter = Adapter(self._spec, weights, self._recipe.model.path, self._is_nested)
+        write_adapter(self._run.adapter, adapter, _blocks(self._model))
         return step
 
     def _out_of_patience(self) -> str | None:
@@ -356,14 +360,23 @@ class BatchSampler:
         rows_per_step: Rows a step.
         tokens_per_pass: Most positions of a pass, the shared prefix not counted.
         seed: The run's seed.
+        pack_to: Most tokens of a row of joined documents; None joins none.
     """
 
-    def __init__(self, examples: Sequence[Example], rows_per_step: int, tokens_per_pass: int, seed: int) -> None:
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        rows_per_step: int,
+        tokens_per_pass: int,
+        seed: int,
+        pack_to: int | None = None,
+    ) -> None:
         self._examples = examples
         self._prefix = shared_prefix(examples)
         self._lengths = _own_lengths(examples, self._prefix)
         self._rows_per_step, self._tokens_per_pass, self._seed = rows_per_step, tokens_per_pass, seed
-        self._per_epoch = math.ceil(len(examples) / rows_per_step)
+        self._rows = step_rows(examples, pack_to)
+        self._per_epoch = math.ceil(len(self._rows) / rows_per_step)
         self._epoch = -1
         self._steps: list[list[int]] = []
 
@@ -372,13 +385,13 @@ class BatchSampler:
         epoch, place = divmod(step - 1, self._per_epoch)
         if epoch != self._epoch:
             self._epoch = epoch
-            self._steps = epoch_order(len(self._examples), self._rows_per_step, self._seed, epoch)
-        rows = self._steps[place]
+            self._steps = epoch_order(len(self._rows), self._rows_per_step, self._seed, epoch)
+        examples = [example for row in self._steps[place] for example in self._rows[row]]
         # Of several passes, none keeps the prefix's graph: MLX runs it forward again to go back through it.
         again = len(self._prefix) // 2
-        lengths = [self._lengths[row] for row in rows]
+        lengths = [self._lengths[example] for example in examples]
         passes = plan_passes(lengths, self._tokens_per_pass, split_cost=again)
-        return build_batches(self._examples, [[rows[at] for at in one] for one in passes], self._prefix)
+        return build_batches(self._examples, [[examples[at] for at in one] for one in passes], self._prefix)
 
 
 def fixed_batches(examples: Sequence[Example], tokens_per_pass: int) -> list[Batch]:

@@ -13,7 +13,8 @@ from mlxtune.backends.base import Batch, Device, LoraSpec
 from mlxtune.backends.shapes import BLOCK_ELEMENTS, LOGITS_BYTES, POSITIONS_AT_ONCE, positions_at_once
 from mlxtune.data.batches import shared_prefix
 from mlxtune.data.examples import Example
-from mlxtune.recipe.sections import AUTO, Recipe
+from mlxtune.data.packing import step_rows
+from mlxtune.recipe.sections import AUTO, Recipe, TrainSection
 from mlxtune.training.activations import FLOAT32, Activations, PassShape
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -78,7 +79,7 @@ def resolve_tokens_per_pass(workload: Workload, examples: Sequence[Example]) -> 
         return train.tokens_per_pass
     allowed = MEMORY_SHARE * workload.device.memory_bytes
     for size in PASS_SIZES:
-        largest = largest_passes(examples, train.rows_per_step, size)
+        largest = largest_passes(examples, train, size)
         if sum(estimated_memory(workload, largest).values()) <= allowed:
             return size
     return PASS_SIZES[-1]
@@ -99,19 +100,18 @@ def pass_shapes(step_batches: Sequence[Batch]) -> list[PassShape]:
     ]
 
 
-def largest_passes(examples: Sequence[Example], rows_per_step: int, size: int) -> list[PassShape]:
+def largest_passes(examples: Sequence[Example], train: TrainSection, size: int) -> list[PassShape]:
     """The largest passes of up to `size` positions that a step could hold: of the longest rows, with the longest replies.
 
     A step that is one pass keeps what is computed of the prefix, others do not; so there are two where both may be.
     """
     prefix = len(shared_prefix(examples))
     width = max(example.n_tokens for example in examples) - prefix
-    in_step = min(rows_per_step, len(examples))
+    most = sorted((len(row) for row in step_rows(examples, train.pack_to)), reverse=True)
+    in_step = sum(most[: train.rows_per_step])
     rows = max(1, min(in_step, size // width))
     replies = sorted((example.n_supervised for example in examples), reverse=True)
-    supervised = min(
-        sum(replies[:rows_per_step]), max(size, replies[0])
-    )  # of shorter rows, a pass holds more than `rows`
+    supervised = min(sum(replies[:in_step]), max(size, replies[0]))  # of shorter rows, a pass holds more than `rows`
     largest = PassShape(rows, width, prefix, supervised, rows * width)
     return [largest] if rows == in_step else [largest, replace(largest, is_alone=False)]
 

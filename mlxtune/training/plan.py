@@ -8,6 +8,7 @@ from typing import Any
 
 from mlxtune.backends.base import Backend, Batch, Device
 from mlxtune.data.examples import Example, within_positions
+from mlxtune.data.packing import step_rows
 from mlxtune.data.prepared_cache import cached_prepare
 from mlxtune.models.base_model import config_and_tokenizer
 from mlxtune.models.tokenizer import load_tokenizer
@@ -180,13 +181,13 @@ def plan(
     tokenizer = load_tokenizer(tokenizer_folder)
     prepared = cached_prepare(recipe, tokenizer, ask=False)
     training, validation = prepared.training, prepared.validation
-    steps = Steps.of(len(training.examples), recipe)
+    steps = Steps.of(len(step_rows(training.examples, recipe.train.pack_to)), recipe)
     fit = fitted(Workload(recipe, config, architecture, spec, device, backend.name), training.examples)
     if probe:
         fit.require()
     settings = fit.workload.recipe.train
     size = int(settings.tokens_per_pass)
-    sampler = BatchSampler(training.examples, settings.rows_per_step, size, settings.seed)
+    sampler = BatchSampler(training.examples, settings.rows_per_step, size, settings.seed, settings.pack_to)
     in_steps = [sampler.step(step) for step in range(1, steps.per_epoch + 1)]
     epoch = [batch for step_batches in in_steps for batch in step_batches]
     shapes = [shape for step_batches in in_steps for shape in pass_shapes(step_batches)]
@@ -201,7 +202,7 @@ def plan(
         trainable_parameters=adapter_size(spec, architecture.linear_layers),
         total_parameters=architecture.n_parameters,
         active_parameters=architecture.n_active_parameters,
-        data=describe_data(training, validation),
+        data=describe_data(training, validation, recipe),
         rows=len(training.examples),
         tokens_per_epoch=tokens,
         supervised_per_epoch=supervised,

@@ -10,6 +10,7 @@ from typing import Any
 from mlxtune.backends.adapter import initial_weights
 from mlxtune.backends.base import Backend, Batch
 from mlxtune.data.examples import Example
+from mlxtune.data.packing import step_rows
 from mlxtune.data.passes import PASS_COST
 from mlxtune.data.template import ReplyTemplate
 from mlxtune.models.base_model import base_folder
@@ -119,8 +120,8 @@ def probe_steps(
     """
     recipe = workload.recipe
     train = recipe.train
-    sampler = BatchSampler(examples, train.rows_per_step, int(train.tokens_per_pass), train.seed)
-    steps = Steps.of(len(examples), recipe)
+    sampler = BatchSampler(examples, train.rows_per_step, int(train.tokens_per_pass), train.seed, train.pack_to)
+    steps = Steps.of(len(step_rows(examples, train.pack_to)), recipe)
     costs = [step_cost(sampler.step(step), workload) for step in range(1, steps.per_epoch + 1)]
     mean = sum(costs) / len(costs)
     numbers = range(1, len(costs) + 1)

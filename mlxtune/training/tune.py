@@ -17,6 +17,7 @@ from mlxtune.backends.architecture import Architecture
 from mlxtune.backends.base import ChosenBackend, LoraSpec
 from mlxtune.data.cleaning import CleaningReport
 from mlxtune.data.examples import within_positions
+from mlxtune.data.packing import step_rows
 from mlxtune.data.prepare import Split
 from mlxtune.data.prepared_cache import cached_prepare
 from mlxtune.data.reading import format_of
@@ -107,7 +108,7 @@ def tune(
     tokenizer = load_tokenizer(tokenizer_folder)
     prepared = cached_prepare(recipe, tokenizer)
     training, validation = prepared.training, prepared.validation
-    log.info(describe_data(training, validation))
+    log.info(describe_data(training, validation, recipe))
     if training.augmented is not None:
         log.info(training.augmented.summary())
     for line in [*training.left_out, *(validation.left_out if validation else [])]:
@@ -119,7 +120,7 @@ def tune(
         log.info(note)
     recipe = fit.workload.recipe
     data = _data_facts(recipe, training, validation)
-    steps = Steps.of(len(training.examples), recipe)
+    steps = Steps.of(len(step_rows(training.examples, recipe.train.pack_to)), recipe)
     if resume:
         check_data(resume, data)
         _require_something_left(resume, recipe, steps)
@@ -276,7 +277,7 @@ def lora_spec(recipe: Recipe, architecture: Architecture) -> LoraSpec:
     return LoraSpec(lora.rank, lora.scale, lora.dropout, architecture.lora_layers(lora.targets, lora.layers))
 
 
-def describe_data(training: Split, validation: Split | None) -> str:
+def describe_data(training: Split, validation: Split | None, recipe: Recipe) -> str:
     """One line on the rows: how many, what cleaning did, how many to validate with."""
     report = training.cleaning
     cleaned = (
@@ -294,7 +295,11 @@ def describe_data(training: Split, validation: Split | None) -> str:
     to_validate = f", {len(validation.examples):,} to validate" if validation else ", none to validate"
     balanced = f"; balanced from {training.balanced.n_before:,}" if training.balanced else ""
     of_documents = sum(row.is_document for row in training.rows)
-    kind = f"pieces of {of_documents:,} documents" if of_documents else "rows"
+    noun = "document" if of_documents == 1 else "documents"
+    kind = f"pieces of {of_documents:,} {noun}" if of_documents else "rows"
+    n_joined = len(step_rows(training.examples, recipe.train.pack_to))
+    if n_joined != len(training.examples):
+        kind += f", joined into {n_joined:,} rows,"
     return f"{len(training.examples):,} {kind} to train{cleaned}{rewritten}{balanced}{to_validate}"
 
 

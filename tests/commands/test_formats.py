@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def test_a_conversation_that_has_its_reply_is_not_asked(place: Path, mlxtune: Ru
 def test_documents_have_a_perplexity_and_no_replies(place: Path, mlxtune: Run) -> None:
     trained = mlxtune("lora", "texts.yaml", "--out", "run")
     assert trained.code == 0, trained.err
-    assert "pieces of 3 documents to train" in trained.err
+    assert "5 pieces of 3 documents, joined into 4 rows, to train" in trained.err
     tuned, before = (json.loads(mlxtune("evaluate", "run", *words, "--json").out) for words in ((), ("--base",)))
     assert tuned["documents"] == before["documents"] == 3
     assert tuned["perplexity"]["value"] < before["perplexity"]["value"]
@@ -75,6 +76,11 @@ def test_documents_have_a_perplexity_and_no_replies(place: Path, mlxtune: Run) -
     (*_, last) = [event["loss"] for event in events if event["event"] == "validation"]
     assert tuned["loss"]["value"] == pytest.approx(last, rel=1e-4)
     assert json.loads(Path("run/evaluation/tuned/perplexity.json").read_text()) == tuned
+    assert mlxtune("report", "run").code == 0
+    page = " ".join(re.sub(r"<[^>]*>", " ", Path("run/report.html").read_text(encoding="utf-8")).split())
+    after, earlier = ("{value:.3f} [{low:.3f}, {high:.3f}]".format(**one["perplexity"]) for one in (tuned, before))
+    assert f"perplexity of the test documents {after}" in page and earlier in page
+    assert "Measured on 3 documents" in page and "Not evaluated" not in page
     again = mlxtune("evaluate", "run")
     assert again.code == 1 and "perplexity.json: exists already; replace it with --force" in again.err
     refused = mlxtune("evaluate", "run", "--decoding", "free", "--errors", "3")

@@ -450,7 +450,10 @@ def test_the_data_report_weighs_examples_as_training_does(
     assert [example.weights.tolist() for example in weighted_report.train_examples] == [
         example.weights.tolist() for example in training.examples
     ]
-    assert describe_data(training, None) == "52 rows to train; balanced from 40, none to validate"
+    assert (
+        describe_data(training, None, load_recipe(weighted_recipe))
+        == "52 rows to train; balanced from 40, none to validate"
+    )
 
 
 def test_loss_weights_without_class_weights_are_shown_where_one_is_not_1(tmp_path: Path, tokenizer: Tokenizer) -> None:

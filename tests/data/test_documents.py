@@ -11,10 +11,12 @@ import pytest
 from mlxtune.backends.base import UNSUPERVISED
 from mlxtune.data.batches import collate, shared_prefix
 from mlxtune.data.examples import Example, build_examples
+from mlxtune.data.packing import packed, step_rows
 from mlxtune.data.prepare import prepare
 from mlxtune.data.report import read_splits, report_data
-from mlxtune.errors import DataError
+from mlxtune.errors import DataError, RecipeError
 from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
+from mlxtune.training.loop import BatchSampler, Steps
 from tests.adapted import assert_close, backend_named, gradient_of, loaded, numpy_nats
 from tests.data.test_conversations import CHATS, recipe_of, rows_of
 from tests.tiny import tiny_model, tiny_tokenizer
@@ -121,3 +123,39 @@ def test_a_step_over_rows_together_has_the_gradient_of_each_alone(tmp_path: Path
     total = sum(weight for weight, _ in alone)
     expected_gradient = {name: sum(w * gradient[name] for w, gradient in alone) / total for name in together}
     assert_close(together, expected_gradient, 1e-3)
+
+
+def test_short_documents_are_joined_into_rows_of_up_to_max_tokens(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    texts = ["pay " * n for n in (3, 9, 4, 20, 7, 2, 50)]
+    for joined in (True, False):
+        recipe = recipe_of(tmp_path, train={"max_tokens": 24, "pack_documents": joined, "batch_size": 2})
+        examples = build_examples(rows_of(tmp_path, recipe, *({"text": text} for text in texts)), recipe, tokenizer)
+        train = recipe.train
+        rows = step_rows(examples, train.pack_to)
+        assert sorted(place for row in rows for place in row) == list(range(len(examples)))
+        sizes = [sum(examples[place].n_tokens for place in row) for row in rows]
+        assert max(sizes) <= 24 and (len(rows) < len(examples)) == joined
+        sampler = BatchSampler(examples, train.rows_per_step, 4096, train.seed, train.pack_to)
+        steps = Steps.of(len(rows), recipe)
+        trained = [one for step in range(1, steps.per_epoch + 1) for one in sampler.step(step)]
+        assert sum(int(one.supervised.sum()) for one in trained) == sum(one.n_supervised for one in examples)
+        assert sum(size <= 12 for size in sizes) <= 1 or not joined  # but for one, rows are at least half full
+
+
+def test_rows_and_conversations_are_never_joined(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    recipe = recipe_of(tmp_path, train={"supervise": "all"})
+    examples = build_examples(rows_of(tmp_path, recipe, *({"messages": chat} for chat in CHATS)), recipe, tokenizer)
+    assert step_rows(examples, recipe.train.pack_to) == [[place] for place in range(len(examples))]
+    with pytest.raises(RecipeError, match=r"train\.pack_documents: only documents"):
+        recipe_of(tmp_path, data={"format": "messages"}, train={"pack_documents": False})
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_packs_hold_each_piece_once_and_no_two_could_be_one(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    lengths = draw.integers(2, 17, draw.integers(0, 40)).tolist()
+    packs = packed(lengths, 16)
+    assert sorted(place for pack in packs for place in pack) == list(range(len(lengths)))
+    sizes = sorted(sum(lengths[place] for place in pack) for pack in packs)
+    assert not sizes or sizes[-1] <= 16
+    assert len(sizes) < 2 or sizes[0] + sizes[1] > 16

@@ -180,5 +180,5 @@ def test_training_says_what_was_held_out_and_balanced(tmp_path: Path) -> None:
     )
     tokenizer = load_tokenizer(tmp_path / "base")
     prepared = prepare(recipe, tokenizer)
-    said = describe_data(prepared.training, prepared.validation)
+    said = describe_data(prepared.training, prepared.validation, recipe)
     assert said == "16 rows to train; balanced from 32, 8 to validate"

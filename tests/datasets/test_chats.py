@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from mlxtune.data.leaks import find_leaks
 from mlxtune.data.reading import format_of, read_recipe_rows
 from mlxtune.data.report import read_splits
 from mlxtune.recipe.load import load_recipe
@@ -31,6 +32,13 @@ def test_the_recipe_reads_all_rows_and_no_two_ask_the_same(name: str, said: str)
     assert format_of(rows).name == {"chat": "messages", "alpaca": "alpaca"}[name]
     assert len({(row.task, row.compared("text")) for row in rows}) == len(rows)
     assert all(row.fields["answer"].strip() for row in rows)
+
+
+@pytest.mark.parametrize("name", ["chat", "alpaca"])
+def test_no_row_is_nearly_one_of_another_split(name: str) -> None:
+    recipe = load_recipe(ROOT / "recipes" / f"{name}.yaml")
+    splits = read_splits(recipe)
+    assert find_leaks(splits, "text", lambda row: None) == []
 
 
 def test_chats_have_several_turns_and_system_messages_of_their_own() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from mlxtune.backends.adapter import Adapter, write_adapter
 from mlxtune.backends.base import ConvertSpec, LoraSpec, WrittenModel
 from mlxtune.backends.mlx.runtime import import_mlx
 from mlxtune.errors import AdapterError, ModelError
+from mlxtune.models.source import read_config
 from tests.architectures import linear_layers, lora_layers
 from tests.tiny import FAMILIES, stored_tensors, tiny_model
 
@@ -39,7 +39,7 @@ def fuse(request: pytest.FixtureRequest) -> Fuse:
 
 
 def config_of(folder: Path) -> dict[str, Any]:
-    return dict(json.loads((folder / "config.json").read_text()))
+    return read_config(folder)
 
 
 def random_adapter(folder: Path, base: Path, targets: Any = "all", layers: Any = "all", size: float = 0.1) -> Path:

@@ -16,11 +16,12 @@ import pytest
 from mlxtune.backends.base import ConvertSpec, WrittenModel
 from mlxtune.errors import ModelError
 from mlxtune.models import base_model, hub
-from mlxtune.models.base_model import base_folder, config_and_tokenizer
+from mlxtune.models.base_model import base_folder, config_and_tokenizer, is_nested
 from mlxtune.models.source import find
 from mlxtune.models.writing import model_folder
 from mlxtune.recipe.sections import ModelSection, Quantize
 from tests.conftest import chosen
+from tests.multimodal import tiny_multimodal
 from tests.tiny import tiny_gguf, tiny_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -281,6 +282,40 @@ def test_planning_downloads_no_weights_and_they_come_later(fake_hub: Path) -> No
     assert (folder / "tokenizer.json").exists()
     assert not (folder / "model.safetensors").exists()
     assert (find("owner/tiny", progress=False).path / "model.safetensors").exists()
+
+
+def test_planning_the_text_part_of_a_multimodal_model_downloads_no_weights(fake_hub: Path) -> None:
+    tiny_multimodal(fake_hub, "qwen3_vl")
+    config, folder = config_and_tokenizer(ModelSection(path="owner/tiny"), progress=False)
+    assert config["model_type"] == "qwen3" and not list(folder.glob("*.safetensors"))
+    assert is_nested(ModelSection(path="owner/tiny"))
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_multimodal_model_without_a_known_text_part_is_refused_before_its_weights_are_downloaded(
+    fake_hub: Path, known: bool
+) -> None:
+    if known:
+        tiny_multimodal(fake_hub, "qwen3_vl")
+        index = {"weight_map": {"model.visual.patch_embed.proj.weight": "model.safetensors"}}
+        (fake_hub / "model.safetensors.index.json").write_text(json.dumps(index))
+    else:
+        (fake_hub / "config.json").write_text(
+            json.dumps({"model_type": "llava", "text_config": {}, "vision_config": {}})
+        )
+    with pytest.raises(ModelError, match="of a vision part" if known else "'llava' is a multimodal model"):
+        find("owner/tiny", progress=False)
+    assert not list(fake_hub.parent.rglob("snapshots/*/*.safetensors"))
+    assert list(fake_hub.parent.rglob("snapshots/*/config.json"))
+
+
+def test_what_is_left_out_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    section = ModelSection(path=str(tiny_multimodal(tmp_path / "base", "gemma3")))
+    with caplog.at_level("INFO"):
+        for _ in range(2):
+            base_folder(section, chosen().backend)
+    said = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+    assert said == ["base: 2 weights (0.000256 MB) that are not of the text part are left out"]
 
 
 @pytest.mark.parametrize(

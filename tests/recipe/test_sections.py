@@ -90,6 +90,7 @@ CHANGES: dict[str, Any] = {
     "train.max_grad_norm": 0.01,
     "train.max_tokens": 60,
     "train.over_long": "refuse",
+    "train.pack_documents": False,
     "train.supervise": "all",
     "train.evaluate_every": 1,
     "train.save_every": 1,

@@ -123,6 +123,7 @@ def prepared_again(recipe_file: Path, rows_file: Path, tokenizer_folder: Path | 
     from mlxtune.models.tokenizer import load_tokenizer
     from mlxtune.recipe.load import load_recipe
     from mlxtune.training.loop import BatchSampler
+    from mlxtune.training.memory import PASS_SIZES
 
     recipe = load_recipe(recipe_file, [f"data.train={rows_file}", "data.valid=null"])
     tokenizer = load_tokenizer(tokenizer_folder or config_and_tokenizer(recipe.model)[1])
@@ -130,7 +131,7 @@ def prepared_again(recipe_file: Path, rows_file: Path, tokenizer_folder: Path | 
     figures: dict[str, Any] = {}
     with measured(figures):
         examples = cached_prepare(recipe, tokenizer).training.examples
-        order = BatchSampler(examples, settings.batch_size, settings.gradient_accumulation, settings.seed)
+        order = BatchSampler(examples, settings.rows_per_step, PASS_SIZES[0], settings.seed)
         figures["examples"], figures["batches"] = len(examples), len(order.step(1))
     return figures
 

@@ -95,7 +95,7 @@ def measured(recipe_file: str, sets: list[str], way: str, n_steps: int) -> dict[
     size = resolve_tokens_per_pass(
         Workload(recipe, model.config, model.architecture, spec, backend.device(), backend.name), examples
     )
-    order = BatchSampler(examples, settings.rows_per_step, size, settings.seed)
+    order = BatchSampler(examples, settings.rows_per_step, size, settings.seed, settings.pack_to)
     seconds, tokens, flops = [], [], []
     for step in range(1, WARM_UP + n_steps + 1):
         batches = order.step(step)

@@ -63,7 +63,7 @@ def fuse(base: Path, adapter: Path, out: Path, requantize: bool, dtype: str | No
     if dtype is not None:
         set_type(network, config, dtype)
 
-    notes = conversion.fuse_notes((lost.item(), update.item()) for lost, update in losses)
+    notes = conversion.fuse_notes(base, ((lost.item(), update.item()) for lost, update in losses))
     with model_folder(out) as folder:
         written = write_network(network, config, folder, companions=base)
     return WrittenModel(out, written.n_bytes, written.n_parameters, written.bits_per_weight, notes)

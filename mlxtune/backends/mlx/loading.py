@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,11 +17,12 @@ from mlx_lm.utils import load_model
 from mlxtune.backends.mlx.architecture import classes_of, text_network
 from mlxtune.backends.mlx.stored_weights import as_network_has, keep_stored_norms, with_stacks
 from mlxtune.errors import BackendError, ModelError
-from mlxtune.models.source import check_folder, read_config, settled, weight_files
+from mlxtune.models.source import check_folder, read_config, settled, stored_config, weight_files
+from mlxtune.models.text_part import is_multimodal, text_name
 
 
 def load_network(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """mlx-lm's network and config of a model folder, in Hugging Face's or MLX's layout, quantized or not.
+    """mlx-lm's network and config of a model folder, in Hugging Face's or MLX's layout, quantized or not; of its text part.
 
     Beyond mlx-lm's own loader: a tied model may carry `lm_head.*`, also quantized, which is dropped; where the config
     does not say whether embeddings are tied, the weights do; and RoPE as transformers 5 writes it is read for every
@@ -36,9 +38,10 @@ def load_network(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
         ModelError: The folder is not whole, or mlx-lm cannot load it.
     """
     check_folder(folder, str(folder))
-    known = settled(folder, read_config(folder))
+    config = read_config(folder)
+    known = {**config, **settled(folder, config)}
     try:
-        with _named_weights(folder) as named:
+        with _as_text_model(folder, known) as named:
             network, config = load_model(named, lazy=True, model_config=known, get_model_classes=_classes)
     except (ValueError, RuntimeError, FileNotFoundError, KeyError, TypeError) as error:
         raise ModelError(f"{folder}: MLX cannot load this model: {error}") from error
@@ -58,20 +61,25 @@ def require_float32_experts(network: nn.Module, dtype: str) -> None:
 
 
 @contextlib.contextmanager
-def _named_weights(folder: Path) -> Iterator[Path]:
+def _as_text_model(folder: Path, config: dict[str, Any]) -> Iterator[Path]:
     """The folder as mlx-lm may read it: it takes every model*.safetensors, also one that the index does not name.
 
-    Where there are others, it is a folder of links, which may be gone before the weights are read: mlx has the files open.
+    Where there are others, or config.json is of a multimodal model, it is a folder of links, which may be gone before the weights
+    are read: mlx has the files open.
     """
     weights = weight_files(folder)
-    if sorted(folder.glob("model*.safetensors")) == weights:
+    is_text = not is_multimodal(stored_config(folder))
+    if is_text and sorted(folder.glob("model*.safetensors")) == weights:
         yield folder
         return
     with tempfile.TemporaryDirectory() as links:
         for number, file in enumerate(weights):
             (Path(links) / f"model-{number:05}.safetensors").symlink_to(file.resolve())
         for file in folder.glob("*.json"):
-            (Path(links) / file.name).symlink_to(file.resolve())
+            if is_text or file.name != "config.json":
+                (Path(links) / file.name).symlink_to(file.resolve())
+        if not is_text:
+            (Path(links) / "config.json").write_text(json.dumps(config), encoding="utf-8")
         yield Path(links)
 
 
@@ -99,9 +107,10 @@ def _reading(own: type[Any], is_tied: bool) -> type[Any]:
     """A subclass of a network's class that reads more folders."""
 
     class Model(own):  # type: ignore[misc]
-        """mlx-lm's model, which drops only `lm_head.weight` of a tied checkpoint and then refuses its scales."""
+        """mlx-lm's model, which drops only `lm_head.weight` of a tied checkpoint and then refuses its scales, and knows its own names alone."""
 
         def sanitize(self, weights: dict[str, Any]) -> dict[str, Any]:
+            weights = {plain: value for name, value in weights.items() if (plain := text_name(name)) is not None}
             if is_tied:
                 weights = {name: value for name, value in weights.items() if not name.startswith("lm_head.")}
             weights = with_stacks(as_network_has(weights), self.model.norm.weight.shape[0])

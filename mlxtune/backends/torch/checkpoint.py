@@ -27,6 +27,7 @@ from mlxtune.backends.torch.affine import BITS, Packing, Quantization, from_word
 from mlxtune.backends.torch.architecture import architecture
 from mlxtune.errors import ModelError
 from mlxtune.models.source import check_folder, read_config, settled, weight_files
+from mlxtune.models.text_part import text_name
 
 MAX_FILE_BYTES = 5 << 30  # mlx-lm's
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "U32": torch.uint32}
@@ -92,7 +93,8 @@ class _Place:
 def open_checkpoint(folder: Path) -> Iterator[Checkpoint]:
     """The weights of a model folder, Hugging Face's or MLX's, whose files stay open meanwhile.
 
-    Left out, as by mlx-lm, are the head of a tied model, also a packed one, and precomputed rotary frequencies.
+    Left out, as by mlx-lm, are the head of a tied model, also a packed one, precomputed rotary frequencies, and parts of a
+    multimodal model that are not text.
 
     Raises:
         ModelError: The folder is not whole, is quantized in another way than MLX's affine one, or its weights are not
@@ -108,13 +110,15 @@ def open_checkpoint(folder: Path) -> Iterator[Checkpoint]:
         for path in weight_files(folder):
             try:
                 file = stack.enter_context(safe_open(path, framework="pt"))
-                names = [name for name in file.keys() if not _is_left_out(name, config)]  # noqa: SIM118 - no mapping
-                for name in names:
-                    tensor = _empty(file.get_slice(name), f"{path}: {name}")
-                    if not is_stack(name):
-                        found[name], places[name] = tensor, _Place(file, name)
+                for name in file.keys():  # noqa: SIM118 - no mapping
+                    plain = text_name(name)
+                    if plain is None or _is_left_out(plain, config):
                         continue
-                    for part in parts_of(name, len(tensor)):
+                    tensor = _empty(file.get_slice(name), f"{path}: {name}")
+                    if not is_stack(plain):
+                        found[plain], places[plain] = tensor, _Place(file, name)
+                        continue
+                    for part in parts_of(plain, len(tensor)):
                         found[part], places[part] = tensor[0], _Place(file, name, number_of(part))
             except (SafetensorError, OSError) as error:
                 raise ModelError(f"{path}: cannot be read: {error}; download it again") from error
@@ -185,7 +189,7 @@ def _take_apart(found: dict[str, Tensor], places: dict[str, _Place], config: Map
             rows = slice(index * n_rows, (index + 1) * n_rows)
             for part in parts_of(own, len(stack)):
                 found[part] = stack[0, rows]
-                places[part] = _Place(place.file, name, number_of(part), rows, turned)
+                places[part] = _Place(place.file, place.name, number_of(part), rows, turned)
 
 
 def _empty(stored: Any, name: str) -> Tensor:

@@ -70,7 +70,7 @@ def fuse(base: Path, adapter: Path, out: Path, requantize: bool, dtype: str | No
 
         with model_folder(out) as folder:
             written = write_model(folder, config, checkpoint, change)
-    notes = conversion.fuse_notes((lost.item(), update.item()) for lost, update in losses.values())
+    notes = conversion.fuse_notes(base, ((lost.item(), update.item()) for lost, update in losses.values()))
     return WrittenModel(out, written.n_bytes, written.n_parameters, written.bits_per_weight, notes)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from mlxtune.backends.adapter import WEIGHTS_FILE
 from mlxtune.errors import RunError
 from mlxtune.evaluation.differences import compare
+from mlxtune.evaluation.documents import DocumentScores, read_scores
 from mlxtune.evaluation.error_analysis import ErrorAnalysis, find_errors
 from mlxtune.evaluation.predict.predictions import Prediction
 from mlxtune.evaluation.results import DecodingResult, EvaluatedModel, EvaluationResult
@@ -88,6 +89,8 @@ class RunContents:
         verification: Its exports beside its adapter; None where they were not verified.
         human: What people said of its replies; None where they were not asked.
         adapter_bytes: Size of the adapter's weights; None where there are none.
+        documents: The perplexity of test documents, where the rows are documents; None where they are not, or it was not measured.
+        documents_before: Likewise of the base model.
         outdated: Whether `tuned` is of an adapter that the run had before it was trained further.
     """
 
@@ -104,6 +107,8 @@ class RunContents:
     verification: Verification | None
     human: HumanEvaluation | None
     adapter_bytes: int | None
+    documents: DocumentScores | None
+    documents_before: DocumentScores | None
     outdated: bool = False
 
 
@@ -143,6 +148,8 @@ def read_contents(run: RunFolder, name: str = TUNED) -> RunContents:
         read_verification(run),
         _human_evaluation(stored.folder),
         _adapter_bytes(run),
+        read_scores(run.evaluation(name)),
+        None if name == BASE else read_scores(run.evaluation(BASE)),
         result is not None and _has_adapter(result) and not is_of_adapter(result, run),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 
+from mlxtune.evaluation.documents import DocumentScores
 from mlxtune.evaluation.results import EvaluationResult
 from mlxtune.evaluation.stored import common_decoding
 from mlxtune.report.blocks import Block, Code, Facts, Folded, Paragraph, Section, Tile, Tiles
@@ -25,7 +26,9 @@ N_TILES = 3
 def headline_section(contents: RunContents, say: Words) -> Section:
     """What was trained, on what, and how well it does."""
     blocks: list[Block] = [*_unfinished(contents, say)]
-    if contents.tuned is None:
+    if contents.documents is not None:
+        blocks += _documents(contents, contents.documents, say)
+    elif contents.tuned is None:
         command = shlex.join(["mlxtune", "evaluate", str(contents.run)])
         blocks += [Paragraph(say("headline.not_evaluated"), "warning"), Code(command, "sh")]
     else:
@@ -63,6 +66,25 @@ def _results(contents: RunContents, tuned: EvaluationContents, say: Words) -> It
         yield Paragraph(say("headline.no_base", command=command))
     if len(result.top.fields) > 1:  # of one field, its own section has the table
         yield results_table(result, base, say)
+
+
+def _documents(contents: RunContents, found: DocumentScores, say: Words) -> Iterator[Block]:
+    """Perplexity and loss on the test documents, after and before tuning."""
+    before = contents.documents_before
+    yield Tiles(
+        [
+            Tile(
+                say(f"headline.{name}"),
+                estimate_text(getattr(found, name)),
+                None if before is None else estimate_text(getattr(before, name)),
+            )
+            for name in ("perplexity", "loss")
+        ]
+    )
+    yield Paragraph(say("headline.documents", documents=found.documents, tokens=found.tokens, longest=found.max_tokens))
+    if before is None and contents.name != BASE:
+        command = shlex.join(["mlxtune", "evaluate", str(contents.run), "--base"])
+        yield Paragraph(say("headline.no_base", command=command))
 
 
 def _tile(line: MetricLine, result: EvaluationResult, base: EvaluationResult | None, say: Words) -> Tile:
