@@ -25,7 +25,7 @@ from tests.adapted import (
     gradient_of,
     moved,
 )
-from tests.tiny import N_EXPERTS, stored_tensors, tiny_config, tiny_model
+from tests.tiny import N_EXPERTS, stored_tensors, tiny_config, tiny_model, tiny_tokenizer
 
 pytest.importorskip("torch")
 IDS = list(range(3, 33))
@@ -100,6 +100,30 @@ def test_a_folder_with_transformers_fused_tensors_is_read(
             own[f"{at}.{name}"] = np.ascontiguousarray(value.swapaxes(1, 2) if is_turned else value)
     save_file(own, tmp_path / "fused" / "model.safetensors", metadata={"format": "pt"})
     np.testing.assert_array_equal(backend.load(tmp_path / "fused").logits(IDS), backend.load(base).logits(IDS))
+
+
+def test_the_text_part_of_qwen3_vl_moe_is_read_as_transformers_writes_it(backend: Backend, tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    tiny_tokenizer(tmp_path)
+    text = {key: value for key, value in tiny_config("qwen3_moe", tied=False).items() if key != "architectures"}
+    vision = {"depth": 1, "hidden_size": 32, "num_heads": 2, "intermediate_size": 32, "out_hidden_size": 64, "deepstack_visual_indexes": [0]}  # fmt: skip
+    config = AutoConfig.for_model(
+        "qwen3_vl_moe",
+        text_config={**text, "model_type": "qwen3_vl_moe_text", "rope_scaling": {"rope_type": "default", "mrope_section": [6, 5, 5]}},
+        vision_config=vision,
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    network = AutoModelForImageTextToText.from_config(config).eval()
+    with torch.no_grad():
+        for value in network.model.language_model.parameters():
+            value.add_(0.2 * torch.randn_like(value))
+        expected = network(input_ids=torch.tensor([IDS])).logits[0].numpy()
+    network.save_pretrained(tmp_path)
+    assert np.ptp(expected) > 1
+    np.testing.assert_allclose(backend.load(tmp_path).logits(IDS), expected, atol=2e-4)
 
 
 @pytest.mark.parametrize("bits", [None, 4])

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from mlxtune.backends.adapter import Adapter, read_adapter, write_adapter
 from mlxtune.data.batches import build_batches, shared_prefix
-from mlxtune.errors import AdapterError
+from mlxtune.errors import AdapterError, ExportError
 from mlxtune.export.import_adapter import lora_section
 from mlxtune.export.peft_adapter import export_peft, read_peft
 from mlxtune.export.peft_experts import layers_of
@@ -108,6 +110,18 @@ def test_a_config_that_does_not_name_the_parameters_is_refused(tmp_path: Path) -
     named = [name for name in config["target_parameters"] if "0.mlp.experts.down_proj" not in name]
     (folder / "adapter_config.json").write_text(json.dumps({**config, "target_parameters": named}))
     with pytest.raises(AdapterError, match="expected target_parameters to name what is updated of it"):
+        read_peft(folder)
+
+
+def test_experts_of_a_multimodal_base_are_refused_with_another_way(tmp_path: Path) -> None:
+    source = source_of(tmp_path, tiny_model(tmp_path / "base", "qwen3_moe"))
+    with pytest.raises(ExportError, match="adapts the MLPs of a multimodal model with experts.*write --to hf"):
+        export_peft(replace(source, is_nested=True), tmp_path / "nested")
+    folder = export_peft(source, tmp_path / "peft").path
+    tensors = load_file(folder / "adapter_model.safetensors")
+    nested = {name.replace("model.model.layers", "model.model.language_model.layers"): value for name, value in tensors.items()}  # fmt: skip
+    save_file(nested, folder / "adapter_model.safetensors")
+    with pytest.raises(AdapterError, match="experts of a multimodal model"):
         read_peft(folder)
 
 
