@@ -115,7 +115,7 @@ def test_a_config_that_does_not_name_the_parameters_is_refused(tmp_path: Path) -
 
 def test_experts_of_a_multimodal_base_are_refused_with_another_way(tmp_path: Path) -> None:
     source = source_of(tmp_path, tiny_model(tmp_path / "base", "qwen3_moe"))
-    with pytest.raises(ExportError, match="adapts the MLPs of a multimodal model with experts.*write --to hf"):
+    with pytest.raises(ExportError, match=r"adapts the MLPs of a multimodal model with experts.*write --to hf"):
         export_peft(replace(source, is_nested=True), tmp_path / "nested")
     folder = export_peft(source, tmp_path / "peft").path
     tensors = load_file(folder / "adapter_model.safetensors")
