@@ -4,7 +4,8 @@ transformers' own layer is not called: it fits its library's caches only, which 
 arguments change with releases. What is relied on of transformers is small:
 - the layer's submodules, named as in the files (`in_proj_qkv`, `in_proj_z`, `in_proj_b`, `in_proj_a`, `conv1d`, `norm(values, gate)`,
   `out_proj`), its parameters `A_log` and `dt_bias`, its `activation`, `layer_idx`, and the widths that `DeltaNet.of` reads;
-- that a block calls `linear_attn(hidden_states=..., cache=...)`, before 5.24 `cache_params=...`;
+- that a block calls `linear_attn(hidden_states=..., cache=...)`, before 5.24 `cache_params=...`, and that some of these releases ask
+  a cache whether it `has_previous_state`, as a property or a method, only to choose a mask;
 - `torch_chunk_gated_delta_rule` and `torch_recurrent_gated_delta_rule` beside the layer's class, which use kernels where
   these are installed.
 
@@ -40,6 +41,10 @@ class States(Protocol):
 
     counted: Tensor | None
     visible: Tensor | None
+
+    def has_previous_state(self, *args: Any, **kwargs: Any) -> bool:
+        """Yes, so that transformers makes no mask."""
+        ...
 
     def state(self, layer: int) -> State | None:
         """State before the pass, of each row or of all of them, (1, ...); None is none yet."""
@@ -87,11 +92,9 @@ class DeltaNet(nn.Module):
         self._of_many: Callable[..., Any] = functions["torch_chunk_gated_delta_rule"]
         self._of_one: Callable[..., Any] = functions["torch_recurrent_gated_delta_rule"]
 
-    def forward(
-        self, hidden_states: Tensor, cache: States | None = None, attention_mask: Any = None, **kwargs: Any
-    ) -> Tensor:
-        """(B, W, hidden) -> (B, W, hidden), each token after those that it follows; the cache says which, not a mask of attention."""
-        cache = kwargs.get("cache_params") if cache is None else cache
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """(B, W, hidden) -> (B, W, hidden), each token after those that it follows, as the cache says; masks are of no use here."""
+        cache: States | None = args[0] if args else kwargs.get("cache", kwargs.get("cache_params"))
         visible = None if cache is None else cache.visible
         state = self._state(hidden_states, cache)
         inputs = self.in_proj_qkv(hidden_states).transpose(1, 2)  # (B, channels, W)

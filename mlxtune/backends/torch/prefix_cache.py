@@ -75,6 +75,10 @@ class PrefixCache:
         """Keys that `query_length` new tokens have to do with, and where these keys begin."""
         return self.length + query_length, 0
 
+    def has_previous_state(self, *args: Any, **kwargs: Any) -> bool:
+        """As `delta_net.States` has it."""
+        return True
+
     def state(self, layer: int) -> tuple[Tensor, Tensor] | None:
         """State of a delta net before the pass."""
         return self._before[layer] if self._before else None

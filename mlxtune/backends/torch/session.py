@@ -50,6 +50,10 @@ class RowsCache:
         if (span.counts < width).any():
             self.counted = torch.from_numpy(np.arange(width) < span.counts[:, None]).to(rows.device)
 
+    def has_previous_state(self, *args: Any, **kwargs: Any) -> bool:
+        """As `delta_net.States` has it."""
+        return True
+
     def state(self, layer: int) -> tuple[Tensor, Tensor] | None:
         """State of a delta net before the pass: of each row, or that of what opens every row where the rows are new."""
         if self._begins:
