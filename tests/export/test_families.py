@@ -24,7 +24,7 @@ FAMILIES = [family for family in (*MORE_FAMILIES, *EXPERT_FAMILIES) if family no
 
 FUSED = [
     *((family, "mlx") for family in FAMILIES),
-    *((family, "torch") for family in ("gemma3_text", "phi3-window", *EXPERT_FAMILIES)),
+    *((family, "torch") for family in ("gemma3_text", "phi3-window", "qwen3_5_text", *EXPERT_FAMILIES)),
 ]
 
 

@@ -15,13 +15,7 @@ from mlx_lm.models.switch_layers import SwitchLinear
 
 from mlxtune.backends.architecture import DELTA_NET
 from mlxtune.backends.experts import EXPERTS, STACKED, are_turned, stacks_in
-
-CONVOLUTION = f"{DELTA_NET}.conv1d.weight"
-# Norms to whose weights mlx-lm adds 1: all but the gated one of a delta net.
-NORMS = (
-    "input_layernorm.weight", "post_attention_layernorm.weight", "model.norm.weight", "q_norm.weight", "k_norm.weight"
-)  # fmt: skip
-MORE_TOKENS = "mtp."  # layers that predict further tokens, which neither library's class has
+from mlxtune.backends.mlx_lm_form import CONVOLUTION, MORE_TOKENS, NORMS, is_mlx_lm_form
 
 
 class OffsetNorm(nn.Module):  # type: ignore[misc]
@@ -53,7 +47,7 @@ def as_network_has(weights: dict[str, mx.array]) -> dict[str, mx.array]:
     if not convolutions:
         return weights
     weights = {name: value for name, value in weights.items() if not name.startswith(MORE_TOKENS)}
-    if all(value.shape[-1] == 1 for value in convolutions.values()):  # mlx-lm's
+    if is_mlx_lm_form({name: value.shape for name, value in convolutions.items()}):
         return {name: value - 1 if name.endswith(NORMS) else value for name, value in weights.items()}
     return weights | {name: value.moveaxis(2, 1) for name, value in convolutions.items()}
 

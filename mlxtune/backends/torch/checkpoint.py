@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mlxtune.backends.experts import are_turned, is_stack, number_of, parts_of, stack_of, stacks_in
+from mlxtune.backends.mlx_lm_form import CONVOLUTION, MORE_TOKENS, NORMS, is_mlx_lm_form
 from mlxtune.backends.torch.affine import BITS, Packing, Quantization, from_words, packing_of, read_quantization
 from mlxtune.backends.torch.architecture import architecture
 from mlxtune.errors import ModelError
@@ -54,13 +55,18 @@ class Checkpoint:
     layers: Mapping[str, Parts]
     packings: Mapping[str, Packing]
     _places: Mapping[str, _Place]
+    _is_mlx_lm_form: bool
 
     def read(self, layer: str) -> dict[str, Tensor]:
         """The parts of a layer; a packed weight is uint32, as in the file."""
+        names = {part: f"{layer}.{part}" for part in self.layers[layer]}
         try:
-            return {part: self._places[f"{layer}.{part}"].read() for part in self.layers[layer]}
+            found = {part: self._places[name].read() for part, name in names.items()}
         except (SafetensorError, OSError) as error:
             raise ModelError(f"{self.folder}: {layer} cannot be read: {error}") from error
+        if not self._is_mlx_lm_form:
+            return found
+        return {part: _as_hugging_face(names[part], value) for part, value in found.items()}
 
 
 @dataclass(frozen=True)
@@ -93,8 +99,9 @@ class _Place:
 def open_checkpoint(folder: Path) -> Iterator[Checkpoint]:
     """The weights of a model folder, Hugging Face's or MLX's, whose files stay open meanwhile.
 
-    Left out, as by mlx-lm, are the head of a tied model, also a packed one, precomputed rotary frequencies, and parts of a
-    multimodal model that are not text.
+    Left out, as by mlx-lm, are the head of a tied model, also a packed one, precomputed rotary frequencies, layers that predict further
+    tokens (`mtp`), and parts of a multimodal model that are not text. Weights are in Hugging Face's form, also where the folder has them
+    in mlx-lm's.
 
     Raises:
         ModelError: The folder is not whole, is quantized in another way than MLX's affine one, or its weights are not
@@ -123,8 +130,11 @@ def open_checkpoint(folder: Path) -> Iterator[Checkpoint]:
             except (SafetensorError, OSError) as error:
                 raise ModelError(f"{path}: cannot be read: {error}; download it again") from error
         _take_apart(found, places, config)
+        has_mlx_lm_form = is_mlx_lm_form({name: tuple(weight.shape) for name, weight in found.items()})
+        if has_mlx_lm_form:
+            found = {name: _as_hugging_face(name, weight) for name, weight in found.items()}
         layers, packings = _layers(found, config, quantization, folder)
-        yield Checkpoint(folder, config, layers, packings, places)
+        yield Checkpoint(folder, config, layers, packings, places, has_mlx_lm_form)
 
 
 def write_checkpoint(folder: Path, config: dict[str, Any], checkpoint: Checkpoint, change: Change) -> int:
@@ -175,7 +185,16 @@ def write_checkpoint(folder: Path, config: dict[str, Any], checkpoint: Checkpoin
 
 
 def _is_left_out(name: str, config: Mapping[str, Any]) -> bool:
-    return "self_attn.rotary_emb.inv_freq" in name or (config["tie_word_embeddings"] and name.startswith("lm_head."))
+    if name.startswith(MORE_TOKENS) or "self_attn.rotary_emb.inv_freq" in name:
+        return True
+    return bool(config["tie_word_embeddings"]) and name.startswith("lm_head.")
+
+
+def _as_hugging_face(name: str, weight: Tensor) -> Tensor:
+    """A weight of mlx-lm's form as Hugging Face's files have it."""
+    if name.endswith(CONVOLUTION):
+        return weight.movedim(1, 2)
+    return weight - 1 if name.endswith(NORMS) else weight
 
 
 def _take_apart(found: dict[str, Tensor], places: dict[str, _Place], config: Mapping[str, Any]) -> None:

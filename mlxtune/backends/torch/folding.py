@@ -48,6 +48,9 @@ def fold(network: PreTrainedModel, types: Mapping[str, str], adapter: str) -> No
         place, _, own = ("lm_head.own" if name == "lm_head" else name).rpartition(".")
         parent = network.get_submodule(place)
         module = getattr(parent, own)
+        if f"{name}.weight" not in types:
+            _cast(module, {part: types[f"{name}.{part}"] for part, _ in module.named_parameters(recurse=False)})
+            continue
         kind, is_adapted = types[f"{name}.weight"], isinstance(module, LoraLinear)
         if kind == PACKED and not is_adapted:
             continue
@@ -106,6 +109,12 @@ def _weight(plain: Any) -> Tensor:
     if isinstance(plain, (QuantizedLinear, QuantizedEmbedding)):
         return plain.packed.rows(0, plain.packed.n_out, torch.float32)
     return plain.weight.detach().to(torch.float32, copy=True)  # type: ignore[no-any-return]
+
+
+def _cast(module: nn.Module, types: Mapping[str, str]) -> None:
+    """Round the parameters that a module has beside those of its layers."""
+    for part, kind in types.items():
+        setattr(module, part, _parameter(getattr(module, part).to(TYPES[kind])))
 
 
 def _layer(plain: nn.Module, weight: Tensor) -> Any:
