@@ -5,7 +5,8 @@ own peak and torch's saved tensors by varying one width of a small model at a ti
 
     each of hidden width   the block's input and its middle, which the norms need
     each of MLP width      gate, up, and what SwiGLU makes of them: MLX keeps the sigmoid and SiLU, torch SiLU alone
-    each of query width    what RoPE leaves; on torch the attention's result; before RoPE, where a norm stands there (Qwen3)
+    each of query width    what RoPE leaves; on torch the attention's result; before RoPE, where a norm stands there (Qwen3); an output gate
+                           and its product (Qwen3.5)
     each of key width      keys and values, those of a prefix too; keys before RoPE, where a norm stands there
     heads x keys           attention's probabilities: MLX has no fused attention that is differentiable
 
@@ -13,6 +14,10 @@ An adapted layer keeps its input, which several layers may share. Dropout makes 
 the mask. In 16 bits, MLX keeps a float32 copy for each layer as well, since the adapter is float32.
 
 A position passes through each expert that it goes to: what these keep counts that many times, and what they give is kept, too.
+
+A gated delta net attends to no keys and computes in float32, in chunks. On torch, transformers' rule and the layer around it keep eleven
+arrays as wide as the keys of all heads, seven as wide as the values, five of a chunk's length for each head, and a state for each chunk. On
+MLX our rule keeps what goes in and comes out, and computes the rest again.
 """
 
 from __future__ import annotations
@@ -20,12 +25,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from mlxtune.backends.architecture import Architecture, block_of, last_part
+from mlxtune.backends.architecture import BLOCKS, Architecture, DeltaNet, block_of, last_part
 from mlxtune.backends.base import Device, LoraSpec
 from mlxtune.backends.experts import EXPERTS, is_expert
 from mlxtune.backends.shapes import SEQUENCE_TOKENS
 
 FLOAT32 = 4  # bytes
+DELTA_CHUNK = 64  # tokens, of transformers' rule
+DELTA_BLOCK_OF_MLX = 256  # tokens from one kept state to the next (`backends/mlx/delta_rule.py`)
 # Of a block's arrays, while its gradient is computed. MLX allocates up to a hundred operations ahead of the one that runs, more than a
 # block has, so gradients wait beside what they are computed from; torch frees each as soon as it has been used.
 GRADIENTS_OF_A_BLOCK = {"mlx": 1.5, "torch": 0.75}
@@ -35,6 +42,10 @@ SHARED_INPUTS = {
     "q_proj": "attention",
     "k_proj": "attention",
     "v_proj": "attention",
+    "in_proj_qkv": "attention",
+    "in_proj_z": "attention",
+    "in_proj_b": "attention",
+    "in_proj_a": "attention",
     "gate_proj": "mlp",
     "up_proj": "mlp",
     f"{EXPERTS}.gate_proj": EXPERTS,
@@ -104,12 +115,14 @@ class _Block:
         routed: Of what these experts give; 0 in a block without.
         adapted: Of the inputs of each adapted layer, by the last part of its name, of experts "experts.gate_proj".
         products: Adapted layers that a position passes through.
+        delta_net: What it has in the place of attention; None where it has attention.
     """
 
     inner: int
     routed: int
     adapted: Mapping[str, int]
     products: int
+    delta_net: DeltaNet | None
 
     @property
     def plain(self) -> _Block:
@@ -142,8 +155,11 @@ class Activations:
         self._hidden = architecture.hidden_size
         self._heads, head_dim = architecture.n_heads, architecture.head_dim
         self._queries, self._keys = self._heads * head_dim, architecture.n_kv_heads * head_dim
+        block = architecture.delta_nets.index(None)
+        projected = architecture.weights.get(f"{BLOCKS}.{block}.self_attn.q_proj.weight", (0,))[0]
+        self._gates = self._queries if projected == 2 * self._queries else 0  # Qwen3.5's, of the attention's result
         self._has_head_norms = any(name.endswith("self_attn.q_norm.weight") for name in architecture.weights)
-        self._n_blocks = architecture.n_blocks
+        self._delta_nets, self._is_recurrent = architecture.delta_nets, architecture.is_recurrent
         # Blocks below the first adapted one keep nothing: no gradient goes there.
         self._blocks = _blocks(architecture, spec)
 
@@ -151,9 +167,9 @@ class Activations:
         """What all blocks keep until the backward pass comes to them, bytes."""
         if not self._recomputes:
             return sum(self._of_block(shape, block) for block in self._blocks)
-        states = shape.prefix * 2 * self._keys  # of a prefix, which rows attend to without computing it again
-        positions = sum(one.positions for one in self._sequences(shape))
-        return len(self._blocks) * (positions * self._hidden + states) * self._width
+        inputs = sum(one.positions for one in self._sequences(shape)) * self._hidden * self._width
+        # Rows go on from a prefix without computing it again.
+        return sum(inputs + self._of_prefix(shape, block.delta_net, self._width) for block in self._blocks)
 
     def without_adapters(self, shape: PassShape) -> int:
         """What all blocks need for their gradient, kept or computed again, beside their adapters' share, bytes."""
@@ -169,8 +185,14 @@ class Activations:
         return gradients + largest + int(NEXT_BLOCK_AHEAD[self._backend] * plain)
 
     def states(self, shape: PassShape) -> int:
-        """Keys and values of a prefix that several passes share, and their gradient in float32, bytes."""
-        return self._n_blocks * shape.prefix * 2 * self._keys * (self._width + FLOAT32)
+        """What all blocks keep of a prefix that several passes share, and its gradient in float32, bytes."""
+        return sum(self._of_prefix(shape, net, width) for net in self._delta_nets for width in (self._width, FLOAT32))
+
+    def _of_prefix(self, shape: PassShape, delta_net: DeltaNet | None, width: int) -> int:
+        """Keys and values of a prefix in a block, or the state after it, bytes."""
+        if delta_net is not None:
+            return delta_net.state_bytes(width) if shape.prefix else 0
+        return shape.prefix * 2 * self._keys * width
 
     def _of_block(self, shape: PassShape, block: _Block) -> int:
         """What one block keeps, bytes."""
@@ -181,17 +203,38 @@ class Activations:
 
     def _of_sequences(self, one: Sequences, block: _Block) -> int:
         """What a block without adapters keeps of sequences, bytes."""
+        mixer = self._of_attention(one) if block.delta_net is None else self._of_delta_net(one, block.delta_net)
         if self._backend == "mlx":
-            per_position = 2 * self._hidden + 4 * block.inner + block.routed + self._queries
-            values = one.positions * per_position + 2 * one.keys * self._keys + one.pairs * self._heads
-            norms = one.positions * (self._queries + self._keys) if self._has_head_norms else 0
-            return (values + norms) * self._width
-        per_position = 3 * block.inner + block.routed + 2 * self._queries
+            return mixer + one.positions * (2 * self._hidden + 4 * block.inner + block.routed) * self._width
         # transformers' norms compute in float32, and keep what they normalize in it.
-        normalized = one.positions * (2 * self._hidden + (self._queries + self._keys if self._has_head_norms else 0))
+        return mixer + one.positions * ((3 * block.inner + block.routed) * self._width + 2 * self._hidden * FLOAT32)
+
+    def _of_attention(self, one: Sequences) -> int:
+        """What attention keeps of sequences, bytes."""
+        norms = one.positions * (self._queries + self._keys) if self._has_head_norms else 0
+        if self._backend == "mlx":
+            values = (
+                one.positions * (self._queries + 2 * self._gates) + 2 * one.keys * self._keys + one.pairs * self._heads
+            )
+            return (values + norms) * self._width
         # With a mask, keys and values are repeated for each head of the queries, and the mask becomes numbers.
         attended = 2 * one.keys * (self._queries if one.is_masked else self._keys) + (one.pairs if one.is_masked else 0)
-        return (one.positions * per_position + attended) * self._width + normalized * FLOAT32
+        results = 2 * one.positions * (self._queries + self._gates)
+        return (results + attended) * self._width + norms * FLOAT32
+
+    def _of_delta_net(self, one: Sequences, net: DeltaNet) -> int:
+        """What a gated delta net keeps of sequences, bytes."""
+        heads = net.n_value_heads
+        keys, values = heads * net.key_dim, heads * net.value_dim
+        if self._backend == "mlx":
+            exact = one.positions * (4.5 * net.n_key_heads * net.key_dim + 6 * values + 4 * heads)
+            states = one.count * (-(-one.length // DELTA_BLOCK_OF_MLX)) * keys * net.value_dim
+            return int(exact + states) * FLOAT32 + one.positions * (2 * net.channels + values) * self._width
+        n_chunks = -(-one.length // DELTA_CHUNK)
+        in_chunks = one.count * n_chunks * DELTA_CHUNK * (5 * heads * DELTA_CHUNK + 9 * keys + 2 * values + 8 * heads)
+        states = one.count * (n_chunks + 1) * keys * net.value_dim
+        outside = one.positions * (2 * keys + 5 * values + 4 * heads)
+        return (in_chunks + states + outside) * FLOAT32 + one.positions * 2 * net.channels * self._width
 
     def _of_adapters(self, block: _Block) -> float:
         """What the adapters of a block keep, bytes a position."""
@@ -217,7 +260,7 @@ class Activations:
 
     def _sequences(self, shape: PassShape) -> Sequence[Sequences]:
         """The rows, and the prefix where this pass keeps what is computed of it."""
-        rows = rows_computed(shape, self._backend, self._device)
+        rows = rows_computed(shape, self._backend, self._device, self._is_recurrent)
         holds_prefix = rows.before < shape.prefix  # in the rows' own sequence
         keeps_prefix = shape.prefix and not holds_prefix and (shape.is_alone or self._backend == "torch")
         return [rows, Sequences(1, shape.prefix, 0)] if keeps_prefix else [rows]
@@ -238,16 +281,20 @@ def _blocks(architecture: Architecture, spec: LoraSpec) -> list[_Block]:
             routed=per_token * architecture.hidden_size if block in sparse else 0,
             adapted=adapted[block],
             products=sum(per_token if name.startswith(EXPERTS) else 1 for name in adapted[block]),
+            delta_net=architecture.delta_nets[block],
         )
         for block in range(min(map(block_of, spec.layers)), architecture.n_blocks)
     ]
 
 
-def rows_computed(shape: PassShape, backend: str, device: Device) -> Sequences:
-    """A pass's rows as a backend computes them: MLX a rectangle, torch packed (`backends/torch/packing.py`)."""
+def rows_computed(shape: PassShape, backend: str, device: Device, is_recurrent: bool) -> Sequences:
+    """A pass's rows as a backend computes them: MLX a rectangle, torch packed (`backends/torch/packing.py`) or, of a recurrent model, not."""
     width = max(1, shape.width - 1)  # the last token of a row predicts nothing
     if backend == "mlx":
         return Sequences(device.padding.rows(shape.rows), device.padding.width(shape.width) - 1, shape.prefix)
+    if is_recurrent:
+        inside = shape.prefix if shape.is_alone and shape.rows == 1 else 0
+        return Sequences(shape.rows, inside + width, shape.prefix - inside, is_masked=shape.prefix > inside)
     computed, length = max(1, shape.tokens - shape.rows), max(SEQUENCE_TOKENS, width)
     if computed <= length:  # one sequence, which holds the prefix as well where no other pass needs it
         inside = shape.prefix if shape.is_alone else 0

@@ -47,7 +47,12 @@ def planned(model: Model, spec: LoraSpec, backend: str, dtype: str, checkpointin
 
 @pytest.mark.parametrize(
     ("family", "dtype", "targets", "dropout"),
-    [("qwen3", "float32", "attention", 0.0), ("qwen3", "bfloat16", "all", 0.1), ("qwen3_moe", "float32", "all", 0.0)],
+    [
+        ("qwen3", "float32", "attention", 0.0),
+        ("qwen3", "bfloat16", "all", 0.1),
+        ("qwen3_5_text", "float32", "all", 0.0),
+        ("qwen3_moe", "float32", "all", 0.0),
+    ],
 )
 def test_mlx_keeps_what_is_planned_of_each_block(
     tmp_path: Path, family: str, dtype: str, targets: str, dropout: float
@@ -76,6 +81,8 @@ def test_mlx_keeps_what_is_planned_of_each_block(
         ("llama", "mlp", 0.0, False, 40),
         ("qwen3", "all", 0.1, True, 0),
         ("qwen3_moe", "all", 0.0, False, 40),
+        ("qwen3_5_text", "all", 0.1, False, 40),
+        ("qwen3_5_text", "attention", 0.0, True, 0),
     ],
 )
 def test_torch_keeps_what_is_planned(
@@ -83,7 +90,7 @@ def test_torch_keeps_what_is_planned(
 ) -> None:
     torch = pytest.importorskip("torch")
     kept, plans = [], []
-    for layers in (1, 3):  # of which the difference is that of whole blocks
+    for layers in (2, 4):  # of which the difference is that of whole blocks, one of each kind
         model, spec = adapted(tmp_path, "torch", family, layers, "float32", targets, dropout, checkpointing)
         network = model._network  # type: ignore[attr-defined]
         weights = {value.untyped_storage().data_ptr() for value in network.state_dict().values()}
