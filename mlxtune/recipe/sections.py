@@ -372,8 +372,8 @@ class LoraSection(Section):
     dropout: float = Field(0.0, ge=0, lt=1)
     """Share of each adapted layer's inputs zeroed for the update while training."""
     targets: Literal["all", "attention", "mlp", "experts"] | list[str] = "all"
-    """Linear layers to adapt: all, attention (those of self_attn: q, k, v, o), mlp (gate, up, down; those of experts, too), experts
-    (of these alone), or a list of such words and names. Routers are never adapted."""
+    """Linear layers to adapt: all, attention (those of self_attn: q, k, v, o; those of gated delta nets, too), mlp (gate, up, down; those of
+    experts, too), experts (of these alone), or a list of such words and names. Routers are never adapted."""
     layers: Literal["all"] | Annotated[int, Field(ge=1)] = "all"
     """Transformer blocks to adapt: all, or that many from the end."""
     rslora: bool = False

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mlxtune.backends.architecture import Architecture
+from mlxtune.backends.architecture import Architecture, DeltaNet
 from mlxtune.backends.base import Backend
 from mlxtune.errors import ModelError
 from tests.adapted import BACKENDS, backend_named
@@ -154,6 +154,35 @@ def test_windows_are_those_of_transformers(
     assert backend.architecture(config).windows == windows
 
 
+def test_blocks_with_a_state_are_told_from_those_with_attention(backend: Backend) -> None:
+    architecture = backend.architecture(tiny_config("qwen3_5_text", layers=4))
+    net, *_ = architecture.delta_nets
+    assert net == DeltaNet(n_key_heads=2, n_value_heads=4, key_dim=16, value_dim=32, kernel=4)
+    assert architecture.delta_nets == (net, None, net, None) and architecture.windows == (None,) * 4
+    channels = architecture.weights["model.layers.0.linear_attn.conv1d.weight"][0]
+    assert net.channels == channels == 192
+    assert architecture.state_bytes(2) == 2 * (4 * 4 * 16 * 32 + 2 * 3 * channels)
+    assert architecture.is_recurrent and not backend.architecture(tiny_config("qwen3")).is_recurrent
+
+
+def test_attention_means_the_layers_of_gated_delta_nets_too(backend: Backend) -> None:
+    layers = backend.architecture(tiny_config("qwen3_5_text")).lora_layers("attention")
+    of_delta_net = ("in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj")
+    of_attention = ("q_proj", "k_proj", "v_proj", "o_proj")
+    assert layers == (
+        *(f"model.layers.0.linear_attn.{name}" for name in of_delta_net),
+        *(f"model.layers.1.self_attn.{name}" for name in of_attention),
+    )
+
+
+def test_gated_delta_nets_where_mlx_lm_has_attention_are_refused_there_by_name() -> None:
+    kinds = ["full_attention", "linear_attention", "linear_attention"]
+    config = {**tiny_config("qwen3_5_text", layers=3), "layer_types": kinds, "full_attention_interval": None}
+    assert backend_named("torch").architecture(config).n_attention_blocks == 1
+    with pytest.raises(ModelError, match=r"linear_attention in blocks \[1, 2\], and mlx-lm in .*use --backend torch"):
+        backend_named("mlx").architecture(config)
+
+
 def test_a_large_model_takes_no_memory(backend: Backend) -> None:
     peak = backend.peak_memory_bytes(reset=True)
     peak = backend.peak_memory_bytes(reset=True)
@@ -201,6 +230,9 @@ def test_layers_that_do_not_exist_are_refused(backend: Backend, layers: int) -> 
         ({"model_type": "granite", "logits_scaling": 8.0, "attention_multiplier": 1.0, "embedding_multiplier": 1.0,
           "residual_multiplier": 1.0, "mlp_bias": False},
          "'granite' is not supported: its logits are capped or scaled after the head"),
+        ({"model_type": "qwen3_5_text", "layer_types": ["linear_attention"] * 2, "full_attention_interval": 3,
+          "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 16, "linear_value_head_dim": 32,
+          "linear_conv_kernel_dim": 4}, "'qwen3_5_text' is not supported: it has no blocks of attention"),
         ({"hidden_size": "wide"}, "'qwen3'|hidden_size"),
     ],
 )  # fmt: skip

@@ -178,8 +178,8 @@ def test_a_delta_net_of_mlx_takes_what_the_librarys_own_takes_and_its_caches_hav
     ):
         check(type(stand_in).make_mask, caches.ArraysCache.make_mask, "mlx-lm")
         check_has(stand_in, {"before", *asked}, "a delta net", "mlx-lm")
-    for stand_in in (PrefixStateCache, RowsStateCache):
-        check_has(stand_in, {"before", "carry"}, "a delta net", "mlxtune")
+    for cache in (PrefixStateCache, RowsStateCache):
+        check_has(cache, {"before", "carry"}, "a delta net", "mlxtune")
 
 
 def test_the_rope_of_mlx_takes_what_the_librarys_own_take() -> None:
