@@ -137,7 +137,7 @@ def _gradients(
     for block, state, by_output in reversed(list(zip(blocks, states, _in_blocks([by_outputs]), strict=True))):
         # Only when the later block is done: MLX would begin all of them at once.
         inputs = mx.depends([*block, state], [by_state])
-        _, gradients = mx.vjp(_block, inputs, [by_output[0], by_state])
+        _, gradients = mx.vjp(_block, inputs, [*by_output, by_state])
         *of_tokens, by_state = gradients
         found.append(of_tokens)
     found.reverse()
@@ -163,6 +163,7 @@ def _block(
         betas: Likewise.
         state: Before them, (B, Hk, R, Dv, Dk).
     """
+    queries, keys, values = map(mx.contiguous, (queries, keys, values))  # once, and not for every product
     between = _decays_between(log_decays)
     from_start = mx.exp(mx.cumsum(log_decays, axis=-1))
     inside = _inside(queries, keys, values, betas, between, from_start)
@@ -171,7 +172,7 @@ def _block(
     for chunk, keys, decays in zip(inside.chunks(), split_first(to_end), split_first(from_start), strict=True):
         found, new = chunk.after(state)
         outputs.append(found)
-        state = decays[..., -1:, None] * state + new.swapaxes(-1, -2) @ keys
+        state = mx.addmm(decays[..., -1:, None] * state, new.swapaxes(-1, -2), keys)
     return mx.stack(outputs), state
 
 
@@ -194,8 +195,8 @@ class _Inside:
     def after(self, state: mx.array) -> tuple[mx.array, mx.array]:
         """Outputs after a state, (..., C, Dv), and what each token adds to it along its key, likewise."""
         transposed = state.swapaxes(-1, -2)
-        new = self.written - self.read @ transposed
-        return self.queries @ transposed + self.among @ new, new
+        new = mx.addmm(self.written, self.read, transposed, alpha=-1)
+        return mx.addmm(self.queries @ transposed, self.among, new), new
 
     def chunks(self) -> list[_Inside]:
         """Each of several, which lie along the first axis."""
@@ -216,13 +217,14 @@ def _inside(
         between: Product of the decays from each token, a column, to each that comes after it, a row, and itself; else 0.
         from_start: Product of those up to each token, its own included, (..., C).
     """
-    transposed, decays, betas = keys.swapaxes(-1, -2), from_start[..., None], betas[..., None]
-    solved = _inverse()(betas * (keys @ transposed) * between * mx.tri(keys.shape[-2], k=-1))
+    transposed = keys.swapaxes(-1, -2)
+    solved = _inverse()(betas[..., None] * (keys @ transposed) * (between * mx.tri(keys.shape[-2], k=-1)))
+    written = solved * betas[..., None, :]  # not keys and values, which are wider than a chunk is long
     return _Inside(
-        written=solved @ (betas * values),
-        read=solved @ (betas * decays * keys),
+        written=written @ values,
+        read=(written * from_start[..., None, :]) @ keys,
         among=(queries @ transposed) * between,
-        queries=decays * queries,
+        queries=from_start[..., None] * queries,
     )
 
 

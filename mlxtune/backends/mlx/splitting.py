@@ -17,4 +17,4 @@ def split(whole: mx.array, starts: list[int]) -> list[mx.array]:
 
 def split_first(whole: mx.array) -> list[mx.array]:
     """Each of (N, ...), without its first axis."""
-    return [part[0] for part in split(whole, list(range(1, len(whole))))]
+    return [part.squeeze(0) for part in split(whole, list(range(1, len(whole))))]
