@@ -10,10 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mlxtune.backends.mlx.backend import MlxBackend  # before mlx is imported
 from mlxtune.backends.mlx.delta_rule import CHUNK, CHUNKS_AT_ONCE, gated_delta_rule, gated_delta_tree
 
-assert MlxBackend
 ROWS, KEY_HEADS, VALUE_HEADS, KEY_DIM, VALUE_DIM = 2, 2, 4, 16, 24
 NAMES = ("queries", "keys", "values", "log_decays", "betas", "state")
 Arrays = list[NDArray[np.float32]]
@@ -110,10 +108,10 @@ def test_tokens_without_decay_and_beta_leave_the_state_as_it_is() -> None:
     import mlx.core as mx
 
     inputs = [mx.array(part) for part in inputs_of(70, "usual")]
-    *tokens, log_decays, betas, state = inputs
+    queries, keys, values, log_decays, betas, state = inputs
     own = (mx.arange(70) < 50)[:, None]
-    _, last = gated_delta_rule(*tokens, mx.where(own, log_decays, 0), mx.where(own, betas, 0), state)
-    _, wanted = gated_delta_rule(*(part[:, :50] for part in inputs[:5]), state)
+    _, last = gated_delta_rule(queries, keys, values, mx.where(own, log_decays, 0), mx.where(own, betas, 0), state)
+    _, wanted = gated_delta_rule(*[*(part[:, :50] for part in inputs[:5]), state])
     np.testing.assert_allclose(np.array(last), np.array(wanted), atol=1e-6)
 
 
@@ -129,10 +127,9 @@ def test_each_node_of_a_tree_has_the_output_of_its_path_as_a_sequence(kind: str)
     for node, path in enumerate(paths):
         ancestors[node, path] = True
     inputs = [mx.array(part) for part in inputs_of(len(paths), kind)]
-    found = np.array(gated_delta_tree(*inputs, mx.array(ancestors)))
+    found = np.array(gated_delta_tree(*[*inputs, mx.array(ancestors)]))
     for node, path in enumerate(paths):
-        tokens = [part[:, mx.array(path)] for part in inputs[:5]]
-        wanted, _ = gated_delta_rule(*tokens, inputs[5])
+        wanted, _ = gated_delta_rule(*[*(part[:, mx.array(path)] for part in inputs[:5]), inputs[5]])
         np.testing.assert_allclose(found[:, node], np.array(wanted)[:, -1], atol=1e-5)
     assert max(map(len, paths)) > 5
 

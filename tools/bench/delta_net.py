@@ -63,7 +63,7 @@ def main() -> None:
     random = np.random.default_rng(0)
     lengths = np.full(words.batch, words.tokens)
     batches = [batch_of(lengths, lengths - 1, random) for _ in range(1 + words.rounds)]
-    made = {
+    made: dict[str, Callable[[], Callable[[Batch, int], float]]] = {
         OURS: lambda: our_step(config, weights, False),
         CHECKPOINTED: lambda: our_step(config, weights, True),
         THEIRS: lambda: their_step(config, weights),
