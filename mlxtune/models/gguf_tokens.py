@@ -1,9 +1,9 @@
-"""How a GGUF describes a byte-level BPE tokenizer: types of tokens, and how text is split before BPE. No file is read here."""
+"""How a GGUF describes a tokenizer: types of tokens, and how byte-level BPE splits text first. No file is read here."""
 
 from __future__ import annotations
 
 # Types of tokens, of tokenizer.ggml.token_type.
-NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 
 GPT2_SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 DIGIT_SPLIT = r"\p{N}"
