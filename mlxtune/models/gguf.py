@@ -20,8 +20,9 @@ from mlxtune.errors import ModelError
 from mlxtune.files import write_json, write_safetensors
 from mlxtune.models.gguf_config import read_config, read_family
 from mlxtune.models.gguf_file import open_gguf, read_tensor
-from mlxtune.models.gguf_tensors import FAMILIES, ROPE_DIVISORS, deinterleaved
+from mlxtune.models.gguf_tensors import FAMILIES, ROPE_DIVISORS
 from mlxtune.models.gguf_tokenizer_files import write_tokenizer
+from mlxtune.models.gguf_weights import as_hugging_face
 
 SHARD_BYTES = 2 << 30
 
@@ -70,23 +71,22 @@ def tensors(path: Path) -> Iterator[tuple[str, NDArray[np.float32]]]:
         ModelError: A tensor of unknown name, or in a quantization that the gguf package cannot read.
     """
     family, config = read_family(path), read_config(path)
-    heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
     for tensor in open_gguf(path).tensors:
-        if tensor.name == ROPE_DIVISORS:
-            continue  # read by read_config
+        if tensor.name == ROPE_DIVISORS or _predicts_further(tensor.name, config["num_hidden_layers"]):
+            continue  # the first is read by read_config
         name = family.hugging_face_name(tensor.name)
         if name is None:
             raise ModelError(
                 f"{path}: the tensor {tensor.name} belongs to no {family.architecture} model that is known here; "
                 f"known architectures: {', '.join(FAMILIES)}"
             )
-        value = read_tensor(path, tensor)
-        part = tensor.name.split(".")[-2]
-        if family.is_interleaved and part in heads:
-            value = deinterleaved(value, heads[part])
-        if family.adds_one and value.ndim == 1:
-            value = value - 1
-        yield name, value
+        yield from as_hugging_face(name, read_tensor(path, tensor), family, config)
+
+
+def _predicts_further(name: str, n_blocks: int) -> bool:
+    """Whether a tensor lies in a block behind the model's own, which guesses the token after the next (nextn_predict_layers)."""
+    parts = name.split(".")
+    return parts[0] == "blk" and len(parts) > 1 and parts[1].isdecimal() and int(parts[1]) >= n_blocks
 
 
 # Writing the folder ----------------------------------------------------------------------------------------------

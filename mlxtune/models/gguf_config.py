@@ -1,6 +1,6 @@
 """The config.json of a model that a .gguf file holds: shapes, RoPE, windows and ids, from its metadata. No weight is read.
 
-What a GGUF leaves to llama.cpp's own defaults (Gemma 3's pattern of windows, its local RoPE) is written out here.
+What a GGUF leaves to llama.cpp's own classes (Gemma 3's pattern of windows, its local RoPE) is written out here.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from mlxtune.errors import ModelError
 from mlxtune.models.gguf_file import open_gguf, read_number, read_value, shortest
 from mlxtune.models.gguf_tensors import FAMILIES, ROPE_DIVISORS, Family, rope_divisors
 
+QWEN35_INTERVAL = 4  # blocks, of which the last attends to all tokens and the others are gated delta nets
 GEMMA3_PATTERN = 6  # blocks, of which the last sees all tokens and the others the last ones
 GEMMA3_LOCAL_BASE = 10000.0  # of RoPE in the blocks with a window
 GEMMA3_27B_BLOCKS = 62  # the one size that scales its attention by the width of a head as the hidden size gives it
@@ -29,7 +30,7 @@ def read_config(path: Path) -> dict[str, Any]:
         ModelError: Not a GGUF, corrupt, or an architecture that is not supported.
     """
     facts = _Facts.of(path)
-    layers = facts.whole("block_count")
+    layers = facts.whole("block_count") - facts.whole("nextn_predict_layers", 0)
     for needed in ("token_embd.weight", "output_norm.weight", f"blk.{layers - 1}.attn_norm.weight"):
         if needed not in facts.shapes:
             raise ModelError(f"{path}: the GGUF lacks the tensor {needed}, so it holds no whole language model")
@@ -75,9 +76,13 @@ def read_family(path: Path) -> Family:
             f"{path}: one part of a GGUF in {n_files:g} files; join them first with "
             "`llama-gguf-split --merge FIRST OUT`"
         )
-    if (read_number(path, f"{architecture}.expert_count") or 0) > 0:
-        raise ModelError(f"{path}: a mixture of experts; only dense models are supported")
-    return FAMILIES[architecture]
+    family = FAMILIES[architecture]
+    if not family.has_experts and (read_number(path, f"{architecture}.expert_count") or 0) > 0:
+        mixtures = ", ".join(name for name, one in FAMILIES.items() if one.has_experts)
+        raise ModelError(
+            f"{path}: a mixture of experts of architecture {architecture!r}, which is not supported; mixtures that are: {mixtures}"
+        )
+    return family
 
 
 def token_id(path: Path, name: str) -> int | None:
@@ -137,6 +142,58 @@ def _qwen3_keys(facts: _Facts, config: dict[str, Any]) -> dict[str, Any]:
     return {"hidden_act": "silu", "attention_bias": False}
 
 
+def _qwen3_moe_keys(facts: _Facts, config: dict[str, Any]) -> dict[str, Any]:
+    """llama.cpp's own class has experts in every block, and weighs those that are used by shares that sum to 1."""
+    return {
+        **_qwen3_keys(facts, config),
+        "num_experts": facts.whole("expert_count"),
+        "num_experts_per_tok": facts.whole("expert_used_count"),
+        "moe_intermediate_size": facts.whole("expert_feed_forward_length"),
+        "norm_topk_prob": True,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+    }
+
+
+def _qwen35_keys(facts: _Facts, config: dict[str, Any]) -> dict[str, Any]:
+    """The gated delta nets, which blocks they are, and a RoPE that turns a part of each head."""
+    interval = facts.whole("full_attention_interval", QWEN35_INTERVAL)
+    recurrent = facts.value("attention.recurrent_layers")
+    blocks = range(config["num_hidden_layers"])
+    if isinstance(recurrent, list) and [bool(recurrent[block]) for block in blocks] != [
+        (block + 1) % interval != 0 for block in blocks
+    ]:
+        raise ModelError(
+            f"{facts.path}: {facts.key('attention.recurrent_layers')}: other blocks than every {interval}th attend to all tokens, "
+            "which is not supported"
+        )
+    v_heads = facts.whole("ssm.time_step_rank")
+    turned = facts.whole("rope.dimension_count", config["head_dim"] // 4)
+    sections = facts.value("rope.dimension_sections") or [0]
+    return {
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "attn_output_gate": True,
+        "full_attention_interval": interval,
+        "layer_types": ["linear_attention" if (block + 1) % interval else "full_attention" for block in blocks],
+        "linear_conv_kernel_dim": facts.whole("ssm.conv_kernel"),
+        "linear_key_head_dim": facts.whole("ssm.state_size"),
+        "linear_num_key_heads": facts.whole("ssm.group_count"),
+        "linear_num_value_heads": v_heads,
+        "linear_value_head_dim": facts.whole("ssm.inner_size") // v_heads,
+        "rope_theta": None,
+        "rope_scaling": None,
+        "rope_parameters": {
+            "rope_type": "default",
+            **config.get("rope_scaling", {}),
+            "rope_theta": config["rope_theta"],
+            "partial_rotary_factor": turned / config["head_dim"],
+            "mrope_section": sections[:3],
+            "mrope_interleaved": True,
+        },
+    }
+
+
 def _gemma3_keys(facts: _Facts, config: dict[str, Any]) -> dict[str, Any]:
     """Windows, local RoPE and the scale of the attention, which llama.cpp's own class of Gemma 3 sets where the file is silent."""
     if facts.number("final_logit_softcapping", 0.0):
@@ -164,6 +221,8 @@ _OWN_KEYS: dict[str, Callable[[_Facts, dict[str, Any]], dict[str, Any]]] = {
     "llama": _llama_keys,
     "qwen2": _qwen2_keys,
     "qwen3": _qwen3_keys,
+    "qwen3moe": _qwen3_moe_keys,
+    "qwen35": _qwen35_keys,
     "gemma3": _gemma3_keys,
 }
 

@@ -2,10 +2,10 @@
 
 Names: Hugging Face's `model.layers.3.self_attn.q_proj.weight` is llama.cpp's `blk.3.attn_q.weight`. Order: the llama family,
 and it alone, has the rows of q and k interleaved, because llama.cpp rotates neighbouring values where Hugging Face rotates
-the two halves of a head. Values: where a norm multiplies by 1 + weight (Gemma's), a GGUF holds the sum.
+the two halves of a head. What else differs in a family is said by its `Family`; `gguf_weights.py` does it.
 
 Source:
-    conversion/llama.py and conversion/gemma.py of llama.cpp; its gguf package, tensor_mapping.py.
+    conversion/llama.py, gemma.py and qwen.py of llama.cpp; its gguf package, tensor_mapping.py.
 """
 
 from __future__ import annotations
@@ -34,6 +34,28 @@ _ATTENTION = {
     "attn_k_norm": "self_attn.k_norm",
 }
 _MLP = {"ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}
+_QWEN3_MOE_BLOCK = {
+    **_ATTENTION,
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate_inp": "mlp.gate",
+    "ffn_gate_exps": "mlp.experts.gate_proj",
+    "ffn_up_exps": "mlp.experts.up_proj",
+    "ffn_down_exps": "mlp.experts.down_proj",
+}
+_QWEN35_BLOCK = {
+    **_ATTENTION,
+    "post_attention_norm": "post_attention_layernorm",
+    **_MLP,
+    "attn_qkv": "linear_attn.in_proj_qkv",
+    "attn_gate": "linear_attn.in_proj_z",
+    "ssm_beta": "linear_attn.in_proj_b",
+    "ssm_alpha": "linear_attn.in_proj_a",
+    "ssm_conv1d": "linear_attn.conv1d",
+    "ssm_a": "linear_attn.A_log",  # neither weight nor bias
+    "ssm_dt.bias": "linear_attn.dt_bias",
+    "ssm_norm": "linear_attn.norm",
+    "ssm_out": "linear_attn.out_proj",
+}
 _LLAMA_BLOCK = {**_ATTENTION, "ffn_norm": "post_attention_layernorm", **_MLP}
 _GEMMA3_BLOCK = {
     **_ATTENTION,
@@ -52,9 +74,12 @@ class Family:
         architecture: Of general.architecture.
         model_type: Of config.json.
         model_class: transformers' class, of config.json's `architectures`.
-        block_names: A tensor's part of the name in a block of a GGUF -> the module in Hugging Face's block.
+        block_names: A tensor's name in a block of a GGUF -> its name in Hugging Face's block; where both end in .weight or .bias,
+            without that.
         is_interleaved: Whether q and k have their rows in another order.
         adds_one: Whether the model multiplies by 1 + weight in its norms, so that a GGUF holds 1 + weight.
+        has_experts: Whether its MLPs are mixtures of experts, of which a GGUF holds all in one tensor.
+        has_delta_nets: Whether some of its blocks are gated delta nets, whose heads a GGUF holds in another order.
         dtype: What its weights become that are neither float32 nor bfloat16 in the file: float16, the type of the scales of
             quantized ones; bfloat16 where activations grow beyond what float16 holds.
     """
@@ -65,6 +90,8 @@ class Family:
     block_names: Mapping[str, str]
     is_interleaved: bool = False
     adds_one: bool = False
+    has_experts: bool = False
+    has_delta_nets: bool = False
     dtype: str = "float16"
 
     def hugging_face_name(self, name: str) -> str | None:
@@ -75,8 +102,9 @@ class Family:
         """
         if (whole := re.fullmatch(r"(\w+)\.(weight|bias)", name)) and whole[1] in _NAMES:
             return f"{_NAMES[whole[1]]}.{whole[2]}"
-        if (block := re.fullmatch(r"blk\.(\d+)\.(\w+)\.(weight|bias)", name)) and block[2] in self.block_names:
-            return f"model.layers.{block[1]}.{self.block_names[block[2]]}.{block[3]}"
+        if block := re.fullmatch(r"blk\.(\d+)\.(.+)", name):
+            inner = _renamed(block[2], self.block_names)
+            return None if inner is None else f"model.layers.{block[1]}.{inner}"
         return None
 
     def gguf_name(self, name: str) -> str | None:
@@ -85,17 +113,23 @@ class Family:
         >>> FAMILIES["qwen3"].gguf_name("model.norm.weight")
         'output_norm.weight'
         """
+        if block := re.fullmatch(r"model\.layers\.(\d+)\.(.+)", name):
+            inner = _renamed(block[2], self._own_block_names)
+            return None if inner is None else f"blk.{block[1]}.{inner}"
         module, _, kind = name.rpartition(".")
-        if module in _OWN_NAMES:
-            return f"{_OWN_NAMES[module]}.{kind}"
-        block = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", module)
-        if block and block[2] in self._own_block_names:
-            return f"blk.{block[1]}.{self._own_block_names[block[2]]}.{kind}"
-        return None
+        return f"{_OWN_NAMES[module]}.{kind}" if module in _OWN_NAMES else None
 
     @cached_property
     def _own_block_names(self) -> dict[str, str]:
         return {long: short for short, long in self.block_names.items()}
+
+
+def _renamed(name: str, names: Mapping[str, str]) -> str | None:
+    """A tensor's name in a block under the other names, .weight or .bias kept."""
+    if name in names:
+        return names[name]
+    module, _, kind = name.rpartition(".")
+    return f"{names[module]}.{kind}" if kind in ("weight", "bias") and module in names else None
 
 
 FAMILIES = {
@@ -104,6 +138,8 @@ FAMILIES = {
         Family("llama", "llama", "LlamaForCausalLM", _LLAMA_BLOCK, is_interleaved=True),
         Family("qwen2", "qwen2", "Qwen2ForCausalLM", _LLAMA_BLOCK),
         Family("qwen3", "qwen3", "Qwen3ForCausalLM", _LLAMA_BLOCK),
+        Family("qwen3moe", "qwen3_moe", "Qwen3MoeForCausalLM", _QWEN3_MOE_BLOCK, has_experts=True),
+        Family("qwen35", "qwen3_5_text", "Qwen3_5ForCausalLM", _QWEN35_BLOCK, adds_one=True, has_delta_nets=True),
         Family("gemma3", "gemma3_text", "Gemma3ForCausalLM", _GEMMA3_BLOCK, adds_one=True, dtype="bfloat16"),
     )
 }

@@ -10,6 +10,10 @@ DIGIT_SPLIT = r"\p{N}"
 _QWEN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+_QWEN35 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|"
+    r"\s+(?!\S)|\s+"
+)
 _LLAMA3 = _QWEN.replace(r"\p{N}|", r"\p{N}{1,3}|", 1)
 _DEFAULT = (r"[\p{P}\$\+<=>\^~\|]+", GPT2_SPLIT, r"\p{N}+", r"[0-9][0-9][0-9]")
 
@@ -20,12 +24,11 @@ SPLITS: dict[str, tuple[str, ...]] = {
     "default": _DEFAULT,
     "smollm": (DIGIT_SPLIT, GPT2_SPLIT),
     "qwen2": (_QWEN,),
+    "qwen35": (_QWEN35,),
     "deepseek-r1-qwen": (_QWEN,),
     "llama-bpe": (_LLAMA3,),
     "llama3": (_LLAMA3,),
 }
-COMPOSING_SPLITS = (
-    "qwen2",
-    "deepseek-r1-qwen",
-)  # Qwen composes Unicode first; llama.cpp does not, its own tokenizer does
+# Qwen composes Unicode first; llama.cpp does not, its own tokenizer does.
+COMPOSING_SPLITS = ("qwen2", "qwen35", "deepseek-r1-qwen")
 LLAMA3_SPLITS = ("llama-bpe", "llama3")  # llama.cpp takes a piece that is a token whole, without merging
