@@ -17,7 +17,13 @@ from numpy.typing import NDArray
 
 Weights = Mapping[str, NDArray[np.float32]]
 
-ARCHITECTURES = {"gemma3_text": "gemma3", "qwen3_moe": "qwen3moe", "qwen3_5_text": "qwen35", "qwen3": "qwen3", "llama": "llama"}
+ARCHITECTURES = {
+    "gemma3_text": "gemma3",
+    "qwen3_moe": "qwen3moe",
+    "qwen3_5_text": "qwen35",
+    "qwen3": "qwen3",
+    "llama": "llama",
+}
 NAMES = {
     "model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight",
     "lm_head.weight": "output.weight",
@@ -56,7 +62,11 @@ def llama_cpp_file(
     from gguf import GGUFWriter
 
     architecture = ARCHITECTURES[config["model_type"]]
-    facts = {**{f"{architecture}.{key}": value for key, value in facts_of(config).items()}, **tokenizer, **(metadata or {})}
+    facts = {
+        **{f"{architecture}.{key}": value for key, value in facts_of(config).items()},
+        **tokenizer,
+        **(metadata or {}),
+    }
     writer = GGUFWriter(path, architecture)
     for key, value in facts.items():
         if isinstance(value, bool):

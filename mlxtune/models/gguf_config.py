@@ -164,8 +164,8 @@ def _qwen35_keys(facts: _Facts, config: dict[str, Any]) -> dict[str, Any]:
         (block + 1) % interval != 0 for block in blocks
     ]:
         raise ModelError(
-            f"{facts.path}: {facts.key('attention.recurrent_layers')}: other blocks than every {interval}th attend to all tokens, "
-            "which is not supported"
+            f"{facts.path}: {facts.key('attention.recurrent_layers')}: expected the last of every {interval} blocks, and no other, to "
+            "attend to all tokens"
         )
     v_heads = facts.whole("ssm.time_step_rank")
     turned = facts.whole("rope.dimension_count", config["head_dim"] // 4)

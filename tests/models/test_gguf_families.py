@@ -105,3 +105,84 @@ def test_transformers_computes_the_same_from_what_was_read(given: Given, tmp_pat
     assert np.ptp(expected) > 1
     read = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
     np.testing.assert_allclose(logits(read), expected, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def gemma(tmp_path_factory: pytest.TempPathFactory) -> Given:
+    return given_model(tmp_path_factory.mktemp("gemma"), "gemma3_text")
+
+
+@pytest.fixture(scope="module")
+def hybrid(tmp_path_factory: pytest.TempPathFactory) -> Given:
+    return given_model(tmp_path_factory.mktemp("hybrid"), "qwen3_5_text")
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_both_backends_compute_a_gemma_that_was_read(gemma: Given, tmp_path: Path, name: str) -> None:
+    gguf.to_folder(gemma.file(tmp_path / "model.gguf"), tmp_path / "out", "float32")
+    model = backend_named(name).load(tmp_path / "out")
+    assert model.architecture.windows == (8, 8, 8, 8, 8, None, 8)
+    np.testing.assert_allclose(model.logits(IDS), logits(gemma.network), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "expected"),
+    [
+        ({"gemma3.attention.sliding_window_pattern": 3}, {"sliding_window_pattern": 3}),
+        ({"gemma3.rope.freq_base_swa": 5000.0}, {"rope_local_base_freq": 5000.0}),
+        ({"gemma3.rope.scaling.type": "linear", "gemma3.rope.scaling.factor": 8.0},
+         {"rope_scaling": {"rope_type": "linear", "type": "linear", "factor": 8.0}}),
+    ],
+)  # fmt: skip
+def test_what_a_gemma_says_counts_more_than_llama_cpps_defaults(
+    gemma: Given, tmp_path: Path, metadata: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    assert read_config(gemma.file(tmp_path / "model.gguf", **metadata)).items() >= expected.items()
+
+
+def test_a_gemma_without_a_window_attends_to_all_tokens(gemma: Given, tmp_path: Path) -> None:
+    config = read_config(gemma.file(tmp_path / "model.gguf", **{"gemma3.attention.sliding_window": None}))
+    assert set(config["layer_types"]) == {"full_attention"}
+    assert all(backend_named(name).architecture(config).windows == (None,) * 7 for name in BACKENDS)
+
+
+def test_the_largest_gemma_scales_its_attention_otherwise(
+    gemma: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = gemma.file(tmp_path / "model.gguf")
+    assert read_config(file)["query_pre_attn_scalar"] == 32
+    monkeypatch.setattr("mlxtune.models.gguf_config.GEMMA3_27B_BLOCKS", 7)
+    assert read_config(file)["query_pre_attn_scalar"] == 16
+
+
+def test_capped_logits_are_refused_by_name(gemma: Given, tmp_path: Path) -> None:
+    file = gemma.file(tmp_path / "model.gguf", **{"gemma3.final_logit_softcapping": 30.0})
+    with pytest.raises(ModelError, match=r"gemma3\.final_logit_softcapping: its logits are capped"):
+        read_config(file)
+
+
+def test_blocks_that_guess_further_tokens_are_left_out(hybrid: Given, tmp_path: Path) -> None:
+    guessing = {
+        f"model.layers.4.{name.split('.', 3)[3]}": weight
+        for name, weight in hybrid.weights.items()
+        if name.startswith("model.layers.2.")
+    }
+    assert guessing.keys() & {"model.layers.4.self_attn.q_proj.weight"}
+    file = llama_cpp_file(
+        tmp_path / "model.gguf", hybrid.config, {**hybrid.weights, **guessing}, hybrid.tokenizer,
+        {"qwen35.block_count": 5, "qwen35.nextn_predict_layers": 1},
+    )  # fmt: skip
+    assert read_config(file)["num_hidden_layers"] == 4
+    assert dict(gguf.tensors(file)).keys() == hybrid.weights.keys()
+
+
+def test_delta_nets_at_other_places_are_refused_by_name(hybrid: Given, tmp_path: Path) -> None:
+    file = hybrid.file(tmp_path / "model.gguf", **{"qwen35.attention.recurrent_layers": [True, False, True, True]})
+    with pytest.raises(ModelError, match=r"recurrent_layers: expected the last of every 3 blocks"):
+        read_config(file)
+
+
+def test_experts_of_a_dense_architecture_are_refused_by_name(hybrid: Given, tmp_path: Path) -> None:
+    file = hybrid.file(tmp_path / "model.gguf", **{"qwen35.expert_count": 8})
+    with pytest.raises(ModelError, match=r"a mixture of experts of architecture 'qwen35', .* that are: qwen3moe"):
+        read_config(file)
