@@ -5,7 +5,7 @@ from __future__ import annotations
 from mlxtune.errors import ExportError
 from mlxtune.models.gguf_tensors import FAMILIES, Family, family_of
 
-WRITABLE = ("llama", "qwen2", "qwen3")
+WRITABLE = ("llama", "qwen2", "qwen3", "gemma3")
 
 
 def family_to_write(model_type: object, what: str, remedy: str) -> Family:

@@ -31,6 +31,7 @@ from mlxtune.export.gguf_family import family_to_write
 from mlxtune.export.gguf_tokenizer import GgufTokenizer, gguf_tokenizer
 from mlxtune.export.gguf_writing import FILE_TYPES, GgufTensor, base_name, block_size, provenance, write_gguf
 from mlxtune.export.source import ExportSource
+from mlxtune.models.gguf_config import GEMMA3_27B_BLOCKS, GEMMA3_LOCAL_BASE, GEMMA3_PATTERN
 from mlxtune.models.gguf_tensors import ROPE_DIVISORS, Family, interleaved, rope_divisors
 
 QUANTIZATIONS = tuple(kind.lower() for kind in FILE_TYPES)
@@ -96,10 +97,12 @@ def model_metadata(config: Mapping[str, Any], architecture: Architecture) -> dic
         "vocab_size": architecture.vocabulary,
         **_rope_scaling(config),
     }
-    if config.get("head_dim") or family.architecture == "qwen3":
+    if config.get("head_dim") or family.architecture in ("qwen3", "gemma3"):
         keys |= {"attention.key_length": width, "attention.value_length": width}
     if family.architecture == "llama":
         keys["rope.dimension_count"] = width
+    if family.architecture == "gemma3":
+        keys["attention.sliding_window"] = int(config["sliding_window"])
     return {f"{family.architecture}.{key}": value for key, value in keys.items()}
 
 
@@ -146,11 +149,13 @@ def _plan(source: ExportSource, family: Family, kind: str) -> _Plan:
 
 
 def _chunks(fused: FusedTensors, name: str, family: Family, width: int) -> Callable[[], Iterator[NDArray[np.float32]]]:
-    """A weight's rows in the order that its family has in a GGUF; `width` is a head's."""
+    """A weight's rows in the order, and with the values, that its family has in a GGUF; `width` is a head's."""
     part = name.split(".")[-2]
-    if not family.is_interleaved or part not in ("q_proj", "k_proj"):
-        return partial(fused.chunks, name)
-    return lambda: (interleaved(rows, len(rows) // width) for rows in fused.chunks(name, width))
+    if family.is_interleaved and part in ("q_proj", "k_proj"):
+        return lambda: (interleaved(rows, len(rows) // width) for rows in fused.chunks(name, width))
+    if family.adds_one and len(fused.shapes[name]) == 1:
+        return lambda: (rows + 1 for rows in fused.chunks(name))
+    return partial(fused.chunks, name)
 
 
 def _kind(quantization: str) -> str:
@@ -195,12 +200,40 @@ def _family(config: Mapping[str, Any]) -> Family:
     family = family_to_write(config.get("model_type"), "a model", remedy)
     if family.architecture == "qwen3" and config.get("attention_bias"):
         raise ExportError("a qwen3 model with attention_bias cannot be written as a GGUF: llama.cpp's has none")
-    activation = config.get("hidden_act", "silu")
-    if activation != "silu":
-        raise ExportError(
-            f"a model with hidden_act {activation!r} cannot be written as a GGUF: llama.cpp computes 'silu'"
-        )
+    if family.architecture == "gemma3":
+        _check_gemma3(config)
+        return family
+    _check_value(config, "hidden_act", "silu", config.get("hidden_act", "silu"))
     return family
+
+
+def _check_gemma3(config: Mapping[str, Any]) -> None:
+    """Refuse what llama.cpp's class of Gemma 3 sets by itself, where the model has it otherwise."""
+    blocks, heads = int(config["num_hidden_layers"]), int(config.get("num_attention_heads", 8))
+    width = int(config["hidden_size"]) // heads if blocks == GEMMA3_27B_BLOCKS else int(config.get("head_dim", 256))
+    _check_value(config, "hidden_activation", "gelu_pytorch_tanh", config.get("hidden_activation", "gelu_pytorch_tanh"))
+    _check_value(config, "query_pre_attn_scalar", width, config.get("query_pre_attn_scalar", 256))
+    _check_value(
+        config, "rope_local_base_freq", GEMMA3_LOCAL_BASE, config.get("rope_local_base_freq", GEMMA3_LOCAL_BASE)
+    )
+    kinds = config.get("layer_types") or [
+        "sliding_attention" if block % int(config.get("sliding_window_pattern", GEMMA3_PATTERN)) else "full_attention"
+        for block in range(1, blocks + 1)
+    ]
+    expected = ["sliding_attention" if block % GEMMA3_PATTERN else "full_attention" for block in range(1, blocks + 1)]
+    if kinds != expected:
+        raise ExportError(
+            "a model of type 'gemma3_text' whose blocks with a window are not the first five of every six cannot be written as a GGUF: "
+            "llama.cpp computes no other pattern"
+        )
+
+
+def _check_value(config: Mapping[str, Any], key: str, expected: object, said: object) -> None:
+    """Refuse a value of a config that llama.cpp does not compute."""
+    if said != expected:
+        raise ExportError(
+            f"a model of type {config['model_type']!r} with {key} {said!r} cannot be written as a GGUF: llama.cpp computes {expected!r}"
+        )
 
 
 # RoPE scaling ----------------------------------------------------------------------------------------------------
