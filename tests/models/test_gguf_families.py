@@ -118,11 +118,10 @@ def hybrid(tmp_path_factory: pytest.TempPathFactory) -> Given:
 
 
 @pytest.mark.parametrize("name", BACKENDS)
-def test_both_backends_compute_a_gemma_that_was_read(gemma: Given, tmp_path: Path, name: str) -> None:
-    gguf.to_folder(gemma.file(tmp_path / "model.gguf"), tmp_path / "out", "float32")
+def test_both_backends_compute_what_was_read(given: Given, tmp_path: Path, name: str) -> None:
+    gguf.to_folder(given.file(tmp_path / "model.gguf"), tmp_path / "out", "float32")
     model = backend_named(name).load(tmp_path / "out")
-    assert model.architecture.windows == (8, 8, 8, 8, 8, None, 8)
-    np.testing.assert_allclose(model.logits(IDS), logits(gemma.network), atol=1e-4)
+    np.testing.assert_allclose(model.logits(IDS), logits(given.network), atol=1e-4)
 
 
 @pytest.mark.parametrize(
