@@ -24,8 +24,8 @@ from typing import Any
 from mlxtune.backends import INSTALL, INTEL_MAC, LIBRARIES, NotInstalled, is_intel_mac
 from mlxtune.backends.base import Backend, ChosenBackend, Device, Gpus
 from mlxtune.errors import BackendError
-from mlxtune.models.base_model import models_cache
 from mlxtune.models.conversions import count as count_conversions
+from mlxtune.models.conversions import models_cache
 from mlxtune.tested import newer_than_tested, versions_tested
 from mlxtune.version import __version__
 

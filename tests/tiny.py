@@ -10,6 +10,7 @@ No network and no torch.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -355,7 +356,13 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def tiny_gguf(
-    path: Path, folder: Path, quantization: str = "F32", *, pre: str = "qwen2", metadata: dict[str, Any] | None = None
+    path: Path,
+    folder: Path,
+    quantization: str = "F32",
+    *,
+    pre: str = "qwen2",
+    metadata: dict[str, Any] | None = None,
+    without: Sequence[str] = (),
 ) -> Path:
     """Write a model folder as a .gguf file, as llama.cpp's own converter would.
 
@@ -365,6 +372,7 @@ def tiny_gguf(
         quantization: What matrices are stored as: "F32", "F16", "BF16", "Q8_0", "Q4_0", ...; vectors stay float32.
         pre: tokenizer.ggml.pre.
         metadata: Metadata to add, text or numbers, by key; a key that is there already is replaced.
+        without: Keys to leave out.
     """
     from gguf import GGMLQuantizationType, GGUFWriter
     from gguf.quants import quantize
@@ -386,7 +394,7 @@ def tiny_gguf(
     }
     if "head_dim" in config:
         facts[f"{architecture}.attention.key_length"] = config["head_dim"]
-    facts |= metadata or {}
+    facts = {key: value for key, value in {**facts, **(metadata or {})}.items() if key not in without}
     writer = GGUFWriter(path, facts.pop("general.architecture", architecture))
     for key, value in facts.items():
         if isinstance(value, bool):

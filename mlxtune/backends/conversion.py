@@ -48,7 +48,7 @@ def convert(
         source: A model folder, Hugging Face's or MLX's, or a .gguf file.
         out: The folder to write; must not exist, or be empty.
         spec: Quantization and type. Without a type, a folder keeps what it stores; a GGUF stored in float32 or bfloat16
-            keeps that, and any other becomes float16, the type its quantization scales have.
+            keeps that, and any other becomes float16, the type its quantization scales have, or bfloat16 of a Gemma.
         convert_folder: How the backend does it with a folder.
         architecture: The backend's.
 
@@ -193,8 +193,7 @@ def _check_spec(spec: ConvertSpec) -> None:
 def _convert_gguf(
     source: Path, folder: Path, spec: ConvertSpec, convert_folder: ConvertFolder, architecture: ArchitectureOf
 ) -> WrittenModel:
-    own = {"F32": "float32", "BF16": "bfloat16"}.get(gguf.stored_type(source), "float16")
-    dtype = spec.dtype or own
+    dtype = spec.dtype or gguf.own_dtype(source)
     if spec.bits is None and dtype != "bfloat16":
         gguf.to_folder(source, folder, dtype)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

@@ -112,8 +112,7 @@ def _clean_cache(names: list[str], yes: bool, as_json: bool) -> None:
     from datetime import datetime, timezone
 
     from mlxtune.data.prepared_cache import list_prepared
-    from mlxtune.models.base_model import models_cache
-    from mlxtune.models.conversions import list_conversions, named, remove
+    from mlxtune.models.conversions import list_conversions, models_cache, named, remove
     from mlxtune.report.terminal.run_table import age_text
     from mlxtune.report.values import size_text
 

@@ -24,19 +24,13 @@ from numpy.typing import NDArray
 from mlxtune.backends.adapter import Adapter, check_fits
 from mlxtune.backends.architecture import Architecture
 from mlxtune.backends.base import LoraSpec
-from mlxtune.errors import AdapterError, ExportError
+from mlxtune.errors import AdapterError
 from mlxtune.export.exported import Exported, check_file_free, new_file, size_on_disk
+from mlxtune.export.gguf_family import family_to_write
 from mlxtune.export.gguf_writing import FILE_TYPES, GgufTensor, provenance, write_gguf
 from mlxtune.export.source import ExportSource
 from mlxtune.models.gguf_file import open_gguf, read_number, read_tensor, read_value, shortest
-from mlxtune.models.gguf_tensors import (
-    ARCHITECTURES,
-    INTERLEAVED,
-    deinterleaved,
-    gguf_name,
-    hugging_face_name,
-    interleaved,
-)
+from mlxtune.models.gguf_tensors import FAMILIES, Family, deinterleaved, family_of, interleaved
 
 _FACTOR = re.compile(r"(?P<weight>.+\.weight)\.lora_(?P<factor>[ab])")
 
@@ -55,11 +49,8 @@ def export_gguf_lora(source: ExportSource, out: Path, *, force: bool = False) ->
     adapter = source.trained
     check_file_free(out, force=force)
     architecture = source.architecture
-    if architecture.model_type not in ARCHITECTURES:
-        raise ExportError(
-            f"an adapter of a model of type {architecture.model_type!r} cannot be written as a GGUF; it can be for {', '.join(ARCHITECTURES)}. "
-            "For others write --to peft, and convert that folder with llama.cpp's convert_lora_to_gguf.py"
-        )
+    remedy = "For others write --to peft, and convert that folder with llama.cpp's convert_lora_to_gguf.py"
+    family = family_to_write(architecture.model_type, "an adapter of a model", remedy)
     metadata: dict[str, Any] = {
         "general.type": "adapter",
         "general.name": source.recipe.name,
@@ -68,9 +59,9 @@ def export_gguf_lora(source: ExportSource, out: Path, *, force: bool = False) ->
         "adapter.type": "lora",
         "adapter.lora.alpha": float(adapter.spec.scale * adapter.spec.rank),
     }
-    tensors = list(_tensors(adapter, architecture))
+    tensors = list(_tensors(adapter, family, architecture.head_dim))
     with new_file(out, force=force) as new:
-        write_gguf(new, architecture.model_type, metadata, tensors)
+        write_gguf(new, family.architecture, metadata, tensors)
     load = f"llama-cli -m BASE.gguf --lora {shlex.quote(str(out))}"
     own = "`mlxtune export RUN --to gguf --base`"
     notes = (
@@ -96,10 +87,10 @@ def read_gguf_lora(path: Path, architecture: Architecture) -> Adapter:
         AdapterError: It is no LoRA adapter, or one of another architecture, or does not fit the base model.
         ModelError: It is no GGUF, truncated or damaged.
     """
-    _check_kind(path, architecture)
+    family = _family(path, architecture)
     weights: dict[str, NDArray[np.float32]] = {}
     for tensor in open_gguf(path).tensors:
-        layer, factor = _layer(path, str(tensor.name))
+        layer, factor = _layer(path, family, str(tensor.name))
         weights[f"{layer}.lora_{factor}"] = read_tensor(path, tensor)
     alpha = read_number(path, "adapter.lora.alpha")
     if not weights or alpha is None:
@@ -119,7 +110,7 @@ def read_gguf_lora(path: Path, architecture: Architecture) -> Adapter:
     adapter = Adapter(LoraSpec(rank, scale, 0.0, layers), ordered)
     check_fits(adapter, architecture.linear_layers, str(path), "the base model")
     for layer in layers:
-        if _is_interleaved(layer, architecture):
+        if _is_interleaved(layer, family):
             name = f"{layer}.lora_B"
             ordered[name] = deinterleaved(ordered[name], len(ordered[name]) // architecture.head_dim)
     return adapter
@@ -141,40 +132,41 @@ def _factors(layer: str) -> tuple[str, str]:
     return f"{layer}.lora_A", f"{layer}.lora_B"
 
 
-def _check_kind(path: Path, architecture: Architecture) -> None:
-    """Refuse what is no LoRA adapter of this architecture."""
+def _family(path: Path, architecture: Architecture) -> Family:
+    """The family of the base model; what is no LoRA adapter of it is refused."""
     kind, adapter_kind = read_value(path, "general.type"), read_value(path, "adapter.type")
     if kind != "adapter" or adapter_kind != "lora":
         what = repr(kind or "model") if kind != "adapter" else f"an adapter of kind {adapter_kind!r}"
         raise AdapterError(f"{path}: is {what}; expected a LoRA adapter (general.type 'adapter', adapter.type 'lora')")
-    own = read_value(path, "general.architecture")
-    if own != architecture.model_type:
+    own, family = read_value(path, "general.architecture"), family_of(architecture.model_type)
+    if family is None or own != family.architecture:
         raise AdapterError(
             f"{path}: is an adapter of a {own} model; the base model is of type {architecture.model_type}; give the "
             "base model that the adapter was trained on"
         )
     if read_value(path, "adapter.alora.invocation_tokens"):
         raise AdapterError(f"{path}: is active after certain tokens only (aLoRA), which is not supported")
+    return family
 
 
-def _layer(path: Path, name: str) -> tuple[str, str]:
+def _layer(path: Path, family: Family, name: str) -> tuple[str, str]:
     """Layer and factor, "A" or "B", of a tensor."""
     match = _FACTOR.fullmatch(name)
-    weight = hugging_face_name(match["weight"]) if match else None
+    weight = family.hugging_face_name(match["weight"]) if match else None
     if match is None or weight is None:
-        raise AdapterError(f"{path}: the tensor {name} belongs to no LoRA adapter of {', '.join(ARCHITECTURES)} models")
+        raise AdapterError(f"{path}: the tensor {name} belongs to no LoRA adapter of {', '.join(FAMILIES)} models")
     return weight.removesuffix(".weight"), match["factor"].upper()
 
 
-def _tensors(adapter: Adapter, architecture: Architecture) -> Iterator[GgufTensor]:
-    """A and B of each layer, in float32."""
+def _tensors(adapter: Adapter, family: Family, width: int) -> Iterator[GgufTensor]:
+    """A and B of each layer, in float32; `width` is a head's."""
     for layer in adapter.spec.layers:
-        name = gguf_name(f"{layer}.weight")
+        name = family.gguf_name(f"{layer}.weight")
         for own in _factors(layer):
             factor = own[-1]
             value = np.ascontiguousarray(adapter.weights[own], np.float32)
-            if factor == "B" and _is_interleaved(layer, architecture):
-                value = interleaved(value, len(value) // architecture.head_dim)
+            if factor == "B" and _is_interleaved(layer, family):
+                value = interleaved(value, len(value) // width)
             yield GgufTensor(f"{name}.lora_{factor.lower()}", value.shape, "F32", _whole(value))
 
 
@@ -182,6 +174,6 @@ def _whole(value: NDArray[np.float32]) -> Any:
     return lambda: iter([value])
 
 
-def _is_interleaved(layer: str, architecture: Architecture) -> bool:
+def _is_interleaved(layer: str, family: Family) -> bool:
     """Whether a GGUF has the rows of a layer in another order, and so those of its B."""
-    return architecture.model_type in INTERLEAVED and layer.rpartition(".")[2] in ("q_proj", "k_proj")
+    return family.is_interleaved and layer.rpartition(".")[2] in ("q_proj", "k_proj")

@@ -27,17 +27,12 @@ from mlxtune.errors import ExportError
 from mlxtune.export.chat_template import gguf_chat_template
 from mlxtune.export.exported import Exported, check_file_free, new_file, size_on_disk
 from mlxtune.export.fused_tensors import FusedTensors
+from mlxtune.export.gguf_family import family_to_write
 from mlxtune.export.gguf_tokenizer import GgufTokenizer, gguf_tokenizer
 from mlxtune.export.gguf_writing import FILE_TYPES, GgufTensor, base_name, block_size, provenance, write_gguf
 from mlxtune.export.source import ExportSource
-from mlxtune.models.gguf_tensors import (
-    ARCHITECTURES,
-    INTERLEAVED,
-    ROPE_DIVISORS,
-    gguf_name,
-    interleaved,
-    rope_divisors,
-)
+from mlxtune.models.gguf_config import GEMMA3_27B_BLOCKS, GEMMA3_LOCAL_BASE, GEMMA3_PATTERN
+from mlxtune.models.gguf_tensors import ROPE_DIVISORS, Family, interleaved, rope_divisors
 
 QUANTIZATIONS = tuple(kind.lower() for kind in FILE_TYPES)
 FALLBACK = "F16"  # of a matrix whose rows cannot be divided into blocks, as in llama.cpp
@@ -64,16 +59,17 @@ def export_gguf(source: ExportSource, out: Path, quantization: str = "f16", *, f
     """
     kind = _kind(quantization)
     check_file_free(out, force=force)
+    family = _family(source.config)
     metadata = model_metadata(source.config, source.architecture)
     tokenizer = gguf_tokenizer(source.base, source.config)
-    plan = _plan(source, kind)
+    plan = _plan(source, family, kind)
     metadata |= {
         **_general(source, kind),
         **tokenizer.metadata(),
         **_template(source, tokenizer),
     }
     with new_file(out, force=force) as new:
-        write_gguf(new, str(source.config["model_type"]), metadata, plan.tensors)
+        write_gguf(new, family.architecture, metadata, plan.tensors)
     notes = [*plan.notes, *_notes(tokenizer)]
     return Exported("gguf", out, size_on_disk(out), f"llama-cli -m {shlex.quote(str(out))}", tuple(notes))
 
@@ -88,8 +84,7 @@ def model_metadata(config: Mapping[str, Any], architecture: Architecture) -> dic
     Raises:
         ExportError: llama.cpp does not compute what the config says.
     """
-    _check_family(config)
-    model_type, width = architecture.model_type, architecture.head_dim
+    family, width = _family(config), architecture.head_dim
     keys: dict[str, Any] = {
         "block_count": architecture.n_blocks,
         "context_length": context_length(config),
@@ -102,11 +97,13 @@ def model_metadata(config: Mapping[str, Any], architecture: Architecture) -> dic
         "vocab_size": architecture.vocabulary,
         **_rope_scaling(config),
     }
-    if config.get("head_dim") or model_type == "qwen3":
+    if config.get("head_dim") or family.architecture in ("qwen3", "gemma3"):
         keys |= {"attention.key_length": width, "attention.value_length": width}
-    if model_type == "llama":
+    if family.architecture == "llama":
         keys["rope.dimension_count"] = width
-    return {f"{model_type}.{key}": value for key, value in keys.items()}
+    if family.architecture == "gemma3":
+        keys["attention.sliding_window"] = int(config["sliding_window"])
+    return {f"{family.architecture}.{key}": value for key, value in keys.items()}
 
 
 def context_length(config: Mapping[str, Any]) -> int:
@@ -122,23 +119,23 @@ class _Plan:
     notes: Sequence[str]
 
 
-def _plan(source: ExportSource, kind: str) -> _Plan:
+def _plan(source: ExportSource, family: Family, kind: str) -> _Plan:
     """The tensors of a model, those that make a GGUF of it included."""
     config = source.config
     fused = FusedTensors(source.base, config, source.architecture, source.adapter)
     head = "model.embed_tokens.weight" if source.architecture.is_tied else "lm_head.weight"
     tensors, whole, notes = [], [], []
     for name, shape in fused.shapes.items():
-        short = gguf_name(name)
+        short = family.gguf_name(name)
         if short is None:
             raise ExportError(f"{source.base}: a GGUF has no name for {name}")
         stored = "F32" if len(shape) == 1 else HEAD if name == head and kind in _FEW_BITS else kind
         if shape[-1] % block_size(stored):
             stored = FALLBACK
             whole.append(short)
-        tensors.append(GgufTensor(short, shape, stored, _chunks(fused, name, source.architecture)))
-    if kind in _FEW_BITS and gguf_name(head) not in whole:
-        notes.append(f"{gguf_name(head)}, which computes the logits, is stored as {HEAD}")
+        tensors.append(GgufTensor(short, shape, stored, _chunks(fused, name, family, source.architecture.head_dim)))
+    if kind in _FEW_BITS and family.gguf_name(head) not in whole:
+        notes.append(f"{family.gguf_name(head)}, which computes the logits, is stored as {HEAD}")
     if whole:
         few = f" and {len(whole) - 3} more" if len(whole) > 3 else ""
         notes.append(
@@ -151,13 +148,14 @@ def _plan(source: ExportSource, kind: str) -> _Plan:
     return _Plan(tensors, notes)
 
 
-def _chunks(fused: FusedTensors, name: str, architecture: Architecture) -> Callable[[], Iterator[NDArray[np.float32]]]:
-    """A weight's rows in the order that its architecture has in a GGUF."""
+def _chunks(fused: FusedTensors, name: str, family: Family, width: int) -> Callable[[], Iterator[NDArray[np.float32]]]:
+    """A weight's rows in the order, and with the values, that its family has in a GGUF; `width` is a head's."""
     part = name.split(".")[-2]
-    if architecture.model_type not in INTERLEAVED or part not in ("q_proj", "k_proj"):
-        return partial(fused.chunks, name)
-    width = architecture.head_dim
-    return lambda: (interleaved(rows, len(rows) // width) for rows in fused.chunks(name, width))
+    if family.is_interleaved and part in ("q_proj", "k_proj"):
+        return lambda: (interleaved(rows, len(rows) // width) for rows in fused.chunks(name, width))
+    if family.adds_one and len(fused.shapes[name]) == 1:
+        return lambda: (rows + 1 for rows in fused.chunks(name))
+    return partial(fused.chunks, name)
 
 
 def _kind(quantization: str) -> str:
@@ -196,20 +194,45 @@ def _notes(tokenizer: GgufTokenizer) -> list[str]:
     ]
 
 
-def _check_family(config: Mapping[str, Any]) -> None:
-    """Refuse what llama.cpp's class of a model type does not compute."""
-    model_type = config.get("model_type")
-    if model_type not in ARCHITECTURES:
-        raise ExportError(
-            f"model type {model_type!r} cannot be written as a GGUF; it can be for {', '.join(ARCHITECTURES)}. For others write "
-            "--to hf, and convert that folder with llama.cpp's convert_hf_to_gguf.py"
-        )
-    if model_type == "qwen3" and config.get("attention_bias"):
+def _family(config: Mapping[str, Any]) -> Family:
+    """The family of a config; what llama.cpp's class of it does not compute is refused."""
+    remedy = "For others write --to hf, and convert that folder with llama.cpp's convert_hf_to_gguf.py"
+    family = family_to_write(config.get("model_type"), "a model", remedy)
+    if family.architecture == "qwen3" and config.get("attention_bias"):
         raise ExportError("a qwen3 model with attention_bias cannot be written as a GGUF: llama.cpp's has none")
-    activation = config.get("hidden_act", "silu")
-    if activation != "silu":
+    if family.architecture == "gemma3":
+        _check_gemma3(config)
+        return family
+    _check_value(config, "hidden_act", "silu", config.get("hidden_act", "silu"))
+    return family
+
+
+def _check_gemma3(config: Mapping[str, Any]) -> None:
+    """Refuse what llama.cpp's class of Gemma 3 sets by itself, where the model has it otherwise."""
+    blocks, heads = int(config["num_hidden_layers"]), int(config.get("num_attention_heads", 8))
+    width = int(config["hidden_size"]) // heads if blocks == GEMMA3_27B_BLOCKS else int(config.get("head_dim", 256))
+    _check_value(config, "hidden_activation", "gelu_pytorch_tanh", config.get("hidden_activation", "gelu_pytorch_tanh"))
+    _check_value(config, "query_pre_attn_scalar", width, config.get("query_pre_attn_scalar", 256))
+    _check_value(
+        config, "rope_local_base_freq", GEMMA3_LOCAL_BASE, config.get("rope_local_base_freq", GEMMA3_LOCAL_BASE)
+    )
+    kinds = config.get("layer_types") or [
+        "sliding_attention" if block % int(config.get("sliding_window_pattern", GEMMA3_PATTERN)) else "full_attention"
+        for block in range(1, blocks + 1)
+    ]
+    expected = ["sliding_attention" if block % GEMMA3_PATTERN else "full_attention" for block in range(1, blocks + 1)]
+    if kinds != expected:
         raise ExportError(
-            f"a model with hidden_act {activation!r} cannot be written as a GGUF: llama.cpp computes 'silu'"
+            "a model of type 'gemma3_text' whose blocks with a window are not the first five of every six cannot be written as a GGUF: "
+            "llama.cpp computes no other pattern"
+        )
+
+
+def _check_value(config: Mapping[str, Any], key: str, expected: object, said: object) -> None:
+    """Refuse a value of a config that llama.cpp does not compute."""
+    if said != expected:
+        raise ExportError(
+            f"a model of type {config['model_type']!r} with {key} {said!r} cannot be written as a GGUF: llama.cpp computes {expected!r}"
         )
 
 

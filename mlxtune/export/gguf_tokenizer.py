@@ -1,8 +1,9 @@
 """A model folder's tokenizer as the metadata of a GGUF: tokens, merges, special ids, and how llama.cpp shall split text.
 
-Byte-level BPE only, as Qwen's, Llama 3's and SmolLM's are. How text is split before BPE is named, not described, in a GGUF;
-a tokenizer that splits in a way that llama.cpp has no known name for is refused, because it would read other tokens than the
-model was trained on. The reader of the same metadata is `models/gguf.py`.
+Byte-level BPE, as Qwen's, Llama 3's and SmolLM's are, and SentencePiece's BPE, as Gemma's is (`gguf_pieces.py`). How text is
+split before byte-level BPE is named, not described, in a GGUF; a tokenizer that splits in a way that llama.cpp has no known
+name for is refused, because it would read other tokens than the model was trained on. The reader of the same metadata is
+`models/gguf_vocabulary.py`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxtune.errors import ExportError
+from mlxtune.export.gguf_pieces import opens_with_space, piece_scores, piece_texts, piece_types
 from mlxtune.models.gguf_probe import PROBE, probed_split
 from mlxtune.models.gguf_tokens import (
     CONTROL,
@@ -25,6 +27,7 @@ from mlxtune.models.gguf_tokens import (
     UNUSED,
     USER_DEFINED,
 )
+from mlxtune.models.gguf_vocabulary import BYTE_LEVEL, SENTENCEPIECE
 from mlxtune.models.tokenizer import load_tokenizer
 
 _REMEDY = "export to another format (hf, mlx, peft), or take the base model's own GGUF and export gguf-lora"
@@ -35,10 +38,13 @@ class GgufTokenizer:
     """The tokenizer.ggml.* metadata of a tokenizer.
 
     Attributes:
+        kind: Of tokenizer.ggml.model.
         split: Of tokenizer.ggml.pre: the name of the rules by which text is split before BPE.
         tokens: Text of each id; ids without a token, up to the width of the embedding, are called [PADn].
         types: Type of each id.
-        merges: Of BPE, "left right".
+        merges: Of byte-level BPE, "left right".
+        scores: Of SentencePiece, of each id.
+        adds_space: Whether a text opens with a space, of SentencePiece; None of byte-level BPE.
         special_ids: bos, eos, eot, unknown, padding -> id, as far as there are.
         adds_bos: Whether a text opens with BOS.
         adds_eos: Whether a text ends with EOS.
@@ -46,10 +52,13 @@ class GgufTokenizer:
         chat_template: The base model's own; None where there is none.
     """
 
+    kind: str
     split: str
     tokens: tuple[str, ...]
     types: tuple[int, ...]
     merges: tuple[str, ...]
+    scores: tuple[float, ...]
+    adds_space: bool | None
     special_ids: Mapping[str, int]
     adds_bos: bool
     adds_eos: bool
@@ -59,12 +68,15 @@ class GgufTokenizer:
     def metadata(self) -> dict[str, Any]:
         """Key -> value, without the chat template."""
         ids = {f"tokenizer.ggml.{name}_token_id": value for name, value in self.special_ids.items()}
+        joined: dict[str, Any] = {"tokenizer.ggml.merges": self.merges}
+        if self.adds_space is not None:
+            joined = {"tokenizer.ggml.scores": self.scores, "tokenizer.ggml.add_space_prefix": self.adds_space}
         return {
-            "tokenizer.ggml.model": "gpt2",
+            "tokenizer.ggml.model": self.kind,
             "tokenizer.ggml.pre": self.split,
             "tokenizer.ggml.tokens": self.tokens,
             "tokenizer.ggml.token_type": self.types,
-            "tokenizer.ggml.merges": self.merges,
+            **joined,
             **ids,
             "tokenizer.ggml.add_bos_token": self.adds_bos,
             "tokenizer.ggml.add_eos_token": self.adds_eos,
@@ -80,14 +92,22 @@ def gguf_tokenizer(folder: Path, config: Mapping[str, Any]) -> GgufTokenizer:
 
     Raises:
         ModelError: The folder has no tokenizer that can be read.
-        ExportError: It is not byte-level BPE, splits text in a way that llama.cpp has no known name for, or has more tokens
-            than the model.
+        ExportError: It is neither byte-level nor SentencePiece's BPE, splits text in a way that llama.cpp has no known name for, or
+            has more tokens than the model.
     """
     tokenizer = load_tokenizer(folder)
     hf = tokenizer.hf
     definition = _definition(folder, hf)
     tokens, types = _tokens(folder, definition, int(config["vocab_size"]))
-    split = _split(folder, definition, list(hf(PROBE)["input_ids"]))
+    merges = _merges(definition["model"]["merges"])
+    adds_space = opens_with_space(definition)
+    is_byte_level = adds_space is None
+    split = _split(folder, definition, list(hf(PROBE)["input_ids"])) if is_byte_level else "default"
+    scores: tuple[float, ...] = ()
+    if not is_byte_level:
+        types = piece_types(tokens, types)
+        scores = piece_scores(tokens, types, [merge.split(" ", 1) for merge in merges])
+        tokens = piece_texts(tokens, types)
     plain, whole = (list(hf("a", add_special_tokens=special)["input_ids"]) for special in (False, True))
     before, after = _added(folder, plain, whole)
     special = {
@@ -98,10 +118,13 @@ def gguf_tokenizer(folder: Path, config: Mapping[str, Any]) -> GgufTokenizer:
         "padding": _first(hf.pad_token_id, config.get("pad_token_id")),
     }
     return GgufTokenizer(
+        kind=BYTE_LEVEL if is_byte_level else SENTENCEPIECE,
         split=split,
         tokens=tokens,
         types=types,
-        merges=_merges(definition["model"]["merges"]),
+        merges=merges if is_byte_level else (),
+        scores=scores,
+        adds_space=adds_space,
         special_ids={name: value for name, value in special.items() if value is not None and value < len(tokens)},
         adds_bos=bool(before),
         adds_eos=bool(after),
@@ -111,14 +134,15 @@ def gguf_tokenizer(folder: Path, config: Mapping[str, Any]) -> GgufTokenizer:
 
 
 def _definition(folder: Path, hf: Any) -> dict[str, Any]:
-    """tokenizer.json, where it is byte-level BPE."""
+    """tokenizer.json, where it is byte-level or SentencePiece's BPE."""
     backend = getattr(hf, "backend_tokenizer", None)
     definition: dict[str, Any] = {} if backend is None else json.loads(backend.to_str())
     model = definition.get("model", {})
-    if model.get("type") != "BPE" or model.get("byte_fallback") or not _is_byte_level(definition):
+    is_byte_level = model.get("type") == "BPE" and not model.get("byte_fallback") and _is_byte_level(definition)
+    if not is_byte_level and opens_with_space(definition) is None:
         raise ExportError(
             f"{folder}: its tokenizer is {model.get('type', 'of an unknown kind')!r}; only byte-level BPE (as Qwen's, Llama "
-            f"3's and SmolLM's) can be written into a GGUF: {_REMEDY}"
+            f"3's and SmolLM's) and SentencePiece BPE (as Gemma's) can be written into a GGUF: {_REMEDY}"
         )
     return definition
 

@@ -8,6 +8,7 @@
 //     {"tokenize": "text"}                                              -> {"tokens": [ids]}
 //     {"tokens": [ids], "max_new_tokens": 32, "stop": [ids]}            -> {"tokens": [ids], "text": "...", "stop": "stop"}
 //     {"prompt": "text", "max_new_tokens": 32, "stop": [ids]}           -> the same
+//     {"tokens": [ids], "logits_at": [positions]}                       -> {"logits": [float32 of the whole vocabulary in base64, ...]}
 //
 // Special tokens in texts are read as such; nothing is added before or after them. Replies are greedy, begin after the
 // prompt and leave out the token that ended them; "stop" is "stop" or "length". A request that fails is answered by {"error"}.
@@ -47,6 +48,7 @@ process.exit(0);
 
 async function answer(model, sequence, request) {
     if (request.tokenize !== undefined) return { tokens: model.tokenize(request.tokenize, true) };
+    if (request.logits_at !== undefined) return { logits: await logits(sequence, request.tokens, request.logits_at) };
     const prompt = request.tokens ?? model.tokenize(request.prompt, true);
     const ends = new Set(request.stop);
     const tokens = [];
@@ -61,4 +63,17 @@ async function answer(model, sequence, request) {
         if (tokens.length >= request.max_new_tokens) break;
     }
     return { tokens, text: model.detokenize(tokens), stop };
+}
+
+async function logits(sequence, tokens, positions) {
+    await sequence.clearHistory();
+    const wanted = new Set(positions);
+    const input = tokens.map((token, at) => (wanted.has(at) ? [token, { generateNext: { logits: true } }] : token));
+    const output = await sequence.controlledEvaluate(input);
+    return positions.map((at) => {
+        const found = output[at].next.logits;
+        const row = new Float32Array(found.size);
+        for (const [token, logit] of found) row[token] = logit;
+        return Buffer.from(row.buffer).toString("base64");
+    });
 }

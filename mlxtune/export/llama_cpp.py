@@ -9,6 +9,7 @@ The package holds llama.cpp ready built, and needs no network once it is there. 
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 import subprocess
@@ -16,6 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mlxtune.backends.base import Generation
 from mlxtune.errors import ExportError
@@ -102,6 +106,11 @@ class LlamaCpp:
             answer = self._ask(request)
             replies.append(Generation(tuple(answer["tokens"]), answer["stop"]))
         return replies
+
+    def logits(self, tokens: Sequence[int], positions: Sequence[int]) -> NDArray[np.float32]:
+        """Logits of the token after each of some positions of a sequence, (positions, vocabulary)."""
+        rows = self._ask({"tokens": list(tokens), "logits_at": list(positions)})["logits"]
+        return np.stack([np.frombuffer(base64.b64decode(row), np.dtype("<f4")) for row in rows])
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         stdin: IO[str] = self._pipe(self._process.stdin)

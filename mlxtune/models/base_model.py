@@ -15,9 +15,8 @@ from typing import Any
 
 from mlxtune.backends.base import Backend, ConvertSpec
 from mlxtune.errors import AdapterError
-from mlxtune.files import cache_folder
 from mlxtune.models import gguf
-from mlxtune.models.conversions import kept, model_hash
+from mlxtune.models.conversions import kept, model_hash, models_cache
 from mlxtune.models.source import ModelSource, find, left_out, read_config, stored_config, text_weights
 from mlxtune.models.text_part import is_multimodal
 from mlxtune.models.writing import model_folder
@@ -118,11 +117,6 @@ def require_base(folder: Path, trained_on: object, run: str) -> None:
             f"{run}: was trained on other weights than those in {folder}; give the base model it was trained on, or name "
             "another one on purpose with --set model.path=..."
         )
-
-
-def models_cache() -> Path:
-    """Where converted models are kept: `models` in the cache folder."""
-    return cache_folder() / "models"
 
 
 @functools.cache

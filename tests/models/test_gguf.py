@@ -17,7 +17,9 @@ from tokenizers import Regex, Tokenizer, pre_tokenizers
 
 from mlxtune.errors import ModelError
 from mlxtune.models import gguf
+from mlxtune.models.gguf_config import read_config
 from mlxtune.models.gguf_layout import ImpossibleLayout, check_layout
+from mlxtune.models.gguf_tokenizer_files import write_tokenizer
 from tests.tiny import CORPUS, FAMILIES, tiny_gguf, tiny_model
 
 TEXTS = [
@@ -68,7 +70,7 @@ def test_quantized_weights_come_back_as_they_were_rounded(tmp_path: Path, quanti
 def test_config_is_the_models_own(tmp_path: Path, family: str, tied: bool) -> None:
     folder, file = written(tmp_path, family, tied=tied)
     expected = json.loads((folder / "config.json").read_text())
-    got = gguf.read_config(file)
+    got = read_config(file)
     ours = {"bos_token_id", "generation_config", "initializer_range", "torch_dtype", "use_cache"}  # not in a GGUF
     for key in expected.keys() - ours:
         assert got[key] == expected[key], key
@@ -80,7 +82,7 @@ def test_tokenizer_gives_the_same_ids_and_chat_prompt(tmp_path: Path, family: st
     from transformers import AutoTokenizer
 
     folder, file = written(tmp_path, family)
-    gguf.write_tokenizer(file, tmp_path / "out")
+    write_tokenizer(file, tmp_path / "out")
     before = Tokenizer.from_file(str(folder / "tokenizer.json"))
     after = Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json"))
     for text in TEXTS:
@@ -97,7 +99,7 @@ def test_tokenizer_gives_the_same_ids_and_chat_prompt(tmp_path: Path, family: st
 
 def test_unused_ids_are_no_tokens(tmp_path: Path) -> None:
     folder, file = written(tmp_path)
-    gguf.write_tokenizer(file, tmp_path / "out")
+    write_tokenizer(file, tmp_path / "out")
     before = Tokenizer.from_file(str(folder / "tokenizer.json"))
     after = Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json"))
     assert after.get_vocab() == before.get_vocab()
@@ -107,7 +109,7 @@ def test_unused_ids_are_no_tokens(tmp_path: Path) -> None:
 def test_bos_opens_a_text_only_where_the_file_says_so(tmp_path: Path, add_bos: bool) -> None:
     metadata = {"tokenizer.ggml.add_bos_token": add_bos, "tokenizer.ggml.bos_token_id": 5}
     _, file = written(tmp_path, metadata=metadata)
-    gguf.write_tokenizer(file, tmp_path / "out")
+    write_tokenizer(file, tmp_path / "out")
     ids = Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json")).encode("pay").ids
     assert (ids[0] == 5) == add_bos
 
@@ -130,7 +132,7 @@ OWN_SPLITS = {
 @pytest.mark.parametrize("pre", list(OWN_SPLITS))
 def test_text_is_split_as_the_kinds_own_tokenizer_splits_it(tmp_path: Path, pre: str) -> None:
     _, file = written(tmp_path, "llama", pre=pre)
-    gguf.write_tokenizer(file, tmp_path / "out")
+    write_tokenizer(file, tmp_path / "out")
     split = Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json")).pre_tokenizer
     own = pre_tokenizers.Sequence(OWN_SPLITS[pre])
     for text in TEXTS:
@@ -141,7 +143,7 @@ def test_text_is_split_as_the_kinds_own_tokenizer_splits_it(tmp_path: Path, pre:
 
 def test_qwen_files_without_a_pre_tokenizer_are_split_as_qwen(tmp_path: Path) -> None:
     folder, file = written(tmp_path, "qwen2", pre="default")
-    gguf.write_tokenizer(file, tmp_path / "out")
+    write_tokenizer(file, tmp_path / "out")
     before = Tokenizer.from_file(str(folder / "tokenizer.json"))
     after = Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json"))
     assert all(after.encode(text).ids == before.encode(text).ids for text in TEXTS)
@@ -154,7 +156,7 @@ def test_yarn_scaling_is_kept(tmp_path: Path) -> None:
         "qwen2.rope.scaling.original_context_length": 1024,
     }
     _, file = written(tmp_path, "qwen2", metadata=metadata)
-    scaling = gguf.read_config(file)["rope_scaling"]
+    scaling = read_config(file)["rope_scaling"]
     assert (scaling["rope_type"], scaling["factor"], scaling["original_max_position_embeddings"]) == ("yarn", 4.0, 1024)
 
 
@@ -180,7 +182,7 @@ def test_llama_3_scaling_is_recovered_from_its_divisors(tmp_path: Path, factor: 
     divisors = np.array(llama3_divisors(30000.0, 16, factor), np.float32)
     save_file({**weights, "rope_freqs.weight": divisors}, folder / "model.safetensors")
     file = tiny_gguf(tmp_path / "model.gguf", folder)
-    scaling = gguf.read_config(file)["rope_scaling"]
+    scaling = read_config(file)["rope_scaling"]
     assert (scaling["rope_type"], scaling["original_max_position_embeddings"]) == ("llama3", 8192)
     assert scaling["factor"] == pytest.approx(factor)
     assert dict(gguf.tensors(file)).keys() == weights.keys()
@@ -191,7 +193,7 @@ def test_another_scaling_than_llama_3s_is_refused(tmp_path: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     save_file({**weights, "rope_freqs.weight": np.arange(1, 9, dtype=np.float32)}, folder / "model.safetensors")
     with pytest.raises(ModelError, match="not Llama 3's"):
-        gguf.read_config(tiny_gguf(tmp_path / "model.gguf", folder))
+        read_config(tiny_gguf(tmp_path / "model.gguf", folder))
 
 
 def test_weights_are_sharded_when_they_are_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,7 +212,10 @@ def test_weights_are_sharded_when_they_are_large(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ({"general.architecture": "mamba"}, r"architecture 'mamba' is not supported; supported: llama, qwen2, qwen3"),
+        (
+            {"general.architecture": "mamba"},
+            r"architecture 'mamba' is not supported; supported: llama, qwen2, qwen3, ",
+        ),
         ({"qwen3.expert_count": 8}, "a mixture of experts"),
         ({"qwen3.rope.scaling.type": "longrope"}, "'longrope' is not supported"),
         ({"split.count": 3}, "one part of a GGUF in 3 files"),
@@ -219,20 +224,21 @@ def test_weights_are_sharded_when_they_are_large(tmp_path: Path, monkeypatch: py
 def test_a_model_of_another_kind_is_refused_by_name(tmp_path: Path, metadata: dict[str, Any], message: str) -> None:
     _, file = written(tmp_path, metadata=metadata)
     with pytest.raises(ModelError, match=message):
-        gguf.read_config(file)
+        read_config(file)
 
 
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ({"tokenizer.ggml.model": "llama"}, "tokenizer is of kind 'llama'"),
+        ({"tokenizer.ggml.model": "t5"}, "tokenizer is of kind 't5'"),
+        ({"tokenizer.ggml.model": "llama"}, "it has 448 tokens, 448 types of tokens and 0 scores"),
         ({"tokenizer.ggml.pre": "gpt-4o"}, "split as 'gpt-4o', which is not known"),
     ],
 )
 def test_a_tokenizer_of_another_kind_is_refused_by_name(tmp_path: Path, metadata: dict[str, Any], message: str) -> None:
     _, file = written(tmp_path, metadata=metadata)
     with pytest.raises(ModelError, match=message):
-        gguf.write_tokenizer(file, tmp_path / "out")
+        write_tokenizer(file, tmp_path / "out")
 
 
 def test_an_unknown_tensor_is_refused_by_name(tmp_path: Path) -> None:
@@ -250,13 +256,13 @@ def test_a_truncated_file_is_said_to_be_so(tmp_path: Path, share: float) -> None
     content = file.read_bytes()
     file.write_bytes(content[: int(len(content) * share)])
     with pytest.raises(ModelError, match="truncated or damaged"):
-        gguf.read_config(file)
+        read_config(file)
 
 
 def test_a_file_that_is_no_gguf_is_said_to_be_so(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_bytes(b"<html>not found</html>")
     with pytest.raises(ModelError, match="not a GGUF file"):
-        gguf.read_config(tmp_path / "model.gguf")
+        read_config(tmp_path / "model.gguf")
 
 
 # Headers that their file cannot hold -------------------------------------------------------------------------------
@@ -319,7 +325,7 @@ def test_what_a_file_cannot_hold_is_refused_with_its_place_in_a_moment(tmp_path:
     (tmp_path / "model.gguf").write_bytes(content)
     began = time.perf_counter()
     with pytest.raises(ModelError, match="truncated or damaged") as caught:
-        gguf.read_config(tmp_path / "model.gguf")
+        read_config(tmp_path / "model.gguf")
     assert message in str(caught.value)
     assert time.perf_counter() - began < 2, "some milliseconds"
 
@@ -329,7 +335,7 @@ def test_another_version_is_named(tmp_path: Path, version: int) -> None:
     (tmp_path / "model.gguf").write_bytes(header(version=version))
     shown = version if version < 1000 else 9  # written on a big-endian machine
     with pytest.raises(ModelError, match=f"a GGUF of version {shown}, expected 2 or 3"):
-        gguf.read_config(tmp_path / "model.gguf")
+        read_config(tmp_path / "model.gguf")
 
 
 def test_a_large_file_of_nothing_is_refused_in_a_moment(tmp_path: Path) -> None:
@@ -338,7 +344,7 @@ def test_a_large_file_of_nothing_is_refused_in_a_moment(tmp_path: Path) -> None:
         file.truncate(20 << 30)  # on disk a few kilobytes
     began = time.perf_counter()
     with pytest.raises(ModelError, match="more than 10,000,000 entries"):
-        gguf.read_config(tmp_path / "model.gguf")
+        read_config(tmp_path / "model.gguf")
     assert time.perf_counter() - began < 2
 
 
@@ -380,4 +386,4 @@ def test_a_file_cut_anywhere_is_impossible_and_whole_is_not(tmp_path: Path, orde
 def test_metadata_of_another_kind_is_refused_by_name(tmp_path: Path, metadata: dict[str, Any], message: str) -> None:
     _, file = written(tmp_path, metadata=metadata)
     with pytest.raises(ModelError, match=message):
-        gguf.read_config(file)
+        read_config(file)

@@ -15,7 +15,7 @@ import pytest
 
 from mlxtune.backends.base import ConvertSpec, WrittenModel
 from mlxtune.errors import ModelError
-from mlxtune.models import base_model, hub
+from mlxtune.models import conversions, hub
 from mlxtune.models.base_model import base_folder, config_and_tokenizer, is_nested
 from mlxtune.models.source import find
 from mlxtune.models.writing import model_folder
@@ -430,7 +430,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: py
     file = tiny_gguf(tmp_path / "model.gguf", tiny_model(tmp_path / "base"))
     with pytest.raises(ModelError, match="set MLXTUNE_CACHE"):
         config_and_tokenizer(ModelSection(path=str(file)))
-    assert base_model.models_cache() == tmp_path / "file" / "models"
+    assert conversions.models_cache() == tmp_path / "file" / "models"
 
 
 # Folders that appear whole ---------------------------------------------------------------------------------------
