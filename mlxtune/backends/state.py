@@ -1,7 +1,7 @@
 """The state of a training that a backend saves and loads: adapter values and AdamW's moments. NumPy only.
 
 Both backends read and write it through this file, so that a training begun on one continues on the other. All names
-and shapes are the seam's: LAYER.lora_A (r, in) and LAYER.lora_B (out, r).
+and shapes are the seam's: LAYER.lora_A (r, in), LAYER.lora_B (out, r), and with DoRA LAYER.magnitude (out,).
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ def write_state(folder: Path, state: TrainingState) -> None:
         write_safetensors(folder / file, {name: np.ascontiguousarray(value) for name, value in arrays.items()})
 
 
-def read_state(folder: Path, layers: tuple[str, ...]) -> TrainingState:
-    """Read a state of an adapter on `layers`.
+def read_state(folder: Path, names: tuple[str, ...]) -> TrainingState:
+    """Read the state of an adapter whose values have these names.
 
     Raises:
-        AdapterError: A file is missing or corrupt, or the state is of other layers.
+        AdapterError: A file is missing or corrupt, or the state is of other layers, or of another kind of adapter.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
@@ -54,7 +54,6 @@ def read_state(folder: Path, layers: tuple[str, ...]) -> TrainingState:
         weights, moments = (load_file(folder / file) for file in (ADAPTER_FILE, OPTIMIZER_FILE))
     except (OSError, SafetensorError) as error:
         raise AdapterError(f"{folder}: its state cannot be read: {error}") from error
-    names = [f"{layer}.{part}" for layer in layers for part in ("lora_A", "lora_B")]
     expected = {f"{name}.{moment}" for name in names for moment in ("first_moment", "second_moment")} | {"steps"}
     if weights.keys() != set(names) or moments.keys() != expected:
         raise AdapterError(f"{folder}: its adapter adapts other layers than the one being trained")

@@ -59,7 +59,7 @@ def front_matter_of(facts: CardFacts) -> str:
     from huggingface_hub import ModelCardData
 
     model, artifact = facts.recipe.model, facts.artifact
-    tags = ["mlxtune", "lora", *([artifact.format] if artifact.format in ("mlx", "gguf") else [])]
+    tags = ["mlxtune", facts.recipe.lora.type, *([artifact.format] if artifact.format in ("mlx", "gguf") else [])]
     tags += [f"{artifact.options.quantize}-bit"] if artifact.options.quantize else []
     license_found = facts.license or License("")
     results = _eval_results(facts)
@@ -113,13 +113,13 @@ def _eval_results(facts: CardFacts) -> list[Any]:
 def _what(facts: CardFacts) -> list[str]:
     recipe, artifact = facts.recipe, facts.artifact
     base = base_reference(recipe)
-    quantized = artifact.options.quantize
+    quantized, method = artifact.options.quantize, recipe.lora.method
     kind = {
-        "peft": f"A LoRA adapter for {base}: for PEFT, and under `mlx/` for mlx-lm.",
-        "hf": f"{base}, fine-tuned with LoRA and fused, for transformers.",
-        "mlx": f"{base}, fine-tuned with LoRA and fused, for mlx-lm"
+        "peft": f"A {method} adapter for {base}: for PEFT, and under `mlx/` for mlx-lm.",
+        "hf": f"{base}, fine-tuned with {method} and fused, for transformers.",
+        "mlx": f"{base}, fine-tuned with {method} and fused, for mlx-lm"
         + (f"; quantized to {quantized} bits after that." if quantized else "."),
-        "gguf": f"{base}, fine-tuned with LoRA and fused, as a GGUF for llama.cpp; weights as "
+        "gguf": f"{base}, fine-tuned with {method} and fused, as a GGUF for llama.cpp; weights as "
         f"{(artifact.options.type or GGUF_TYPE).upper()}.",
         "gguf-lora": f"A LoRA adapter for {base}, as a GGUF for llama.cpp.",
     }[artifact.format]
@@ -190,11 +190,13 @@ def _training(facts: CardFacts) -> list[str]:
     blocks = "all blocks" if lora.layers == "all" else f"the last {lora.layers} blocks"
     parameters = f", {info['trainable_parameters']:,} parameters" if info.get("trainable_parameters") else ""
     stop = "" if train.max_steps is None else f", at most {train.max_steps:,} steps"
-    quantized = "" if model.quantize is None else f", quantized to {model.quantize.bits} bits for training (QLoRA)"
+    quantized = (
+        "" if model.quantize is None else f", quantized to {model.quantize.bits} bits for training (Q{lora.method})"
+    )
     clipped = "" if train.max_grad_norm is None else f", gradient norm clipped to {train.max_grad_norm:g}"
     settings = {
         "base model": f"{base_reference(recipe)}{quantized}",
-        "LoRA": f"rank {lora.rank}, alpha {lora.alpha:g}{', rank-stabilised' if lora.rslora else ''}, dropout "
+        lora.method: f"rank {lora.rank}, alpha {lora.alpha:g}{', rank-stabilised' if lora.rslora else ''}, dropout "
         f"{lora.dropout:g}, {markdown_text(targets)} of {blocks}{parameters}",
         "length": f"{train.epochs} epoch{'s' if train.epochs > 1 else ''}{stop}, {train.rows_per_step} rows a step, rows of up to "
         f"{train.max_tokens:,} tokens",

@@ -41,6 +41,7 @@ FORMAT_COLUMNS: dict[str, tuple[str, ...]] = {
     DOCUMENTS: ("text",),
 }
 Format = Literal["auto", "rows", "messages", "completions", "alpaca", "sharegpt", "text"]
+METHODS = {"lora": "LoRA", "dora": "DoRA"}  # names of lora.type
 FREE_FIELD = "answer"  # of a recipe without `output`
 
 
@@ -365,6 +366,9 @@ def free_reply() -> OutputSection:
 class LoraSection(Section):
     """The adapter."""
 
+    type: Literal["lora", "dora"] = "lora"
+    """lora: a low-rank update of each adapted weight; dora: as well a trained length of each of its rows (Liu et al., 2024),
+    which helps most at low ranks and takes more time and memory."""
     rank: int = Field(8, ge=1)
     """Rank r of the update B A."""
     alpha: float = Field(16.0, gt=0)
@@ -377,6 +381,11 @@ class LoraSection(Section):
     """Transformer blocks to adapt: all, or that many from the end."""
     rslora: bool = False
     """Rank-stabilised scale, alpha / sqrt(rank) (Kalajdzievski, 2023)."""
+
+    @property
+    def method(self) -> str:
+        """What people call the type."""
+        return METHODS[self.type]
 
     @property
     def scale(self) -> float:

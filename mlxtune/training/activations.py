@@ -10,7 +10,8 @@ own peak and torch's saved tensors by varying one width of a small model at a ti
     heads x keys           attention's probabilities: MLX has no fused attention that is differentiable
 
 An adapted layer keeps its input, which several layers may share. Dropout makes a masked copy for each layer and keeps
-the mask. In 16 bits, MLX keeps a float32 copy for each layer as well, since the adapter is float32.
+the mask. In 16 bits, MLX keeps a float32 copy for each layer as well, since the adapter is float32. With DoRA, the gradient of an adapted
+layer's magnitudes needs what they multiply: as wide as the layer's output.
 """
 
 from __future__ import annotations
@@ -118,9 +119,9 @@ class Activations:
         self._has_head_norms = f"{BLOCKS}.0.self_attn.q_norm.weight" in architecture.weights
         self._n_blocks = architecture.n_blocks
         shapes = architecture.linear_layers
-        of_blocks: dict[int, dict[str, int]] = {}
+        of_blocks: dict[int, dict[str, tuple[int, int]]] = {}
         for layer in spec.layers:
-            of_blocks.setdefault(block_of(layer), {})[last_part(layer)] = shapes[layer][0]
+            of_blocks.setdefault(block_of(layer), {})[last_part(layer)] = shapes[layer]
         # Blocks below the first adapted one keep nothing: no gradient goes there.
         self._blocks = [of_blocks.get(block, {}) for block in range(min(of_blocks), self._n_blocks)]
 
@@ -149,8 +150,8 @@ class Activations:
         """Keys and values of a prefix that several passes share, and their gradient in float32, bytes."""
         return self._n_blocks * shape.prefix * 2 * self._keys * (self._width + FLOAT32)
 
-    def _of_block(self, shape: PassShape, adapted: Mapping[str, int]) -> int:
-        """What one block keeps, bytes; `adapted` is the input width of each of its adapted layers."""
+    def _of_block(self, shape: PassShape, adapted: Mapping[str, tuple[int, int]]) -> int:
+        """What one block keeps, bytes; `adapted` is (in, out) of each of its adapted layers."""
         return sum(
             self._of_sequences(one) + int(one.positions * self._of_adapters(adapted)) for one in self._sequences(shape)
         )
@@ -169,8 +170,17 @@ class Activations:
         attended = 2 * one.keys * (self._queries if one.is_masked else self._keys) + (one.pairs if one.is_masked else 0)
         return (one.positions * per_position + attended) * self._width + normalized * FLOAT32
 
-    def _of_adapters(self, adapted: Mapping[str, int]) -> float:
+    def _of_adapters(self, adapted: Mapping[str, tuple[int, int]]) -> float:
         """What the adapters of a block keep, bytes a position."""
+        inputs = {name: n_in for name, (n_in, _) in adapted.items()}
+        if not self._spec.has_magnitudes:
+            return self._of_factors(inputs)
+        is_float32 = self._backend == "mlx" or self._device.kind == "cpu"
+        outputs = sum(n_out for _, n_out in adapted.values())
+        return self._of_factors(inputs) + outputs * (FLOAT32 if is_float32 else self._width)
+
+    def _of_factors(self, adapted: Mapping[str, int]) -> float:
+        """What A and B of a block's layers need, bytes a position; `adapted` is the input width of each."""
         has_dropout, is_narrow = self._spec.dropout > 0, self._width < FLOAT32
         each = sum(adapted.values())
         distinct = {SHARED_INPUTS.get(name, name): width for name, width in adapted.items()}

@@ -334,7 +334,7 @@ class _Training:
         weights: Mapping[str, NDArray[np.float32]] = self._model.adapter_weights()
         step = progress.step
         if best and progress.best and progress.best.step != step:
-            weights = read_state(self._checkpoints.path_of(progress.best), self._spec.layers).weights
+            weights = read_state(self._checkpoints.path_of(progress.best), self._spec.names).weights
             step = progress.best.step
         adapter = Adapter(self._spec, weights, self._recipe.model.path, self._is_nested)
         write_adapter(self._run.adapter, adapter, _blocks(self._model))

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mlxtune.backends.adapter import part_shapes
 from mlxtune.backends.architecture import Architecture
 from mlxtune.backends.base import Batch, Device, LoraSpec
 from mlxtune.backends.shapes import BLOCK_ELEMENTS, LOGITS_BYTES, POSITIONS_AT_ONCE, positions_at_once
@@ -118,7 +119,7 @@ def largest_passes(examples: Sequence[Example], train: TrainSection, size: int) 
 
 def adapter_size(spec: LoraSpec, shapes: Mapping[str, tuple[int, int]]) -> int:
     """Parameters of an adapter, given (in, out) of each layer."""
-    return sum(spec.rank * sum(shapes[layer]) for layer in spec.layers)
+    return sum(math.prod(shape) for layer in spec.layers for shape in part_shapes(spec, shapes[layer]).values())
 
 
 def estimated_memory(workload: Workload, passes: Iterable[PassShape]) -> dict[str, int]:

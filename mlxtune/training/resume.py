@@ -115,6 +115,8 @@ def adapter_to_begin_from(run: RunFolder, spec: LoraSpec, shapes: Mapping[str, t
         raise RunError(f"{run}: has no adapter to start from (status: {run.info().get('status')})")
     found = read_adapter(run.adapter)
     differences = []
+    if found.spec.kind != spec.kind:
+        differences.append(f"its lora.type is {found.spec.kind}, the recipe's {spec.kind}")
     if found.spec.rank != spec.rank:
         differences.append(f"its rank is {found.spec.rank}, the recipe's {spec.rank}")
     if set(found.spec.layers) != set(spec.layers):
@@ -124,7 +126,7 @@ def adapter_to_begin_from(run: RunFolder, spec: LoraSpec, shapes: Mapping[str, t
     if differences:
         raise RunError(f"{run}: this training cannot start from its adapter: {'; '.join(differences)}")
     check_fits(found, shapes, f"the adapter of {run}", base)
-    return {name: found.weights[name] for layer in spec.layers for name in (f"{layer}.lora_A", f"{layer}.lora_B")}
+    return {name: found.weights[name] for name in spec.names}
 
 
 def _shown(value: Any) -> str:

@@ -34,7 +34,7 @@ from mlxtune.training.checkpoints import Checkpoints
 from mlxtune.training.diagnosis import diagnose
 from mlxtune.training.fit import fitted
 from mlxtune.training.loop import Measure, Outcome, Steps, train
-from mlxtune.training.memory import Workload
+from mlxtune.training.memory import Workload, adapter_size
 from mlxtune.training.resume import (
     adapter_to_begin_from,
     check_data,
@@ -139,7 +139,7 @@ def tune(
     )
     model = backend.load(folder, dtype=recipe.model.dtype)
     model.attach_lora(spec, weights)
-    trainable = sum(value.size for value in weights.values())
+    trainable = adapter_size(spec, shapes)
     again = ", with gradient checkpointing" if recipe.train.gradient_checkpointing else ""
     log.info(
         f"training {trainable:,} of {architecture.n_parameters:,} parameters for {steps.total:,} steps, {steps.per_epoch:,} an epoch, "
@@ -270,7 +270,8 @@ def _command() -> list[str]:
 def lora_spec(recipe: Recipe, architecture: Architecture) -> LoraSpec:
     """The adapter that a recipe asks for on a model."""
     lora = recipe.lora
-    return LoraSpec(lora.rank, lora.scale, lora.dropout, architecture.lora_layers(lora.targets, lora.layers))
+    layers = architecture.lora_layers(lora.targets, lora.layers)
+    return LoraSpec(lora.rank, lora.scale, lora.dropout, layers, lora.type)
 
 
 def describe_data(training: Split, validation: Split | None, recipe: Recipe) -> str:

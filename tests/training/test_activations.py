@@ -28,12 +28,20 @@ def batch(n_prefix: int = 0) -> Batch:
 
 
 def adapted(
-    folder: Path, backend: str, family: str, layers: int, dtype: str, targets: Any, dropout: float, checkpointing: bool
+    folder: Path,
+    backend: str,
+    family: str,
+    layers: int,
+    dtype: str,
+    targets: Any,
+    dropout: float,
+    checkpointing: bool,
+    kind: Any,
 ) -> tuple[Model, LoraSpec]:
     """A random model that is ready to train."""
     base = tiny_model(folder / f"{layers}", family, hidden=HIDDEN, layers=layers)
     model = choose(backend, "cpu").backend.load(base, dtype=dtype)
-    spec = LoraSpec(RANK, 1.0, dropout, model.architecture.lora_layers(targets))
+    spec = LoraSpec(RANK, 1.0, dropout, model.architecture.lora_layers(targets), kind)
     model.attach_lora(spec, initial_weights(spec, model.architecture.linear_layers, 0))
     model.prepare_training(OptimizerSpec(0.0, 1.0, 0), checkpointing)
     return model, spec
@@ -46,15 +54,17 @@ def planned(model: Model, spec: LoraSpec, backend: str, dtype: str, checkpointin
 
 
 @pytest.mark.parametrize(
-    ("dtype", "targets", "dropout"),
-    [("float32", "attention", 0.0), ("bfloat16", "all", 0.1)],
+    ("dtype", "targets", "dropout", "kind"),
+    [("float32", "attention", 0.0, "lora"), ("bfloat16", "all", 0.1, "lora"), ("float32", "all", 0.0, "dora")],
 )
-def test_mlx_keeps_what_is_planned_of_each_block(tmp_path: Path, dtype: str, targets: str, dropout: float) -> None:
+def test_mlx_keeps_what_is_planned_of_each_block(
+    tmp_path: Path, dtype: str, targets: str, dropout: float, kind: str
+) -> None:
     import mlx.core as mx
 
     peaks, plans = [], []
     for layers in (6, 10):  # of which the difference is that of whole blocks
-        model, spec = adapted(tmp_path, "mlx", "qwen3", layers, dtype, targets, dropout, False)
+        model, spec = adapted(tmp_path, "mlx", "qwen3", layers, dtype, targets, dropout, False, kind)
         model.train_step([batch()], 1e-4, 1, 1)
         gc.collect()  # what other tests left would be freed in the middle of the measurement
         held = mx.get_active_memory()
@@ -67,21 +77,23 @@ def test_mlx_keeps_what_is_planned_of_each_block(tmp_path: Path, dtype: str, tar
 
 
 @pytest.mark.parametrize(
-    ("family", "targets", "dropout", "checkpointing", "n_prefix"),
+    ("family", "targets", "dropout", "checkpointing", "n_prefix", "kind"),
     [
-        ("qwen3", "all", 0.1, False, 40),
-        ("qwen2", "attention", 0.1, False, 0),
-        ("llama", "mlp", 0.0, False, 40),
-        ("qwen3", "all", 0.1, True, 0),
+        ("qwen3", "all", 0.1, False, 40, "lora"),
+        ("qwen2", "attention", 0.1, False, 0, "lora"),
+        ("llama", "mlp", 0.0, False, 40, "lora"),
+        ("qwen3", "all", 0.1, True, 0, "lora"),
+        ("qwen3", "all", 0.1, False, 40, "dora"),
+        ("llama", "mlp", 0.0, False, 0, "dora"),
     ],
 )
 def test_torch_keeps_what_is_planned(
-    tmp_path: Path, family: str, targets: str, dropout: float, checkpointing: bool, n_prefix: int
+    tmp_path: Path, family: str, targets: str, dropout: float, checkpointing: bool, n_prefix: int, kind: str
 ) -> None:
     torch = pytest.importorskip("torch")
     kept, plans = [], []
     for layers in (1, 3):  # of which the difference is that of whole blocks
-        model, spec = adapted(tmp_path, "torch", family, layers, "float32", targets, dropout, checkpointing)
+        model, spec = adapted(tmp_path, "torch", family, layers, "float32", targets, dropout, checkpointing, kind)
         network = model._network  # type: ignore[attr-defined]
         weights = {value.untyped_storage().data_ptr() for value in network.state_dict().values()}
         found: dict[int, int] = {}

@@ -14,6 +14,8 @@ import mlx.nn as nn
 from mlx.utils import tree_unflatten
 from mlx_lm.tuner.lora import LoRALinear
 
+from mlxtune.backends.mlx.dora import DoraLinear, exact_weight
+
 PACKED = "U32"
 TYPES = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16}  # as safetensors names them
 
@@ -22,12 +24,15 @@ def fold(network: nn.Module, types: Mapping[str, str]) -> None:
     """`Model.fold` of a network."""
     for name, module in list(network.named_modules()):
         kind = types.get(f"{name}.weight")
-        if kind is None or (kind == PACKED and not isinstance(module, LoRALinear)):
+        is_adapted = isinstance(module, (LoRALinear, DoraLinear))
+        if kind is None or (kind == PACKED and not is_adapted):
             continue
-        plain = module.linear if isinstance(module, LoRALinear) else module
-        weight = _weight(plain)
-        if isinstance(module, LoRALinear):
+        plain = module.linear if is_adapted else module
+        weight = exact_weight(plain)
+        if is_adapted:
             weight = weight + module.scale * (module.lora_a @ module.lora_b).T
+        if isinstance(module, DoraLinear):
+            weight = weight * (module.m / mx.linalg.norm(weight, axis=1))[:, None]
         weight = weight.astype(plain.scales.dtype if kind == PACKED else TYPES[kind])
         layer = _layer(plain, weight)
         if "bias" in plain:
@@ -62,14 +67,6 @@ class _Float32Embedding(nn.Module):  # type: ignore[misc]
             return own(tokens).astype(mx.float32)
         scales, biases = (part[tokens].astype(mx.float32) for part in (own.scales, own.biases))
         return mx.dequantize(own.weight[tokens], scales, biases, own.group_size, own.bits, own.mode)
-
-
-def _weight(plain: Any) -> mx.array:
-    """Weight of a layer, float32."""
-    if "scales" not in plain:
-        return plain.weight.astype(mx.float32)
-    scales, biases = plain.scales.astype(mx.float32), plain.biases.astype(mx.float32)
-    return mx.dequantize(plain.weight, scales, biases, plain.group_size, plain.bits, plain.mode)
 
 
 def _layer(plain: Any, weight: mx.array) -> Any:

@@ -17,8 +17,11 @@ from mlx.utils import tree_flatten, tree_map, tree_unflatten
 from mlx_lm.tuner.lora import LoRALinear
 from numpy.typing import NDArray
 
+from mlxtune.backends.adapter import ON_DISK
 from mlxtune.backends.base import (
     GRADIENTS,
+    MAGNITUDE,
+    NO_ADAPTER,
     OPTIMIZER,
     Batch,
     Constraint,
@@ -29,6 +32,7 @@ from mlxtune.backends.base import (
     TokenScores,
 )
 from mlxtune.backends.mlx.architecture import architecture
+from mlxtune.backends.mlx.dora import DoraLinear
 from mlxtune.backends.mlx.dropout import DropoutKeys, KeyedDropout
 from mlxtune.backends.mlx.folding import float32_embeddings, fold
 from mlxtune.backends.mlx.head import Head
@@ -97,7 +101,7 @@ class MlxModel:
         self._compiled = compiled
         self._padding = BUCKETED if compiled else EXACT
         self._limits = limits
-        self._layers: tuple[str, ...] = ()
+        self._adapter = NO_ADAPTER
         self._dropout_keys = DropoutKeys()
         self._optimizer: optim.AdamW | None = None
         self._spec: OptimizerSpec | None = None
@@ -107,30 +111,32 @@ class MlxModel:
     # The adapter
 
     def attach_lora(self, spec: LoraSpec, weights: Mapping[str, NDArray[np.float32]]) -> None:
-        """Adapt the layers of `spec`, starting from `weights`: LAYER.lora_A (r, in) and LAYER.lora_B (out, r)."""
+        """Adapt the layers of `spec`, starting from `weights`, as `backends/base.py` says."""
         modules = dict(self._network.named_modules())
         adapted = []
         for place, layer in enumerate(spec.layers):
+            dropout = KeyedDropout(spec.dropout, self._dropout_keys, place)
+            values = {name: _to_device(weights[name]) for part in spec.parts if (name := f"{layer}.{part}") in weights}
+            factors = values[f"{layer}.lora_A"], values[f"{layer}.lora_B"]
+            if spec.has_magnitudes:
+                magnitudes = values.get(f"{layer}.{MAGNITUDE}")
+                adapted.append((layer, DoraLinear(modules[layer], factors, magnitudes, spec.scale, dropout)))
+                continue
             lora = LoRALinear.from_base(modules[layer], r=spec.rank, scale=spec.scale)
-            lora.dropout = KeyedDropout(spec.dropout, self._dropout_keys, place)
-            lora.lora_a = _to_device(weights[f"{layer}.lora_A"])
-            lora.lora_b = _to_device(weights[f"{layer}.lora_B"])
+            lora.dropout = dropout
+            lora.lora_a, lora.lora_b = factors
             adapted.append((layer, lora))
         self._network.update_modules(tree_unflatten(adapted))
         self._network.freeze()
-        self._network.unfreeze(keys=["lora_a", "lora_b"])
+        self._network.unfreeze(keys=list(ON_DISK.values()))  # mlx-lm's attributes are named as its files
         self._network.eval()
         mx.eval(self._network.trainable_parameters())
-        self._layers = spec.layers
+        self._adapter = spec
 
     def adapter_weights(self) -> dict[str, NDArray[np.float32]]:
         """The adapter's present values, named and shaped as `attach_lora` takes them."""
-        modules = dict(self._network.named_modules())
-        weights: dict[str, NDArray[np.float32]] = {}
-        for layer in self._layers:
-            weights[f"{layer}.lora_A"] = _to_numpy(modules[layer].lora_a)
-            weights[f"{layer}.lora_B"] = _to_numpy(modules[layer].lora_b)
-        return weights
+        values = dict(tree_flatten(self._network.trainable_parameters()))
+        return {name: _to_numpy(values[own]) for name, own in self._parameter_names()}
 
     # Training
 
@@ -183,7 +189,8 @@ class MlxModel:
                 gradients = tree_map(lambda value: value * (limit / result.grad_norm), gradients)
             self._optimizer.learning_rate = learning_rate
             self._optimizer.update(self._network, gradients)
-            mx.eval(self._network.trainable_parameters(), self._optimizer.state)
+            self._refresh_lengths()
+            mx.eval(self._network.parameters(), self._optimizer.state)
         give_back(self._limits)
         if not self._timed:
             return result
@@ -244,7 +251,7 @@ class MlxModel:
         return [state for layer in self._prefix(tokens, key) for state in layer.held() or ()]
 
     def _run(self, tokens: mx.array, cache: list[PrefixCache] | None, key: mx.array | None) -> mx.array:
-        with self._dropout_keys.used(None if key is None else mx.random.split(key, len(self._layers))):
+        with self._dropout_keys.used(None if key is None else mx.random.split(key, len(self._adapter.layers))):
             return self._network.model(tokens, cache)
 
     # Scoring and generation
@@ -273,7 +280,7 @@ class MlxModel:
         """Fold the adapter into the weights, in place and layer by layer, each rounded once to the type it has in `types`."""
         fold(self._network, types)
         self._head = Head(self._network)
-        self._layers = ()
+        self._adapter = NO_ADAPTER
 
     def generate(
         self,
@@ -380,7 +387,7 @@ class MlxModel:
         """Read what `save_state` wrote."""
         if self._optimizer is None:
             raise RuntimeError("call prepare_training before load_state")
-        state = read_state(folder, self._layers)
+        state = read_state(folder, self._adapter.names)
         require_shapes(folder, state, self.adapter_weights())
         weights, moments = [], [("step", mx.array(state.steps, mx.uint64)), ("learning_rate", mx.array(0.0))]
         for name, own in self._parameter_names():
@@ -389,16 +396,23 @@ class MlxModel:
             moments.append((f"{own}.v", _to_device(state.second_moments[name])))
         self._network.load_weights(weights, strict=False)  # the frozen base stays as it is
         self._optimizer.state = tree_unflatten(moments)
-        mx.eval(self._network.trainable_parameters(), self._optimizer.state)
+        self._refresh_lengths()
+        mx.eval(self._network.parameters(), self._optimizer.state)
 
     def _parameter_names(self) -> list[tuple[str, str]]:
         """Name at the seam and name in the network of each of the adapter's parameters."""
-        parts = (("lora_A", "lora_a"), ("lora_B", "lora_b"))
-        return [(f"{layer}.{seam}", f"{layer}.{own}") for layer in self._layers for seam, own in parts]
+        spec = self._adapter
+        return [(f"{layer}.{part}", f"{layer}.{ON_DISK[part]}") for layer in spec.layers for part in spec.parts]
+
+    def _refresh_lengths(self) -> None:
+        """What DoRA's layers know of A and B, after these changed."""
+        for module in self._network.modules():
+            if isinstance(module, DoraLinear):
+                module.refresh()
 
 
 def _to_device(value: NDArray[np.float32]) -> mx.array:
-    """A factor as mlx-lm multiplies it, x @ a @ b, so (in, r) or (r, out); at the seam (r, in) or (out, r), as in PEFT."""
+    """A factor as mlx-lm multiplies it, x @ a @ b, so (in, r) or (r, out); at the seam (r, in) or (out, r), as in PEFT. Vectors as they are."""
     return mx.array(np.ascontiguousarray(value.T))
 
 

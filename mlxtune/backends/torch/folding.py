@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
 from mlxtune.backends.torch.affine import quantize
+from mlxtune.backends.torch.dora import DoraLinear
 from mlxtune.backends.torch.quantized_linear import (
     SCALE,
     QuantizedEmbedding,
@@ -44,12 +45,15 @@ def fold(network: PreTrainedModel, types: Mapping[str, str], adapter: str) -> No
         place, _, own = ("lm_head.own" if name == "lm_head" else name).rpartition(".")
         parent = network.get_submodule(place)
         module = getattr(parent, own)
-        kind, is_adapted = types[f"{name}.weight"], isinstance(module, LoraLinear)
+        kind, is_adapted = types[f"{name}.weight"], isinstance(module, (LoraLinear, DoraLinear))
         if kind == PACKED and not is_adapted:
             continue
         plain = module.base_layer if is_adapted else module
         weight = _weight(plain)
-        if is_adapted:
+        if isinstance(module, DoraLinear):
+            weight += module.scale * (module.lora_B @ module.lora_A)
+            weight *= (module.magnitude / torch.linalg.vector_norm(weight, dim=1))[:, None]
+        elif is_adapted:
             weight += module.scaling[adapter] * (module.lora_B[adapter].weight @ module.lora_A[adapter].weight)
         if kind == PACKED:
             packed = quantize(

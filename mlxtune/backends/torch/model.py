@@ -21,8 +21,10 @@ from transformers import PreTrainedModel
 
 from mlxtune.backends.base import (
     BACKWARD,
+    FACTORS,
     FORWARD,
     HEAD,
+    MAGNITUDE,
     OPTIMIZER,
     Batch,
     Constraint,
@@ -57,6 +59,7 @@ from mlxtune.backends.supervision import (
     total_weight,
 )
 from mlxtune.backends.torch.architecture import architecture
+from mlxtune.backends.torch.dora import DoraLinear
 from mlxtune.backends.torch.folding import Widened, embedded, fold
 from mlxtune.backends.torch.head import Float32Head, nats_and_argmax, nats_and_gradient
 from mlxtune.backends.torch.loading import network_dtype
@@ -91,7 +94,7 @@ class TorchModel:
         self._windows = self.architecture.windows
         self._dtype = network_dtype(network)
         self._cache_argument = cache_argument(network.model.forward)
-        self._adapted: dict[str, LoraLinear] = {}
+        self._adapted: dict[str, LoraLinear | DoraLinear] = {}
         self._optimizer: torch.optim.AdamW | None = None
         self._spec: OptimizerSpec | None = None
         self._timed = False
@@ -99,7 +102,26 @@ class TorchModel:
     # The adapter
 
     def attach_lora(self, spec: LoraSpec, weights: Mapping[str, NDArray[np.float32]]) -> None:
-        """Adapt the layers of `spec`, starting from `weights`: LAYER.lora_A (r, in) and LAYER.lora_B (out, r)."""
+        """Adapt the layers of `spec`, starting from `weights`, as `backends/base.py` says."""
+        values = {name: self._to_device(value) for name, value in weights.items()}
+        if spec.has_magnitudes:
+            self._adapted = {layer: self._with_magnitudes(layer, spec, values) for layer in spec.layers}
+        else:
+            self._adapted = self._with_peft(spec, values)
+        self._network.eval()
+
+    def _with_magnitudes(self, layer: str, spec: LoraSpec, values: Mapping[str, Tensor]) -> DoraLinear:
+        """A layer with DoRA, in its place in the network."""
+        place, _, own = layer.rpartition(".")
+        parent = self._network.get_submodule(place)
+        factors = values[f"{layer}.lora_A"], values[f"{layer}.lora_B"]
+        magnitudes = values.get(f"{layer}.{MAGNITUDE}")
+        module = DoraLinear(getattr(parent, own), factors, magnitudes, spec.scale, spec.dropout)
+        setattr(parent, own, module)
+        return module
+
+    def _with_peft(self, spec: LoraSpec, values: Mapping[str, Tensor]) -> dict[str, Any]:
+        """The layers with LoRA, which PEFT puts into the network."""
         config = LoraConfig(
             r=spec.rank, lora_dropout=spec.dropout, target_modules=list(spec.layers), init_lora_weights=False
         )
@@ -107,12 +129,12 @@ class TorchModel:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Unsupported layer type")  # of packed layers, which were just registered
             inject_adapter_in_model(config, self._network, ADAPTER)
-        self._adapted = {layer: self._network.get_submodule(layer) for layer in spec.layers}
-        for layer, module in self._adapted.items():
+        adapted = {layer: self._network.get_submodule(layer) for layer in spec.layers}
+        for layer, module in adapted.items():
             module.scaling[ADAPTER] = spec.scale
-            for part, factor in _factors(module):
-                factor.weight = nn.Parameter(self._to_device(weights[f"{layer}.{part}"]))
-        self._network.eval()
+            for part in FACTORS:
+                getattr(module, part)[ADAPTER].weight = nn.Parameter(values[f"{layer}.{part}"])
+        return adapted
 
     def adapter_weights(self) -> dict[str, NDArray[np.float32]]:
         """The adapter's present values, named and shaped as `attach_lora` takes them."""
@@ -120,10 +142,16 @@ class TorchModel:
 
     def _parameters(self) -> dict[str, Tensor]:
         return {
-            f"{layer}.{part}": factor.weight
+            f"{layer}.{part}": value
             for layer, module in self._adapted.items()
-            for part, factor in _factors(module)
+            for part, value in _trained_parts(module)
         }
+
+    def _refresh_lengths(self) -> None:
+        """What DoRA's layers know of A and B, after these changed."""
+        for module in self._adapted.values():
+            if isinstance(module, DoraLinear):
+                module.refresh()
 
     def _to_device(self, value: NDArray[np.float32]) -> Tensor:
         return torch.tensor(value, dtype=torch.float32, device=self._device)
@@ -172,6 +200,7 @@ class TorchModel:
                     torch._foreach_mul_([gradient for gradient in gradients if gradient is not None], limit / result.grad_norm)  # fmt: skip
                 self._optimizer.param_groups[0]["lr"] = learning_rate
                 self._optimizer.step()
+                self._refresh_lengths()
         return replace(result, phase_seconds=clock.seconds())
 
     def _gradients(self, batches: Sequence[Batch], clock: PhaseClock) -> list[Tensor]:
@@ -395,7 +424,7 @@ class TorchModel:
         """Read what `save_state` wrote."""
         if self._optimizer is None:
             raise RuntimeError("call prepare_training before load_state")
-        found = read_state(folder, tuple(self._adapted))
+        found = read_state(folder, tuple(self._parameters()))
         require_shapes(folder, found, self.adapter_weights())
         moments = {}
         for index, (name, parameter) in enumerate(self._parameters().items()):
@@ -408,6 +437,7 @@ class TorchModel:
             }
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self._refresh_lengths()
 
 
 class _Inputs:
@@ -436,5 +466,8 @@ def _to_numpy(value: Tensor) -> NDArray[np.float32]:
     return np.array(value.detach().float().cpu(), np.float32)
 
 
-def _factors(module: LoraLinear) -> tuple[tuple[str, Any], tuple[str, Any]]:
-    return ("lora_A", module.lora_A[ADAPTER]), ("lora_B", module.lora_B[ADAPTER])
+def _trained_parts(module: LoraLinear | DoraLinear) -> list[tuple[str, Tensor]]:
+    """What is trained of an adapted layer, as it is named at the seam."""
+    if isinstance(module, DoraLinear):
+        return [(part, getattr(module, part)) for part in (*FACTORS, MAGNITUDE)]
+    return [(part, getattr(module, part)[ADAPTER].weight) for part in FACTORS]

@@ -16,7 +16,7 @@ from mlxtune.runs.layout import BASE, TUNED
 
 # Of the recipe, those that a reader looks for first; the whole recipe stands below.
 SHOWN = (
-    "model.path", "model.quantize", "model.dtype", "lora.rank", "lora.alpha", "lora.dropout", "lora.targets", "lora.layers",
+    "model.path", "model.quantize", "model.dtype", "lora.type", "lora.rank", "lora.alpha", "lora.dropout", "lora.targets", "lora.layers",
     "train.epochs", "train.max_steps", "train.batch_size", "train.gradient_accumulation", "train.learning_rate",
     "train.schedule", "train.warmup_ratio", "train.weight_decay", "train.max_grad_norm", "train.max_tokens",
     "train.early_stopping", "train.load_best", "train.seed", "evaluate.decoding", "evaluate.max_new_tokens",
