@@ -54,6 +54,7 @@ def adapter_run(folder: Path, base: Path, layers: tuple[str, ...] | None = None,
     config, lora = config_of(base), recipe.lora
     run = new_run(recipe, folder / "run")
     names = layers or lora_layers(config, lora.targets, lora.layers)
+    assert lora.type != "full"
     spec = LoraSpec(lora.rank, lora.scale, lora.dropout, names, lora.type)
     weights = random_weights(config, names, lambda layer: lora.rank)
     if spec.has_magnitudes:

@@ -89,8 +89,30 @@ NO_ADAPTER = LoraSpec(0, 0.0, 0.0, ())
 
 
 @dataclass(frozen=True)
+class FullSpec:
+    """Full fine-tuning: all of a network's own weights are trained, in float32, and there is no adapter.
+
+    Attributes:
+        names: Of the weights, as in the model's files.
+        layers: Of these, the linear layers of the blocks, whose inputs their gradient needs.
+    """
+
+    names: tuple[str, ...]
+    layers: tuple[str, ...]
+    kind: Literal["full"] = "full"
+
+    @property
+    def dropout(self) -> float:
+        """None: what dropout spares is an adapter's input."""
+        return 0.0
+
+
+TuningSpec = LoraSpec | FullSpec
+
+
+@dataclass(frozen=True)
 class OptimizerSpec:
-    """AdamW, decoupled and bias-corrected, after clipping the gradient's global L2 norm."""
+    """AdamW, decoupled and bias-corrected, after clipping the gradient's global L2 norm; weight decay is of matrices alone."""
 
     weight_decay: float
     max_grad_norm: float | None
@@ -200,8 +222,20 @@ class Model(Protocol):
         """The adapter's present values, named and shaped as `attach_lora` takes them."""
         ...
 
+    def train_all(self) -> None:
+        """Let training change all of the network's own weights, which are widened to float32 for it, as is all that is computed.
+
+        Raises:
+            ModelError: The model is quantized, or its library keeps weights in another form than the model's files.
+        """
+        ...
+
+    def trained_weights(self) -> Mapping[str, NDArray[np.float32]]:
+        """Present values of what is trained: of the adapter, or after `train_all` all weights, each copied when it is asked for."""
+        ...
+
     def prepare_training(self, spec: OptimizerSpec, gradient_checkpointing: bool = False, timed: bool = False) -> None:
-        """Freeze all but the adapter and make an optimizer.
+        """Freeze all but what is trained and make an optimizer.
 
         Preparing again replaces what was prepared before.
 
@@ -271,7 +305,7 @@ class Model(Protocol):
         ...
 
     def save_state(self, folder: Path) -> None:
-        """Write adapter values and optimizer state into an existing folder."""
+        """Write the values of what is trained and the optimizer's state into an existing folder (`state.py`)."""
         ...
 
     def load_state(self, folder: Path) -> None:

@@ -95,7 +95,8 @@ def _content(settings: MlxLmSettings, rows: MlxLmRows, out: Path) -> dict[str, A
     fine_tune = settings.get("fine_tune_type")
     if fine_tune not in KINDS:
         raise RecipeError(
-            f"{settings.source.path}: fine_tune_type is {fine_tune!r}; mlxtune trains adapters: set it to {' or '.join(KINDS)}"
+            f"{settings.source.path}: fine_tune_type is {fine_tune!r}, which mlx-lm trains in the last num_layers blocks alone; set it to "
+            f"{' or '.join(KINDS)}, and to train all weights write lora: {{type: full}} into the recipe that is made"
         )
     data: dict[str, Any] = {split: _relative(rows.folder / f"{split}.jsonl", out) for split in rows.splits}
     data["format"] = rows.format

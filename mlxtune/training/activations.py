@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mlxtune.backends.architecture import BLOCKS, Architecture, block_of, last_part
-from mlxtune.backends.base import Device, LoraSpec
+from mlxtune.backends.base import Device, FullSpec, TuningSpec
 from mlxtune.backends.shapes import SEQUENCE_TOKENS
 
 FLOAT32 = 4  # bytes
@@ -96,7 +96,7 @@ class Activations:
 
     Args:
         architecture: The base model's.
-        spec: The adapter.
+        spec: What is trained.
         backend: 'mlx' or 'torch'.
         device: Where it computes.
         width: Bytes of a value of the type that is computed in.
@@ -104,7 +104,7 @@ class Activations:
     """
 
     def __init__(
-        self, architecture: Architecture, spec: LoraSpec, backend: str, device: Device, width: int, recomputes: bool
+        self, architecture: Architecture, spec: TuningSpec, backend: str, device: Device, width: int, recomputes: bool
     ) -> None:
         self._spec, self._backend, self._device, self._width, self._recomputes = (
             spec,
@@ -113,16 +113,18 @@ class Activations:
             width,
             recomputes,
         )
+        self._rank = 0 if isinstance(spec, FullSpec) else spec.rank
         self._hidden, self._inner = architecture.hidden_size, architecture.inner_size
         self._heads, head_dim = architecture.n_heads, architecture.head_dim
         self._queries, self._keys = self._heads * head_dim, architecture.n_kv_heads * head_dim
         self._has_head_norms = f"{BLOCKS}.0.self_attn.q_norm.weight" in architecture.weights
+        self._normalized = 2 * self._hidden + (self._queries + self._keys if self._has_head_norms else 0)
         self._n_blocks = architecture.n_blocks
         shapes = architecture.linear_layers
         of_blocks: dict[int, dict[str, tuple[int, int]]] = {}
         for layer in spec.layers:
             of_blocks.setdefault(block_of(layer), {})[last_part(layer)] = shapes[layer]
-        # Blocks below the first adapted one keep nothing: no gradient goes there.
+        # Blocks below the first one that is trained keep nothing: no gradient goes there.
         self._blocks = [of_blocks.get(block, {}) for block in range(min(of_blocks), self._n_blocks)]
 
     def kept(self, shape: PassShape) -> int:
@@ -165,7 +167,7 @@ class Activations:
             return (values + norms) * self._width
         per_position = 3 * self._inner + 2 * self._queries
         # transformers' norms compute in float32, and keep what they normalize in it.
-        normalized = one.positions * (2 * self._hidden + (self._queries + self._keys if self._has_head_norms else 0))
+        normalized = one.positions * self._normalized
         # With a mask, keys and values are repeated for each head of the queries, and the mask becomes numbers.
         attended = 2 * one.keys * (self._queries if one.is_masked else self._keys) + (one.pairs if one.is_masked else 0)
         return (one.positions * per_position + attended) * self._width + normalized * FLOAT32
@@ -173,6 +175,10 @@ class Activations:
     def _of_adapters(self, adapted: Mapping[str, tuple[int, int]]) -> float:
         """What the adapters of a block keep, bytes a position."""
         inputs = {name: n_in for name, (n_in, _) in adapted.items()}
+        if isinstance(self._spec, FullSpec):
+            # The gradients of norms' weights need what these multiply, of which torch keeps a copy.
+            normalized = self._normalized if self._backend == "torch" else 0
+            return self._inputs_once(inputs) * self._width + normalized * FLOAT32
         if not self._spec.has_magnitudes:
             return self._of_factors(inputs)
         is_float32 = self._backend == "mlx" or self._device.kind == "cpu"
@@ -182,12 +188,8 @@ class Activations:
     def _of_factors(self, adapted: Mapping[str, int]) -> float:
         """What A and B of a block's layers need, bytes a position; `adapted` is the input width of each."""
         has_dropout, is_narrow = self._spec.dropout > 0, self._width < FLOAT32
-        each = sum(adapted.values())
-        distinct = {SHARED_INPUTS.get(name, name): width for name, width in adapted.items()}
-        if self._backend == "torch":
-            distinct.pop("o_proj", None)  # the attention's result, which attention keeps already
-        shared = sum(distinct.values())
-        inside = len(adapted) * self._spec.rank * FLOAT32
+        each, shared = sum(adapted.values()), self._inputs_once(adapted)
+        inside = len(adapted) * self._rank * FLOAT32
         if self._backend == "mlx":
             mask = each * self._width if has_dropout else 0
             if is_narrow:  # the float32 copy of the product of gate and up takes the place of the product
@@ -198,6 +200,13 @@ class Activations:
         copied = has_dropout or is_narrow
         copy = FLOAT32 if self._device.kind == "cpu" else self._width
         return inside + mask + (each * copy if copied else shared * self._width)
+
+    def _inputs_once(self, adapted: Mapping[str, int]) -> int:
+        """Widths of the inputs of some layers, those that several layers share once."""
+        distinct = {SHARED_INPUTS.get(name, name): width for name, width in adapted.items()}
+        if self._backend == "torch":
+            distinct.pop("o_proj", None)  # the attention's result, which attention keeps already
+        return sum(distinct.values())
 
     def _sequences(self, shape: PassShape) -> Sequence[Sequences]:
         """The rows, and the prefix where this pass keeps what is computed of it."""

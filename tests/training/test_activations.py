@@ -11,7 +11,7 @@ import pytest
 
 from mlxtune.backends import choose
 from mlxtune.backends.adapter import initial_weights
-from mlxtune.backends.base import UNSUPERVISED, Batch, LoraSpec, Model, OptimizerSpec
+from mlxtune.backends.base import UNSUPERVISED, Batch, FullSpec, LoraSpec, Model, OptimizerSpec, TuningSpec
 from mlxtune.training.activations import Activations
 from mlxtune.training.memory import pass_shapes
 from tests.tiny import tiny_model
@@ -37,17 +37,22 @@ def adapted(
     dropout: float,
     checkpointing: bool,
     kind: Any,
-) -> tuple[Model, LoraSpec]:
+) -> tuple[Model, TuningSpec]:
     """A random model that is ready to train."""
     base = tiny_model(folder / f"{layers}", family, hidden=HIDDEN, layers=layers)
     model = choose(backend, "cpu").backend.load(base, dtype=dtype)
-    spec = LoraSpec(RANK, 1.0, dropout, model.architecture.lora_layers(targets), kind)
-    model.attach_lora(spec, initial_weights(spec, model.architecture.linear_layers, 0))
+    spec: TuningSpec
+    if kind == "full":
+        spec = FullSpec(tuple(model.architecture.weights), model.architecture.lora_layers())
+        model.train_all()
+    else:
+        spec = LoraSpec(RANK, 1.0, dropout, model.architecture.lora_layers(targets), kind)
+        model.attach_lora(spec, initial_weights(spec, model.architecture.linear_layers, 0))
     model.prepare_training(OptimizerSpec(0.0, 1.0, 0), checkpointing)
     return model, spec
 
 
-def planned(model: Model, spec: LoraSpec, backend: str, dtype: str, checkpointing: bool, one: Batch) -> int:
+def planned(model: Model, spec: TuningSpec, backend: str, dtype: str, checkpointing: bool, one: Batch) -> int:
     device = choose(backend, "cpu").backend.device()
     width = {"float32": 4, "bfloat16": 2}[dtype]
     return Activations(model.architecture, spec, backend, device, width, checkpointing).kept(pass_shapes([one])[0])
@@ -85,6 +90,7 @@ def test_mlx_keeps_what_is_planned_of_each_block(
         ("qwen3", "all", 0.1, True, 0, "lora"),
         ("qwen3", "all", 0.1, False, 40, "dora"),
         ("llama", "mlp", 0.0, False, 0, "dora"),
+        ("qwen3", "all", 0.0, False, 40, "full"),
     ],
 )
 def test_torch_keeps_what_is_planned(

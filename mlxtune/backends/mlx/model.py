@@ -35,6 +35,7 @@ from mlxtune.backends.mlx.architecture import architecture
 from mlxtune.backends.mlx.dora import DoraLinear
 from mlxtune.backends.mlx.dropout import DropoutKeys, KeyedDropout
 from mlxtune.backends.mlx.folding import float32_embeddings, fold
+from mlxtune.backends.mlx.full import MatrixDecay, loss_through_head, unfreeze_all
 from mlxtune.backends.mlx.head import Head
 from mlxtune.backends.mlx.memory import NO_LIMITS, MemoryLimits, give_back
 from mlxtune.backends.mlx.prefix_cache import PrefixCache
@@ -56,7 +57,7 @@ from mlxtune.backends.option_tree import (
 from mlxtune.backends.replies import write_replies
 from mlxtune.backends.shapes import BUCKETED, EXACT, PassPadding
 from mlxtune.backends.slots import slots_within
-from mlxtune.backends.state import TrainingState, read_state, require_shapes, write_state
+from mlxtune.backends.state import LazyArrays, TrainingState, read_state, require_shapes, write_state
 from mlxtune.backends.supervision import (
     common_length,
     described,
@@ -102,6 +103,7 @@ class MlxModel:
         self._padding = BUCKETED if compiled else EXACT
         self._limits = limits
         self._adapter = NO_ADAPTER
+        self._trains_all = False
         self._dropout_keys = DropoutKeys()
         self._optimizer: optim.AdamW | None = None
         self._spec: OptimizerSpec | None = None
@@ -116,7 +118,9 @@ class MlxModel:
         adapted = []
         for place, layer in enumerate(spec.layers):
             dropout = KeyedDropout(spec.dropout, self._dropout_keys, place)
-            values = {name: _to_device(weights[name]) for part in spec.parts if (name := f"{layer}.{part}") in weights}
+            values = {
+                name: self._to_device(weights[name]) for part in spec.parts if (name := f"{layer}.{part}") in weights
+            }
             factors = values[f"{layer}.lora_A"], values[f"{layer}.lora_B"]
             if spec.has_magnitudes:
                 magnitudes = values.get(f"{layer}.{MAGNITUDE}")
@@ -135,13 +139,40 @@ class MlxModel:
 
     def adapter_weights(self) -> dict[str, NDArray[np.float32]]:
         """The adapter's present values, named and shaped as `attach_lora` takes them."""
-        values = dict(tree_flatten(self._network.trainable_parameters()))
-        return {name: _to_numpy(values[own]) for name, own in self._parameter_names()}
+        return dict(self.trained_weights())
+
+    def train_all(self) -> None:
+        """Let training change all of the network's own weights, in float32; as `backends/base.py` says."""
+        unfreeze_all(self._network, self.architecture)
+        self._head = Head(self._network)
+        self._trains_all = True
+
+    def trained_weights(self) -> LazyArrays:
+        """Present values of what is trained, each copied when it is asked for."""
+        return self._lazily(self._network.trainable_parameters(), "")
+
+    def _lazily(self, tree: Any, suffix: str) -> LazyArrays:
+        """What a tree like the network holds of each trained value, under the seam's names and in its shapes."""
+        values = dict(tree_flatten(tree))
+        own = {name: f"{own}{suffix}" for name, own in self._parameter_names()}
+        shapes = {name: tuple(reversed(values[at].shape)) for name, at in own.items()}
+        if self._trains_all:
+            shapes = {name: tuple(values[at].shape) for name, at in own.items()}
+        return LazyArrays(shapes, lambda name: self._to_numpy(values[own[name]]))
+
+    def _to_device(self, value: NDArray[np.float32]) -> mx.array:
+        """A trained value as it lies in the network: a factor is (r, in) or (out, r) at the seam, as in PEFT, and transposed here, as
+        mlx-lm multiplies x @ a @ b."""
+        return mx.array(value if self._trains_all else np.ascontiguousarray(value.T))
+
+    def _to_numpy(self, value: mx.array) -> NDArray[np.float32]:
+        """The way back."""
+        return np.array(value if self._trains_all else value.T, np.float32)
 
     # Training
 
     def prepare_training(self, spec: OptimizerSpec, gradient_checkpointing: bool = False, timed: bool = False) -> None:
-        """Freeze all but the adapter and make an optimizer; with checkpointing, keep no activations inside blocks.
+        """Freeze all but what is trained and make an optimizer; with checkpointing, keep no activations inside blocks.
 
         Timed steps have two phases: forward, head and backward are one lazy (or compiled) computation.
         """
@@ -150,7 +181,7 @@ class MlxModel:
             checkpoint_blocks(self._network.layers, self._dropout_keys)
         else:
             keep_activations(self._network.layers)
-        self._optimizer = optim.AdamW(
+        self._optimizer = MatrixDecay(
             learning_rate=0.0,
             betas=list(spec.betas),
             eps=spec.eps,
@@ -208,7 +239,10 @@ class MlxModel:
         key: mx.array,
     ) -> tuple[mx.array, list[mx.array]]:
         """Loss of one pass and the nats of its supervised tokens, in chunks; dropout is a function of `key`."""
-        nats = self._head.nats(self._predicting(prefix, tokens, positions, key), targets)
+        hidden = self._predicting(prefix, tokens, positions, key)
+        if self._trains_all:
+            return loss_through_head(self._head, hidden, targets, weights / total)
+        nats = self._head.nats(hidden, targets)
         return mx.sum(mx.concatenate(nats) * weights) / total, nats
 
     def _predicting(
@@ -369,38 +403,35 @@ class MlxModel:
     # State
 
     def save_state(self, folder: Path) -> None:
-        """Write adapter values and optimizer state into an existing folder."""
+        """Write the values of what is trained and the optimizer's state into an existing folder."""
         if self._optimizer is None:
             raise RuntimeError("call prepare_training before save_state")
-        moments = dict(tree_flatten(self._optimizer.state))
-        write_state(
-            folder,
-            TrainingState(
-                self.adapter_weights(),
-                {name: _to_numpy(moments[f"{own}.m"]) for name, own in self._parameter_names()},
-                {name: _to_numpy(moments[f"{own}.v"]) for name, own in self._parameter_names()},
-                int(moments["step"]),
-            ),
-        )
+        moments = self._optimizer.state
+        first, second = (self._lazily(moments, suffix) for suffix in (".m", ".v"))
+        saved = TrainingState(self.trained_weights(), first, second, int(moments["step"]))
+        write_state(folder, saved, is_adapter=not self._trains_all)
 
     def load_state(self, folder: Path) -> None:
         """Read what `save_state` wrote."""
         if self._optimizer is None:
             raise RuntimeError("call prepare_training before load_state")
-        state = read_state(folder, self._adapter.names)
-        require_shapes(folder, state, self.adapter_weights())
+        present = self.trained_weights()
+        state = read_state(folder, tuple(present))
+        require_shapes(folder, state, present.shapes)
         weights, moments = [], [("step", mx.array(state.steps, mx.uint64)), ("learning_rate", mx.array(0.0))]
         for name, own in self._parameter_names():
-            weights.append((own, _to_device(state.weights[name])))
-            moments.append((f"{own}.m", _to_device(state.first_moments[name])))
-            moments.append((f"{own}.v", _to_device(state.second_moments[name])))
+            weights.append((own, self._to_device(state.weights[name])))
+            moments.append((f"{own}.m", self._to_device(state.first_moments[name])))
+            moments.append((f"{own}.v", self._to_device(state.second_moments[name])))
         self._network.load_weights(weights, strict=False)  # the frozen base stays as it is
         self._optimizer.state = tree_unflatten(moments)
         self._refresh_lengths()
         mx.eval(self._network.parameters(), self._optimizer.state)
 
     def _parameter_names(self) -> list[tuple[str, str]]:
-        """Name at the seam and name in the network of each of the adapter's parameters."""
+        """Name at the seam and name in the network of each value that is trained."""
+        if self._trains_all:
+            return [(name, name) for name in self.architecture.weights]
         spec = self._adapter
         return [(f"{layer}.{part}", f"{layer}.{ON_DISK[part]}") for layer in spec.layers for part in spec.parts]
 
@@ -409,15 +440,6 @@ class MlxModel:
         for module in self._network.modules():
             if isinstance(module, DoraLinear):
                 module.refresh()
-
-
-def _to_device(value: NDArray[np.float32]) -> mx.array:
-    """A factor as mlx-lm multiplies it, x @ a @ b, so (in, r) or (r, out); at the seam (r, in) or (out, r), as in PEFT. Vectors as they are."""
-    return mx.array(np.ascontiguousarray(value.T))
-
-
-def _to_numpy(value: mx.array) -> NDArray[np.float32]:
-    return np.array(value.T, np.float32)
 
 
 def _pass_of(batch: Batch, padding: PassPadding) -> Pass:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ from mlxtune.backends.option_tree import (
 )
 from mlxtune.backends.replies import write_replies
 from mlxtune.backends.slots import slots_within
-from mlxtune.backends.state import TrainingState, read_state, require_shapes, write_state
+from mlxtune.backends.state import LazyArrays, TrainingState, read_state, require_shapes, write_state
 from mlxtune.backends.supervision import (
     common_length,
     described,
@@ -61,6 +61,7 @@ from mlxtune.backends.supervision import (
 from mlxtune.backends.torch.architecture import architecture
 from mlxtune.backends.torch.dora import DoraLinear
 from mlxtune.backends.torch.folding import Widened, embedded, fold
+from mlxtune.backends.torch.full import all_weights
 from mlxtune.backends.torch.head import Float32Head, nats_and_argmax, nats_and_gradient
 from mlxtune.backends.torch.loading import network_dtype
 from mlxtune.backends.torch.masks import Masks, as_argument, window_masks
@@ -95,6 +96,7 @@ class TorchModel:
         self._dtype = network_dtype(network)
         self._cache_argument = cache_argument(network.model.forward)
         self._adapted: dict[str, LoraLinear | DoraLinear] = {}
+        self._weights: dict[str, Tensor] = {}  # all of the network's own, where these are trained
         self._optimizer: torch.optim.AdamW | None = None
         self._spec: OptimizerSpec | None = None
         self._timed = False
@@ -138,9 +140,21 @@ class TorchModel:
 
     def adapter_weights(self) -> dict[str, NDArray[np.float32]]:
         """The adapter's present values, named and shaped as `attach_lora` takes them."""
-        return {name: _to_numpy(value) for name, value in self._parameters().items()}
+        return dict(self.trained_weights())
+
+    def train_all(self) -> None:
+        """Let training change all of the network's own weights, in float32; as `backends/base.py` says."""
+        self._weights = all_weights(self._network, self.architecture)
+        self._dtype = torch.float32
+
+    def trained_weights(self) -> LazyArrays:
+        """Present values of what is trained, each copied when it is asked for."""
+        parameters = self._parameters()
+        return _lazily(parameters, lambda name: parameters[name])
 
     def _parameters(self) -> dict[str, Tensor]:
+        if self._weights:
+            return self._weights
         return {
             f"{layer}.{part}": value
             for layer, module in self._adapted.items()
@@ -159,12 +173,17 @@ class TorchModel:
     # Training
 
     def prepare_training(self, spec: OptimizerSpec, gradient_checkpointing: bool = False, timed: bool = False) -> None:
-        """Freeze all but the adapter and make an optimizer; arguments as in `backends/base.py`."""
+        """Freeze all but what is trained and make an optimizer; arguments as in `backends/base.py`."""
         self._spec, self._timed = spec, timed
         self._network.requires_grad_(False)
         parameters = [value.requires_grad_() for value in self._parameters().values()]
+        vectors = [value for value in parameters if value.ndim < 2]
+        groups: list[dict[str, Any]] = [
+            {"params": [value for value in parameters if value.ndim >= 2]},
+            *([{"params": vectors, "weight_decay": 0.0}] if vectors else []),
+        ]
         self._optimizer = torch.optim.AdamW(
-            parameters, lr=0.0, betas=spec.betas, eps=spec.eps, weight_decay=spec.weight_decay, fused=True
+            groups, lr=0.0, betas=spec.betas, eps=spec.eps, weight_decay=spec.weight_decay, fused=True
         )
         for block in self._network.model.layers:
             vars(block).pop("forward", None)  # of an earlier preparation
@@ -198,7 +217,8 @@ class TorchModel:
                 limit = self._spec.max_grad_norm
                 if limit is not None and result.grad_norm > limit:
                     torch._foreach_mul_([gradient for gradient in gradients if gradient is not None], limit / result.grad_norm)  # fmt: skip
-                self._optimizer.param_groups[0]["lr"] = learning_rate
+                for group in self._optimizer.param_groups:
+                    group["lr"] = learning_rate
                 self._optimizer.step()
                 self._refresh_lengths()
         return replace(result, phase_seconds=clock.seconds())
@@ -408,35 +428,37 @@ class TorchModel:
     # State
 
     def save_state(self, folder: Path) -> None:
-        """Write adapter values and optimizer state into an existing folder."""
+        """Write the values of what is trained and the optimizer's state into an existing folder."""
         if self._optimizer is None:
             raise RuntimeError("call prepare_training before save_state")
-        state = self._optimizer.state
-        parameters = self._parameters()
-        first, second = (
-            {name: _to_numpy(state[value][key] if value in state else torch.zeros_like(value)) for name, value in parameters.items()}
-            for key in ("exp_avg", "exp_avg_sq")
-        )  # fmt: skip
+        state, parameters = self._optimizer.state, self._parameters()
+
+        def moment(key: str) -> LazyArrays:
+            return _lazily(
+                parameters,
+                lambda name: (
+                    state[parameters[name]][key] if parameters[name] in state else torch.zeros_like(parameters[name])
+                ),
+            )
+
         steps = max((int(one["step"]) for one in state.values()), default=0)
-        write_state(folder, TrainingState(self.adapter_weights(), first, second, steps))
+        saved = TrainingState(self.trained_weights(), moment("exp_avg"), moment("exp_avg_sq"), steps)
+        write_state(folder, saved, is_adapter=not self._weights)
 
     def load_state(self, folder: Path) -> None:
         """Read what `save_state` wrote."""
         if self._optimizer is None:
             raise RuntimeError("call prepare_training before load_state")
         found = read_state(folder, tuple(self._parameters()))
-        require_shapes(folder, found, self.adapter_weights())
-        moments = {}
-        for index, (name, parameter) in enumerate(self._parameters().items()):
+        require_shapes(folder, found, self.trained_weights().shapes)
+        for name, parameter in self._parameters().items():
             with torch.no_grad():
                 parameter.copy_(self._to_device(found.weights[name]))
-            moments[index] = {
-                "step": torch.tensor(float(found.steps)),
+            self._optimizer.state[parameter] = {
+                "step": torch.tensor(float(found.steps), device=self._device),
                 "exp_avg": self._to_device(found.first_moments[name]),
                 "exp_avg_sq": self._to_device(found.second_moments[name]),
             }
-        groups = self._optimizer.state_dict()["param_groups"]
-        self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self._refresh_lengths()
 
 
@@ -460,6 +482,11 @@ def _to_device(array: NDArray[Any], device: torch.device) -> Tensor:
     """An array on the device; a copy to a GPU goes on while the host does."""
     tensor = torch.tensor(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+def _lazily(values: Mapping[str, Tensor], of: Callable[[str], Tensor]) -> LazyArrays:
+    """An array for each of some values, of the same shape."""
+    return LazyArrays({name: tuple(value.shape) for name, value in values.items()}, lambda name: _to_numpy(of(name)))
 
 
 def _to_numpy(value: Tensor) -> NDArray[np.float32]:

@@ -27,7 +27,7 @@ def settings_section(contents: RunContents, say: Words) -> Section:
     """Settings, environment and hashes."""
     recipe = contents.recipe
     dumped = recipe.model_dump(mode="json")
-    chosen = {key: _setting(dumped, key) for key in SHOWN}
+    chosen = {key: _setting(dumped, key) for key in SHOWN if _is_said(dumped, key)}
     blocks: list[Block] = [
         Facts(chosen),
         Folded(say("settings.recipe"), [Code(recipe.to_yaml().rstrip("\n"), "yaml")]),
@@ -50,6 +50,12 @@ def reproduce_section(contents: RunContents, say: Words) -> Section:
     commands.append(["mlxtune", "report", run, *([] if contents.name == TUNED else ["--name", contents.name])])
     text = "\n".join(map(shlex.join, commands))
     return Section("reproduce", say("reproduce.title"), [Paragraph(say("reproduce.text")), Code(text, "sh")])
+
+
+def _is_said(content: Mapping[str, Any], key: str) -> bool:
+    """Whether a recipe has a key; `lora` has others than the type for adapters alone."""
+    section, _, name = key.partition(".")
+    return name in content[section]
 
 
 def _setting(content: Mapping[str, Any], key: str) -> str:
