@@ -83,7 +83,7 @@ def _messages() -> None:
     ours.propagate = True
 
 
-@pytest.fixture(scope="session", params=["qwen2", "qwen3", "llama"])
+@pytest.fixture(scope="session", params=["qwen2", "qwen3", "llama", "qwen3_5_text"])
 def any_base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random model folder of each family."""
     return tiny_model(tmp_path_factory.mktemp("base") / request.param, request.param)

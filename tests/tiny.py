@@ -18,8 +18,13 @@ from numpy.typing import NDArray
 
 FAMILIES = ("qwen2", "qwen2.5", "qwen3", "llama")
 WINDOW = 8  # tokens, of those that have one
+N_EXPERTS = 6
 # Families that need no code of ours; "-window" has layers that see the last tokens only.
-MORE_FAMILIES = ("mistral", "mistral-window", "phi3", "phi3-window", "smollm3", "olmo2", "gemma3_text", "qwen3-window")
+MORE_FAMILIES = (
+    "mistral", "mistral-window", "phi3", "phi3-window", "smollm3", "olmo2", "gemma3_text", "qwen3-window", "qwen3_5_text",
+)  # fmt: skip
+# With experts; "-mixed" has a block without. "qwen2_moe" has an expert that all tokens go to as well; mlx-lm does not tie its head.
+EXPERT_FAMILIES = ("qwen3_moe", "qwen3_moe-mixed", "olmoe")
 TORCH_ALONE = ("qwen3-window",)  # mlx-lm gives all layers of its class one mask, and these differ
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 THINK = ("<think>", "</think>")  # added, but not special, as in Qwen3
@@ -165,7 +170,34 @@ def tiny_config(
         return {"model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"], **config, "head_dim": 32,
                 "query_pre_attn_scalar": 24, "sliding_window": WINDOW, "sliding_window_pattern": 2,
                 "rope_local_base_freq": 5000.0, "hidden_activation": "gelu_pytorch_tanh"}  # fmt: skip
-    raise ValueError(f"{family!r} is not one of {(*FAMILIES, *MORE_FAMILIES)}")
+    if name == "qwen3_5_text":
+        kinds = ["full_attention" if layer % 2 else "linear_attention" for layer in range(layers)]
+        rotary = {
+            "rope_type": "default",
+            "rope_theta": 30000.0,
+            "partial_rotary_factor": 0.25,
+            "mrope_section": [2, 1, 1],
+        }
+        del config["rope_theta"]
+        return {"model_type": "qwen3_5_text", "architectures": ["Qwen3_5ForCausalLM"], **config, "head_dim": 32,
+                "layer_types": kinds, "full_attention_interval": 2, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+                "linear_key_head_dim": 16, "linear_value_head_dim": 32, "linear_conv_kernel_dim": 4,
+                "rope_parameters": rotary, "attention_bias": False}  # fmt: skip
+    if name in ("qwen3_moe", "qwen2_moe"):
+        dense = [0] if windowed else []
+        own = tiny_config(
+            "qwen3" if name == "qwen3_moe" else "qwen2", tied=tied, hidden=hidden, layers=layers, vocab=vocab
+        )
+        shared = {"shared_expert_intermediate_size": 96} if name == "qwen2_moe" else {}
+        return {**own, "model_type": name, "architectures": [f"{'Qwen3' if name == 'qwen3_moe' else 'Qwen2'}MoeForCausalLM"],
+                **shared, "num_experts": N_EXPERTS, "num_experts_per_tok": 2, "moe_intermediate_size": hidden // 2,
+                "norm_topk_prob": name == "qwen3_moe", "decoder_sparse_step": 1, "mlp_only_layers": dense,
+                "router_aux_loss_coef": 0.001, "output_router_logits": False}  # fmt: skip
+    if name == "olmoe":
+        return {"model_type": "olmoe", "architectures": ["OlmoeForCausalLM"], **config, "intermediate_size": hidden // 2,
+                "num_experts": N_EXPERTS, "num_experts_per_tok": 2, "norm_topk_prob": False, "attention_bias": False,
+                "clip_qkv": None, "pad_token_id": None}  # fmt: skip
+    raise ValueError(f"{family!r} is not one of {(*FAMILIES, *MORE_FAMILIES, *EXPERT_FAMILIES, 'qwen2_moe')}")
 
 
 def tiny_weights(config: dict[str, Any], seed: int = 0) -> dict[str, NDArray[np.float32]]:
@@ -184,7 +216,25 @@ def tiny_weights(config: dict[str, Any], seed: int = 0) -> dict[str, NDArray[np.
     family = config["model_type"]
 
     def norm(width: int) -> NDArray[np.float32]:
-        return (family != "gemma3_text") + normal(width, scale=0.1)  # Gemma's adds the 1 itself
+        return (family not in ("gemma3_text", "qwen3_5_text")) + normal(width, scale=0.1)  # these add the 1 themselves
+
+    def attention(at: str) -> dict[str, NDArray[np.float32]]:
+        found: dict[str, NDArray[np.float32]] = {}
+        own_heads = {"q_proj": (1 + (family == "qwen3_5_text")) * heads, "k_proj": kv_heads, "v_proj": kv_heads}
+        if family == "phi3":
+            own_heads = {"qkv_proj": heads + 2 * kv_heads}
+        for name, n_heads in own_heads.items():
+            found[f"{at}.self_attn.{name}.weight"] = linear(n_heads * head, hidden)
+            if family in ("qwen2", "qwen2_moe"):
+                found[f"{at}.self_attn.{name}.bias"] = normal(n_heads * head, scale=0.3)
+        found[f"{at}.self_attn.o_proj.weight"] = linear(hidden, heads * head)
+        if family in ("qwen3", "qwen3_moe", "gemma3_text", "qwen3_5_text"):
+            found[f"{at}.self_attn.q_norm.weight"] = norm(head)
+            found[f"{at}.self_attn.k_norm.weight"] = norm(head)
+        if family in ("olmo2", "olmoe"):  # over all heads
+            found[f"{at}.self_attn.q_norm.weight"] = norm(heads * head)
+            found[f"{at}.self_attn.k_norm.weight"] = norm(kv_heads * head)
+        return found
 
     weights = {"model.embed_tokens.weight": normal(config["vocab_size"], hidden, scale=0.3)}
     for layer in range(config["num_hidden_layers"]):
@@ -196,26 +246,37 @@ def tiny_weights(config: dict[str, Any], seed: int = 0) -> dict[str, NDArray[np.
         if family == "gemma3_text":
             weights[f"{at}.pre_feedforward_layernorm.weight"] = norm(hidden)
         weights[f"{at}.post_attention_layernorm.weight"] = norm(hidden)
-        own_heads = {"q_proj": heads, "k_proj": kv_heads, "v_proj": kv_heads}
-        if family == "phi3":
-            own_heads = {"qkv_proj": heads + 2 * kv_heads}
-        for name, n_heads in own_heads.items():
-            weights[f"{at}.self_attn.{name}.weight"] = linear(n_heads * head, hidden)
-            if family == "qwen2":
-                weights[f"{at}.self_attn.{name}.bias"] = normal(n_heads * head, scale=0.3)
-        weights[f"{at}.self_attn.o_proj.weight"] = linear(hidden, heads * head)
-        if family in ("qwen3", "gemma3_text"):
-            weights[f"{at}.self_attn.q_norm.weight"] = norm(head)
-            weights[f"{at}.self_attn.k_norm.weight"] = norm(head)
-        if family == "olmo2":  # over all heads
-            weights[f"{at}.self_attn.q_norm.weight"] = norm(heads * head)
-            weights[f"{at}.self_attn.k_norm.weight"] = norm(kv_heads * head)
+        if "linear_attention" in config.get("layer_types", [])[layer : layer + 1]:
+            key_heads, value_heads = config["linear_num_key_heads"], config["linear_num_value_heads"]
+            values = value_heads * config["linear_value_head_dim"]
+            channels = 2 * key_heads * config["linear_key_head_dim"] + values
+            own = f"{at}.linear_attn"
+            weights[f"{own}.A_log"] = np.log(random.uniform(0.02, 1, value_heads)).astype(
+                np.float32
+            )  # decays of all speeds
+            weights[f"{own}.dt_bias"] = normal(value_heads, scale=1)
+            weights[f"{own}.conv1d.weight"] = normal(channels, 1, config["linear_conv_kernel_dim"], scale=0.5)
+            weights[f"{own}.norm.weight"] = 1 + normal(config["linear_value_head_dim"], scale=0.1)
+            for name, width in {"qkv": channels, "z": values, "b": value_heads, "a": value_heads}.items():
+                weights[f"{own}.in_proj_{name}.weight"] = linear(width, hidden)
+            weights[f"{own}.out_proj.weight"] = linear(hidden, values)
+        else:
+            weights |= attention(at)
         if family == "phi3":
             weights[f"{at}.mlp.gate_up_proj.weight"] = linear(2 * inner, hidden)
-        else:
-            weights[f"{at}.mlp.gate_proj.weight"] = linear(inner, hidden)
-            weights[f"{at}.mlp.up_proj.weight"] = linear(inner, hidden)
-        weights[f"{at}.mlp.down_proj.weight"] = linear(hidden, inner)
+            weights[f"{at}.mlp.down_proj.weight"] = linear(hidden, inner)
+            continue
+        n_experts = config.get("num_experts", 0) if layer not in config.get("mlp_only_layers", ()) else 0
+        widths = {f"experts.{number}.": config.get("moe_intermediate_size", inner) for number in range(n_experts)}
+        if n_experts:
+            weights[f"{at}.mlp.gate.weight"] = linear(n_experts, hidden)
+        if family == "qwen2_moe":
+            weights[f"{at}.mlp.shared_expert_gate.weight"] = linear(1, hidden)
+            widths["shared_expert."] = config["shared_expert_intermediate_size"]
+        for own, width in (widths or {"": inner}).items():
+            weights[f"{at}.mlp.{own}gate_proj.weight"] = linear(width, hidden)
+            weights[f"{at}.mlp.{own}up_proj.weight"] = linear(width, hidden)
+            weights[f"{at}.mlp.{own}down_proj.weight"] = linear(hidden, width)
     weights["model.norm.weight"] = norm(hidden)
     if not config["tie_word_embeddings"]:
         weights["lm_head.weight"] = linear(config["vocab_size"], hidden)
@@ -231,17 +292,19 @@ def tiny_model(
     layers: int = 2,
     seed: int = 0,
     quantization: dict[str, int] | None = None,
+    **keys: Any,
 ) -> Path:
     """Write a tiny random model in Hugging Face's layout, float32, with its tokenizer.
 
     Args:
         folder: Where; made if need be.
-        family: One of FAMILIES or MORE_FAMILIES.
+        family: One of FAMILIES, MORE_FAMILIES or EXPERT_FAMILIES.
         tied: Share the embedding with the head.
         hidden: Hidden size; the MLP is twice as wide. A multiple of the group size if quantized.
         layers: Transformer blocks.
         seed: Of the weights.
         quantization: {"bits": 4, "group_size": 32} writes an MLX-quantized model instead (needs mlx).
+        keys: Of config.json, in the place of the tiny model's own; of a model that is not quantized.
 
     Returns:
         The folder.
@@ -262,7 +325,7 @@ def tiny_model(
     tiny_tokenizer(folder, family)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     vocab = -(-tokenizer.get_vocab_size() // PADDED_VOCABULARY) * PADDED_VOCABULARY
-    config = tiny_config(family, tied=tied, hidden=hidden, layers=layers, vocab=vocab)
+    config = {**tiny_config(family, tied=tied, hidden=hidden, layers=layers, vocab=vocab), **keys}
     config["eos_token_id"] = tokenizer.token_to_id("<|im_end|>")
     config["bos_token_id"] = tokenizer.token_to_id("<|endoftext|>")
     _write_json(folder / "config.json", config)

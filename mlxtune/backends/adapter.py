@@ -3,6 +3,7 @@
 Both backends read and write adapters through this file, so an adapter trained on one loads on the other and in
 `mlx_lm.load(..., adapter_path=...)`. On disk A is (in, r) and B (out, r) transposed to (r, out), as mlx-lm multiplies
 x @ a @ b; in memory they are PEFT's shapes, A (r, in) and B (out, r). DoRA's magnitudes, `m` on disk, are vectors in both.
+Factors of a layer of experts are one stack on disk, (experts, r, in) and (experts, out, r), as mlx-lm has them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxtune.backends.base import MAGNITUDE, LoraSpec
+from mlxtune.backends.experts import is_stack, stack_of, stacked, stacks, unstacked
 from mlxtune.errors import AdapterError
 from mlxtune.files import read_safetensors, whole_folder, write_json, write_safetensors
 from mlxtune.models.text_part import IN_MLX_LM, nested_name, text_name
@@ -76,7 +78,7 @@ def write_adapter(folder: Path, adapter: Adapter, n_blocks: int) -> None:
     """
     spec = adapter.spec
     blocks = sorted({int(layer.split(".")[2]) for layer in spec.layers})
-    keys = sorted({layer.split(".", 3)[3] for layer in spec.layers})
+    keys = sorted({stack_of(layer).split(".", 3)[3] for layer in spec.layers})
     config: dict[str, Any] = {
         "fine_tune_type": spec.kind,
         "num_layers": n_blocks - blocks[0],
@@ -84,8 +86,8 @@ def write_adapter(folder: Path, adapter: Adapter, n_blocks: int) -> None:
         "model": adapter.base,
     }
     on_disk = {
-        _renamed(nested_name(name, IN_MLX_LM) if adapter.is_nested else name, ON_DISK): np.ascontiguousarray(value.T)
-        for name, value in adapter.weights.items()
+        _renamed(nested_name(name, IN_MLX_LM) if adapter.is_nested else name, ON_DISK): _turned(value)
+        for name, value in stacked(adapter.weights).items()
     }
     with whole_folder(folder) as new:
         write_safetensors(new / WEIGHTS_FILE, on_disk, {"format": "mlx"})
@@ -131,10 +133,13 @@ def read_adapter(folder: Path) -> Adapter:
             f"{folder / WEIGHTS_FILE}: adapts {strange[0]}, which is not of the text part of a multimodal model; only an adapter of "
             "the text part can be used here"
         )
-    weights = {
-        _renamed(str(names[name]), IN_MEMORY): np.ascontiguousarray(value.T, np.float32)
-        for name, value in on_disk.items()
-    }
+    if kind == "dora" and any(is_stack(str(name)) for name in names.values()):
+        raise AdapterError(
+            f"{folder / WEIGHTS_FILE}: expected DoRA of single layers, got one of experts, which is not known here"
+        )
+    weights = unstacked(
+        {_renamed(str(names[name]), IN_MEMORY): _turned(value.astype(np.float32)) for name, value in on_disk.items()}
+    )
     layers = tuple(dict.fromkeys(name.rpartition(".")[0] for name in weights))
     base = config.get("model")
     is_nested = any(name != plain for name, plain in names.items())
@@ -162,6 +167,18 @@ def check_fits(adapter: Adapter, shapes: Mapping[str, tuple[int, int]], adapter_
                     f"{adapter_name} does not fit {base_name}: {name} should be {_shown(expected)}, got {shown}; "
                     "give the base model that the adapter was trained on"
                 )
+    of_base = stacks(shapes)
+    for stack, parts in stacks(adapter.spec.layers).items():
+        if len(parts) != len(of_base[stack]):
+            raise AdapterError(
+                f"{adapter_name} does not fit {base_name}: it adapts {len(parts)} of {len(of_base[stack])} experts of {stack}; "
+                "expected all of them or none"
+            )
+
+
+def _turned(value: NDArray[Any]) -> NDArray[Any]:
+    """A factor as it is on disk, given that in memory, or the other way round; stacks are the same in both."""
+    return np.ascontiguousarray(value.T if value.ndim == 2 else value)
 
 
 def part_shapes(spec: LoraSpec, shape: tuple[int, int]) -> dict[str, tuple[int, ...]]:

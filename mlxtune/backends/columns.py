@@ -27,10 +27,14 @@ class Span:
     Attributes:
         slots: Slot of each of its rows, (B,); several may have one.
         columns: Of each token, which are its position, too, (B, W).
+        counts: Tokens of each row that count, the first ones, (B,); the others are padding.
+        begins: Whether its rows are new: before them is what opens every row, and nothing else.
     """
 
     slots: NDArray[np.int32]
     columns: NDArray[np.int32]
+    counts: NDArray[np.int32]
+    begins: bool
 
     @property
     def n_columns(self) -> int:
@@ -103,8 +107,9 @@ class Columns:
         """
         slots = np.arange(first, first + len(counts), dtype=np.int32)
         columns = (self._lengths[slots, None] + np.arange(width)).astype(np.int32)
+        begins = bool((self._lengths[slots] == self._n_shared).all())  # rows join with a token of their own each
         self._lengths[slots] += counts
-        return Span(slots, columns)
+        return Span(slots, columns, counts.astype(np.int32), begins)
 
     def add_apart(self, counts: NDArray[np.int32]) -> Span:
         """Add the tokens of a pass that has a row for each token, (N, 1), in the order of their rows, and so no padding.
@@ -116,7 +121,7 @@ class Columns:
         within = np.concatenate([np.arange(count) for count in counts])
         columns = (self._lengths[slots] + within)[:, None].astype(np.int32)
         self._lengths += counts
-        return Span(slots, columns)
+        return Span(slots, columns, np.ones(len(slots), np.int32), begins=False)
 
     def keep(self, rows: Sequence[int]) -> tuple[list[int], list[int]]:
         """Go on with these rows alone, in this order; the slots whose content moves, and where to."""

@@ -92,12 +92,14 @@ class OptionPass:
         tokens: (R, L); the last N of each row are a tree's nodes.
         offsets: Place of each token after what is held, (R, L); below 0 where a row holds padding.
         visible: Which of the last K keys each token attends to, (R, L, K); it attends to all keys before these.
+        counted: Which of the tokens before the nodes are no padding, (R, L - N).
         n_nodes: N.
     """
 
     tokens: NDArray[np.int32]
     offsets: NDArray[np.int32]
     visible: NDArray[np.bool_]
+    counted: NDArray[np.bool_]
     n_nodes: int
 
     @property
@@ -109,7 +111,13 @@ class OptionPass:
         """The nodes alone, where the rows hold the rest of their prompts, padding included, as well."""
         width = self.rest_of_prompts.shape[1]
         nodes = slice(width, None)
-        return OptionPass(self.tokens[:, nodes], self.offsets[:, nodes] - width, self.visible[:, nodes], self.n_nodes)
+        return OptionPass(
+            self.tokens[:, nodes],
+            self.offsets[:, nodes] - width,
+            self.visible[:, nodes],
+            self.counted[:, :0],
+            self.n_nodes,
+        )
 
 
 def option_pass(prompts: Sequence[Sequence[int]], n_shared: int, tree: OptionTree) -> OptionPass:
@@ -132,9 +140,10 @@ def option_pass(prompts: Sequence[Sequence[int]], n_shared: int, tree: OptionTre
         tokens[row, width] = prompt[-1]
     visible = np.zeros((*shape, shape[1]), np.bool_)
     visible[:, :width, :width] = np.tri(width, dtype=np.bool_)  # padding stands behind, where no prompt looks
-    visible[:, width:, :width] = (np.arange(width) < n_own[:, None])[:, None]
+    counted = np.arange(width) < n_own[:, None]
+    visible[:, width:, :width] = counted[:, None]
     visible[:, width:, width:] = tree.ancestors
-    return OptionPass(tokens, offsets, visible, n_nodes)
+    return OptionPass(tokens, offsets, visible, counted, n_nodes)
 
 
 def row_groups(

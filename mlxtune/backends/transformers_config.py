@@ -11,6 +11,7 @@ from mlxtune.models.positions import max_positions
 
 QUANTIZATION_KEYS = ("quantization", "quantization_config")
 FULL, SLIDING = "full_attention", "sliding_attention"
+LINEAR = "linear_attention"  # a layer with a state; which one, its weights say
 
 
 def read_as_transformers(config: Mapping[str, Any]) -> Any | None:
@@ -34,7 +35,7 @@ def read_as_transformers(config: Mapping[str, Any]) -> Any | None:
 
 
 def windows_of(own: Any, config: Mapping[str, Any]) -> tuple[int | None, ...]:
-    """Of each block, how many tokens its attention sees; None where it sees all that there can be.
+    """Of each block, how many tokens its attention sees; None where it sees all that there can be, or has no attention.
 
     Source:
         transformers' masking_utils.create_masks_for_generate, the rule by which it makes masks for any family.
@@ -49,10 +50,10 @@ def windows_of(own: Any, config: Mapping[str, Any]) -> tuple[int | None, ...]:
     knows_windows = any("sliding_window" in vars(kind).get("__annotations__", ()) for kind in type(own).__mro__)
     window = own.sliding_window if knows_windows else None
     kinds = getattr(own, "layer_types", None) or [FULL if window is None else SLIDING] * own.num_hidden_layers
-    if strange := sorted(set(kinds) - {FULL, SLIDING}):
+    if strange := sorted(set(kinds) - {FULL, SLIDING, LINEAR}):
         raise ModelError(
             f"config.json: model_type {own.model_type!r} has blocks of the kind {strange[0]!r}, which is not supported; "
-            f"supported are {FULL} and {SLIDING}"
+            f"supported are {FULL}, {SLIDING} and {LINEAR}"
         )
     return reachable([window if kind == SLIDING else None for kind in kinds], config)
 

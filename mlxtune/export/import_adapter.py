@@ -6,22 +6,25 @@ imported = import_adapter(found, recipe, backend, Path("runs/x/theirs"))
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import platform
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from mlxtune.backends.adapter import Adapter, check_fits, read_adapter, write_adapter
-from mlxtune.backends.architecture import Architecture, block_of, in_usual_order, last_part
+from mlxtune.backends.architecture import WORDS, Architecture, block_of, in_usual_order, last_part
 from mlxtune.backends.base import Backend
+from mlxtune.backends.experts import EXPERTS
 from mlxtune.data.examples import within_positions
 from mlxtune.data.rows import content_hash
-from mlxtune.errors import AdapterError, DataError, RunError
+from mlxtune.errors import AdapterError, DataError, ModelError, RunError
 from mlxtune.export.exported import check_folder_free, new_folder
 from mlxtune.export.gguf_adapter import read_gguf_lora
 from mlxtune.export.import_source import AdapterSource
@@ -157,8 +160,7 @@ def lora_section(adapter: Adapter, architecture: Architecture, own: LoraSection)
     if fits and set(architecture.lora_layers(own.targets, own.layers)) == set(spec.layers):
         return section, notes
     names = in_usual_order(map(last_part, spec.layers))
-    words: tuple[Literal["all", "attention", "mlp"], ...] = ("all", "attention", "mlp")
-    targets = next((word for word in words if set(architecture.targets(word)) == set(names)), names)
+    targets = _targets(names, spec.layers, architecture)
     n_blocks = architecture.n_blocks - min(map(block_of, spec.layers))
     layers: Any = "all" if n_blocks == architecture.n_blocks else n_blocks
     if more := len(architecture.lora_layers(targets, layers)) - len(spec.layers):
@@ -167,6 +169,16 @@ def lora_section(adapter: Adapter, architecture: Architecture, own: LoraSection)
             f"recipe names {more} more, which the adapter leaves as they are"
         )
     return section.model_copy(update={"targets": targets, "layers": layers}), notes
+
+
+def _targets(names: list[str], layers: Collection[str], architecture: Architecture) -> Any:
+    """What `lora.targets` calls some layers: words that mean just these in the blocks that they lie in, else what comes nearest."""
+    n_blocks = architecture.n_blocks - min(map(block_of, layers))
+    for words in ("all", "attention", "mlp", EXPERTS, ["attention", EXPERTS]):
+        with contextlib.suppress(ModelError):  # the model has no such layers
+            if set(architecture.lora_layers(words, n_blocks)) == set(layers):
+                return words
+    return next((word for word in WORDS if set(architecture.targets(word)) == set(names)), names)
 
 
 def _read(source: AdapterSource, architecture: Architecture) -> ReadAdapter:

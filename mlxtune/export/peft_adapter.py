@@ -22,11 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxtune.backends.adapter import Adapter
-from mlxtune.backends.architecture import USUAL_ORDER, in_usual_order
+from mlxtune.backends.architecture import GROUPS, USUAL_ORDER, in_usual_order
 from mlxtune.backends.base import FACTORS, MAGNITUDE, LoraSpec
-from mlxtune.errors import AdapterError
+from mlxtune.backends.experts import is_expert
+from mlxtune.errors import AdapterError, ExportError
 from mlxtune.export.exported import Exported, new_folder, size_on_disk
 from mlxtune.export.lora_alpha import Alpha, alpha_of
+from mlxtune.export.peft_experts import is_of_experts, layers_of, parameter_of, parameter_updates
 from mlxtune.export.source import ExportSource
 from mlxtune.files import read_safetensors, write_json, write_safetensors
 from mlxtune.models.text_part import IN_TRANSFORMERS, nested_name, text_name
@@ -53,7 +55,6 @@ REFUSED_KEYS = {
     "modules_to_save": "whole modules that were trained beside the LoRA update",
     "lora_bias": "a bias beside B",
     "trainable_token_indices": "embeddings of tokens that were trained",
-    "target_parameters": "updates of parameters that are no linear layers",
     "layer_replication": "blocks that stand in the model several times",
     "alora_invocation_tokens": "activated LoRA, which works after certain tokens only",
     "use_qalora": "QALoRA, which pools its inputs",
@@ -66,6 +67,7 @@ REFUSED_KEYS = {
 # Key -> what it may hold, and how that is called; None and a missing key are PEFT's defaults.
 KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "target_modules": ((str, list), "a regular expression or a list of names"),
+    "target_parameters": ((list,), "a list of names"),
     "exclude_modules": ((str, list), "a regular expression or a list of names"),
     "layers_to_transform": ((int, list), "a number of a block or a list of them"),
     "layers_pattern": ((str, list), "a regular expression or a list of them"),
@@ -114,19 +116,35 @@ def export_peft(source: ExportSource, out: Path, *, force: bool = False) -> Expo
     """
     adapter, recipe = source.trained, source.recipe
     n_blocks = int(source.config["num_hidden_layers"])
-    config = peft_config(adapter, n_blocks, first=Alpha(recipe.lora.alpha, recipe.lora.rslora))
+    has_experts = source.architecture.experts_per_token > 0
+    if source.is_nested and has_experts and any(map(_is_in_mlp, adapter.spec.layers)):
+        raise ExportError(
+            f"{source.run}: adapts the MLPs of a multimodal model with experts, which transformers keeps in another way than its text "
+            "models; write --to hf, the text model with the adapter folded in"
+        )
+    if adapter.spec.has_magnitudes and has_experts and any(map(_is_in_mlp, adapter.spec.layers)):
+        raise ExportError(
+            f"{source.run}: adapts MLPs of a model with experts by DoRA, for which PEFT has LoRA alone; write --to hf, the model with the "
+            "adapter folded in"
+        )
+    config = peft_config(adapter, n_blocks, Alpha(recipe.lora.alpha, recipe.lora.rslora), has_experts)
     if source.is_nested:
         config = _nested(config, adapter.spec.layers)
     base, notes = _base(source)
+    if config["lora_dropout"] != adapter.spec.dropout:
+        notes.append("lora_dropout is 0: PEFT has none for experts; only training further in PEFT would use it")
     alpha = Alpha(config["lora_alpha"], config["use_rslora"])
     if alpha.scale(adapter.spec.rank) != adapter.spec.scale:
         notes.append(
             f"no alpha gives the scale {adapter.spec.scale!r} at rank {adapter.spec.rank} exactly; that of lora_alpha is "
             f"{alpha.scale(adapter.spec.rank)!r}"
         )
+    factors = {name: value for name, value in adapter.weights.items() if not is_expert(name)}
+    for update in parameter_updates(adapter.weights):
+        factors |= {f"{update.module}.lora_A": update.a, f"{update.module}.lora_B": update.b}
     tensors = {
         _tensor(_own_name(name, source.is_nested)): np.ascontiguousarray(value, np.float32)
-        for name, value in adapter.weights.items()
+        for name, value in factors.items()
     }
     with new_folder(out, CONFIG_FILE, force=force) as folder:
         write_json(folder / CONFIG_FILE, {**config, "base_model_name_or_path": base, "revision": recipe.model.revision})
@@ -145,27 +163,33 @@ def network_of(is_nested: bool) -> str:
     return "AutoModelForImageTextToText" if is_nested else "AutoModelForCausalLM"
 
 
-def peft_config(adapter: Adapter, n_blocks: int, first: Alpha | None = None) -> dict[str, Any]:
+def peft_config(
+    adapter: Adapter, n_blocks: int, first: Alpha | None = None, has_experts: bool = False
+) -> dict[str, Any]:
     """adapter_config.json of an adapter, without its base model.
 
     Args:
         adapter: The adapter.
         n_blocks: Transformer blocks of the base model.
         first: Alpha to write if it gives the adapter's scale.
+        has_experts: Whether blocks of the base model have experts.
     """
     spec = adapter.spec
     alpha = alpha_of(spec.scale, spec.rank, first)
+    by_module = [layer for layer in spec.layers if not (has_experts and _is_in_mlp(layer))]
+    parameters = _parameters(adapter, alpha) if has_experts else {}
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "r": spec.rank,
-        "lora_alpha": int(alpha.value) if float(alpha.value).is_integer() else alpha.value,
+        "lora_alpha": _written(alpha.value),
         "use_rslora": alpha.rslora,
         "use_dora": spec.has_magnitudes,
-        "lora_dropout": spec.dropout,
+        "lora_dropout": 0.0 if parameters else spec.dropout,
         "bias": "none",
         "inference_mode": True,
-        **_targets(spec.layers, n_blocks),
+        **(_targets(by_module, n_blocks) if by_module else {"target_modules": []}),
+        **parameters,
     }
 
 
@@ -173,6 +197,43 @@ def _tensor(name: str) -> str:
     """PEFT's name of a value of an adapter."""
     layer, _, part = name.rpartition(".")
     return f"{PREFIX}{layer}.{next(own for own, ours in PARTS.items() if ours == part)}"
+
+
+def _parameters(adapter: Adapter, alpha: Alpha) -> dict[str, Any]:
+    """Keys that let PEFT adapt the MLPs of a model with experts; none where none is adapted.
+
+    Those beside the experts are named as parameters as well: PEFT takes every module called gate_proj, up_proj or down_proj for
+    the experts' in such a family, and would leave the others out.
+    """
+    updates = parameter_updates(adapter.weights)
+    beside = [layer for layer in adapter.spec.layers if _is_in_mlp(layer) and not is_expert(layer)]
+    if not updates and not beside:
+        return {}
+    ranks = {update.parameter: update.rank for update in updates if update.rank != adapter.spec.rank}
+    alphas = {name: _written(alpha.value * _growth(rank / adapter.spec.rank, alpha)) for name, rank in ranks.items()}
+    return {
+        "target_parameters": [*(f"{layer}.weight" for layer in beside), *(update.parameter for update in updates)],
+        "rank_pattern": _patterns(ranks),
+        "alpha_pattern": _patterns(alphas),
+    }
+
+
+def _growth(ratio: float, alpha: Alpha) -> float:
+    """By what alpha grows with the rank where the scale stays."""
+    return math.sqrt(ratio) if alpha.rslora else ratio
+
+
+def _patterns(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Regular expressions of parameters with values, names alone."""
+    return {re.escape(name): value for name, value in values.items()}
+
+
+def _is_in_mlp(layer: str) -> bool:
+    return layer.split(".")[3] in GROUPS["mlp"]
+
+
+def _written(alpha: float) -> float:
+    return int(alpha) if float(alpha).is_integer() else alpha
 
 
 def _own_name(name: str, is_nested: bool) -> str:
@@ -247,15 +308,35 @@ def read_peft(folder: Path) -> ReadAdapter:
     config = _read_config(folder)
     kind: Literal["lora", "dora"] = "dora" if config.get("use_dora") else "lora"
     parts = _parts(folder, LoraSpec(0, 0.0, 0.0, (), kind).parts)
-    layers = sorted(parts, key=_in_model_order)
-    for layer in layers:
-        if not _is_targeted(layer, config, folder):
+    modules = tuple(parts)
+    for layer in sorted(parts, key=_in_model_order):
+        if not (is_of_experts(layer) or _is_targeted(layer, config, folder)):
             raise AdapterError(
                 f"{folder}: {WEIGHTS_FILE} has an update of {layer}, which target_modules and layers_to_transform of "
                 f"{CONFIG_FILE} do not name, so PEFT would leave it out; correct {CONFIG_FILE}"
             )
+    scales = {}
+    for module, values in list(parts.items()):
+        if not is_of_experts(module):
+            scales[module] = _scale(module, values["lora_A"].shape[0], config, folder)
+            continue
+        if kind == "dora":
+            raise AdapterError(
+                f"{folder}: has DoRA of {module}, experts, for which no adapter has magnitudes here; {_MERGE}"
+            )
+        if text_name(module) != module:
+            raise AdapterError(
+                f"{folder}: has an update of {module}, experts of a multimodal model, which transformers keeps in another way than its "
+                f"text models; {_MERGE}"
+            )
+        parameter = parameter_of(module, modules, config.get("target_parameters") or [])
+        own_rank = _by_pattern(config.get("rank_pattern") or {}, parameter, config["r"], folder)
+        own = layers_of(parameter, values["lora_A"], values["lora_B"], own_rank)
+        scales |= dict.fromkeys(own, _scale(parameter, own_rank, config, folder))
+        del parts[module]
+        parts |= {layer: dict(zip(FACTORS, pair, strict=True)) for layer, pair in own.items()}
+    layers = sorted(parts, key=_in_model_order)
     plain = {layer: _text_layer(layer, folder) for layer in layers}
-    scales = {layer: _scale(layer, parts[layer]["lora_A"].shape[0], config, folder) for layer in layers}
     rank = max(own["lora_A"].shape[0] for own in parts.values())
     scale = Counter(scales.values()).most_common(1)[0][0]
     weights: dict[str, NDArray[np.float32]] = {}
@@ -375,6 +456,8 @@ def _text_layer(layer: str, folder: Path) -> str:
 
 def _is_targeted(layer: str, config: Mapping[str, Any], folder: Path) -> bool:
     """Whether PEFT adapts a layer under a config."""
+    if _names(config.get("target_parameters") or [], f"{layer}.weight", folder):
+        return True
     targets, excluded = config.get("target_modules"), config.get("exclude_modules")
     if excluded and _names(excluded, layer, folder):
         return False

@@ -256,7 +256,7 @@ def as_mlx_lm_reads(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _older_keys(config: dict[str, Any]) -> dict[str, Any]:
-    """The older keys of what transformers 5 writes as rope_parameters and layer_types."""
+    """The older keys of what transformers 5 writes as rope_parameters, layer_types and num_local_experts."""
     parameters = config.get("rope_parameters") or {}
     older: dict[str, Any] = {}
     if isinstance(local := parameters.get("sliding_attention"), dict):  # of each kind of layer its own
@@ -265,9 +265,12 @@ def _older_keys(config: dict[str, Any]) -> dict[str, Any]:
     older |= {key: parameters.get(key) for key in ("rope_theta", "partial_rotary_factor")}
     if parameters.get("rope_type", "default") != "default":
         older["rope_scaling"] = parameters
+    older["num_experts"] = config.get("num_local_experts")
     kinds = config.get("layer_types") or []
     if "full_attention" in kinds and "sliding_attention" in kinds:
         older["sliding_window_pattern"] = kinds.index("full_attention") + 1
+    if "full_attention" in kinds and "linear_attention" in kinds:
+        older["full_attention_interval"] = kinds.index("full_attention") + 1
     return {key: value for key, value in older.items() if value is not None and config.get(key) is None}
 
 

@@ -387,8 +387,9 @@ class LoraSection(Section):
     """Scale of the update: alpha / rank, or alpha / sqrt(rank) with rslora."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Share of each adapted layer's inputs zeroed for the update while training."""
-    targets: Literal["all", "attention", "mlp"] | list[str] = "all"
-    """Linear layers to adapt: all, attention (those of self_attn: q, k, v, o), mlp (gate, up, down), or a list of names."""
+    targets: Literal["all", "attention", "mlp", "experts"] | list[str] = "all"
+    """Linear layers to adapt: all, attention (those of self_attn: q, k, v, o; those of gated delta nets, too), mlp (gate, up, down; those of
+    experts, too), experts (of these alone), or a list of such words and names. Routers are never adapted."""
     layers: Literal["all"] | Annotated[int, Field(ge=1)] = "all"
     """Transformer blocks to adapt: all, or that many from the end."""
     rslora: bool = False

@@ -5,25 +5,35 @@ own peak and torch's saved tensors by varying one width of a small model at a ti
 
     each of hidden width   the block's input and its middle, which the norms need
     each of MLP width      gate, up, and what SwiGLU makes of them: MLX keeps the sigmoid and SiLU, torch SiLU alone
-    each of query width    what RoPE leaves; on torch the attention's result; before RoPE, where a norm stands there (Qwen3)
+    each of query width    what RoPE leaves; on torch the attention's result; before RoPE, where a norm stands there (Qwen3); an output gate
+                           and its product (Qwen3.5)
     each of key width      keys and values, those of a prefix too; keys before RoPE, where a norm stands there
     heads x keys           attention's probabilities: MLX has no fused attention that is differentiable
 
 An adapted layer keeps its input, which several layers may share. Dropout makes a masked copy for each layer and keeps
 the mask. In 16 bits, MLX keeps a float32 copy for each layer as well, since the adapter is float32. With DoRA, the gradient of an adapted
 layer's magnitudes needs what they multiply: as wide as the layer's output.
+
+A position passes through each expert that it goes to: what these keep counts that many times, and what they give is kept, too.
+
+A gated delta net attends to no keys and computes in float32, in chunks. On torch, transformers' rule and the layer around it keep eleven
+arrays as wide as the keys of all heads, seven as wide as the values, five of a chunk's length for each head, and a state for each chunk. On
+MLX our rule keeps what goes in and comes out, and computes the rest again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from mlxtune.backends.architecture import BLOCKS, Architecture, block_of, last_part
-from mlxtune.backends.base import Device, FullSpec, TuningSpec
+from mlxtune.backends.architecture import BLOCKS, Architecture, DeltaNet, block_of, last_part
+from mlxtune.backends.base import Device, FullSpec, LoraSpec, TuningSpec
+from mlxtune.backends.experts import EXPERTS, is_expert
 from mlxtune.backends.shapes import SEQUENCE_TOKENS
 
 FLOAT32 = 4  # bytes
+DELTA_CHUNK = 64  # tokens, of transformers' rule
+DELTA_BLOCK_OF_MLX = 256  # tokens from one kept state to the next (`backends/mlx/delta_rule.py`)
 # Of a block's arrays, while its gradient is computed. MLX allocates up to a hundred operations ahead of the one that runs, more than a
 # block has, so gradients wait beside what they are computed from; torch frees each as soon as it has been used.
 GRADIENTS_OF_A_BLOCK = {"mlx": 1.5, "torch": 0.75}
@@ -33,8 +43,14 @@ SHARED_INPUTS = {
     "q_proj": "attention",
     "k_proj": "attention",
     "v_proj": "attention",
+    "in_proj_qkv": "attention",
+    "in_proj_z": "attention",
+    "in_proj_b": "attention",
+    "in_proj_a": "attention",
     "gate_proj": "mlp",
     "up_proj": "mlp",
+    f"{EXPERTS}.gate_proj": EXPERTS,
+    f"{EXPERTS}.up_proj": EXPERTS,
 }
 
 
@@ -91,6 +107,32 @@ class Sequences:
         return self.positions * (self.before + self.length)
 
 
+@dataclass(frozen=True)
+class _Block:
+    """What a block's memory depends on, widths for each position.
+
+    Attributes:
+        inner: Of its MLP; of all experts that a position goes to.
+        routed: Of what these experts give; 0 in a block without.
+        adapted: Of the inputs of each adapted layer, by the last part of its name, of experts "experts.gate_proj".
+        products: Adapted layers that a position passes through.
+        outputs: Width of what these give.
+        delta_net: What it has in the place of attention; None where it has attention.
+    """
+
+    inner: int
+    routed: int
+    adapted: Mapping[str, int]
+    products: int
+    outputs: int
+    delta_net: DeltaNet | None
+
+    @property
+    def plain(self) -> _Block:
+        """The same without adapters."""
+        return replace(self, adapted={}, products=0, outputs=0)
+
+
 class Activations:
     """The bytes that one forward pass of a training keeps.
 
@@ -113,87 +155,118 @@ class Activations:
             width,
             recomputes,
         )
-        self._rank = 0 if isinstance(spec, FullSpec) else spec.rank
-        self._hidden, self._inner = architecture.hidden_size, architecture.inner_size
+        self._hidden = architecture.hidden_size
         self._heads, head_dim = architecture.n_heads, architecture.head_dim
         self._queries, self._keys = self._heads * head_dim, architecture.n_kv_heads * head_dim
-        self._has_head_norms = f"{BLOCKS}.0.self_attn.q_norm.weight" in architecture.weights
-        self._normalized = 2 * self._hidden + (self._queries + self._keys if self._has_head_norms else 0)
-        self._n_blocks = architecture.n_blocks
-        shapes = architecture.linear_layers
-        of_blocks: dict[int, dict[str, tuple[int, int]]] = {}
-        for layer in spec.layers:
-            of_blocks.setdefault(block_of(layer), {})[last_part(layer)] = shapes[layer]
+        block = architecture.delta_nets.index(None)
+        projected = architecture.weights.get(f"{BLOCKS}.{block}.self_attn.q_proj.weight", (0,))[0]
+        self._gates = self._queries if projected == 2 * self._queries else 0  # Qwen3.5's, of the attention's result
+        self._has_head_norms = any(name.endswith("self_attn.q_norm.weight") for name in architecture.weights)
+        self._delta_nets, self._is_recurrent = architecture.delta_nets, architecture.is_recurrent
         # Blocks below the first one that is trained keep nothing: no gradient goes there.
-        self._blocks = [of_blocks.get(block, {}) for block in range(min(of_blocks), self._n_blocks)]
+        self._blocks = _blocks(architecture, spec)
 
     def kept(self, shape: PassShape) -> int:
         """What all blocks keep until the backward pass comes to them, bytes."""
         if not self._recomputes:
-            return sum(self._of_block(shape, adapted) for adapted in self._blocks)
-        states = shape.prefix * 2 * self._keys  # of a prefix, which rows attend to without computing it again
-        positions = sum(one.positions for one in self._sequences(shape))
-        return len(self._blocks) * (positions * self._hidden + states) * self._width
+            return sum(self._of_block(shape, block) for block in self._blocks)
+        inputs = sum(one.positions for one in self._sequences(shape)) * self._hidden * self._width
+        # Rows go on from a prefix without computing it again.
+        return sum(inputs + self._of_prefix(shape, block.delta_net, self._width) for block in self._blocks)
 
     def without_adapters(self, shape: PassShape) -> int:
         """What all blocks need for their gradient, kept or computed again, beside their adapters' share, bytes."""
-        return len(self._blocks) * self._of_block(shape, {})
+        return sum(self._of_block(shape, block.plain) for block in self._blocks)
 
     def at_once(self, shape: PassShape) -> int:
         """What computing the gradient of one block takes beside that, bytes."""
-        largest = max(self._of_block(shape, adapted) for adapted in self._blocks)
-        plain = self._of_block(shape, {})
+        largest = max(self._of_block(shape, block) for block in self._blocks)
+        plain = max(self._of_block(shape, block.plain) for block in self._blocks)
         gradients = int(GRADIENTS_OF_A_BLOCK[self._backend] * plain)
         if not self._recomputes:
             return gradients
         return gradients + largest + int(NEXT_BLOCK_AHEAD[self._backend] * plain)
 
     def states(self, shape: PassShape) -> int:
-        """Keys and values of a prefix that several passes share, and their gradient in float32, bytes."""
-        return self._n_blocks * shape.prefix * 2 * self._keys * (self._width + FLOAT32)
+        """What all blocks keep of a prefix that several passes share, and its gradient in float32, bytes."""
+        return sum(self._of_prefix(shape, net, width) for net in self._delta_nets for width in (self._width, FLOAT32))
 
-    def _of_block(self, shape: PassShape, adapted: Mapping[str, tuple[int, int]]) -> int:
-        """What one block keeps, bytes; `adapted` is (in, out) of each of its adapted layers."""
+    def _of_prefix(self, shape: PassShape, delta_net: DeltaNet | None, width: int) -> int:
+        """Keys and values of a prefix in a block, or the state after it, bytes."""
+        if delta_net is not None:
+            return delta_net.state_bytes(width) if shape.prefix else 0
+        return shape.prefix * 2 * self._keys * width
+
+    def _of_block(self, shape: PassShape, block: _Block) -> int:
+        """What one block keeps, bytes."""
         return sum(
-            self._of_sequences(one) + int(one.positions * self._of_adapters(adapted)) for one in self._sequences(shape)
+            self._of_sequences(one, block) + int(one.positions * self._of_adapters(block))
+            for one in self._sequences(shape)
         )
 
-    def _of_sequences(self, one: Sequences) -> int:
+    def _of_sequences(self, one: Sequences, block: _Block) -> int:
         """What a block without adapters keeps of sequences, bytes."""
+        mixer = self._of_attention(one) if block.delta_net is None else self._of_delta_net(one, block.delta_net)
         if self._backend == "mlx":
-            per_position = 2 * self._hidden + 4 * self._inner + self._queries
-            values = one.positions * per_position + 2 * one.keys * self._keys + one.pairs * self._heads
-            norms = one.positions * (self._queries + self._keys) if self._has_head_norms else 0
-            return (values + norms) * self._width
-        per_position = 3 * self._inner + 2 * self._queries
+            return mixer + one.positions * (2 * self._hidden + 4 * block.inner + block.routed) * self._width
         # transformers' norms compute in float32, and keep what they normalize in it.
-        normalized = one.positions * self._normalized
+        return mixer + one.positions * ((3 * block.inner + block.routed) * self._width + 2 * self._hidden * FLOAT32)
+
+    def _of_attention(self, one: Sequences) -> int:
+        """What attention keeps of sequences, bytes."""
+        norms = one.positions * (self._queries + self._keys) if self._has_head_norms else 0
+        if self._backend == "mlx":
+            values = (
+                one.positions * (self._queries + 2 * self._gates) + 2 * one.keys * self._keys + one.pairs * self._heads
+            )
+            return (values + norms) * self._width
         # With a mask, keys and values are repeated for each head of the queries, and the mask becomes numbers.
         attended = 2 * one.keys * (self._queries if one.is_masked else self._keys) + (one.pairs if one.is_masked else 0)
-        return (one.positions * per_position + attended) * self._width + normalized * FLOAT32
+        results = 2 * one.positions * (self._queries + self._gates)
+        return (results + attended) * self._width + norms * FLOAT32
 
-    def _of_adapters(self, adapted: Mapping[str, tuple[int, int]]) -> float:
-        """What the adapters of a block keep, bytes a position."""
-        inputs = {name: n_in for name, (n_in, _) in adapted.items()}
+    def _of_delta_net(self, one: Sequences, net: DeltaNet) -> int:
+        """What a gated delta net keeps of sequences, bytes."""
+        heads = net.n_value_heads
+        keys, values = heads * net.key_dim, heads * net.value_dim
+        if self._backend == "mlx":
+            exact = one.positions * (4.5 * net.n_key_heads * net.key_dim + 6 * values + 4 * heads)
+            states = one.count * (-(-one.length // DELTA_BLOCK_OF_MLX)) * keys * net.value_dim
+            return int(exact + states) * FLOAT32 + one.positions * (2 * net.channels + values) * self._width
+        n_chunks = -(-one.length // DELTA_CHUNK)
+        in_chunks = one.count * n_chunks * DELTA_CHUNK * (5 * heads * DELTA_CHUNK + 9 * keys + 2 * values + 8 * heads)
+        states = one.count * (n_chunks + 1) * keys * net.value_dim
+        outside = one.positions * (2 * keys + 5 * values + 4 * heads)
+        return (in_chunks + states + outside) * FLOAT32 + one.positions * 2 * net.channels * self._width
+
+    def _of_adapters(self, block: _Block) -> float:
+        """What the adapters of a block keep, or the training of its own weights, bytes a position."""
         if isinstance(self._spec, FullSpec):
             # The gradients of norms' weights need what these multiply, of which torch keeps a copy.
-            normalized = self._normalized if self._backend == "torch" else 0
-            return self._inputs_once(inputs) * self._width + normalized * FLOAT32
+            normalized = self._normalized(block) if self._backend == "torch" else 0
+            return self._inputs_once(block.adapted) * self._width + normalized * FLOAT32
         if not self._spec.has_magnitudes:
-            return self._of_factors(inputs)
+            return self._of_factors(block, self._spec)
         is_float32 = self._backend == "mlx" or self._device.kind == "cpu"
-        outputs = sum(n_out for _, n_out in adapted.values())
-        return self._of_factors(inputs) + outputs * (FLOAT32 if is_float32 else self._width)
+        return self._of_factors(block, self._spec) + block.outputs * (FLOAT32 if is_float32 else self._width)
 
-    def _of_factors(self, adapted: Mapping[str, int]) -> float:
-        """What A and B of a block's layers need, bytes a position; `adapted` is the input width of each."""
-        has_dropout, is_narrow = self._spec.dropout > 0, self._width < FLOAT32
+    def _normalized(self, block: _Block) -> int:
+        """Widths of what a block's norms give."""
+        if block.delta_net is not None:
+            return 2 * self._hidden + block.delta_net.n_value_heads * block.delta_net.value_dim
+        return 2 * self._hidden + (self._queries + self._keys if self._has_head_norms else 0)
+
+    def _of_factors(self, block: _Block, spec: LoraSpec) -> float:
+        """What A and B of a block's layers need, bytes a position."""
+        adapted = block.adapted
+        has_dropout, is_narrow = spec.dropout > 0, self._width < FLOAT32
         each, shared = sum(adapted.values()), self._inputs_once(adapted)
-        inside = len(adapted) * self._rank * FLOAT32
+        inside = block.products * spec.rank * FLOAT32
         if self._backend == "mlx":
             mask = each * self._width if has_dropout else 0
             if is_narrow:  # the float32 copy of the product of gate and up takes the place of the product
-                return inside + mask + each * FLOAT32 + (shared - adapted.get("down_proj", 0)) * self._width
+                products_of_gates = sum(width for name, width in adapted.items() if name.endswith("down_proj"))
+                return inside + mask + each * FLOAT32 + (shared - products_of_gates) * self._width
             return inside + mask + (each if has_dropout else shared) * self._width
         # On a GPU the mask is of bytes, and autocast makes each layer's copy 16 bits wide.
         mask = each * (FLOAT32 if self._device.kind == "cpu" else 1) if has_dropout else 0
@@ -210,17 +283,44 @@ class Activations:
 
     def _sequences(self, shape: PassShape) -> Sequence[Sequences]:
         """The rows, and the prefix where this pass keeps what is computed of it."""
-        rows = rows_computed(shape, self._backend, self._device)
+        rows = rows_computed(shape, self._backend, self._device, self._is_recurrent)
         holds_prefix = rows.before < shape.prefix  # in the rows' own sequence
         keeps_prefix = shape.prefix and not holds_prefix and (shape.is_alone or self._backend == "torch")
         return [rows, Sequences(1, shape.prefix, 0)] if keeps_prefix else [rows]
 
 
-def rows_computed(shape: PassShape, backend: str, device: Device) -> Sequences:
-    """A pass's rows as a backend computes them: MLX a rectangle, torch packed (`backends/torch/packing.py`)."""
+def _blocks(architecture: Architecture, spec: TuningSpec) -> list[_Block]:
+    """The blocks from the first one on that is trained."""
+    per_token, shapes, inner = architecture.experts_per_token, architecture.linear_layers, architecture.inner_sizes
+    sparse = {block_of(layer) for layer in shapes if is_expert(layer)}
+    adapted: list[dict[str, int]] = [{} for _ in range(architecture.n_blocks)]
+    outputs: list[dict[str, int]] = [{} for _ in range(architecture.n_blocks)]
+    for layer in spec.layers:
+        name, times, (n_in, n_out) = last_part(layer), 1, shapes[layer]
+        if is_expert(layer):
+            name, times = f"{EXPERTS}.{name}", per_token
+        adapted[block_of(layer)][name], outputs[block_of(layer)][name] = times * n_in, times * n_out
+    return [
+        _Block(
+            inner=inner[block],
+            routed=per_token * architecture.hidden_size if block in sparse else 0,
+            adapted=adapted[block],
+            products=sum(per_token if name.startswith(EXPERTS) else 1 for name in adapted[block]),
+            outputs=sum(outputs[block].values()),
+            delta_net=architecture.delta_nets[block],
+        )
+        for block in range(min(map(block_of, spec.layers)), architecture.n_blocks)
+    ]
+
+
+def rows_computed(shape: PassShape, backend: str, device: Device, is_recurrent: bool) -> Sequences:
+    """A pass's rows as a backend computes them: MLX a rectangle, torch packed (`backends/torch/packing.py`) or, of a recurrent model, not."""
     width = max(1, shape.width - 1)  # the last token of a row predicts nothing
     if backend == "mlx":
         return Sequences(device.padding.rows(shape.rows), device.padding.width(shape.width) - 1, shape.prefix)
+    if is_recurrent:
+        inside = shape.prefix if shape.is_alone and shape.rows == 1 else 0
+        return Sequences(shape.rows, inside + width, shape.prefix - inside, is_masked=shape.prefix > inside)
     computed, length = max(1, shape.tokens - shape.rows), max(SEQUENCE_TOKENS, width)
     if computed <= length:  # one sequence, which holds the prefix as well where no other pass needs it
         inside = shape.prefix if shape.is_alone else 0

@@ -28,6 +28,7 @@ class Plan:
     Attributes:
         trainable_parameters: Of the adapter, or of the whole model.
         total_parameters: Of the base model.
+        active_parameters: Those of it that a token is computed with: not those of the experts that it does not go to.
         data: One line on the rows.
         rows: Rows trained on.
         rows_to_rewrite: Of these, those that a server rewrites when training starts; until then their source rows are counted instead.
@@ -55,6 +56,7 @@ class Plan:
 
     trainable_parameters: int
     total_parameters: int
+    active_parameters: int
     data: str
     rows: int
     tokens_per_epoch: int
@@ -94,6 +96,7 @@ class Plan:
         return {
             "trainable_parameters": self.trainable_parameters,
             "total_parameters": self.total_parameters,
+            "active_parameters": self.active_parameters,
             "rows": self.rows,
             "rows_to_rewrite": self.rows_to_rewrite,
             "tokens_per_epoch": self.tokens_per_epoch,
@@ -125,8 +128,13 @@ class Plan:
         share = self.trainable_parameters / self.total_parameters
         of_head = f", {self.head_padding:.1%} of those of the head" if self.head_padding else ""
         verdict = "fits" if self.fits else "DOES NOT FIT"
+        is_sparse = self.active_parameters < self.total_parameters
+        active = f"; {self.active_parameters:,} of them compute a token" if is_sparse else ""
         lines = [
-            ("parameters", f"{self.trainable_parameters:,} trainable of {self.total_parameters:,} ({share:.2%})"),
+            (
+                "parameters",
+                f"{self.trainable_parameters:,} trainable of {self.total_parameters:,} ({share:.2%}){active}",
+            ),
             ("data", self.data),
             ("tokens an epoch", f"{self.tokens_per_epoch:,}, {self.supervised_per_epoch:,} of them supervised"),
             ("longest row", f"{self.longest:,} tokens"),
@@ -198,6 +206,7 @@ def plan(
     return Plan(
         trainable_parameters=n_trained(spec, architecture),
         total_parameters=architecture.n_parameters,
+        active_parameters=architecture.n_active_parameters,
         data=describe_data(training, validation, recipe),
         rows=len(training.examples),
         tokens_per_epoch=tokens,

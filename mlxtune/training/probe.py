@@ -147,7 +147,9 @@ def probe_steps(
 def step_cost(step_batches: Sequence[Batch], workload: Workload) -> int:
     """Positions that a step computes, its prefix once, and PASS_COST for each pass."""
     shapes = pass_shapes(step_batches)
-    rows = [rows_computed(shape, workload.backend, workload.device) for shape in shapes]
+    rows = [
+        rows_computed(shape, workload.backend, workload.device, workload.architecture.is_recurrent) for shape in shapes
+    ]
     prefix = max(one.before for one in rows)  # 0 where the rows' sequence holds it
     return prefix + sum(one.positions + PASS_COST for one in rows)
 

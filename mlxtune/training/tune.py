@@ -15,6 +15,7 @@ from typing import Any
 from mlxtune.backends.adapter import initial_weights
 from mlxtune.backends.architecture import Architecture
 from mlxtune.backends.base import Backend, ChosenBackend, FullSpec, LoraSpec, Model, TuningSpec
+from mlxtune.backends.experts import is_expert
 from mlxtune.data.cleaning import CleaningReport
 from mlxtune.data.examples import within_positions
 from mlxtune.data.packing import step_rows
@@ -141,6 +142,10 @@ def tune(
         f"training {trainable:,} of {architecture.n_parameters:,} parameters for {steps.total:,} steps, {steps.per_epoch:,} an epoch, "
         f"in forward passes of up to {recipe.train.tokens_per_pass:,} positions{again}",
     )
+    if architecture.experts_per_token:
+        log.info(
+            f"a token is computed with {architecture.n_active_parameters:,} of them; routers stay as they are, without an auxiliary loss"
+        )
 
     run = resume or new_run(recipe, out, force)
     with run.locked():
@@ -318,6 +323,10 @@ def tuning_spec(recipe: Recipe, architecture: Architecture, config: Mapping[str,
             f"{recipe.model.path}: is quantized, and quantized weights cannot be trained (lora.type: full); name the unquantized model, or "
             "train an adapter with lora.type: lora"
         )
+    if architecture.experts_per_token:
+        raise ModelError(
+            f"{recipe.model.path}: has experts, which are not trained whole (lora.type: full); train an adapter with lora.type: lora"
+        )
     return FullSpec(tuple(architecture.weights), tuple(architecture.linear_layers))
 
 
@@ -327,6 +336,11 @@ def lora_spec(recipe: Recipe, architecture: Architecture) -> LoraSpec:
     if lora.type == "full":
         raise ValueError("lora.type: full has no adapter")
     layers = architecture.lora_layers(lora.targets, lora.layers)
+    if lora.type == "dora" and any(map(is_expert, layers)):
+        raise ModelError(
+            f"{recipe.model.path}: lora.type: dora adapts no layers of experts, and lora.targets ({lora.targets}) names some; set lora.targets "
+            "to attention, or lora.type to lora"
+        )
     return LoraSpec(lora.rank, lora.scale, lora.dropout, layers, lora.type)
 
 

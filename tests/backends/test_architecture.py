@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from mlxtune.backends.architecture import Architecture
+from mlxtune.backends.architecture import Architecture, DeltaNet
 from mlxtune.backends.base import Backend
 from mlxtune.errors import ModelError
 from tests.adapted import BACKENDS, backend_named
-from tests.tiny import FAMILIES, MORE_FAMILIES, TORCH_ALONE, tiny_config, tiny_weights
+from tests.tiny import EXPERT_FAMILIES, FAMILIES, MORE_FAMILIES, TORCH_ALONE, tiny_config, tiny_weights
 
-ALL = (*FAMILIES, *MORE_FAMILIES)
+ALL = (*FAMILIES, *MORE_FAMILIES, *EXPERT_FAMILIES)
 
 QWEN3_0_6B = {
     "model_type": "qwen3", "hidden_size": 1024, "num_hidden_layers": 28, "num_attention_heads": 16,
@@ -34,6 +34,15 @@ SMOLLM2_135M = {
     "model_type": "llama", "hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9,
     "num_key_value_heads": 3, "intermediate_size": 1536, "vocab_size": 49152, "tie_word_embeddings": True,
     "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "max_position_embeddings": 4096,
+}  # fmt: skip
+
+
+QWEN3_30B_A3B = {
+    "model_type": "qwen3_moe", "hidden_size": 2048, "num_hidden_layers": 48, "num_attention_heads": 32,
+    "num_key_value_heads": 4, "head_dim": 128, "intermediate_size": 6144, "moe_intermediate_size": 768, "num_experts": 128,
+    "num_experts_per_tok": 8, "norm_topk_prob": True, "decoder_sparse_step": 1, "mlp_only_layers": [],
+    "vocab_size": 151936, "tie_word_embeddings": False,
+    "rms_norm_eps": 1e-6, "rope_theta": 1e6, "max_position_embeddings": 40960,
 }  # fmt: skip
 
 
@@ -60,10 +69,22 @@ def test_rank_8_on_the_attention_of_qwen3_06b_has_the_known_number_of_parameters
 
 @pytest.mark.parametrize(
     ("config", "known"),
-    [(QWEN3_0_6B, 596_049_920), (QWEN2_7B, 7_615_616_512), (QWEN25_05B, 494_032_768), (SMOLLM2_135M, 134_515_008)],
-)
+    [
+        (QWEN3_0_6B, 596_049_920), (QWEN2_7B, 7_615_616_512), (QWEN25_05B, 494_032_768), (SMOLLM2_135M, 134_515_008),
+        (QWEN3_30B_A3B, 30_532_122_624),
+    ],
+)  # fmt: skip
 def test_parameters_of_real_models_are_the_published_ones(backend: Backend, config: dict[str, Any], known: int) -> None:
     assert backend.architecture(config).n_parameters == known
+
+
+def test_a_token_of_qwen3_30b_a3b_is_computed_with_3_billion_parameters(backend: Backend) -> None:
+    architecture = backend.architecture(QWEN3_30B_A3B)
+    of_experts = 48 * 128 * 3 * 2048 * 768
+    assert architecture.n_active_parameters == 30_532_122_624 - of_experts * (128 - 8) // 128
+    assert round(architecture.n_active_parameters / 1e9, 1) == 3.4  # "3.3B activated" of the model's card
+    assert architecture.inner_size == 8 * 768
+    assert backend.architecture(QWEN2_7B).n_active_parameters == 7_615_616_512
 
 
 @pytest.mark.parametrize("family", ALL)
@@ -88,7 +109,7 @@ def test_the_linear_layers_are_all_matrices_but_embedding_and_head(backend: Back
     expected = {
         name.removesuffix(".weight"): weight.shape[::-1]
         for name, weight in tiny_weights(config).items()
-        if weight.ndim == 2 and ".layers." in name
+        if weight.ndim == 2 and ".layers." in name and not name.endswith("mlp.gate.weight")  # routers
     }
     assert described(backend, family, config).linear_layers == expected and len(expected) >= 8
 
@@ -131,6 +152,35 @@ def test_windows_are_those_of_transformers(
 ) -> None:
     config = {key: value for key, value in {**tiny_config(family), **keys}.items() if value is not None}
     assert backend.architecture(config).windows == windows
+
+
+def test_blocks_with_a_state_are_told_from_those_with_attention(backend: Backend) -> None:
+    architecture = backend.architecture(tiny_config("qwen3_5_text", layers=4))
+    net, *_ = architecture.delta_nets
+    assert net == DeltaNet(n_key_heads=2, n_value_heads=4, key_dim=16, value_dim=32, kernel=4)
+    assert architecture.delta_nets == (net, None, net, None) and architecture.windows == (None,) * 4
+    channels = architecture.weights["model.layers.0.linear_attn.conv1d.weight"][0]
+    assert net.channels == channels == 192
+    assert architecture.state_bytes(2) == 2 * (4 * 4 * 16 * 32 + 2 * 3 * channels)
+    assert architecture.is_recurrent and not backend.architecture(tiny_config("qwen3")).is_recurrent
+
+
+def test_attention_means_the_layers_of_gated_delta_nets_too(backend: Backend) -> None:
+    layers = backend.architecture(tiny_config("qwen3_5_text")).lora_layers("attention")
+    of_delta_net = ("in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "out_proj")
+    of_attention = ("q_proj", "k_proj", "v_proj", "o_proj")
+    assert layers == (
+        *(f"model.layers.0.linear_attn.{name}" for name in of_delta_net),
+        *(f"model.layers.1.self_attn.{name}" for name in of_attention),
+    )
+
+
+def test_gated_delta_nets_where_mlx_lm_has_attention_are_refused_there_by_name() -> None:
+    kinds = ["full_attention", "linear_attention", "linear_attention"]
+    config = {**tiny_config("qwen3_5_text", layers=3), "layer_types": kinds, "full_attention_interval": None}
+    assert backend_named("torch").architecture(config).n_attention_blocks == 1
+    with pytest.raises(ModelError, match=r"linear_attention in blocks \[1, 2\], and mlx-lm in .*use --backend torch"):
+        backend_named("mlx").architecture(config)
 
 
 def test_a_large_model_takes_no_memory(backend: Backend) -> None:
@@ -177,12 +227,12 @@ def test_layers_that_do_not_exist_are_refused(backend: Backend, layers: int) -> 
         ({"model_type": "no_such_family"}, "model_type 'no_such_family'"),
         ({"model_type": None}, "expected the name of a model family under 'model_type', got None"),
         ({"model_type": "mamba", "state_size": 4, "conv_kernel": 4, "time_step_rank": 2}, "'mamba'"),
-        ({"model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64,
-          "norm_topk_prob": True, "decoder_sparse_step": 1, "mlp_only_layers": []},
-         "'qwen3_moe' is not supported: it has .*; expected a dense decoder"),
         ({"model_type": "granite", "logits_scaling": 8.0, "attention_multiplier": 1.0, "embedding_multiplier": 1.0,
           "residual_multiplier": 1.0, "mlp_bias": False},
          "'granite' is not supported: its logits are capped or scaled after the head"),
+        ({"model_type": "qwen3_5_text", "layer_types": ["linear_attention"] * 2, "full_attention_interval": 3,
+          "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 16, "linear_value_head_dim": 32,
+          "linear_conv_kernel_dim": 4}, "'qwen3_5_text' is not supported: it has no blocks of attention"),
         ({"hidden_size": "wide"}, "'qwen3'|hidden_size"),
     ],
 )  # fmt: skip

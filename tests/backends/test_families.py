@@ -1,4 +1,4 @@
-"""Families of dense decoders on both backends: transformers, plain or with PEFT, computes the same. No code of ours names one."""
+"""Families of decoders on both backends: transformers, plain, with PEFT or its weights updated by hand, computes the same. No code of ours names one."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from tests.adapted import (
     gradient_of,
     numpy_log_probability,
 )
-from tests.tiny import MORE_FAMILIES, TORCH_ALONE, WINDOW, tiny_config, tiny_model
+from tests.tiny import EXPERT_FAMILIES, MORE_FAMILIES, N_EXPERTS, TORCH_ALONE, WINDOW, tiny_config, tiny_model
 
 pytest.importorskip("torch")
 IDS = list(range(3, 33))
-FAMILIES = ("qwen2", "qwen3", "llama", *MORE_FAMILIES)
+FAMILIES = ("qwen2", "qwen3", "llama", *MORE_FAMILIES, *EXPERT_FAMILIES)
 CASES = [(family, name) for family in FAMILIES for name in BACKENDS if name == "torch" or family not in TORCH_ALONE]
 
 
@@ -85,6 +85,39 @@ def peft_step(folder: Path, model: Model, examples: list[Example]) -> tuple[floa
     weights = model.adapter_weights()
     for name, value in weights.items():
         values[f"{name}.default.weight"].data = torch.tensor(value)
+    loss = their_loss(network, examples)
+    loss.backward()
+    return loss.item(), {name: values[f"{name}.default.weight"].grad.numpy() for name in weights}
+
+
+def step_by_hand(folder: Path, model: Model, examples: list[Example]) -> tuple[float, dict[str, np.ndarray]]:
+    """The same, where PEFT knows no layer of a single expert: each weight of transformers' network is W + scale x B A of its own."""
+    import torch
+
+    spec, _ = adapter_on(model.architecture, rank=2)
+    network = theirs(folder)
+    factors = {name: torch.tensor(value, requires_grad=True) for name, value in model.adapter_weights().items()}
+    update = {layer: spec.scale * factors[f"{layer}.lora_B"] @ factors[f"{layer}.lora_A"] for layer in spec.layers}
+    parameters = dict(network.named_parameters())
+    for name, weight in parameters.items():
+        if name.endswith("experts.gate_up_proj"):
+            at = name.removesuffix(".gate_up_proj")
+            halves = [torch.cat([update[f"{at}.{n}.{half}_proj"] for half in ("gate", "up")]) for n in range(N_EXPERTS)]
+            parameters[name] = weight + torch.stack(halves)
+        elif name.endswith("experts.down_proj"):
+            at = name.removesuffix(".down_proj")
+            parameters[name] = weight + torch.stack([update[f"{at}.{n}.down_proj"] for n in range(N_EXPERTS)])
+        elif (layer := name.removesuffix(".weight")) in update:
+            parameters[name] = weight + update[layer]
+    loss = their_loss(lambda ids: torch.func.functional_call(network, parameters, (ids,)), examples)
+    loss.backward()
+    return loss.item(), {name: value.grad.numpy() for name, value in factors.items() if value.grad is not None}
+
+
+def their_loss(network: Any, examples: list[Example]) -> Any:
+    """Loss of a step over some examples, row by row; ids -> an output with logits."""
+    import torch
+
     total = sum(float(np.sum(example.weights)) for example in examples)
     loss = torch.zeros(())
     for example in examples:
@@ -93,8 +126,7 @@ def peft_step(folder: Path, model: Model, examples: list[Example]) -> tuple[floa
         logits = network(ids).logits[0, n_prompt - 1 : -1]
         nats = torch.nn.functional.cross_entropy(logits, ids[0, n_prompt:], reduction="none")
         loss = loss + (nats * torch.tensor(example.weights)).sum() / total
-    loss.backward()
-    return loss.item(), {name: values[f"{name}.default.weight"].grad.numpy() for name in weights}
+    return loss
 
 
 def test_logits_are_those_of_transformers(case: Case) -> None:
@@ -109,7 +141,8 @@ def test_loss_and_gradient_are_those_of_peft(case: Case, tmp_path: Path, gradien
     prefix = shared_prefix(examples)
     assert len(prefix) > WINDOW
     model = case.adapted()
-    loss, gradient = peft_step(case.folder, model, examples)
+    step = step_by_hand if case.family in EXPERT_FAMILIES else peft_step
+    loss, gradient = step(case.folder, model, examples)
     for order in (
         build_batches(examples, [[0, 1, 2], [3, 4, 5, 6]], prefix),
         build_batches(examples, [list(range(7))], prefix if gradient_checkpointing else prefix[:0]),

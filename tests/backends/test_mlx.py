@@ -30,6 +30,8 @@ def test_our_adapter_gives_the_same_logits_in_mlx_lm(any_base: Path, tmp_path: P
     import mlx.core as mx
     import mlx_lm
 
+    if any_base.name == "qwen3_5_text":
+        pytest.skip("mlx-lm has no class under the name of the text part of Qwen3.5")
     model, spec = loaded(MlxBackend(), any_base)
     write_adapter(tmp_path / "adapter", Adapter(spec, model.adapter_weights(), str(any_base)), 2)
     theirs, _ = mlx_lm.load(str(any_base), adapter_path=str(tmp_path / "adapter"))

@@ -349,17 +349,17 @@ def test_checkpointing_changes_no_name_and_nothing_but_training(backend: Backend
 # State
 
 
-def test_a_saved_state_continues_bit_for_bit(backend: Backend, base: Path, tmp_path: Path) -> None:
-    examples, _ = examples_of(base, tmp_path)
+def test_a_saved_state_continues_bit_for_bit(backend: Backend, any_base: Path, tmp_path: Path) -> None:
+    examples, _ = examples_of(any_base, tmp_path)
     batch_list = build_batches(examples, [[0, 1], [2, 3]], shared_prefix(examples))
     spec = OptimizerSpec(0.01, 1.0, 0)
-    through, _ = loaded(backend, base, dropout=0.2)
+    through, _ = loaded(backend, any_base, dropout=0.2)
     through.prepare_training(spec)
     for step in (1, 2):
         through.train_step(batch_list, 1e-2, step, N_SEGMENTS)
     through.save_state(tmp_path)
     through.train_step(batch_list, 1e-2, 3, N_SEGMENTS)
-    again, _ = loaded(backend, base, dropout=0.2, seed=9)
+    again, _ = loaded(backend, any_base, dropout=0.2, seed=9)
     again.prepare_training(spec)
     again.load_state(tmp_path)
     again.train_step(batch_list, 1e-2, 3, N_SEGMENTS)
@@ -599,21 +599,21 @@ def test_a_cache_grows_with_the_same_replies(
 class Spelling:
     """A constraint under which 11 is followed by 12 and 13, forced or not, and 14 ends a reply."""
 
-    def __init__(self, forces: bool) -> None:
-        self.forces = forces
+    def __init__(self, forces: bool, vocabulary: int) -> None:
+        self.forces, self.vocabulary = forces, vocabulary
 
     def start(self) -> SpellingMatcher:
-        return SpellingMatcher(self.forces)
+        return SpellingMatcher(self.forces, self.vocabulary)
 
 
 class SpellingMatcher:
-    def __init__(self, forces: bool) -> None:
-        self._forces, self._done = forces, False
+    def __init__(self, forces: bool, vocabulary: int) -> None:
+        self._forces, self._vocabulary, self._done = forces, vocabulary, False
         self._next: list[int] = []
 
     def mask(self) -> Any:
-        allowed = np.zeros(VOCABULARY, np.bool_)
-        allowed[447 if self._done else self._next[0] if self._next else slice(10, 15)] = True
+        allowed = np.zeros(self._vocabulary, np.bool_)
+        allowed[-1 if self._done else self._next[0] if self._next else slice(10, 15)] = True
         return allowed
 
     def advance(self, token: int) -> None:
@@ -628,11 +628,12 @@ class SpellingMatcher:
         return self._forces and self._done
 
 
-def test_what_is_forced_changes_no_reply(backend: Backend, base: Path) -> None:
-    model, _ = loaded(backend, base)
+def test_what_is_forced_changes_no_reply(backend: Backend, any_base: Path) -> None:
+    model, _ = loaded(backend, any_base)
+    vocabulary = model.config["vocab_size"]
     prompts = [[3, 4, 5, 6], [3, 4, 7], [3, 4, 9, 30], [3, 4, 50], [3, 4, 60, 61, 62]] * 3
     forced, stepwise = (
-        in_order(model.generate(prompts, 12, [447], Spelling(forces), temperature=2.0, seed=1))
+        in_order(model.generate(prompts, 12, [vocabulary - 1], Spelling(forces, vocabulary), temperature=2.0, seed=1))
         for forces in (True, False)
     )
     assert any(11 in reply.tokens for reply in forced) and any(reply.stop_reason == "stop" for reply in forced)

@@ -24,6 +24,7 @@ BASES = {
     "qwen2": ("qwen2", None),
     "qwen3": ("qwen3", None),
     "llama": ("llama", None),
+    "qwen3.5": ("qwen3_5_text", None),
     "qwen2-4bit": ("qwen2", 4),
     "llama-8bit": ("llama", 8),
 }

@@ -14,6 +14,7 @@ from mlxtune.backends.columns import Columns, go_apart
 from mlxtune.backends.replies import Allowed, write_replies
 from mlxtune.backends.slots import slot_bytes, slots_within
 from tests.architectures import architecture_of
+from tests.tiny import tiny_config
 
 STOP = 0
 VOCABULARY = 10
@@ -308,3 +309,10 @@ def test_slots_are_fewer_where_memory_is_short_and_never_none(caplog: pytest.Log
     assert slots_within(16, prompts, limits, architecture_of(QWEN3), 12 * a_slot, 2) == 6
     assert "writing 6 replies at a time, not 16: each of up to 4096 tokens" in caplog.text
     assert slots_within(16, prompts, limits, architecture_of(QWEN3), 0, 2) == 1
+
+
+def test_a_slot_of_a_recurrent_model_holds_a_state_and_the_keys_of_its_attention_alone() -> None:
+    hybrid = architecture_of(tiny_config("qwen3_5_text", layers=8))
+    twice, once = (slot_bytes(100, longest, hybrid, 2) for longest in (4096, 2048))
+    assert twice - once == 2048 * 4 * 2 * hybrid.n_kv_heads * hybrid.head_dim * 2  # of 4 of 8 blocks
+    assert once > hybrid.state_bytes(2) > 4 * 4 * (4 * 16 * 32)

@@ -14,6 +14,7 @@ import textwrap
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.tiny import FAMILIES, MORE_FAMILIES, tiny_config
@@ -113,13 +114,13 @@ def test_a_difference_is_said_in_a_sentence(ours: Any, theirs: Any, said: str) -
 
 
 def mlx_blocks() -> list[Any]:
-    """A block of mlx-lm's model of each family."""
-    from mlx_lm.utils import _get_classes
+    """The first two blocks of mlx-lm's model of each family."""
+    from mlxtune.backends.mlx.architecture import classes_of
 
-    blocks = []
+    blocks: list[Any] = []
     for family in (*FAMILIES, *MORE_FAMILIES):
-        model, arguments = _get_classes(tiny_config(family))
-        blocks.append(model(arguments.from_dict({**tiny_config(family), "layer_types": None})).layers[0])
+        model, arguments = classes_of(tiny_config(family))
+        blocks += model(arguments.from_dict({**tiny_config(family), "layer_types": None})).layers[:2]
     return blocks
 
 
@@ -151,11 +152,34 @@ def test_mlx_caches_have_what_the_models_ask_for() -> None:
     (of_tree,) = tree_caches([PrefixCache()], option_pass([[3, 4]], 1, next(iter(option_trees([[1, 2]])))))
     base = importlib.import_module("mlx_lm.models.base")
     codes = [base.create_attention_mask, base.scaled_dot_product_attention]
-    codes += [type(module) for block in mlx_blocks() for module in (block, block.self_attn)]
+    codes += [type(module) for block in mlx_blocks() if "self_attn" in block for module in (block, block.self_attn)]
     assert "update_and_fetch" in asked_of({"cache"}, codes[-1])
     for code in codes:
         for stand_in in (PrefixCache(), RowsCache, of_tree):
             check_has(stand_in, asked_of({"cache", "c"}, code), f"{code.__name__}", "mlx-lm")
+
+
+def test_a_delta_net_of_mlx_takes_what_the_librarys_own_takes_and_its_caches_have_what_it_asks_for() -> None:
+    from mlxtune.backends.mlx.delta_net import ChunkedDeltaNet
+    from mlxtune.backends.mlx.session import RowsStateCache, _Pass
+    from mlxtune.backends.mlx.state_cache import PrefixStateCache, TreePaths, TreeStateCache
+
+    own = [type(block.linear_attn) for block in mlx_blocks() if "linear_attn" in block]
+    assert own
+    for layer in own:
+        check(ChunkedDeltaNet.__call__, layer.__call__, "mlx-lm")
+    base, caches = (importlib.import_module(f"mlx_lm.models.{name}") for name in ("base", "cache"))
+    asked = asked_of({"cache"}, base.create_ssm_mask)
+    assert asked == {"make_mask"}
+    for stand_in in (
+        PrefixStateCache(),
+        RowsStateCache(_Pass()),
+        TreeStateCache(None, TreePaths(np.eye(2, dtype=bool))),
+    ):
+        check(type(stand_in).make_mask, caches.ArraysCache.make_mask, "mlx-lm")
+        check_has(stand_in, {"before", *asked}, "a delta net", "mlx-lm")
+    for cache in (PrefixStateCache, RowsStateCache):
+        check_has(cache, {"before", "carry"}, "a delta net", "mlxtune")
 
 
 def test_the_rope_of_mlx_takes_what_the_librarys_own_take() -> None:
@@ -242,12 +266,32 @@ def test_torchs_cache_has_what_the_models_ask_for() -> None:
 
     codes: list[Any] = [importlib.import_module("transformers.masking_utils")]
     for network in torch_networks():
-        codes += [type(network.layers[0].self_attn), type(network.layers[0]), type(network)]
+        attention = next(block.self_attn for block in network.layers if hasattr(block, "self_attn"))
+        codes += [type(attention), type(network.layers[0]), type(network)]
     variables = {"cache", "past_key_values", "past_key_value"}
     assert "get_seq_length" in asked_of(variables, codes[-1])
     for code in codes:
         for stand_in in (PrefixCache(), RowsCache(1)):
             check_has(stand_in, asked_of(variables, code), f"{code.__name__}", "transformers")
+
+
+def test_a_delta_net_of_torch_takes_what_the_librarys_own_takes_and_its_cache_has_what_it_asks_for() -> None:
+    pytest.importorskip("torch")
+    from mlxtune.backends.torch.delta_net import DeltaNet, States
+    from mlxtune.backends.torch.prefix_cache import PrefixCache
+    from mlxtune.backends.torch.session import RowsCache
+
+    own = [
+        type(block.linear_attn)
+        for network in torch_networks()
+        for block in network.layers
+        if hasattr(block, "linear_attn")
+    ]
+    assert own
+    for layer in own:
+        check(DeltaNet.forward, layer.forward, "transformers")
+    for stand_in in (PrefixCache(), RowsCache(1)):
+        check_has(stand_in, asked_of({"cache"}, DeltaNet) | set(States.__annotations__), "DeltaNet", "mlxtune")
 
 
 def test_a_checkpointed_block_of_torch_takes_what_the_block_takes() -> None:

@@ -206,8 +206,8 @@ def test_how_rows_are_laid_changes_no_gradient(base: Path, monkeypatch: pytest.M
         assert_close(other, gradients[0], 1e-5)
 
 
-def _pack(batch: Batch, with_prefix: bool, length: int, inside: bool) -> Any:
-    return pack(batch, length, with_prefix and inside)
+def _pack(batch: Batch, with_prefix: bool, apart: bool, length: int, inside: bool) -> Any:
+    return pack(batch, length, with_prefix and inside, apart)
 
 
 def test_logits_of_many_positions_are_computed_in_parts_with_the_same_gradient_and_scores(

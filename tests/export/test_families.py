@@ -1,4 +1,4 @@
-"""Runs on families of dense decoders that need no code of ours: fused, exported to PEFT, and refused where a format lacks them."""
+"""Runs on families that need no code of ours: fused, exported to PEFT, and refused where a format lacks them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ from tests.adapted import backend_named
 from tests.adapter_runs import IDS, adapter_run, hugging_face_model, our_logits, torch_logits
 from tests.conftest import chosen
 from tests.export.exporting import source_of
-from tests.tiny import MORE_FAMILIES, TORCH_ALONE, tiny_gguf, tiny_model
+from tests.tiny import EXPERT_FAMILIES, MORE_FAMILIES, TORCH_ALONE, tiny_gguf, tiny_model
 
-FAMILIES = [family for family in MORE_FAMILIES if family not in TORCH_ALONE]
+FAMILIES = [family for family in (*MORE_FAMILIES, *EXPERT_FAMILIES) if family not in TORCH_ALONE]
 
-FUSED = [*((family, "mlx") for family in FAMILIES), ("gemma3_text", "torch"), ("phi3-window", "torch")]
+FUSED = [
+    *((family, "mlx") for family in FAMILIES),
+    *((family, "torch") for family in ("gemma3_text", "phi3-window", "qwen3_5_text", *EXPERT_FAMILIES)),
+]
 
 
 @pytest.mark.parametrize(("family", "name"), FUSED)
@@ -53,7 +56,7 @@ def test_peft_computes_the_same_from_what_was_exported_and_it_comes_back(tmp_pat
     assert (section.targets, section.layers, notes) == ("all", "all", [])
 
 
-@pytest.mark.parametrize("family", ["mistral", "phi3", "smollm3", "olmo2", "gemma3_text"])
+@pytest.mark.parametrize("family", ["mistral", "phi3", "smollm3", "olmo2", "gemma3_text", "qwen3_moe", "olmoe"])
 def test_a_gguf_of_other_families_is_refused_by_name_with_another_way(tmp_path: Path, family: str) -> None:
     source = source_of(tmp_path, tiny_model(tmp_path / "base", family))
     with pytest.raises(ExportError, match=f"'{family}' cannot be written as a GGUF.*convert_hf_to_gguf.py"):

@@ -59,17 +59,24 @@ def planned(model: Model, spec: TuningSpec, backend: str, dtype: str, checkpoint
 
 
 @pytest.mark.parametrize(
-    ("dtype", "targets", "dropout", "kind"),
-    [("float32", "attention", 0.0, "lora"), ("bfloat16", "all", 0.1, "lora"), ("float32", "all", 0.0, "dora")],
+    ("family", "dtype", "targets", "dropout", "kind"),
+    [
+        ("qwen3", "float32", "attention", 0.0, "lora"),
+        ("qwen3", "bfloat16", "all", 0.1, "lora"),
+        ("qwen3", "float32", "all", 0.0, "dora"),
+        ("qwen3_5_text", "float32", "all", 0.0, "lora"),
+        ("qwen3_5_text", "float32", "all", 0.0, "dora"),
+        ("qwen3_moe", "float32", "all", 0.0, "lora"),
+    ],
 )
 def test_mlx_keeps_what_is_planned_of_each_block(
-    tmp_path: Path, dtype: str, targets: str, dropout: float, kind: str
+    tmp_path: Path, family: str, dtype: str, targets: str, dropout: float, kind: str
 ) -> None:
     import mlx.core as mx
 
     peaks, plans = [], []
     for layers in (6, 10):  # of which the difference is that of whole blocks
-        model, spec = adapted(tmp_path, "mlx", "qwen3", layers, dtype, targets, dropout, False, kind)
+        model, spec = adapted(tmp_path, "mlx", family, layers, dtype, targets, dropout, False, kind)
         model.train_step([batch()], 1e-4, 1, 1)
         gc.collect()  # what other tests left would be freed in the middle of the measurement
         held = mx.get_active_memory()
@@ -88,8 +95,12 @@ def test_mlx_keeps_what_is_planned_of_each_block(
         ("qwen2", "attention", 0.1, False, 0, "lora"),
         ("llama", "mlp", 0.0, False, 40, "lora"),
         ("qwen3", "all", 0.1, True, 0, "lora"),
+        ("qwen3_moe", "all", 0.0, False, 40, "lora"),
+        ("qwen3_5_text", "all", 0.1, False, 40, "lora"),
+        ("qwen3_5_text", "attention", 0.0, True, 0, "lora"),
         ("qwen3", "all", 0.1, False, 40, "dora"),
         ("llama", "mlp", 0.0, False, 0, "dora"),
+        ("qwen3_5_text", "all", 0.0, False, 40, "dora"),
         ("qwen3", "all", 0.0, False, 40, "full"),
     ],
 )
@@ -98,7 +109,7 @@ def test_torch_keeps_what_is_planned(
 ) -> None:
     torch = pytest.importorskip("torch")
     kept, plans = [], []
-    for layers in (1, 3):  # of which the difference is that of whole blocks
+    for layers in (2, 4):  # of which the difference is that of whole blocks, one of each kind
         model, spec = adapted(tmp_path, "torch", family, layers, "float32", targets, dropout, checkpointing, kind)
         network = model._network  # type: ignore[attr-defined]
         weights = {value.untyped_storage().data_ptr() for value in network.state_dict().values()}

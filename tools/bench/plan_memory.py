@@ -43,6 +43,13 @@ SHAPES: dict[str, dict[str, Any]] = {
         **COMMON, "model_type": "llama", "hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 6,
         "num_attention_heads": 16, "num_key_value_heads": 4, "vocab_size": 16384, "tie_word_embeddings": False,
     },
+    "qwen3.5": {  # three of four blocks with a gated delta net
+        **COMMON, "model_type": "qwen3_5_text", "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 8,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64, "vocab_size": 8192, "tie_word_embeddings": True,
+        "linear_num_key_heads": 4, "linear_num_value_heads": 4, "linear_key_head_dim": 64, "linear_value_head_dim": 64,
+        "linear_conv_kernel_dim": 4, "full_attention_interval": 4,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "partial_rotary_factor": 0.25, "mrope_section": [3, 3, 2]},
+    },
 }  # fmt: skip
 
 
@@ -122,6 +129,9 @@ GRID = [
     Training("qwen2", rows=8, width=200, reply=150, checkpointing=True, kind="full"),
     Training("llama", rows=2, width=128, kind="full"),
     Training("llama", rows=4, width=192, passes=2, checkpointing=True, kind="full"),
+    Training("qwen3.5"),
+    Training("qwen3.5", rows=4, width=96, prefix=256, passes=3, dropout=0.1),
+    Training("qwen3.5", rows=4, width=384, checkpointing=True),
 ]
 
 

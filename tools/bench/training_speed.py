@@ -124,7 +124,8 @@ def step_flops(batches: list[Batch], architecture: Architecture, spec: LoraSpec)
     """
     blocks = architecture.n_blocks
     first = min(map(block_of, spec.layers))
-    weights = sum(n_in * n_out for n_in, n_out in architecture.linear_layers.values())
+    idle = architecture.n_parameters - architecture.n_active_parameters  # experts that a token does not go to
+    weights = sum(n_in * n_out for n_in, n_out in architecture.linear_layers.values()) - idle
     tokens = len(batches[0].prefix) + sum(int(batch.lengths.sum()) for batch in batches)
     supervised = sum(int(batch.supervised.sum()) for batch in batches)
     head = architecture.vocabulary * architecture.hidden_size

@@ -106,7 +106,7 @@ class MlxBackend:
             BackendError: A variable that limits MLX's memory (`memory.py`) has an impossible value.
         """
         mx = import_mlx()
-        from mlxtune.backends.mlx.loading import load_network
+        from mlxtune.backends.mlx.loading import load_network, require_float32_experts
         from mlxtune.backends.mlx.memory import set_limits
         from mlxtune.backends.mlx.model import MlxModel
 
@@ -117,6 +117,8 @@ class MlxBackend:
             wanted = "bfloat16"
         if wanted not in (None, STORED):
             network.set_dtype(getattr(mx, wanted))
+        if self.device().kind == "cpu" and wanted not in (None, "float32", STORED):
+            require_float32_experts(network, wanted)
         mx.eval(network.parameters())
         model = MlxModel(network, config, compiled=self.device().kind == "gpu", limits=limits)
         if adapter is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from mlxtune.backends import conversion
 from mlxtune.backends.base import ConvertSpec, WrittenModel
 from mlxtune.backends.mlx.architecture import architecture
 from mlxtune.backends.mlx.loading import load_network
+from mlxtune.backends.mlx.stored_weights import store_as_files_have
 
 
 def convert(source: Path, out: Path, spec: ConvertSpec) -> WrittenModel:
@@ -45,6 +47,7 @@ def write_network(network: nn.Module, config: dict[str, Any], folder: Path, comp
         OSError: They cannot be written.
     """
     bits = compute_bits_per_weight(network)
+    store_as_files_have(network)
     try:
         save_model(folder, network, donate_model=True)
     except RuntimeError as error:  # MLX's of a full disk, without its number; other computations fail here, too
@@ -68,13 +71,17 @@ def _convert_folder(source: Path, folder: Path, spec: ConvertSpec, name: str) ->
     if spec.dtype is not None:
         set_type(network, config, spec.dtype)
     if spec.bits is not None:
-        conversion.check_group_size(_widths(network), spec.group_size, name)
+        routers = architecture(config).routers
+        conversion.check_group_size(_widths(network, routers), spec.group_size, name)
         with contextlib.redirect_stdout(io.StringIO()):  # it prints; stdout is the command's
-            network, config = quantize_model(network, config, spec.group_size, spec.bits)
+            network, config = quantize_model(
+                network, config, spec.group_size, spec.bits, quant_predicate=lambda path, _: path not in routers
+            )
     return write_network(network, config, folder, companions=source)
 
 
-def _widths(network: nn.Module) -> dict[str, int]:
-    """Layer -> width of those that mlx-lm quantizes."""
+def _widths(network: nn.Module, routers: Container[str]) -> dict[str, int]:
+    """Layer -> width of those that are quantized: all that mlx-lm can, but routers, which are small and choose."""
     modules = tree_flatten(network.leaf_modules(), is_leaf=nn.Module.is_module)
-    return {path: module.weight.shape[-1] for path, module in modules if hasattr(module, "to_quantized")}
+    found = {path: module.weight.shape[-1] for path, module in modules if hasattr(module, "to_quantized")}
+    return {path: width for path, width in found.items() if path not in routers}

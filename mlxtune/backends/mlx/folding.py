@@ -12,8 +12,10 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_unflatten
-from mlx_lm.tuner.lora import LoRALinear
+from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
+from mlx_lm.tuner.lora import LoRALinear, LoRASwitchLinear
 
+from mlxtune.backends.experts import parts_of
 from mlxtune.backends.mlx.dora import DoraLinear, exact_weight
 
 PACKED = "U32"
@@ -23,14 +25,15 @@ TYPES = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16}  # as safete
 def fold(network: nn.Module, types: Mapping[str, str]) -> None:
     """`Model.fold` of a network."""
     for name, module in list(network.named_modules()):
-        kind = types.get(f"{name}.weight")
-        is_adapted = isinstance(module, (LoRALinear, DoraLinear))
+        first = parts_of(name, 1)[0]  # plain experts are written each by itself, all of one type
+        kind = types.get(f"{name}.weight", types.get(f"{first}.weight"))
+        is_adapted = isinstance(module, LoRALinear | LoRASwitchLinear | DoraLinear)
         if kind is None or (kind == PACKED and not is_adapted):
             continue
         plain = module.linear if is_adapted else module
         weight = exact_weight(plain)
         if is_adapted:
-            weight = weight + module.scale * (module.lora_a @ module.lora_b).T
+            weight = weight + _update(module)
         if isinstance(module, DoraLinear):
             weight = weight * (module.m / mx.linalg.norm(weight, axis=1))[:, None]
         weight = weight.astype(plain.scales.dtype if kind == PACKED else TYPES[kind])
@@ -38,7 +41,7 @@ def fold(network: nn.Module, types: Mapping[str, str]) -> None:
         if "bias" in plain:
             layer.bias = plain.bias.astype(TYPES[types[f"{name}.bias"]])
         if kind == PACKED:
-            layer = nn.QuantizedLinear.from_linear(layer, plain.group_size, plain.bits, plain.mode)
+            layer = layer.to_quantized(plain.group_size, plain.bits, plain.mode)
         mx.eval(layer.parameters())  # here, so that one layer is in memory twice and not all
         network.update_modules(tree_unflatten([(name, layer)]))
 
@@ -69,12 +72,22 @@ class _Float32Embedding(nn.Module):  # type: ignore[misc]
         return mx.dequantize(own.weight[tokens], scales, biases, own.group_size, own.bits, own.mode)
 
 
+def _update(module: Any) -> mx.array:
+    """What the adapter of a layer adds to its weight, (out, in), or (experts, out, in)."""
+    if isinstance(module, LoRASwitchLinear):
+        return module.scale * mx.einsum("eor,eri->eoi", module.lora_b, module.lora_a)
+    return module.scale * (module.lora_a @ module.lora_b).T
+
+
 def _layer(plain: Any, weight: mx.array) -> Any:
     """A layer of the same sort with a plain weight."""
     if isinstance(plain, nn.QuantizedEmbedding):
         layer = nn.Embedding(*weight.shape)
     elif isinstance(plain, nn.QuantizedLinear):
         layer = nn.Linear(weight.shape[1], weight.shape[0], bias="bias" in plain)
+    elif isinstance(plain, QuantizedSwitchLinear):
+        n_experts, n_out, n_in = weight.shape
+        layer = SwitchLinear(n_in, n_out, n_experts, bias="bias" in plain)
     else:
         layer = plain
     layer.weight = weight

@@ -14,6 +14,7 @@ import mlx.optimizers as optim
 from mlx.utils import tree_flatten
 
 from mlxtune.backends.architecture import HEAD, Architecture, require_own_weights
+from mlxtune.backends.mlx.architecture import file_shape
 from mlxtune.backends.mlx.head import Head, at_targets
 from mlxtune.errors import ModelError
 
@@ -35,7 +36,7 @@ def unfreeze_all(network: nn.Module, architecture: Architecture) -> None:
         ModelError: It is quantized, or mlx-lm keeps its weights in another form than the model's files.
     """
     network.set_dtype(mx.float32)
-    found = {name: tuple(value.shape) for name, value in tree_flatten(network.parameters())}
+    found = {name: file_shape(value) for name, value in tree_flatten(network.parameters())}
     require_own_weights(architecture, found)
     if f"{HEAD}.bias" in found:
         raise ModelError("lora.type: full: the model's head has a bias, which is not trained here; use lora.type: lora")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_unflatten
+from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 
 from mlxtune.backends import conversion
 from mlxtune.backends.adapter import Adapter, read_adapter
 from mlxtune.backends.base import MAGNITUDE, WrittenModel
+from mlxtune.backends.experts import stacked, stacks
 from mlxtune.backends.mlx.architecture import architecture
 from mlxtune.backends.mlx.convert import set_type, write_network
 from mlxtune.backends.mlx.loading import load_network
@@ -49,7 +52,8 @@ def fuse(base: Path, adapter: Path, out: Path, requantize: bool, dtype: str | No
     if unpacks and dtype is None and next(iter(packed.values())).scales.dtype == mx.float32:
         dtype = "float16"
     changed: dict[str, nn.Module] = {}
-    for layer in found.spec.layers:
+    found = replace(found, weights=stacked(found.weights))
+    for layer in stacks(found.spec.layers):
         changed[layer], loss = _fused(modules[layer], found, layer, requantize, dtype)
         losses += [loss] if loss is not None else []
     if unpacks:
@@ -75,12 +79,12 @@ def _fused(
     linear = _with_weight(module, weight.astype(_type(module, dtype)))
     if not ("scales" in module and requantize):
         return linear, None
-    packed = nn.QuantizedLinear.from_linear(linear, module.group_size, module.bits, module.mode)
+    packed = linear.to_quantized(module.group_size, module.bits, module.mode)
     return packed, (mx.square(_exact(packed) - weight).sum(), mx.square(weight - exact).sum())
 
 
 def _updated(weight: mx.array, adapter: Adapter, layer: str) -> mx.array:
-    """W + scale x B A, (out, in), float32; with DoRA each row as long as its magnitude."""
+    """W + scale x B A, (out, in), of stacks (experts, out, in), float32; with DoRA each row as long as its magnitude."""
     a = mx.array(adapter.weights[f"{layer}.lora_A"])  # (r, in)
     b = mx.array(adapter.weights[f"{layer}.lora_B"])  # (out, r)
     weight = weight + adapter.spec.scale * (b @ a)
@@ -96,9 +100,12 @@ def _plain(module: Any, dtype: str | None) -> nn.Module:
 
 
 def _with_weight(module: Any, weight: mx.array) -> nn.Module:
-    """A plain layer of a weight, (out, in), in the place of another."""
+    """A plain layer of a weight, (out, in), or (experts, out, in), in the place of another."""
     if isinstance(module, nn.QuantizedEmbedding):
         layer = nn.Embedding(*weight.shape)
+    elif isinstance(module, SwitchLinear | QuantizedSwitchLinear):
+        n_experts, n_out, n_in = weight.shape
+        layer = SwitchLinear(n_in, n_out, n_experts, bias="bias" in module)
     else:
         layer = nn.Linear(weight.shape[1], weight.shape[0], bias="bias" in module)
     layer.weight = weight

@@ -19,6 +19,7 @@ import mlx.nn as nn
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxtune.backends.mlx.splitting import split
 from mlxtune.backends.shapes import LOGITS_BYTES, positions_at_once
 
 
@@ -106,7 +107,7 @@ class Head:
         most = positions_at_once(vocabulary, self._logits_bytes)
         size = math.ceil(n_positions / math.ceil(n_positions / most))
         starts = list(range(size, n_positions, size))
-        return list(zip(_split(hidden.astype(mx.float32), starts), mx.split(targets, starts), strict=True))
+        return list(zip(split(hidden.astype(mx.float32), starts), mx.split(targets, starts), strict=True))
 
     def _nats_and_gradient(self, hidden: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
         """Nats, (n,), and the gradient of each by its own hidden state, (n, hidden).
@@ -126,16 +127,6 @@ class Head:
 def to_numpy(chunks: Sequence[mx.array]) -> NDArray[Any]:
     """Evaluate chunks one after the other, so that the logits of one exist at a time; all of them end to end, (N,)."""
     return np.concatenate([np.array(chunk) for chunk in chunks])
-
-
-def _split(hidden: mx.array, starts: list[int]) -> list[mx.array]:
-    """`mx.split` whose gradient is one concatenation; MLX's own pads that of every part to the whole and adds them up."""
-    if not starts:
-        return [hidden]
-    split = mx.custom_function(lambda whole: mx.split(whole, starts))
-    split.vjp(lambda whole, cotangents, outputs: mx.concatenate(cotangents))
-    parts: list[mx.array] = split(hidden)
-    return parts
 
 
 def _scaled(

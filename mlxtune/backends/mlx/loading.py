@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import tempfile
 from collections.abc import Iterator
@@ -10,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import mlx.nn as nn
-from mlx_lm.utils import _get_classes, load_model
+from mlx_lm.models.switch_layers import SwitchGLU
+from mlx_lm.utils import load_model
 
-from mlxtune.errors import ModelError
+from mlxtune.backends.mlx.architecture import classes_of, text_network
+from mlxtune.backends.mlx.stored_weights import as_network_has, keep_stored_norms, with_stacks
+from mlxtune.errors import BackendError, ModelError
 from mlxtune.models.source import check_folder, read_config, settled, stored_config, weight_files
 from mlxtune.models.text_part import is_multimodal, text_name
 
@@ -44,6 +48,18 @@ def load_network(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     return network, config
 
 
+def require_float32_experts(network: nn.Module, dtype: str) -> None:
+    """Refuse experts in another type than float32 on a CPU, where MLX multiplies them in no other.
+
+    Raises:
+        BackendError: The network has experts.
+    """
+    if any(isinstance(module, SwitchGLU) for module in network.modules()):
+        raise BackendError(
+            f"MLX computes experts on a CPU in float32 only, got {dtype}; leave out model.dtype, or use --backend torch"
+        )
+
+
 @contextlib.contextmanager
 def _as_text_model(folder: Path, config: dict[str, Any]) -> Iterator[Path]:
     """The folder as mlx-lm may read it: it takes every model*.safetensors, also one that the index does not name.
@@ -67,16 +83,37 @@ def _as_text_model(folder: Path, config: dict[str, Any]) -> Iterator[Path]:
         yield Path(links)
 
 
-def _classes(config: dict[str, Any]) -> tuple[type[nn.Module], type]:
-    model_class, arguments_class = _get_classes(config)
+def _classes(config: dict[str, Any]) -> tuple[Any, Any]:
+    """What makes the text part of mlx-lm's model, and its arguments, of a config."""
+    model_class, arguments_class = classes_of(config)
 
-    class Model(model_class):  # type: ignore[misc, valid-type]
+    def network_of(arguments: Any) -> nn.Module:
+        network = text_network(model_class(arguments))
+        keep_stored_norms(network)
+        network.__class__ = _reading(type(network), config["tie_word_embeddings"])
+        return network
+
+    class Arguments:
+        """Leaves the config as it is; mlx-lm's own renames keys of its RoPE in place."""
+
+        @staticmethod
+        def from_dict(settings: dict[str, Any]) -> Any:
+            return arguments_class.from_dict(copy.deepcopy(settings))
+
+    return network_of, Arguments
+
+
+def _reading(own: type[Any], is_tied: bool) -> type[Any]:
+    """A subclass of a network's class that reads more folders."""
+
+    class Model(own):  # type: ignore[misc]
         """mlx-lm's model, which drops only `lm_head.weight` of a tied checkpoint and then refuses its scales, and knows its own names alone."""
 
         def sanitize(self, weights: dict[str, Any]) -> dict[str, Any]:
             weights = {plain: value for name, value in weights.items() if (plain := text_name(name)) is not None}
-            if config["tie_word_embeddings"]:
+            if is_tied:
                 weights = {name: value for name, value in weights.items() if not name.startswith("lm_head.")}
-            return dict(super().sanitize(weights)) if hasattr(model_class, "sanitize") else weights
+            weights = with_stacks(as_network_has(weights), self.model.norm.weight.shape[0])
+            return dict(super().sanitize(weights)) if hasattr(own, "sanitize") else weights
 
-    return Model, arguments_class
+    return Model

@@ -14,7 +14,7 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
-from mlx_lm.tuner.lora import LoRALinear
+from mlx_lm.tuner.lora import LoRALinear, LoRASwitchLinear
 from numpy.typing import NDArray
 
 from mlxtune.backends.adapter import ON_DISK
@@ -31,7 +31,9 @@ from mlxtune.backends.base import (
     StepResult,
     TokenScores,
 )
+from mlxtune.backends.experts import is_stack, joined, parts_of, stacked, stacks
 from mlxtune.backends.mlx.architecture import architecture
+from mlxtune.backends.mlx.delta_net import chunk_delta_nets
 from mlxtune.backends.mlx.dora import DoraLinear
 from mlxtune.backends.mlx.dropout import DropoutKeys, KeyedDropout
 from mlxtune.backends.mlx.folding import float32_embeddings, fold
@@ -42,6 +44,7 @@ from mlxtune.backends.mlx.prefix_cache import PrefixCache
 from mlxtune.backends.mlx.recompute import checkpoint_blocks, keep_activations
 from mlxtune.backends.mlx.runtime import free_memory_bytes, memory_for
 from mlxtune.backends.mlx.session import MlxSession
+from mlxtune.backends.mlx.state_cache import PrefixStateCache
 from mlxtune.backends.mlx.step_gradient import Pass, PrefixStates, StepGradient
 from mlxtune.backends.mlx.token_rope import rotate_by_token
 from mlxtune.backends.mlx.tree_cache import tree_caches
@@ -73,6 +76,7 @@ from mlxtune.backends.supervision import (
     total_weight,
 )
 
+Caches = list[PrefixCache | PrefixStateCache]  # one a layer
 # Nodes of option trees whose logits exist at a time.
 NODES_OF_LOGITS = 512
 
@@ -93,6 +97,7 @@ class MlxModel:
         network.freeze()
         network.eval()
         rotate_by_token(network.layers)
+        chunk_delta_nets(network.layers)
         self.config = config
         self.architecture = architecture(config)
         self._network = network
@@ -102,7 +107,7 @@ class MlxModel:
         self._compiled = compiled
         self._padding = BUCKETED if compiled else EXACT
         self._limits = limits
-        self._adapter = NO_ADAPTER
+        self._adapter = NO_ADAPTER  # its layers of experts are stacks
         self._trains_all = False
         self._dropout_keys = DropoutKeys()
         self._optimizer: optim.AdamW | None = None
@@ -114,19 +119,19 @@ class MlxModel:
 
     def attach_lora(self, spec: LoraSpec, weights: Mapping[str, NDArray[np.float32]]) -> None:
         """Adapt the layers of `spec`, starting from `weights`, as `backends/base.py` says."""
+        spec = replace(spec, layers=tuple(stacks(spec.layers)))
         modules = dict(self._network.named_modules())
+        values = {name: self._to_device(value) for name, value in stacked(weights).items()}
         adapted = []
         for place, layer in enumerate(spec.layers):
             dropout = KeyedDropout(spec.dropout, self._dropout_keys, place)
-            values = {
-                name: self._to_device(weights[name]) for part in spec.parts if (name := f"{layer}.{part}") in weights
-            }
             factors = values[f"{layer}.lora_A"], values[f"{layer}.lora_B"]
             if spec.has_magnitudes:
                 magnitudes = values.get(f"{layer}.{MAGNITUDE}")
                 adapted.append((layer, DoraLinear(modules[layer], factors, magnitudes, spec.scale, dropout)))
                 continue
-            lora = LoRALinear.from_base(modules[layer], r=spec.rank, scale=spec.scale)
+            kind = LoRASwitchLinear if is_stack(layer) else LoRALinear
+            lora = kind.from_base(modules[layer], r=spec.rank, scale=spec.scale)
             lora.dropout = dropout
             lora.lora_a, lora.lora_b = factors
             adapted.append((layer, lora))
@@ -154,20 +159,30 @@ class MlxModel:
     def _lazily(self, tree: Any, suffix: str) -> LazyArrays:
         """What a tree like the network holds of each trained value, under the seam's names and in its shapes."""
         values = dict(tree_flatten(tree))
-        own = {name: f"{own}{suffix}" for name, own in self._parameter_names()}
-        shapes = {name: tuple(reversed(values[at].shape)) for name, at in own.items()}
-        if self._trains_all:
-            shapes = {name: tuple(values[at].shape) for name, at in own.items()}
-        return LazyArrays(shapes, lambda name: self._to_numpy(values[own[name]]))
+        found: dict[str, mx.array] = {}
+        for name, own in self._parameter_names():
+            value = values[f"{own}{suffix}"]
+            if is_stack(name):
+                found |= zip(parts_of(name, len(value)), value, strict=True)
+            else:
+                found[name] = self._turned(value)
+        return LazyArrays(
+            {name: tuple(value.shape) for name, value in found.items()}, lambda name: np.array(found[name], np.float32)
+        )
 
     def _to_device(self, value: NDArray[np.float32]) -> mx.array:
-        """A trained value as it lies in the network: a factor is (r, in) or (out, r) at the seam, as in PEFT, and transposed here, as
-        mlx-lm multiplies x @ a @ b."""
-        return mx.array(value if self._trains_all else np.ascontiguousarray(value.T))
+        """A trained value as it lies in the network, given that at the seam."""
+        return mx.array(np.ascontiguousarray(self._turned(value)))
 
-    def _to_numpy(self, value: mx.array) -> NDArray[np.float32]:
-        """The way back."""
-        return np.array(value if self._trains_all else value.T, np.float32)
+    def _turned(self, value: Any) -> Any:
+        """A trained value of the network as it is at the seam, or the other way round.
+
+        A factor is (r, in) or (out, r) at the seam, as in PEFT, and transposed in the network, as mlx-lm multiplies x @ a @ b; those of
+        experts, stacked, are the same in both. So are a network's own weights, but for convolutions, the only ones of three dimensions.
+        """
+        if self._trains_all:
+            return value.swapaxes(1, 2) if value.ndim == 3 else value
+        return value.T if value.ndim == 2 else value
 
     # Training
 
@@ -261,20 +276,23 @@ class MlxModel:
             key: Of the dropout; None is without.
         """
         if isinstance(prefix, list):
-            pairs = zip(prefix[::2], prefix[1::2], strict=True)
-            return self._run(tokens, [PrefixCache(keys, values, self._window) for keys, values in pairs], key)
+            cache = self._empty_caches()
+            for layer, *held in zip(cache, prefix[::2], prefix[1::2], strict=True):
+                layer.hold(*held)
+            return self._run(tokens, cache, key)
         of_prefix, of_rows = (None, None) if key is None else mx.random.split(key)
         return self._run(tokens, self._prefix(prefix, of_prefix) if prefix.size else self._no_prefix(), of_rows)
 
-    def _empty_caches(self) -> list[PrefixCache]:
+    def _empty_caches(self) -> Caches:
         """A cache a layer that holds nothing yet."""
-        return [PrefixCache(window=self._window) for _ in self._network.layers]
+        nets = self.architecture.delta_nets
+        return [PrefixCache(window=self._window) if net is None else PrefixStateCache() for net in nets]
 
-    def _no_prefix(self) -> list[PrefixCache] | None:
+    def _no_prefix(self) -> Caches | None:
         """What rows without a prefix run with: nothing, unless a window is ours to see to."""
         return self._empty_caches() if self._window else None
 
-    def _prefix(self, tokens: mx.array, key: mx.array | None = None) -> list[PrefixCache]:
+    def _prefix(self, tokens: mx.array, key: mx.array | None = None) -> Caches:
         """Caches that hold some tokens, (P,)."""
         cache = self._empty_caches()
         self._run(tokens[None], cache, key)
@@ -284,7 +302,7 @@ class MlxModel:
         """Keys and values of some tokens, (P,), of each layer in turn."""
         return [state for layer in self._prefix(tokens, key) for state in layer.held() or ()]
 
-    def _run(self, tokens: mx.array, cache: list[PrefixCache] | None, key: mx.array | None) -> mx.array:
+    def _run(self, tokens: mx.array, cache: Caches | None, key: mx.array | None) -> mx.array:
         with self._dropout_keys.used(None if key is None else mx.random.split(key, len(self._adapter.layers))):
             return self._network.model(tokens, cache)
 
@@ -371,23 +389,26 @@ class MlxModel:
         for rows in row_groups(prompts, n_shared, max(len(tree.tokens) for tree in trees)):
             passes = [option_pass([prompts[row] for row in rows], n_shared, tree) for tree in trees]
             before = shared
-            if len(trees) > 1:
-                before = self._holding(passes[0].rest_of_prompts, shared)
+            if (
+                len(trees) > 1 or self.architecture.is_recurrent
+            ):  # a state goes on from a prompt's last token, not from padding
+                before = self._holding(passes[0].rest_of_prompts, passes[0].counted.sum(axis=1), shared)
                 passes = [one.after_prompts() for one in passes]
             for tree, one in zip(trees, passes, strict=True):
                 found[np.ix_(rows, tree.options)] = self._option_log_probabilities(tree, one, before, head)
         return found.astype(np.float32)
 
-    def _holding(self, tokens: NDArray[np.int32], before: list[PrefixCache]) -> list[PrefixCache]:
-        """Caches that hold several rows' tokens, (R, W), after what `before` holds, which stays as it is."""
+    def _holding(self, tokens: NDArray[np.int32], counts: NDArray[np.int64], before: Caches) -> Caches:
+        """Caches that hold several rows' tokens, (R, W), the first `counts` of each, after what `before` holds, which stays as it is."""
         if not tokens.shape[1]:
             return before
-        cache = [layer.growing() for layer in before]
+        own = mx.array(counts)
+        cache = [layer.growing(own) if isinstance(layer, PrefixStateCache) else layer.growing() for layer in before]
         self._network.model(mx.array(tokens), cache)
         return cache
 
     def _option_log_probabilities(
-        self, tree: OptionTree, one: OptionPass, before: list[PrefixCache], head: Callable[[mx.array], mx.array]
+        self, tree: OptionTree, one: OptionPass, before: Caches, head: Callable[[mx.array], mx.array]
     ) -> NDArray[np.float64]:
         """Log-probability of each option of a tree at each row of a pass, (R, n)."""
         hidden = self._network.model(mx.array(one.tokens), tree_caches(before, one))
@@ -415,21 +436,21 @@ class MlxModel:
         """Read what `save_state` wrote."""
         if self._optimizer is None:
             raise RuntimeError("call prepare_training before load_state")
-        present = self.trained_weights()
+        present, names = self.trained_weights(), dict(self._parameter_names())
         state = read_state(folder, tuple(present))
         require_shapes(folder, state, present.shapes)
         weights, moments = [], [("step", mx.array(state.steps, mx.uint64)), ("learning_rate", mx.array(0.0))]
-        for name, own in self._parameter_names():
-            weights.append((own, self._to_device(state.weights[name])))
-            moments.append((f"{own}.m", self._to_device(state.first_moments[name])))
-            moments.append((f"{own}.v", self._to_device(state.second_moments[name])))
+        for name, parts in stacks(present).items():
+            weights.append((names[name], self._to_device(joined(state.weights, parts))))
+            moments.append((f"{names[name]}.m", self._to_device(joined(state.first_moments, parts))))
+            moments.append((f"{names[name]}.v", self._to_device(joined(state.second_moments, parts))))
         self._network.load_weights(weights, strict=False)  # the frozen base stays as it is
         self._optimizer.state = tree_unflatten(moments)
         self._refresh_lengths()
         mx.eval(self._network.parameters(), self._optimizer.state)
 
     def _parameter_names(self) -> list[tuple[str, str]]:
-        """Name at the seam and name in the network of each value that is trained."""
+        """Name at the seam, of experts that of their stack, and name in the network of each value that is trained."""
         if self._trains_all:
             return [(name, name) for name in self.architecture.weights]
         spec = self._adapter

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import mlx.core as mx
@@ -63,3 +64,8 @@ class PrefixCache:
     def make_mask(self, *args: Any, window_size: int | None = None, **kwargs: Any) -> mx.array | str | None:
         """Causal mask after the prefix, of what mlx-lm's own caches are asked for."""
         return create_attention_mask(*args, offset=self.offset, window_size=window_size or self.window, **kwargs)
+
+
+def tokens_held(caches: Iterable[Any]) -> int:
+    """Tokens that the caches of a model's layers hold; those of attention know it, a state does not."""
+    return next(cache.offset for cache in caches if isinstance(cache, PrefixCache))

@@ -10,6 +10,7 @@ import mlx.nn as nn
 
 from mlxtune.backends.mlx.dropout import DropoutKeys
 from mlxtune.backends.mlx.prefix_cache import PrefixCache
+from mlxtune.backends.mlx.state_cache import PrefixStateCache
 
 
 def checkpoint_blocks(blocks: Iterable[nn.Module], keys: DropoutKeys) -> None:
@@ -35,7 +36,12 @@ def _checkpointed(plain: type, keys: DropoutKeys) -> type:
     """A subclass of a block's class that keeps its inputs and results only, and takes all that the block takes."""
 
     def call(
-        self: Any, x: mx.array, mask: Any = None, cache: PrefixCache | None = None, *args: Any, **kwargs: Any
+        self: Any,
+        x: mx.array,
+        mask: Any = None,
+        cache: PrefixCache | PrefixStateCache | None = None,
+        *args: Any,
+        **kwargs: Any,
     ) -> mx.array:
         if not self.training:
             return plain.__call__(self, x, mask, cache, *args, **kwargs)
@@ -47,7 +53,7 @@ def _checkpointed(plain: type, keys: DropoutKeys) -> type:
         ) -> tuple[mx.array, list[mx.array]]:
             # All that a gradient flows through, or that differs between calls, is an argument; nothing is left changed.
             before = self.trainable_parameters()
-            own = None if cache is None else PrefixCache(*prefix)
+            own = None if cache is None else type(cache)(*prefix)
             self.update(parameters)
             try:
                 with keys.used(None if of_layers is None else mx.stop_gradient(of_layers)):

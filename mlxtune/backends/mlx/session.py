@@ -1,4 +1,4 @@
-"""Rows that MLX writes replies to: their keys and values, and the pass that adds tokens to them."""
+"""Rows that MLX writes replies to: their keys and values, or states, and the pass that adds tokens to them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxtune.backends.columns import GROWTH, TOKENS_AT_ONCE, Columns, Span, go_apart
-from mlxtune.backends.mlx.prefix_cache import PrefixCache
+from mlxtune.backends.mlx.prefix_cache import PrefixCache, tokens_held
+from mlxtune.backends.mlx.state_cache import Carried, PrefixStateCache
 from mlxtune.backends.replies import Allowed
 
 
@@ -25,6 +26,9 @@ class _Place:
         n_columns: Columns that the pass has to do with.
         offsets: Position of each row's first token, (B,).
         masks: What each token attends to in layers with a window, (B, 1, W, n_columns), by window.
+        first: Slot of its first row.
+        begins: Whether its rows are new.
+        counts: Tokens of each row that count, (B,), those behind are padding; None is all.
     """
 
     def __init__(self, span: Span, windows: Iterable[int | None]) -> None:
@@ -33,6 +37,8 @@ class _Place:
         self.slots = self.rows[:, 0] if span.run is None else span.run
         self.offsets = mx.array(span.offsets)
         self.masks = {window: mx.array(span.visible(window))[:, None] for window in windows}
+        self.first, self.begins = int(span.slots[0]), span.begins
+        self.counts = None if np.all(span.counts == span.columns.shape[1]) else mx.array(span.counts)
 
 
 class _Pass:
@@ -105,6 +111,50 @@ class RowsCache:
         return [held for held in (self._keys, self._values) if held is not None]
 
 
+class RowsStateCache:
+    """What one layer with a state carries on, for all rows.
+
+    Args:
+        present: Knows which rows the present tokens belong to.
+        start: What every row begins with; None is nothing.
+    """
+
+    def __init__(self, present: _Pass, start: Carried | None = None) -> None:
+        self._present, self._start = present, start
+        self._held: Carried | None = None  # of the rows that there are, in their order
+
+    @property
+    def counts(self) -> mx.array | None:
+        """`StateCache.counts`."""
+        return self._present.place.counts
+
+    def before(self, rows: int) -> Carried | None:
+        """`StateCache.before`."""
+        first = self._present.place.first
+        if not self._present.place.begins and self._held is not None:
+            return self._held.map(lambda part: part[first : first + rows])
+        return None if self._start is None else self._start.for_rows(rows)
+
+    def carry(self, carried: Carried) -> None:
+        """`StateCache.carry`."""
+        first = self._present.place.first
+        self._held = carried if first == 0 or self._held is None else self._held.followed_by(carried, first)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these rows alone, in this order."""
+        if self._held is not None:
+            chosen = mx.array(rows, mx.int32)
+            self._held = self._held.map(lambda part: part[chosen]) if rows else None
+
+    def make_mask(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing, of what mlx-lm's own caches are asked for."""
+
+    @property
+    def state(self) -> list[mx.array]:
+        """All that is held, to be computed before the next pass."""
+        return [] if self._held is None else [self._held.inputs, self._held.state]
+
+
 class MlxSession:
     """A `Session` of `backends/replies.py`.
 
@@ -120,18 +170,21 @@ class MlxSession:
         self,
         network: nn.Module,
         head: Callable[[mx.array, mx.array | None], mx.array],
-        shared: Sequence[PrefixCache],
+        shared: Sequence[PrefixCache | PrefixStateCache],
         n_slots: int,
         windows: Sequence[int | None],
     ) -> None:
         self._network, self._head = network, head
         self._windows = dict.fromkeys([None, *windows])
         self._present = _Pass()
-        self._columns = Columns(shared[0].offset)
+        self._columns = Columns(tokens_held(shared))
         self._caches = [self._cache_of(layer, n_slots) for layer in shared]
+        self._has_states = any(isinstance(cache, RowsStateCache) for cache in self._caches)
         self._hidden: list[mx.array] = []  # of each row's last token, (B, hidden), in one or two parts
 
-    def _cache_of(self, layer: PrefixCache, n_slots: int) -> RowsCache:
+    def _cache_of(self, layer: PrefixCache | PrefixStateCache, n_slots: int) -> RowsCache | RowsStateCache:
+        if isinstance(layer, PrefixStateCache):
+            return RowsStateCache(self._present, layer.carried)
         keys, values = layer.held() or (None, None)
         return RowsCache(self._present, n_slots, keys, values, layer.window)
 
@@ -141,7 +194,9 @@ class MlxSession:
 
     def feed(self, tokens: NDArray[np.int32], counts: NDArray[np.int32]) -> None:
         """Append tokens to each row and begin to compute what follows."""
-        if go_apart(counts):
+        if (
+            go_apart(counts) and not self._has_states
+        ):  # tokens of one row that stand in different ones have no state between them
             place = _Place(self._columns.add_apart(counts), self._windows)
             hidden = self._pass(tokens[np.arange(tokens.shape[1]) < counts[:, None], None], place)
             last = hidden[mx.array(np.cumsum(counts) - 1), 0]
@@ -191,6 +246,8 @@ class MlxSession:
         """Go on with these rows alone, in this order; each is then fed before the next token is picked."""
         self._hidden = []
         sources, targets = self._columns.keep(rows)
-        if sources:
-            for cache in self._caches:
+        for cache in self._caches:
+            if isinstance(cache, RowsStateCache):
+                cache.keep(rows)
+            elif sources:
                 cache.move(sources, targets, self._columns.n_columns)

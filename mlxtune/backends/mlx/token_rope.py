@@ -40,6 +40,6 @@ class TokenRope(nn.Module):  # type: ignore[misc]
 def rotate_by_token(blocks: Sequence[nn.Module]) -> None:
     """Let the attention layers of some blocks take a position a token."""
     for block in blocks:
-        attention = block.self_attn
-        if not isinstance(attention.rope, TokenRope):
+        attention = getattr(block, "self_attn", None)  # blocks of another kind have no positions
+        if attention is not None and not isinstance(attention.rope, TokenRope):
             attention.rope = TokenRope(attention.rope)

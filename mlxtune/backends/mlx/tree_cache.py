@@ -1,4 +1,4 @@
-"""Caches through which the nodes of an option tree attend to their row's prompt and to their own ancestors."""
+"""Caches through which the nodes of an option tree go on from their row's prompt and from their own ancestors."""
 
 from __future__ import annotations
 
@@ -9,20 +9,27 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxtune.backends.mlx.prefix_cache import PrefixCache
+from mlxtune.backends.mlx.prefix_cache import PrefixCache, tokens_held
+from mlxtune.backends.mlx.state_cache import PrefixStateCache, TreePaths, TreeStateCache
 from mlxtune.backends.option_tree import OptionPass
 
 
-def tree_caches(before: Sequence[PrefixCache], one: OptionPass) -> list[TreeCache]:
-    """A cache a layer for a pass after what `before` holds."""
+def tree_caches(before: Sequence[PrefixCache | PrefixStateCache], one: OptionPass) -> list[TreeCache | TreeStateCache]:
+    """A cache a layer for a pass after what `before` holds; layers with a state take a pass of nodes alone."""
     rows, length, n_last = one.visible.shape
-    n_before = before[0].offset
+    n_before = tokens_held(before)
     seen = np.ones((rows, length, n_before + one.tokens.shape[1]), np.bool_)
     seen[:, :, -n_last:] = one.visible
     positions = n_before + one.offsets
     keys = np.concatenate([np.broadcast_to(np.arange(n_before), (rows, n_before)), positions], axis=1)
     masks = TreeMasks(seen, positions[:, :, None] - keys[:, None])
-    return [TreeCache(layer, mx.array(positions), masks) for layer in before]
+    paths = TreePaths(one.visible[0, -one.n_nodes :, -one.n_nodes :])  # the same tree in every row
+    return [
+        TreeStateCache(layer.carried, paths)
+        if isinstance(layer, PrefixStateCache)
+        else TreeCache(layer, mx.array(positions), masks)
+        for layer in before
+    ]
 
 
 class TreeMasks:

@@ -4,6 +4,8 @@
         write_checkpoint(out, checkpoint.config, checkpoint, change)   # change: a layer's tensors -> the new ones
 
 A layer is a name with its parts: "model.layers.0.mlp.up_proj" with "weight", and "scales" and "biases" if it is packed.
+Files have the layers of experts each by itself (Hugging Face's), or stacked (mlx-lm's); both are read, each expert as a layer.
+Written are plain ones by themselves, which transformers and mlx-lm read, and packed ones stacked, as mlx-lm alone reads them.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from mlxtune.backends.experts import are_turned, is_stack, number_of, parts_of, stack_of, stacks_in
+from mlxtune.backends.mlx_lm_form import CONVOLUTION, MORE_TOKENS, NORMS, is_mlx_lm_form
 from mlxtune.backends.torch.affine import BITS, Packing, Quantization, from_words, packing_of, read_quantization
 from mlxtune.backends.torch.architecture import architecture
 from mlxtune.errors import ModelError
@@ -50,23 +54,54 @@ class Checkpoint:
     config: dict[str, Any]
     layers: Mapping[str, Parts]
     packings: Mapping[str, Packing]
-    _files: Mapping[str, tuple[Any, str]]
+    _places: Mapping[str, _Place]
+    _is_mlx_lm_form: bool
 
     def read(self, layer: str) -> dict[str, Tensor]:
         """The parts of a layer; a packed weight is uint32, as in the file."""
+        names = {part: f"{layer}.{part}" for part in self.layers[layer]}
         try:
-            stored = {part: self._files[f"{layer}.{part}"] for part in self.layers[layer]}
-            return {part: file.get_tensor(name) for part, (file, name) in stored.items()}
+            found = {part: self._places[name].read() for part, name in names.items()}
         except (SafetensorError, OSError) as error:
             raise ModelError(f"{self.folder}: {layer} cannot be read: {error}") from error
+        if not self._is_mlx_lm_form:
+            return found
+        return {part: _as_hugging_face(names[part], value) for part, value in found.items()}
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a tensor is.
+
+    Attributes:
+        file: An open file.
+        name: Its name there.
+        number: Which part of the tensor of that name it is, if that is a stack.
+        rows: Which rows of the part, if that is of several layers; None is all.
+        is_turned: Whether the part has columns for rows.
+    """
+
+    file: Any
+    name: str
+    number: int | None = None
+    rows: slice | None = None
+    is_turned: bool = False
+
+    def read(self) -> Tensor:
+        if self.number is None:
+            return self.file.get_tensor(self.name)  # type: ignore[no-any-return]
+        part: Tensor = self.file.get_slice(self.name)[self.number]
+        part = part.T if self.is_turned else part
+        return part.contiguous() if self.rows is None else part[self.rows].contiguous()
 
 
 @contextlib.contextmanager
 def open_checkpoint(folder: Path) -> Iterator[Checkpoint]:
     """The weights of a model folder, Hugging Face's or MLX's, whose files stay open meanwhile.
 
-    Left out, as by mlx-lm, are the head of a tied model, also a packed one, precomputed rotary frequencies, and parts of a
-    multimodal model that are not text.
+    Left out, as by mlx-lm, are the head of a tied model, also a packed one, precomputed rotary frequencies, layers that predict further
+    tokens (`mtp`), and parts of a multimodal model that are not text. Weights are in Hugging Face's form, also where the folder has them
+    in mlx-lm's.
 
     Raises:
         ModelError: The folder is not whole, is quantized in another way than MLX's affine one, or its weights are not
@@ -77,20 +112,29 @@ def open_checkpoint(folder: Path) -> Iterator[Checkpoint]:
     config.update(settled(folder, config))
     quantization = read_quantization(config, folder)
     with contextlib.ExitStack() as stack:
-        files: dict[str, tuple[Any, str]] = {}
+        places: dict[str, _Place] = {}
         found: dict[str, Tensor] = {}
         for path in weight_files(folder):
             try:
                 file = stack.enter_context(safe_open(path, framework="pt"))
                 for name in file.keys():  # noqa: SIM118 - no mapping
                     plain = text_name(name)
-                    if plain is not None and not _is_left_out(plain, config):
-                        found[plain] = _empty(file.get_slice(name), f"{path}: {name}")
-                        files[plain] = file, name
+                    if plain is None or _is_left_out(plain, config):
+                        continue
+                    tensor = _empty(file.get_slice(name), f"{path}: {name}")
+                    if not is_stack(plain):
+                        found[plain], places[plain] = tensor, _Place(file, name)
+                        continue
+                    for part in parts_of(plain, len(tensor)):
+                        found[part], places[part] = tensor[0], _Place(file, name, number_of(part))
             except (SafetensorError, OSError) as error:
                 raise ModelError(f"{path}: cannot be read: {error}; download it again") from error
+        _take_apart(found, places, config)
+        has_mlx_lm_form = is_mlx_lm_form({name: tuple(weight.shape) for name, weight in found.items()})
+        if has_mlx_lm_form:
+            found = {name: _as_hugging_face(name, weight) for name, weight in found.items()}
         layers, packings = _layers(found, config, quantization, folder)
-        yield Checkpoint(folder, config, layers, packings, files)
+        yield Checkpoint(folder, config, layers, packings, places, has_mlx_lm_form)
 
 
 def write_checkpoint(folder: Path, config: dict[str, Any], checkpoint: Checkpoint, change: Change) -> int:
@@ -107,11 +151,12 @@ def write_checkpoint(folder: Path, config: dict[str, Any], checkpoint: Checkpoin
     Returns:
         Bytes of all weights.
     """
-    empty = {
-        f"{layer}.{part}": tensor
-        for layer, parts in checkpoint.layers.items()
-        for part, tensor in change(layer, parts).items()
-    }
+    found: dict[str, list[Tensor]] = {}
+    for layer, parts in checkpoint.layers.items():
+        written = change(layer, parts)
+        for part, tensor in written.items():
+            found.setdefault(_written_name(layer, part, written), []).append(tensor)
+    empty = {name: torch.stack(tensors) if is_stack(name) else tensors[0] for name, tensors in found.items()}
     shards = _shards(empty)
     files = {
         name: ("model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors")
@@ -122,10 +167,11 @@ def write_checkpoint(folder: Path, config: dict[str, Any], checkpoint: Checkpoin
     for shard in shards:
         starts |= _lay_out(folder / files[next(iter(shard))], shard)
     for layer in checkpoint.layers:
-        for part, tensor in change(layer, checkpoint.read(layer)).items():
-            name = f"{layer}.{part}"
+        written = change(layer, checkpoint.read(layer))
+        for part, tensor in written.items():
+            name = _written_name(layer, part, written)
             with (folder / files[name]).open("r+b") as stream:
-                stream.seek(starts[name])
+                stream.seek(starts[name] + (number_of(layer) * tensor.nbytes if is_stack(name) else 0))
                 stream.write(tensor.contiguous().view(torch.uint8).numpy().data)
     total = sum(tensor.nbytes for tensor in empty.values())
     metadata = {"total_size": total, "total_parameters": architecture(config).n_parameters}
@@ -139,7 +185,30 @@ def write_checkpoint(folder: Path, config: dict[str, Any], checkpoint: Checkpoin
 
 
 def _is_left_out(name: str, config: Mapping[str, Any]) -> bool:
-    return "self_attn.rotary_emb.inv_freq" in name or (config["tie_word_embeddings"] and name.startswith("lm_head."))
+    if name.startswith(MORE_TOKENS) or "self_attn.rotary_emb.inv_freq" in name:
+        return True
+    return bool(config["tie_word_embeddings"]) and name.startswith("lm_head.")
+
+
+def _as_hugging_face(name: str, weight: Tensor) -> Tensor:
+    """A weight of mlx-lm's form as Hugging Face's files have it."""
+    if name.endswith(CONVOLUTION):
+        return weight.movedim(1, 2)
+    return weight - 1 if name.endswith(NORMS) else weight
+
+
+def _take_apart(found: dict[str, Tensor], places: dict[str, _Place], config: Mapping[str, Any]) -> None:
+    """Put the layers of single experts in the place of fused tensors."""
+    turned = are_turned({name: tuple(tensor.shape) for name, tensor in found.items()}, config["hidden_size"])
+    for name in [name for name in found if stacks_in(name)]:
+        stack, place = found.pop(name), places.pop(name)
+        stack = stack.transpose(1, 2) if turned else stack
+        n_rows = stack.shape[1] // len(stacks_in(name))
+        for index, own in enumerate(stacks_in(name)):
+            rows = slice(index * n_rows, (index + 1) * n_rows)
+            for part in parts_of(own, len(stack)):
+                found[part] = stack[0, rows]
+                places[part] = _Place(place.file, place.name, number_of(part), rows, turned)
 
 
 def _empty(stored: Any, name: str) -> Tensor:
@@ -191,8 +260,8 @@ def _packing(
     found: Parts, layer: str, shape: tuple[int, ...], quantization: Quantization, folder: Path
 ) -> Packing | None:
     """How a layer is packed. As mlx-lm: one that the config does not name is if it has scales, in the way its shapes say."""
-    if layer in quantization.named:
-        return quantization.named[layer]
+    if stack_of(layer) in quantization.named:
+        return quantization.named[stack_of(layer)]
     if f"{layer}.scales" not in found:
         return None
     weight, scales = found.get(f"{layer}.weight"), found[f"{layer}.scales"]
@@ -217,6 +286,11 @@ def _misfit(folder: Path, what: str) -> ModelError:
 
 
 # Writing ---------------------------------------------------------------------------------------------------------
+
+
+def _written_name(layer: str, part: str, parts: Parts) -> str:
+    """Under what name a part of a layer is written: of a packed expert, that of its stack."""
+    return f"{stack_of(layer) if 'scales' in parts else layer}.{part}"
 
 
 def _shards(tensors: Parts) -> list[dict[str, Tensor]]:

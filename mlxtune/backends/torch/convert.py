@@ -57,23 +57,24 @@ def _convert_folder(source: Path, folder: Path, spec: ConvertSpec, name: str) ->
     conversion.check_unquantized(read_config(source), spec, name)
     dtype = None if spec.dtype is None else getattr(torch, spec.dtype)
 
-    def change(_: str, parts: Parts) -> Parts:
-        parts = cast(parts, dtype)
-        if spec.bits is None or parts["weight"].dim() != 2:  # a norm
-            return parts
-        return pack(parts, Packing(spec.group_size, spec.bits))
-
     with open_checkpoint(source) as checkpoint:
         config = dict(checkpoint.config)
+        widths = _widths(checkpoint)
+
+        def change(layer: str, parts: Parts) -> Parts:
+            parts = cast(parts, dtype)
+            return pack(parts, Packing(spec.group_size, spec.bits)) if spec.bits and layer in widths else parts
+
         if spec.dtype is not None:
             conversion.state_dtype(config, spec.dtype)
         if spec.bits is not None:
-            conversion.check_group_size(_widths(checkpoint), spec.group_size, name)
+            conversion.check_group_size(widths, spec.group_size, name)
             config["quantization"] = {"group_size": spec.group_size, "bits": spec.bits, "mode": "affine"}
         return write_model(folder, config, checkpoint, change)
 
 
 def _widths(checkpoint: Checkpoint) -> dict[str, int]:
-    """Layer -> width of the linear layers, embedding and head: whatever is a matrix."""
-    weights = {layer: parts["weight"] for layer, parts in checkpoint.layers.items()}
-    return {layer: weight.shape[1] for layer, weight in weights.items() if weight.dim() == 2}
+    """Layer -> width of the linear layers, embedding and head: whatever is a matrix and no router."""
+    weights = {layer: parts["weight"] for layer, parts in checkpoint.layers.items() if "weight" in parts}
+    routers = architecture(checkpoint.config).routers
+    return {layer: weight.shape[1] for layer, weight in weights.items() if weight.dim() == 2 and layer not in routers}

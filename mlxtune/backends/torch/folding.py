@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
+from mlxtune.backends.experts import is_expert, is_stack, stack_of
 from mlxtune.backends.torch.affine import quantize
 from mlxtune.backends.torch.dora import DoraLinear
+from mlxtune.backends.torch.experts import ExpertStack, stack_under
 from mlxtune.backends.torch.quantized_linear import (
     SCALE,
     QuantizedEmbedding,
@@ -42,9 +44,14 @@ class Widened(TorchFunctionMode):
 def fold(network: PreTrainedModel, types: Mapping[str, str], adapter: str) -> None:
     """`Model.fold` of a network whose head is a `Float32Head`; `adapter` is PEFT's name of the one to fold."""
     for name in sorted({name.rpartition(".")[0] for name in types}):
+        if is_stack(name) or is_expert(name):
+            continue
         place, _, own = ("lm_head.own" if name == "lm_head" else name).rpartition(".")
         parent = network.get_submodule(place)
         module = getattr(parent, own)
+        if f"{name}.weight" not in types:
+            _cast(module, {part: types[f"{name}.{part}"] for part, _ in module.named_parameters(recurse=False)})
+            continue
         kind, is_adapted = types[f"{name}.weight"], isinstance(module, (LoraLinear, DoraLinear))
         if kind == PACKED and not is_adapted:
             continue
@@ -65,10 +72,31 @@ def fold(network: PreTrainedModel, types: Mapping[str, str], adapter: str) -> No
             if getattr(plain, "bias", None) is not None:
                 layer.bias = _parameter(plain.bias.to(TYPES[types[f"{name}.bias"]]))
         setattr(parent, own, layer)
+    for name, kind in {stack_of(name): kind for name, kind in types.items() if name.endswith(".weight")}.items():
+        if is_stack(name):
+            _fold_stack(stack_under(network, name.removesuffix(".weight")), kind)
     if "lm_head.weight" not in types:  # tied
         tied = network.get_submodule("model.embed_tokens")
         is_packed = isinstance(tied, QuantizedEmbedding)
         network.lm_head.own = QuantizedLinear(tied.packed) if is_packed else _linear(tied.weight)
+
+
+def _fold_stack(stack: ExpertStack, kind: str) -> None:
+    """The same of a stack of experts, one of them at a time."""
+    a, b, packed = stack.lora_A, stack.lora_B, stack.packed
+    if kind == PACKED and a is None:
+        return
+    folded = ExpertStack(stack.n_experts, stack.n_out, stack.n_in)
+    for number in range(stack.n_experts):
+        weight = stack.plain(number)
+        if a is not None and b is not None:
+            weight += stack.scale * (b[number] @ a[number])
+        if kind == PACKED and packed is not None:
+            packing = packed.packing
+            folded.put_packed(number, quantize(weight.to(packed.scales.dtype), packing.group_size, packing.bits))
+        else:
+            folded.put(number, weight.to(TYPES[kind]))
+    stack.weight, stack.packed, stack.lora_A, stack.lora_B = folded.weight, folded.packed, None, None
 
 
 def embedded(embedding: Any, tokens: Tensor) -> Tensor:
@@ -85,6 +113,12 @@ def _weight(plain: Any) -> Tensor:
     if isinstance(plain, (QuantizedLinear, QuantizedEmbedding)):
         return plain.packed.rows(0, plain.packed.n_out, torch.float32)
     return plain.weight.detach().to(torch.float32, copy=True)  # type: ignore[no-any-return]
+
+
+def _cast(module: nn.Module, types: Mapping[str, str]) -> None:
+    """Round the parameters that a module has beside those of its layers."""
+    for part, kind in types.items():
+        setattr(module, part, _parameter(getattr(module, part).to(TYPES[kind])))
 
 
 def _layer(plain: nn.Module, weight: Tensor) -> Any:

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from mlxtune.backends.base import STORED
-from mlxtune.backends.torch.affine import Packed, from_words
-from mlxtune.backends.torch.architecture import empty_network
+from mlxtune.backends.experts import is_expert, number_of
+from mlxtune.backends.torch.affine import Packed, dequantize, from_words
+from mlxtune.backends.torch.architecture import architecture, empty_network
 from mlxtune.backends.torch.checkpoint import open_checkpoint
+from mlxtune.backends.torch.experts import stack_under, take_experts
 from mlxtune.backends.torch.quantized_linear import SCALE, QuantizedEmbedding, QuantizedLinear, QuantizedWeight
 from mlxtune.backends.torch.runtime import has_bfloat16
 
@@ -38,19 +40,31 @@ def load_network(
     types = TRAINABLE if has_bfloat16(device) else (torch.float32,)
     with open_checkpoint(folder) as checkpoint:
         network = empty_network(checkpoint.config)
+        take_experts(network)
+        routers = architecture(checkpoint.config).routers
         for layer in checkpoint.layers:
             parts = {
                 part: tensor.to(device, _kept_type(tensor, dtype, types))
                 for part, tensor in checkpoint.read(layer).items()
             }
             packing = checkpoint.packings.get(layer)
-            if packing is None:
-                module = network.get_submodule(layer)
-                for part, tensor in parts.items():
-                    setattr(module, part, nn.Parameter(tensor, requires_grad=False))
-            else:
+            if packing is not None:
                 packed = Packed(from_words(parts["weight"]), parts["scales"], parts["biases"], packing)
-                _pack(network, layer, QuantizedWeight(packed), parts.get("bias"))
+                if is_expert(layer):
+                    stack_under(network, layer).put_packed(number_of(layer), packed)
+                    continue
+                if layer not in routers:
+                    _pack(network, layer, QuantizedWeight(packed), parts.get("bias"))
+                    continue
+                parts = {
+                    "weight": dequantize(packed.weight, packed.scales, packed.biases, packing.group_size, packing.bits)
+                }
+            if is_expert(layer):
+                stack_under(network, layer).put(number_of(layer), parts["weight"])
+                continue
+            module = network.get_submodule(layer)
+            for part, tensor in parts.items():
+                setattr(module, part, nn.Parameter(tensor, requires_grad=False))
         config = checkpoint.config
     if config["tie_word_embeddings"]:
         embedding = network.get_submodule(EMBEDDING)

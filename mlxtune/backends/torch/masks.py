@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mlxtune.backends.transformers_config import FULL, SLIDING
+from mlxtune.backends.transformers_config import FULL, LINEAR, SLIDING
 
 # Window -> mask of the layers with that window, (B, 1, T, K); None is the window of those that see all.
 Masks = Mapping[int | None, Tensor]
@@ -29,7 +29,10 @@ def window_masks(visible: Tensor, queries: Tensor, keys: Tensor, windows: Sequen
 
 
 def as_argument(masks: Masks) -> Any:
-    """What a model takes as `attention_mask`: one for all layers, or one for each kind that its config tells apart."""
+    """What a model takes as `attention_mask`: one for all layers, or one for each kind that its config tells apart.
+
+    A delta net has no use for either.
+    """
     if len(masks) == 1:
         return next(iter(masks.values()))
-    return {FULL if window is None else SLIDING: mask for window, mask in masks.items()}
+    return {LINEAR: None, **{FULL if window is None else SLIDING: mask for window, mask in masks.items()}}

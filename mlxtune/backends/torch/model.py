@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from mlxtune.backends.architecture import BLOCKS
 from mlxtune.backends.base import (
     BACKWARD,
     FACTORS,
@@ -34,6 +35,7 @@ from mlxtune.backends.base import (
     StepResult,
     TokenScores,
 )
+from mlxtune.backends.experts import is_stack, joined, parts_of, stacked, stacks
 from mlxtune.backends.option_tree import (
     OptionPass,
     OptionTree,
@@ -59,15 +61,17 @@ from mlxtune.backends.supervision import (
     total_weight,
 )
 from mlxtune.backends.torch.architecture import architecture
+from mlxtune.backends.torch.delta_net import pass_states
 from mlxtune.backends.torch.dora import DoraLinear
+from mlxtune.backends.torch.experts import ExpertStack, stack_under
 from mlxtune.backends.torch.folding import Widened, embedded, fold
 from mlxtune.backends.torch.full import all_weights
 from mlxtune.backends.torch.head import Float32Head, nats_and_argmax, nats_and_gradient
 from mlxtune.backends.torch.loading import network_dtype
 from mlxtune.backends.torch.masks import Masks, as_argument, window_masks
-from mlxtune.backends.torch.packing import pack
+from mlxtune.backends.torch.packing import PackedBatch, pack
 from mlxtune.backends.torch.phases import PhaseClock
-from mlxtune.backends.torch.prefix_cache import Layers, Leaves, PrefixCache, cache_argument
+from mlxtune.backends.torch.prefix_cache import NOTHING, Leaves, Prefix, PrefixCache, cache_argument
 from mlxtune.backends.torch.quantized_linear import QuantizedLinear
 from mlxtune.backends.torch.runtime import autocast, free_memory_bytes, memory_for
 from mlxtune.backends.torch.session import RowsCache, TorchSession
@@ -90,12 +94,13 @@ class TorchModel:
         self.config = config
         self.architecture = architecture(config)
         network.lm_head = Float32Head(network.lm_head)
+        pass_states(network)
         self._network = network
         self._device = device
         self._windows = self.architecture.windows
         self._dtype = network_dtype(network)
         self._cache_argument = cache_argument(network.model.forward)
-        self._adapted: dict[str, LoraLinear | DoraLinear] = {}
+        self._adapted: dict[str, LoraLinear | DoraLinear | ExpertStack] = {}
         self._weights: dict[str, Tensor] = {}  # all of the network's own, where these are trained
         self._optimizer: torch.optim.AdamW | None = None
         self._spec: OptimizerSpec | None = None
@@ -105,11 +110,12 @@ class TorchModel:
 
     def attach_lora(self, spec: LoraSpec, weights: Mapping[str, NDArray[np.float32]]) -> None:
         """Adapt the layers of `spec`, starting from `weights`, as `backends/base.py` says."""
-        values = {name: self._to_device(value) for name, value in weights.items()}
-        if spec.has_magnitudes:
-            self._adapted = {layer: self._with_magnitudes(layer, spec, values) for layer in spec.layers}
-        else:
-            self._adapted = self._with_peft(spec, values)
+        layers = tuple(stacks(spec.layers))
+        values = {name: self._to_device(value) for name, value in stacked(weights).items()}
+        if not spec.has_magnitudes:
+            self._inject([layer for layer in layers if not is_stack(layer)], spec)
+        adapt = self._with_magnitudes if spec.has_magnitudes else self._with_factors
+        self._adapted = {layer: adapt(layer, spec, values) for layer in layers}
         self._network.eval()
 
     def _with_magnitudes(self, layer: str, spec: LoraSpec, values: Mapping[str, Tensor]) -> DoraLinear:
@@ -122,21 +128,32 @@ class TorchModel:
         setattr(parent, own, module)
         return module
 
-    def _with_peft(self, spec: LoraSpec, values: Mapping[str, Tensor]) -> dict[str, Any]:
-        """The layers with LoRA, which PEFT puts into the network."""
-        config = LoraConfig(
-            r=spec.rank, lora_dropout=spec.dropout, target_modules=list(spec.layers), init_lora_weights=False
-        )
+    def _with_factors(self, layer: str, spec: LoraSpec, values: Mapping[str, Tensor]) -> LoraLinear | ExpertStack:
+        """A layer with LoRA, which PEFT has put in its place, or a stack of experts'."""
+        a, b = values[f"{layer}.lora_A"], values[f"{layer}.lora_B"]
+        if is_stack(layer):
+            stack = stack_under(self._network, layer)
+            stack.adapt(a, b, spec.scale, spec.dropout)
+            return stack
+        module = self._network.get_submodule(layer)
+        assert isinstance(module, LoraLinear)
+        module.scaling[ADAPTER] = spec.scale
+        module.lora_A[ADAPTER].weight, module.lora_B[ADAPTER].weight = nn.Parameter(a), nn.Parameter(b)
+        return module
+
+    def _inject(self, layers: Sequence[str], spec: LoraSpec) -> None:
+        """Let PEFT put its layers in the place of some; their factors are still to be given.
+
+        It is given the blocks, not the model: in one of a family with experts it would take a name such as gate_proj for all experts'.
+        """
+        if not layers:
+            return
+        names = [layer.removeprefix(f"{BLOCKS}.") for layer in layers]
+        config = LoraConfig(r=spec.rank, lora_dropout=spec.dropout, target_modules=names, init_lora_weights=False)
         config._register_custom_module({QuantizedLinear: LoraLinear})  # PEFT's documented way, for all its underscore
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Unsupported layer type")  # of packed layers, which were just registered
-            inject_adapter_in_model(config, self._network, ADAPTER)
-        adapted = {layer: self._network.get_submodule(layer) for layer in spec.layers}
-        for layer, module in adapted.items():
-            module.scaling[ADAPTER] = spec.scale
-            for part in FACTORS:
-                getattr(module, part)[ADAPTER].weight = nn.Parameter(values[f"{layer}.{part}"])
-        return adapted
+            inject_adapter_in_model(config, self._network.model.layers, ADAPTER)
 
     def adapter_weights(self) -> dict[str, NDArray[np.float32]]:
         """The adapter's present values, named and shaped as `attach_lora` takes them."""
@@ -153,6 +170,7 @@ class TorchModel:
         return _lazily(parameters, lambda name: parameters[name])
 
     def _parameters(self) -> dict[str, Tensor]:
+        """What is trained, by the seam's names; of experts that of their stack."""
         if self._weights:
             return self._weights
         return {
@@ -227,9 +245,7 @@ class TorchModel:
         """Add each micro-batch's gradient to the parameters'; the nats of its supervised tokens, (N,), stay on the device."""
         total = total_weight(batches)
         alone = len(batches) == 1
-        inputs = [
-            _Inputs(batch, self._device, alone) for batch in batches
-        ]  # all on their way before the first is needed
+        inputs = [self._inputs(batch, alone) for batch in batches]  # all on their way before the first is needed
         leaves: Leaves | None = None
         nats = []
         for index, (batch, present) in enumerate(zip(batches, inputs, strict=True)):
@@ -240,7 +256,7 @@ class TorchModel:
                 clock.enter(FORWARD)
                 leaves = Leaves(self._prefix(present.prefix))
             clock.enter(FORWARD)
-            hidden = self._predicting(present, leaves.layers)
+            hidden = self._predicting(present, leaves.prefix)
             clock.enter(HEAD)
             found, gradient = nats_and_gradient(self._network.lm_head, hidden, present.targets, present.weights / total)
             nats.append(found)
@@ -254,7 +270,10 @@ class TorchModel:
         for module in self._adapted.values():
             module.lora_dropout.train(on)
 
-    def _predicting(self, inputs: _Inputs, prefix: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    def _inputs(self, batch: Batch, alone: bool) -> _Inputs:
+        return _Inputs(pack(batch, with_prefix=alone, apart=self.architecture.is_recurrent), self._device)
+
+    def _predicting(self, inputs: _Inputs, prefix: Prefix) -> Tensor:
         """Hidden states that predict a target, (N, hidden): the head runs on no others."""
         hidden = self._hidden(inputs.tokens, PrefixCache(prefix), inputs.offsets, inputs.visible)
         return hidden.reshape(-1, hidden.shape[-1])[inputs.positions]
@@ -270,7 +289,7 @@ class TorchModel:
 
         Args:
             tokens: (B, T).
-            cache: Keys and values before them, which all attend to.
+            cache: What is before them, which all go on from.
             offsets: Position of each token after the cache's, (B, T); None is one after the other.
             visible: Which of the last K keys, the row's own tokens among them, each attends to, (B, T, K); it attends to
                 all before these. None is those up to itself.
@@ -294,13 +313,17 @@ class TorchModel:
                 **{self._cache_argument: cache},
             ).last_hidden_state
 
-    def _prefix(self, tokens: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values of what opens every row, (P,), layer by layer; none for an empty one."""
-        if not len(tokens):
-            return []
-        cache = PrefixCache()
-        self._hidden(tokens[None], cache)
-        return cache.computed()
+    def _prefix(self, tokens: Tensor) -> Prefix:
+        """What layers keep of what opens every row, (P,)."""
+        return self._after_tokens(tokens[None], NOTHING)
+
+    def _after_tokens(self, tokens: Tensor, before: Prefix, counted: Tensor | None = None) -> Prefix:
+        """What layers keep of rows' tokens, (R, W), and of those before; `counted` as `delta_net.States` has it."""
+        if not tokens.shape[1]:
+            return before
+        cache = PrefixCache(before, counted)
+        self._hidden(tokens, cache)
+        return cache.computed(tokens.shape[1])
 
     # Scoring and generation
 
@@ -308,7 +331,7 @@ class TorchModel:
     def score(self, batch: Batch) -> TokenScores:
         """-log p of each supervised token, and whether none is likelier; dropout off, one forward pass for both."""
         with memory_for(f"scoring {described([batch])}", self._device):
-            inputs = _Inputs(batch, self._device, alone=True)
+            inputs = self._inputs(batch, alone=True)
             hidden = self._predicting(inputs, self._prefix(inputs.prefix))
             nats, argmax = nats_and_argmax(self._network.lm_head, hidden, inputs.targets)
             return token_scores(batch, _to_numpy(nats), argmax.cpu().numpy())
@@ -353,7 +376,7 @@ class TorchModel:
             n_slots = slots_within(
                 slots, prompts, limits, self.architecture, free_memory_bytes(self._device), self._dtype.itemsize
             )
-            session = TorchSession(self._after, self._head_of, shared, n_slots, self._device, self.architecture.windows)
+            session = TorchSession(self._after, self._head_of, shared, n_slots, self._device, self.architecture)
             own = [prompt[n_shared:] for prompt in prompts]
             yield from write_replies(session, own, limits, n_slots, stop_tokens, constraint, temperature, seed)
 
@@ -377,7 +400,8 @@ class TorchModel:
         """Log-probability of each option's tokens after each prompt, (B, n_options), nats, dropout off.
 
         What all prompts open with is computed once, the rest of each prompt once, and what options share once. As many rows
-        as fit run at a time, in one pass where the options are one tree.
+        as fit run at a time, in one pass where the options are one tree; a recurrent model takes its prompts before the tree, since
+        what branches costs its delta nets the square of a pass.
         """
         require_prompts(prompts, options)
         require_room(prompts, options, self.config)
@@ -388,30 +412,20 @@ class TorchModel:
             shared = self._prefix(self._ids(prompts[0][:n_shared]))
             for rows in row_groups(prompts, n_shared, max(len(tree.tokens) for tree in trees)):
                 passes = [option_pass([prompts[row] for row in rows], n_shared, tree) for tree in trees]
-                before: Layers = shared
-                if len(trees) > 1:
-                    before = self._holding(passes[0].rest_of_prompts, shared)
+                before = shared
+                if len(trees) > 1 or self.architecture.is_recurrent:
+                    rest = passes[0]
+                    before = self._after_tokens(self._ids(rest.rest_of_prompts), shared, self._bools(rest.counted))
                     passes = [one.after_prompts() for one in passes]
                 for tree, one in zip(trees, passes, strict=True):
                     found[np.ix_(rows, tree.options)] = self._option_log_probabilities(tree, one, before)
         return found.astype(np.float32)
 
-    def _holding(self, tokens: NDArray[np.int32], before: Layers) -> Layers:
-        """Keys and values of several rows' tokens, (R, W), and of what they hold already, layer by layer."""
-        if not tokens.shape[1]:
-            return before
-        cache = PrefixCache(before)
-        self._hidden(self._ids(tokens), cache)
-        return cache.computed()
-
-    def _option_log_probabilities(self, tree: OptionTree, one: OptionPass, before: Layers) -> NDArray[np.float64]:
+    def _option_log_probabilities(self, tree: OptionTree, one: OptionPass, before: Prefix) -> NDArray[np.float64]:
         """Log-probability of each option of a tree at each row of a pass, (R, n)."""
-        hidden = self._hidden(
-            self._ids(one.tokens),
-            PrefixCache(before),
-            self._ids(one.offsets),
-            torch.tensor(one.visible, device=self._device),
-        )
+        visible = self._bools(one.visible)
+        cache = PrefixCache(before, visible=visible[:, :, -one.tokens.shape[1] :])
+        hidden = self._hidden(self._ids(one.tokens), cache, self._ids(one.offsets), visible)
         nodes = hidden[:, -one.n_nodes :].reshape(-1, hidden.shape[-1])  # (R x N, hidden)
         found = np.zeros((len(one.tokens), len(tree.targets)))
         for part in node_targets(tree, len(one.tokens), NODES_OF_LOGITS):
@@ -424,6 +438,9 @@ class TorchModel:
 
     def _ids(self, values: Any) -> Tensor:
         return torch.tensor(np.asarray(values, np.int64), device=self._device)
+
+    def _bools(self, values: NDArray[np.bool_]) -> Tensor:
+        return torch.tensor(values, device=self._device)
 
     # State
 
@@ -449,27 +466,25 @@ class TorchModel:
         """Read what `save_state` wrote."""
         if self._optimizer is None:
             raise RuntimeError("call prepare_training before load_state")
-        found = read_state(folder, tuple(self._parameters()))
-        require_shapes(folder, found, self.trained_weights().shapes)
-        for name, parameter in self._parameters().items():
+        parameters, present = self._parameters(), self.trained_weights()
+        found = read_state(folder, tuple(present))
+        require_shapes(folder, found, present.shapes)
+        for name, parts in stacks(present).items():
+            parameter = parameters[name]
             with torch.no_grad():
-                parameter.copy_(self._to_device(found.weights[name]))
+                parameter.copy_(self._to_device(joined(found.weights, parts)))
             self._optimizer.state[parameter] = {
                 "step": torch.tensor(float(found.steps), device=self._device),
-                "exp_avg": self._to_device(found.first_moments[name]),
-                "exp_avg_sq": self._to_device(found.second_moments[name]),
+                "exp_avg": self._to_device(joined(found.first_moments, parts)),
+                "exp_avg_sq": self._to_device(joined(found.second_moments, parts)),
             }
         self._refresh_lengths()
 
 
 class _Inputs:
-    """A batch on the device: prefix, packed rows, and for each supervised token where it is predicted, its id and its weight.
+    """A packed batch on the device: prefix, rows, and for each supervised token where it is predicted, its id and its weight."""
 
-    The prefix of a batch that shares it with no other may be part of a sequence.
-    """
-
-    def __init__(self, batch: Batch, device: torch.device, alone: bool) -> None:
-        packed = pack(batch, with_prefix=alone)
+    def __init__(self, packed: PackedBatch, device: torch.device) -> None:
         self.prefix = _to_device(packed.prefix, device)
         self.tokens, self.offsets = _to_device(packed.tokens, device), _to_device(packed.offsets, device)
         self.visible = None if packed.visible is None else _to_device(packed.visible, device)
@@ -485,16 +500,29 @@ def _to_device(array: NDArray[Any], device: torch.device) -> Tensor:
 
 
 def _lazily(values: Mapping[str, Tensor], of: Callable[[str], Tensor]) -> LazyArrays:
-    """An array for each of some values, of the same shape."""
-    return LazyArrays({name: tuple(value.shape) for name, value in values.items()}, lambda name: _to_numpy(of(name)))
+    """An array for each of some values, of the same shape; where it is a stack of experts', one for each of them."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    places: dict[str, tuple[str, Any]] = {}
+    for name, value in values.items():
+        for number, part in enumerate(parts_of(name, len(value))):
+            is_whole = part == name
+            shapes[part] = tuple(value.shape if is_whole else value.shape[1:])
+            places[part] = name, ... if is_whole else number
+
+    def make(part: str) -> NDArray[np.float32]:
+        name, place = places[part]
+        return _to_numpy(of(name)[place])
+
+    return LazyArrays(shapes, make)
 
 
 def _to_numpy(value: Tensor) -> NDArray[np.float32]:
     return np.array(value.detach().float().cpu(), np.float32)
 
 
-def _trained_parts(module: LoraLinear | DoraLinear) -> list[tuple[str, Tensor]]:
+def _trained_parts(module: LoraLinear | DoraLinear | ExpertStack) -> list[tuple[str, Tensor]]:
     """What is trained of an adapted layer, as it is named at the seam."""
-    if isinstance(module, DoraLinear):
-        return [(part, getattr(module, part)) for part in (*FACTORS, MAGNITUDE)]
-    return [(part, getattr(module, part)[ADAPTER].weight) for part in FACTORS]
+    if isinstance(module, LoraLinear):
+        return [(part, getattr(module, part)[ADAPTER].weight) for part in FACTORS]
+    parts = (*FACTORS, MAGNITUDE) if isinstance(module, DoraLinear) else FACTORS
+    return [(part, getattr(module, part)) for part in parts]

@@ -1,4 +1,8 @@
-"""Packing: several rows end to end in one sequence, so that short rows beside a long one cost no padding. NumPy only."""
+"""Packing: several rows end to end in one sequence, so that short rows beside a long one cost no padding. NumPy only.
+
+Attention tells rows of a sequence apart by a mask. A delta net has none: its state goes from each token to the next. Rows of a
+model with such layers therefore lie in a sequence each, padded on the right, where what stands there changes no token before it.
+"""
 
 from __future__ import annotations
 
@@ -32,20 +36,22 @@ class PackedBatch:
     supervised: Supervised
 
 
-def pack(batch: Batch, length: int = SEQUENCE_TOKENS, with_prefix: bool = False) -> PackedBatch:
+def pack(batch: Batch, length: int = SEQUENCE_TOKENS, with_prefix: bool = False, apart: bool = False) -> PackedBatch:
     """Pack a batch; a sequence takes rows, the longest first, while they fit `length`.
 
     Args:
         batch: The rows.
         length: Of a sequence, unless a row is longer.
         with_prefix: Let the sequence hold the prefix as well, if one is enough: one pass instead of two.
+        apart: No sequence takes more than one row.
     """
     lengths = [int(count) - 1 for count in batch.lengths]
     length = max(length, *lengths)
     sequence_of, start = np.zeros(len(lengths), np.int64), np.zeros(len(lengths), np.int64)
     filled: list[int] = []
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-        sequence = next((at for at, used in enumerate(filled) if used + lengths[row] <= length), len(filled))
+        open_ones = [] if apart else [at for at, used in enumerate(filled) if used + lengths[row] <= length]
+        sequence = open_ones[0] if open_ones else len(filled)
         if sequence == len(filled):
             filled.append(0)
         sequence_of[row], start[row] = sequence, filled[sequence]

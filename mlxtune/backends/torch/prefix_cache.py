@@ -1,36 +1,51 @@
-"""Keys and values that rows attend to without having computed them: a prefix, kept in the graph or cut from it."""
+"""What layers keep of tokens that rows go on from without computing them: a prefix, kept in the graph or cut from it."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-Layers = Sequence[tuple[Tensor, Tensor]]
+
+@dataclass(frozen=True)
+class Prefix:
+    """Tokens that rows go on from, of one row that all share or of each of several.
+
+    Attributes:
+        length: How many, padding of shorter rows included.
+        layers: What each layer keeps of them: keys and values, (R, heads, length, head_dim) each, or the state of a delta net
+            (`delta_net.py`). Empty where there are no tokens.
+    """
+
+    length: int = 0
+    layers: Sequence[tuple[Tensor, Tensor]] = ()
+
+
+NOTHING = Prefix()
 
 
 class PrefixCache:
-    """What each layer of the next pass attends to before its own tokens, and what that pass computes.
+    """What each layer of the next pass goes on from, and what that pass computes.
 
     It answers the calls that transformers' attention layers make of a cache, under the names and with all the arguments of
-    transformers' own `Cache`, and changes nothing that it was given: a layer may run again, as gradient checkpointing
-    makes it, with the same result.
+    transformers' own `Cache`, and those of our delta nets. It changes nothing that it was given: a layer may run again, as gradient
+    checkpointing makes it, with the same result.
 
     Args:
-        before: Keys and values of each layer, (1, heads, P, head_dim); empty before the first pass.
+        before: The tokens before the pass.
+        counted: As `delta_net.States` has it.
+        visible: Likewise.
     """
 
-    def __init__(self, before: Layers = ()) -> None:
-        self._before = before
+    def __init__(self, before: Prefix = NOTHING, counted: Tensor | None = None, visible: Tensor | None = None) -> None:
+        self._before = before.layers
+        self.length = before.length  # tokens before those of the next pass
+        self.counted, self.visible = counted, visible
         self._computed: dict[int, tuple[Tensor, Tensor]] = {}
-
-    @property
-    def length(self) -> int:
-        """Tokens before those of the next pass."""
-        return int(self._before[0][0].shape[2]) if self._before else 0
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -60,27 +75,40 @@ class PrefixCache:
         """Keys that `query_length` new tokens have to do with, and where these keys begin."""
         return self.length + query_length, 0
 
-    def computed(self) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values after a pass of one row, its own included, layer by layer."""
-        return [self._computed[layer] for layer in sorted(self._computed)]
+    def has_previous_state(self, *args: Any, **kwargs: Any) -> bool:
+        """As `delta_net.States` has it."""
+        return True
+
+    def state(self, layer: int) -> tuple[Tensor, Tensor] | None:
+        """State of a delta net before the pass."""
+        return self._before[layer] if self._before else None
+
+    def set_state(self, layer: int, state: tuple[Tensor, Tensor]) -> None:
+        """State of a delta net after the pass."""
+        self._computed.setdefault(layer, state)  # a second run is the same one again
+
+    def computed(self, n_tokens: int) -> Prefix:
+        """What there is after a pass of so many tokens."""
+        return Prefix(self.length + n_tokens, [self._computed[layer] for layer in sorted(self._computed)])
 
 
 class Leaves:
     """A prefix cut from its graph, so that each micro-batch can free its own: gradients gather here and go on at the end.
 
     Args:
-        computed: Keys and values of each layer, with their graph.
+        computed: With its graph.
     """
 
-    def __init__(self, computed: Layers) -> None:
-        self._computed = computed
-        self.layers: Layers = [tuple(_leaf(tensor) for tensor in pair) for pair in computed]  # type: ignore[misc]
+    def __init__(self, computed: Prefix) -> None:
+        self._computed = computed.layers
+        layers = [(_leaf(first), _leaf(second)) for first, second in computed.layers]
+        self.prefix = Prefix(computed.length, layers)
 
     def backward(self) -> None:
         """Send what has gathered back through the prefix."""
         pairs = [
             (tensor, leaf.grad)
-            for computed, leaves in zip(self._computed, self.layers, strict=True)
+            for computed, leaves in zip(self._computed, self.prefix.layers, strict=True)
             for tensor, leaf in zip(computed, leaves, strict=True)
             if tensor.requires_grad and leaf.grad is not None
         ]

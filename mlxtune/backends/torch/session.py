@@ -1,4 +1,4 @@
-"""Rows that torch writes replies to: their keys and values, and the pass that adds tokens to them."""
+"""Rows that torch writes replies to: what layers keep of them, and the pass that adds tokens to them."""
 
 from __future__ import annotations
 
@@ -11,37 +11,69 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mlxtune.backends.architecture import Architecture
 from mlxtune.backends.columns import GROWTH, TOKENS_AT_ONCE, Columns, Span, go_apart
 from mlxtune.backends.replies import Allowed
 from mlxtune.backends.torch.masks import Masks
+from mlxtune.backends.torch.prefix_cache import NOTHING, Prefix
 
 # Hidden states, (B, W, hidden), of tokens, (B, W), at positions, (B, W), under masks, (B, 1, W, columns), with a cache.
 Network = Callable[[Tensor, Tensor, Masks, "RowsCache"], Tensor]
 
 
 class RowsCache:
-    """Keys and values of every layer for all rows; answers the calls that transformers' attention layers make of a cache.
+    """What every layer keeps of all rows: keys and values, or the state of a delta net.
+
+    It answers the calls that transformers' attention layers and our delta nets make of a cache.
 
     Args:
         n_slots: Rows that there may be.
-        shared: Of what opens every row, layer by layer, (1, heads, P, head_dim) each; none where there is nothing.
+        shared: What opens every row.
     """
 
-    def __init__(self, n_slots: int, shared: Sequence[tuple[Tensor, Tensor]] = ()) -> None:
+    visible = None  # rows do not branch
+
+    def __init__(self, n_slots: int, shared: Prefix = NOTHING) -> None:
         self._n_slots = n_slots
-        self._held: dict[int, tuple[Tensor, Tensor]] = dict(enumerate(shared))
-        self._n_columns = int(shared[0][0].shape[2]) if shared else 0
+        self._shared = dict(enumerate(shared.layers))
+        self._held: dict[int, tuple[Tensor, Tensor]] = {}  # keys and values
+        self._states: dict[int, tuple[Tensor, Tensor]] = {}
+        self._n_columns = shared.length
+        self.counted: Tensor | None = None
 
     def begin(self, span: Span, rows: Tensor, columns: Tensor) -> None:
         """A pass comes, whose tokens go to these slots, (B, 1), and columns, (B, W)."""
         self._n_columns, self._rows, self._columns = span.n_columns, rows, columns
         self._slots = rows[:, 0] if span.run is None else span.run
+        self._begins, self.counted = span.begins, None
+        width = columns.shape[1]
+        if (span.counts < width).any():
+            self.counted = torch.from_numpy(np.arange(width) < span.counts[:, None]).to(rows.device)
+
+    def has_previous_state(self, *args: Any, **kwargs: Any) -> bool:
+        """As `delta_net.States` has it."""
+        return True
+
+    def state(self, layer: int) -> tuple[Tensor, Tensor] | None:
+        """State of a delta net before the pass: of each row, or that of what opens every row where the rows are new."""
+        if self._begins:
+            return self._shared.get(layer)
+        inputs, memory = self._states[layer]
+        return inputs[self._slots], memory[self._slots]
+
+    def set_state(self, layer: int, state: tuple[Tensor, Tensor]) -> None:
+        """State of a delta net after the pass, of each row."""
+        if layer not in self._states:
+            first, second = (new.new_zeros(self._n_slots, *new.shape[1:]) for new in state)
+            self._states[layer] = first, second
+        for held, new in zip(self._states[layer], state, strict=True):
+            held[self._slots] = new
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Keys and values to attend to, (B, heads, columns, head_dim), given those of the present tokens."""
-        pair = self._held.get(layer_idx, (None, None))
+        pair = self._held.get(layer_idx) or self._shared.get(layer_idx) or (None, None)
         keys, values = (self._with_room(held, new) for held, new in zip(pair, (key_states, value_states), strict=True))
         keys[self._rows, :, self._columns] = key_states.transpose(1, 2).to(keys.dtype)
         values[self._rows, :, self._columns] = value_states.transpose(1, 2).to(values.dtype)
@@ -59,10 +91,13 @@ class RowsCache:
         return grown
 
     def move(self, sources: Tensor, targets: Tensor, n_columns: int) -> None:
-        """Copy the first columns of some slots to others."""
+        """Copy the first columns of some slots to others, and their states."""
         for pair in self._held.values():
             for held in pair:
                 held[targets, :, :n_columns] = held[sources, :, :n_columns]
+        for state in self._states.values():
+            for held in state:
+                held[targets] = held[sources]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Columns that there are; a mask and positions are given, so that nothing is made of it."""
@@ -83,24 +118,25 @@ class TorchSession:
     Args:
         network: Gives hidden states.
         head: Hidden states, (B, hidden) -> float32 logits, (B, vocabulary), or those of some tokens, (B, n).
-        shared: Keys and values of what opens every row, layer by layer; none where there is nothing.
+        shared: What opens every row.
         n_slots: Rows that there may be.
         device: Where.
-        windows: Of the network's layers.
+        architecture: Of the model.
     """
 
     def __init__(
         self,
         network: Network,
         head: Callable[[Tensor, Tensor | None], Tensor],
-        shared: Sequence[tuple[Tensor, Tensor]],
+        shared: Prefix,
         n_slots: int,
         device: torch.device,
-        windows: Sequence[int | None],
+        architecture: Architecture,
     ) -> None:
-        self._windows = tuple(dict.fromkeys(windows))
+        self._windows = tuple(dict.fromkeys(architecture.windows))
+        self._is_recurrent = architecture.is_recurrent
         self._network, self._head, self._device = network, head, device
-        self._columns = Columns(int(shared[0][0].shape[2]) if shared else 0)
+        self._columns = Columns(shared.length)
         self._cache = RowsCache(n_slots, shared)
         self._hidden: list[Tensor] = []  # of each row's last token, (B, hidden), in one or two parts
 
@@ -110,7 +146,7 @@ class TorchSession:
 
     def feed(self, tokens: NDArray[np.int32], counts: NDArray[np.int32]) -> None:
         """Append tokens to each row and begin to compute what follows."""
-        if go_apart(counts):
+        if go_apart(counts) and not self._is_recurrent:  # a state goes from token to token of a row
             apart = tokens[np.arange(tokens.shape[1]) < counts[:, None], None]
             hidden = self._pass(apart, self._columns.add_apart(counts))
             self._hidden = [hidden[self._ids(np.cumsum(counts) - 1), 0]]
