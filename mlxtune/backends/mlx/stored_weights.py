@@ -15,7 +15,7 @@ from mlx_lm.models.switch_layers import SwitchLinear
 
 from mlxtune.backends.architecture import DELTA_NET
 from mlxtune.backends.experts import EXPERTS, STACKED, are_turned, stacks_in
-from mlxtune.backends.mlx_lm_form import CONVOLUTION, MORE_TOKENS, NORMS, is_mlx_lm_form
+from mlxtune.backends.stored_form import CONVOLUTION, MORE_TOKENS, NORMS, is_mlx_lm_form
 
 
 class OffsetNorm(nn.Module):  # type: ignore[misc]

@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mlxtune.backends.experts import are_turned, is_stack, number_of, parts_of, stack_of, stacks_in
-from mlxtune.backends.mlx_lm_form import CONVOLUTION, MORE_TOKENS, NORMS, is_mlx_lm_form
+from mlxtune.backends.stored_form import CONVOLUTION, MORE_TOKENS, NORMS, is_mlx_lm_form
 from mlxtune.backends.torch.affine import BITS, Packing, Quantization, from_words, packing_of, read_quantization
 from mlxtune.backends.torch.architecture import architecture
 from mlxtune.errors import ModelError
