@@ -32,7 +32,7 @@ from tests.tiny import tiny_model
 
 torch = pytest.importorskip("torch")
 IDS = list(range(3, 33))
-FAMILIES = ("qwen2", "qwen3", "llama")  # of which the first has biases
+FAMILIES = ("qwen2", "qwen3", "llama", "qwen3_5_text")  # of which the first has biases, the last a gated delta net
 
 
 @pytest.fixture(scope="module")

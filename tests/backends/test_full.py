@@ -29,7 +29,7 @@ from tests.tiny import tiny_model
 torch = pytest.importorskip("torch")
 IDS = list(range(3, 33))
 # Family, and whether its head is the embedding.
-BASES = [("qwen2", True), ("qwen3", False), ("llama", True), ("gemma3_text", True)]
+BASES = [("qwen2", True), ("qwen3", False), ("llama", True), ("gemma3_text", True), ("qwen3_5_text", True)]
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +193,43 @@ def test_a_bfloat16_base_is_trained_in_float32(
     model.train_step(batches, 1e-6, 1, N_SEGMENTS)  # less than a bfloat16 weight can change by
     changed = moved(dict(model.trained_weights()), before)
     assert all(0 < np.abs(value).max() < 1.1e-6 for name, value in changed.items() if "proj" in name)
+
+
+def test_weights_of_a_delta_net_take_the_same_steps_in_the_form_of_the_files(
+    folders: dict[tuple[str, bool], Path], backend: Backend, tmp_path: Path
+) -> None:
+    """Convolutions, which MLX holds turned; norms, whose weights lack the 1 that both add; and what is no layer's weight."""
+    folder = folders["qwen3_5_text", True]
+    examples, _ = examples_of(folder, tmp_path)
+    network = hugging_face_model(folder)
+    before = {name: value.detach().numpy().copy() for name, value in network.named_parameters()}
+    model = whole(backend, folder)
+    assert_equal(dict(model.trained_weights()), before)
+    model.prepare_training(OptimizerSpec(0.0, None, 0))
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2, weight_decay=0.0)
+    batches = build_batches(examples, [[0, 1, 2], [3, 4]], shared_prefix(examples))
+    for step in (1, 2):
+        optimizer.zero_grad()
+        loss_by_row(network, examples[:5]).backward()
+        optimizer.step()
+        model.train_step(batches, 1e-2, step, N_SEGMENTS)
+    after = {name: value.detach().numpy() for name, value in network.named_parameters()}
+    found, wanted = moved(dict(model.trained_weights()), before), moved(after, before)
+    for kind in ("conv1d", "A_log", "dt_bias", "linear_attn.norm", "input_layernorm"):
+        ours, theirs = ({name: one[name] for name in one if kind in name} for one in (found, wanted))
+        assert theirs
+        assert_close(ours, theirs, 1e-2)
+    (tmp_path / "state").mkdir()
+    model.save_state(tmp_path / "state")
+    again = whole(backend, folder)
+    again.prepare_training(OptimizerSpec(0.0, None, 0))
+    again.load_state(tmp_path / "state")
+    assert_equal(dict(again.trained_weights()), dict(model.trained_weights()))
+
+
+def test_a_model_with_experts_is_refused(backend: Backend, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"lora\.type: full .* another layout in memory"):
+        backend.load(tiny_model(tmp_path / "experts", "qwen3_moe")).train_all()
 
 
 def test_a_quantized_base_is_refused(backend: Backend, tmp_path: Path) -> None:

@@ -102,6 +102,7 @@ def test_mlx_keeps_what_is_planned_of_each_block(
         ("llama", "mlp", 0.0, False, 0, "dora"),
         ("qwen3_5_text", "all", 0.0, False, 40, "dora"),
         ("qwen3", "all", 0.0, False, 40, "full"),
+        ("qwen3_5_text", "all", 0.0, False, 40, "full"),
     ],
 )
 def test_torch_keeps_what_is_planned(
