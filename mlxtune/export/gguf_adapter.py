@@ -44,11 +44,15 @@ def export_gguf_lora(source: ExportSource, out: Path, *, force: bool = False) ->
         force: Replace a file that lies there.
 
     Raises:
-        ExportError: There is no adapter, `out` is taken or cannot be written, or llama.cpp has no such model type.
+        ExportError: There is no adapter, or it is DoRA; `out` is taken or cannot be written; or llama.cpp has no such model type.
     """
     adapter = source.trained
     check_file_free(out, force=force)
     architecture = source.architecture
+    if adapter.spec.has_magnitudes:
+        raise ExportError(
+            f"{source.run}: its adapter is DoRA, whose magnitudes no LoRA file of llama.cpp holds; write the fused model with --to gguf"
+        )
     remedy = "For others write --to peft, and convert that folder with llama.cpp's convert_lora_to_gguf.py"
     family = family_to_write(architecture.model_type, "an adapter of a model", remedy)
     metadata: dict[str, Any] = {
