@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from mlxtune.backends.adapter import Adapter, check_fits
 from mlxtune.backends.architecture import Architecture
 from mlxtune.backends.base import LoraSpec
-from mlxtune.errors import AdapterError
+from mlxtune.errors import AdapterError, ExportError
 from mlxtune.export.exported import Exported, check_file_free, new_file, size_on_disk
 from mlxtune.export.gguf_family import family_to_write
 from mlxtune.export.gguf_writing import FILE_TYPES, GgufTensor, provenance, write_gguf
