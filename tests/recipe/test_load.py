@@ -77,7 +77,7 @@ def test_all_problems_are_reported_together_with_their_lines(tmp_path: Path) -> 
         ({"data": {"train": 3}}, "data.train: expected text, got 3; put it in quotes"),
         ({"lora": {"rank": 0}}, "lora.rank: expected at least 1, got 0"),
         ({"lora": {"dropout": 1.0}}, "lora.dropout: expected less than 1"),
-        ({"lora": {"targets": "every"}}, "expected 'all', 'attention' or 'mlp', or a list, got 'every'"),
+        ({"lora": {"targets": "every"}}, "expected 'all', 'attention', 'mlp' or 'experts', or a list, got 'every'"),
         ({"train": {"schedule": "liner"}}, "did you mean 'linear'?"),
         ({"train": {"batch_size": True}}, "train.batch_size: expected a whole number, got True"),
         ({"prompt": {"user": "hello"}}, "prompt.user: it names no column"),
