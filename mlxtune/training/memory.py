@@ -54,6 +54,8 @@ class Workload:
         spec: The adapter.
         device: Where training runs.
         backend: 'mlx' or 'torch'.
+        rank: Of the process whose memory it is.
+        size: Processes that share the rows of each step.
     """
 
     recipe: Recipe
@@ -62,6 +64,8 @@ class Workload:
     spec: LoraSpec
     device: Device
     backend: str
+    rank: int = 0
+    size: int = 1
 
     def with_recipe(self, recipe: Recipe) -> Workload:
         """The same under another recipe, whose adapter is the same."""
