@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mlxtune.backends.adapter import initial_weights
 from mlxtune.backends.architecture import Architecture
-from mlxtune.backends.base import Backend, Batch, LoraSpec, Model, OptimizerSpec
+from mlxtune.backends.base import MAGNITUDE, Backend, Batch, LoraSpec, Model, OptimizerSpec
 from mlxtune.backends.state import read_state
 from mlxtune.data.examples import Example
 from mlxtune.data.prepare import RecipeRows, training_split
@@ -27,6 +27,7 @@ BACKENDS = ("mlx", "torch")
 N_SEGMENTS = 2
 
 Values = dict[str, NDArray[np.float32]]
+Kind = Literal["lora", "dora"]
 
 
 def backend_named(name: str) -> Backend:
@@ -42,22 +43,27 @@ def backend_named(name: str) -> Backend:
 
 
 def adapter_of(
-    config: Mapping[str, Any], dropout: float = 0.0, seed: int = 1, rank: int = 4
+    config: Mapping[str, Any], dropout: float = 0.0, seed: int = 1, rank: int = 4, kind: Kind = "lora"
 ) -> tuple[LoraSpec, Values]:
     """An adapter of all layers whose B is not zero, so that every gradient and product counts."""
-    return adapter_on(architecture_of(config), dropout, seed, rank)
+    return adapter_on(architecture_of(config), dropout, seed, rank, kind)
 
 
 def adapter_on(
-    architecture: Architecture, dropout: float = 0.0, seed: int = 1, rank: int = 4
+    architecture: Architecture, dropout: float = 0.0, seed: int = 1, rank: int = 4, kind: Kind = "lora"
 ) -> tuple[LoraSpec, Values]:
     """`adapter_of` a model whose architecture is known."""
-    spec = LoraSpec(rank, 2.0, dropout, architecture.lora_layers())
+    spec = LoraSpec(rank, 2.0, dropout, architecture.lora_layers(), kind)
     weights = initial_weights(spec, architecture.linear_layers, seed)
     random = np.random.default_rng(seed)
     for name in weights:
         if name.endswith("lora_B"):
             weights[name] = random.normal(0, 0.05, weights[name].shape).astype(np.float32)
+    for layer in spec.layers if kind == "dora" else ():
+        lengths = random.uniform(
+            1.0, 2.0, architecture.linear_layers[layer][1]
+        )  # those of tiny models' weights: about 1.5
+        weights[f"{layer}.{MAGNITUDE}"] = lengths.astype(np.float32)
     return spec, weights
 
 
@@ -91,10 +97,9 @@ def gradient_of(
     spec = OptimizerSpec(0.0, None, seed)
     model.prepare_training(spec, gradient_checkpointing)
     model.train_step(batches, 0.0, step, N_SEGMENTS)
-    layers = tuple(dict.fromkeys(name.rpartition(".")[0] for name in model.adapter_weights()))
     with tempfile.TemporaryDirectory() as folder:
         model.save_state(Path(folder))
-        moments = read_state(Path(folder), layers).first_moments
+        moments = read_state(Path(folder), tuple(model.adapter_weights())).first_moments
     return {name: value.astype(np.float64) / (1 - spec.betas[0]) for name, value in moments.items()}
 
 

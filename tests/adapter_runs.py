@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxtune.backends.adapter import Adapter, write_adapter
-from mlxtune.backends.base import Backend, LoraSpec
+from mlxtune.backends.base import MAGNITUDE, Backend, LoraSpec
 from mlxtune.models.base_model import fingerprint
 from mlxtune.models.source import read_config
 from mlxtune.recipe.load import load_recipe
@@ -42,14 +42,23 @@ def random_weights(
     return weights
 
 
+def random_magnitudes(config: Mapping[str, Any], layers: tuple[str, ...]) -> dict[str, NDArray[np.float32]]:
+    """Random magnitudes of DoRA's layers, about as long as the rows of a tiny model's weights."""
+    random, shapes = np.random.default_rng(2), linear_layers(config)
+    return {f"{layer}.{MAGNITUDE}": random.uniform(1.0, 2.0, shapes[layer][1]).astype(np.float32) for layer in layers}
+
+
 def adapter_run(folder: Path, base: Path, layers: tuple[str, ...] | None = None, **sections: Any) -> RunFolder:
     """A finished run of the small intent recipe; `layers` are adapted in place of those that its recipe says."""
     recipe = load_recipe(write_recipe(folder / "recipe", base, **sections))
     config, lora = config_of(base), recipe.lora
     run = new_run(recipe, folder / "run")
     names = layers or lora_layers(config, lora.targets, lora.layers)
-    spec = LoraSpec(lora.rank, lora.scale, lora.dropout, names)
+    assert lora.type != "full"
+    spec = LoraSpec(lora.rank, lora.scale, lora.dropout, names, lora.type)
     weights = random_weights(config, names, lambda layer: lora.rank)
+    if spec.has_magnitudes:
+        weights |= random_magnitudes(config, names)
     write_adapter(run.adapter, Adapter(spec, weights, recipe.model.path), config["num_hidden_layers"])
     run.update_info(status="finished", base={"path": recipe.model.path, "fingerprint": fingerprint(base)})
     return run

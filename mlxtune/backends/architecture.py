@@ -315,6 +315,21 @@ def require_plain_head(model_type: str, is_plain: bool) -> None:
         )
 
 
+def require_own_weights(architecture: Architecture, found: Shapes) -> None:
+    """Refuse to train a whole network whose weights, as its library keeps them, are not those of the model's files.
+
+    Raises:
+        ModelError: It is quantized, or keeps a weight in another form.
+    """
+    if found == dict(architecture.weights):
+        return
+    strange = sorted(found.items() ^ architecture.weights.items())[0][0]
+    raise ModelError(
+        f"lora.type: full trains the weights of the model's files, and {strange} is not kept as it is there: the model is quantized, "
+        "or its family has another layout in memory; use lora.type: lora, or an unquantized model"
+    )
+
+
 def in_usual_order(names: Iterable[str]) -> list[str]:
     """Last parts of layers' names, each once, in the order in which people name them.
 

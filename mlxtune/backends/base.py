@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from mlxtune.backends.shapes import EXACT, PassPadding
 
 STORED = "stored"  # the dtype of a model whose weights stay in the types that its files have them in
 UNSUPERVISED = -1  # the segment of a token that is not trained on
+FACTORS, MAGNITUDE = ("lora_A", "lora_B"), "magnitude"  # parts of an adapted layer, as values are named at the seam
 # Phases of a timed step. A backend that computes the first three as one names them as one.
 FORWARD, HEAD, BACKWARD, OPTIMIZER = "forward", "head", "backward", "optimizer"
 EXCHANGE = "exchange"  # of gradients between processes, and the wait for them
@@ -60,17 +61,59 @@ class LoraSpec:
         scale: Factor on B A.
         dropout: Share of the layer's inputs zeroed for the update while training.
         layers: Names of the adapted layers, as in the model's weights: "model.layers.0.self_attn.q_proj".
+        kind: With "dora" (Liu et al., 2024) each row of an adapted weight W + scale x B A also has a trained length.
     """
 
     rank: int
     scale: float
     dropout: float
     layers: tuple[str, ...]
+    kind: Literal["lora", "dora"] = "lora"
+
+    @property
+    def has_magnitudes(self) -> bool:
+        """Whether the lengths of rows are trained."""
+        return self.kind == "dora"
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What is trained of each layer: A (r, in), B (out, r), and with DoRA the magnitudes (out,)."""
+        return (*FACTORS, MAGNITUDE) if self.has_magnitudes else FACTORS
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all values of the adapter, as `Model.attach_lora` takes them."""
+        return tuple(f"{layer}.{part}" for layer in self.layers for part in self.parts)
+
+
+NO_ADAPTER = LoraSpec(0, 0.0, 0.0, ())
+
+
+@dataclass(frozen=True)
+class FullSpec:
+    """Full fine-tuning: all of a network's own weights are trained, in float32, and there is no adapter.
+
+    Attributes:
+        names: Of the weights, as in the model's files.
+        layers: Of these, the linear layers of the blocks, whose inputs their gradient needs.
+    """
+
+    names: tuple[str, ...]
+    layers: tuple[str, ...]
+    kind: Literal["full"] = "full"
+
+    @property
+    def dropout(self) -> float:
+        """None: what dropout spares is an adapter's input."""
+        return 0.0
+
+
+TuningSpec = LoraSpec | FullSpec
 
 
 @dataclass(frozen=True)
 class OptimizerSpec:
-    """AdamW, decoupled and bias-corrected, after clipping the gradient's global L2 norm."""
+    """AdamW, decoupled and bias-corrected, after clipping the gradient's global L2 norm; weight decay is of matrices alone."""
 
     weight_decay: float
     max_grad_norm: float | None
@@ -205,15 +248,33 @@ class Model(Protocol):
     architecture: Architecture
 
     def attach_lora(self, spec: LoraSpec, weights: Mapping[str, NDArray[np.float32]]) -> None:
-        """Adapt the layers of `spec`, starting from `weights`: LAYER.lora_A (r, in) and LAYER.lora_B (out, r)."""
+        """Adapt the layers of `spec`.
+
+        Args:
+            spec: What.
+            weights: First values, LAYER.lora_A (r, in) and LAYER.lora_B (out, r). With DoRA also LAYER.magnitude (out,); those
+                of a layer that has none are the lengths of its weight's rows, so that nothing changes while B is zero.
+        """
         ...
 
     def adapter_weights(self) -> dict[str, NDArray[np.float32]]:
         """The adapter's present values, named and shaped as `attach_lora` takes them."""
         ...
 
+    def train_all(self) -> None:
+        """Let training change all of the network's own weights, which are widened to float32 for it, as is all that is computed.
+
+        Raises:
+            ModelError: The model is quantized, or its library keeps weights in another form than the model's files.
+        """
+        ...
+
+    def trained_weights(self) -> Mapping[str, NDArray[np.float32]]:
+        """Present values of what is trained: of the adapter, or after `train_all` all weights, each copied when it is asked for."""
+        ...
+
     def prepare_training(self, spec: OptimizerSpec, gradient_checkpointing: bool = False, timed: bool = False) -> None:
-        """Freeze all but the adapter and make an optimizer.
+        """Freeze all but what is trained and make an optimizer.
 
         Preparing again replaces what was prepared before.
 
@@ -303,7 +364,7 @@ class Model(Protocol):
         ...
 
     def save_state(self, folder: Path) -> None:
-        """Write adapter values and optimizer state into an existing folder."""
+        """Write the values of what is trained and the optimizer's state into an existing folder (`state.py`)."""
         ...
 
     def load_state(self, folder: Path) -> None:

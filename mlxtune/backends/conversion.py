@@ -16,19 +16,14 @@ from mlxtune.backends.architecture import Architecture, ArchitectureOf
 from mlxtune.backends.base import ConvertSpec, WrittenModel
 from mlxtune.errors import AdapterError, ModelError
 from mlxtune.models import gguf
+from mlxtune.models.companions import copy_companions as copy_companions
+from mlxtune.models.companions import state_dtype as state_dtype
 from mlxtune.models.source import left_out
-from mlxtune.models.tokenizer import PROCESSOR_TEMPLATE, TEMPLATE, has_own_template, processor_template
 from mlxtune.models.writing import model_folder
 
 GROUP_SIZES = (32, 64, 128)  # those that MLX has kernels for
 BITS = (4, 8)
 DTYPES = ("float32", "bfloat16", "float16")
-
-# What a model folder has beside config and weights. Copied, not saved anew: transformers rewrites what it saves.
-COMPANIONS = (
-    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "chat_template*",
-    "generation_config.json", "LICENSE*", "NOTICE*",
-)  # fmt: skip
 
 TEXT_ALONE = "what is written is the text part of a multimodal model alone, which reads no images"
 
@@ -66,30 +61,9 @@ def convert(
     return WrittenModel(out, written.n_bytes, written.n_parameters, written.bits_per_weight, notes)
 
 
-def copy_companions(source: Path, folder: Path) -> None:
-    """Copy what lies beside a model's weights: tokenizer, chat template, generation settings, licence.
-
-    A multimodal model's settings for images stay behind. Its chat template may be in the file of its processor alone, which no
-    tokenizer reads: it goes into that of a text model.
-    """
-    for pattern in COMPANIONS:
-        for file in source.glob(pattern):
-            if file.is_file() and file.name != PROCESSOR_TEMPLATE:
-                shutil.copyfile(file, folder / file.name)
-    template = processor_template(source)
-    if template is not None and not has_own_template(source):
-        (folder / TEMPLATE).write_text(template, encoding="utf-8")
-
-
 def folder_bytes(folder: Path) -> int:
     """Size of all files of a folder."""
     return sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
-
-
-def state_dtype(config: dict[str, Any], dtype: str) -> None:
-    """Say in a config that its floating-point weights are of a type."""
-    config.pop("dtype", None)  # transformers 5 writes this name
-    config["torch_dtype"] = dtype
 
 
 def check_dtype(dtype: str | None) -> None:

@@ -10,7 +10,7 @@ Some files have what transformers' networks have: one tensor of gate and up of a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -103,10 +103,12 @@ def stacks(layers: Iterable[str]) -> dict[str, list[str]]:
 
 def stacked(weights: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """Factors of an adapter, or what is shaped like them, with those of experts stacked: (experts, r, in) and (experts, out, r)."""
-    return {
-        stack: weights[parts[0]] if parts == [stack] else np.stack([weights[part] for part in parts])
-        for stack, parts in stacks(weights).items()
-    }
+    return {stack: joined(weights, parts) for stack, parts in stacks(weights).items()}
+
+
+def joined(weights: Mapping[str, NDArray[Any]], parts: Sequence[str]) -> NDArray[Any]:
+    """The stack of what some experts have, in their order; of a single layer, which is no expert's, its own."""
+    return np.stack([weights[part] for part in parts]) if is_expert(parts[0]) else weights[parts[0]]
 
 
 def unstacked(weights: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -53,7 +53,7 @@ class EvaluatedModel:
         revision: Of it.
         base: Fingerprint of its weights.
         task_hash: Of what decides how rows are asked and replies are read.
-        adapter: Its adapter; None of the base model.
+        adapter: Its adapter, or the weights of a model that was trained whole; None of the base model.
         data: The test rows.
         backend: That computed.
         overrides: The command's `--set`s.

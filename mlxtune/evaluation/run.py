@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mlxtune.backends.adapter import WEIGHTS_FILE
 from mlxtune.backends.base import Backend
 from mlxtune.chat.client import ChatServerError
 from mlxtune.data.rows import Row
@@ -247,7 +246,7 @@ def _asked(
         recipe.model.revision,
         fingerprint(base_folder(recipe.model, backend, progress=False)),
         task_hash(recipe),
-        None if subject.adapter is None else identity(subject.adapter / WEIGHTS_FILE),
+        None if subject.trained_file is None else identity(subject.trained_file),
         identity(Path(str(recipe.data.test)), len(rows)),
         backend.name,
         request.overrides,

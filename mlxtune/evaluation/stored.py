@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlxtune.backends.adapter import WEIGHTS_FILE
 from mlxtune.data.examples import expected_values
 from mlxtune.data.rows import Row, content_hash
 from mlxtune.errors import DataError, Misuse, Problem, RunError
@@ -195,8 +194,8 @@ def comparable(ours: Evaluated | None, theirs: Evaluated | None) -> bool:
 
 
 def is_of_adapter(result: EvaluationResult, run: RunFolder) -> bool:
-    """Whether an evaluation is of the adapter that a run has now, not of one before it was trained further."""
-    model, weights = result.evaluated, run.adapter / WEIGHTS_FILE
+    """Whether an evaluation is of the adapter or model that a run has now, not of one before it was trained further."""
+    model, weights = result.evaluated, run.trained_file
     if not isinstance(model, EvaluatedModel) or model.adapter is None or not weights.is_file():
         return False
     return model.adapter.sha256 == identity(weights).sha256
@@ -275,7 +274,7 @@ def find_evaluation(out: Path, subject: Subject, rows: Sequence[Row]) -> FoundEv
     predictions = stored_predictions(out, result.top)
     recipe = subject.recipe
     model = result.evaluated if isinstance(result.evaluated, EvaluatedModel) else None
-    adapter = subject.adapter and identity(subject.adapter / WEIGHTS_FILE).sha256
+    adapter = subject.trained_file and identity(subject.trained_file).sha256
     other = []
     if not _same_rows(predictions, rows, expected_values(rows, recipe)):
         other.append("other rows")

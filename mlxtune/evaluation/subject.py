@@ -32,7 +32,7 @@ class Subject:
         recipe: Overridden as asked.
         run: The run; None only for a base model whose recipe has no run that fits it.
         base: Leave the adapter off.
-        other_model: The user named a model on the command line: the adapter may meet a base it was not trained on.
+        other_model: The user named a model on the command line: an adapter may meet a base it was not trained on.
     """
 
     recipe: Recipe
@@ -47,8 +47,18 @@ class Subject:
 
     @property
     def adapter(self) -> Path | None:
-        """The adapter folder, None for the base model."""
-        return None if self.base or self.run is None else self.run.adapter
+        """The adapter folder; None for the base model, and for a model that was trained whole."""
+        return None if self.base or self.run is None or self.run.is_full else self.run.adapter
+
+    @property
+    def whole_model(self) -> Path | None:
+        """The folder of a model that was trained whole; None for a base model, with an adapter or without."""
+        return self.run.model if self.run is not None and self.run.is_full and not self.base else None
+
+    @property
+    def trained_file(self) -> Path | None:
+        """The weights that training made, None for the base model."""
+        return None if self.base or self.run is None else self.run.trained_file
 
     def evaluation(self, limit: int | None = None) -> Path:
         """Folder of its evaluation; a trial on the first rows has its own."""
@@ -79,7 +89,7 @@ def find_subject(
         find: Calls what looks for a run; of several processes rank 0 does, for all.
 
     Raises:
-        RunError: There is no run with an adapter, and the base model was not asked for.
+        RunError: There is no trained run, and the base model was not asked for; or another model under one that was trained whole.
         RecipeError: The recipe cannot be read.
     """
     other_model = any(override.startswith("model.") for override in overrides)
@@ -106,8 +116,10 @@ def find_subject(
         run = newest
         if not other_model:
             recipe = recipe.model_copy(update={"model": run.recipe().model})
-    if not base and not run.has_adapter:
+    if not base and not run.is_trained:
         raise RunError(f"{run}: has no adapter (status: {run.info().get('status')}); train it to its first checkpoint")
+    if not base and run.is_full and _weights_of(recipe) != _weights_of(run.recipe()):
+        raise RunError(f"{run}: was trained whole, so no other model can be put under it; ask another one with --base")
     return Subject(recipe, run, base, other_model)
 
 
@@ -137,7 +149,7 @@ def read_validation_rows(recipe: Recipe) -> list[Row] | None:
 
 
 def load_subject(subject: Subject, backend: Backend, progress: bool | None = None) -> tuple[Model, Tokenizer]:
-    """The subject's model, with its adapter unless it is the base, and its tokenizer; several processes share its replies.
+    """The subject's model, with its adapter or trained whole unless it is the base, and its tokenizer; several processes share its replies.
 
     Args:
         subject: What is loaded.
@@ -149,6 +161,8 @@ def load_subject(subject: Subject, backend: Backend, progress: bool | None = Non
         AdapterError: The adapter does not fit it, or was trained on other weights.
     """
     section = subject.recipe.model
+    if subject.whole_model is not None:
+        return backend.load(subject.whole_model, dtype=section.dtype), load_tokenizer(subject.whole_model)
     folder = base_folder(section, backend, progress=sys.stderr.isatty() if progress is None else progress)
     if subject.run and not subject.other_model and not subject.base:
         require_base(folder, subject.run.info().get("base", {}).get("fingerprint"), str(subject.run))
@@ -170,6 +184,11 @@ def require_same_base(recipe: Recipe, backend: Backend) -> None:
         require_same(
             group, {"weights of the base model": fingerprint(folder), "version of mlxtune": __version__, **versions}
         )
+
+
+def _weights_of(recipe: Recipe) -> tuple[object, ...]:
+    """What decides which weights a recipe's model has."""
+    return recipe.model.path, recipe.model.revision, recipe.model.quantize
 
 
 def _changed(recipe: Recipe, run: RunFolder) -> list[str]:

@@ -105,9 +105,9 @@ def artifact(kind: ArtifactKind, run: RunFolder, backend: Backend) -> Iterator[A
     places = [default_out(run, kind.to, kind.options)]
     if kind.name == "fused":
         places.insert(0, run.fused)
-    adapter_time = (run.adapter / "adapter_config.json").stat().st_mtime
+    trained_time = run.trained.stat().st_mtime
     for place in places:
-        if place.exists() and place.stat().st_mtime >= adapter_time:
+        if place.exists() and place.stat().st_mtime >= trained_time:
             try:
                 yield Artifact(kind, place, kept=True)
             except (CannotWrite, ExportNotWritten):

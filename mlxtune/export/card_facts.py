@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mlxtune.backends.adapter import WEIGHTS_FILE
 from mlxtune.evaluation.results import EvaluationResult
 from mlxtune.evaluation.stored import comparable, is_of_adapter, read_result
 from mlxtune.evaluation.subject import Subject
@@ -73,7 +72,7 @@ def card_facts(run: RunFolder, source: ExportSource, artifact: HubArtifact, repo
         notes.append(f"the run was not evaluated, and the card says so; `mlxtune evaluate {run}` evaluates it")
     before = None if result is None else _before(Subject(recipe, run, base=False), result)
     verification = read_verification(run)
-    if verification is not None and run.verify_file.stat().st_mtime < (run.adapter / WEIGHTS_FILE).stat().st_mtime:
+    if verification is not None and run.verify_file.stat().st_mtime < run.trained_file.stat().st_mtime:
         notes.append("verify.json is of an earlier adapter; the card leaves it out, verify the run again")
         verification = None
     own = find(recipe.model.path, revision=recipe.model.revision, need="config").path

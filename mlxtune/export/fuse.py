@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxtune.backends.adapter import read_adapter
-from mlxtune.backends.base import STORED, Backend, Model, WrittenModel
+from mlxtune.backends.base import STORED, Backend, ConvertSpec, Model, WrittenModel
 from mlxtune.data.examples import prompt_ids
 from mlxtune.data.reading import read_recipe_rows
 from mlxtune.data.rows import Row
-from mlxtune.errors import DataError, ModelError
+from mlxtune.errors import DataError, ModelError, RunError
 from mlxtune.export.source import ExportSource, open_source
 from mlxtune.models.source import tensor_places, weight_files
 from mlxtune.models.tokenizer import load_tokenizer
@@ -126,9 +126,14 @@ def fuse_run(
         force: Replace what lies at `out`.
 
     Raises:
-        RunError: The run has no adapter.
+        RunError: The run has no adapter, or was trained whole.
         ModelError: Something lies at `out`, or the fused model says something else than base plus adapter.
     """
+    if run.is_full:
+        raise RunError(
+            f"{run}: was trained whole (lora.type: full), so there is no adapter to fold in: its model is {run.model}, in float32; "
+            "`mlxtune export RUN --to hf` or `--to mlx` writes it in other types"
+        )
     check_free(out, force=force)
     source = open_source(run, backend)
     with model_folder(out, force=force) as new:
@@ -147,11 +152,11 @@ def fuse_into(
     dtype: str | None = None,
     tolerance: float = 0.1,
 ) -> Fused:
-    """Write a fused model into an empty folder, and prove it.
+    """Write a fused model, or one that was trained whole, into an empty folder, and prove it.
 
     Args:
         folder: Empty.
-        source: The run, with an adapter.
+        source: The run, with an adapter or trained whole.
         backend: Computes.
         out: Name of the folder in messages, which it takes later.
         requantize: As `fuse_run`.
@@ -162,28 +167,46 @@ def fuse_into(
         ModelError: The fused model says something else than base plus adapter.
     """
     prompts = checked_prompts(source.recipe, source.base)
-    written = backend.fuse(source.base, source.run.adapter, folder, requantize, dtype)
-    proof = prove(backend, source.base, source.run.adapter, folder, prompts)
+    if source.trained_base is None:
+        written = backend.fuse(source.base, source.run.adapter, folder, requantize, dtype)
+        proof = prove(backend, source.base, source.run.adapter, folder, prompts)
+    else:
+        own = stored_type(source.trained_base)  # what the base is in is what its users expect
+        written = backend.convert(source.base, folder, ConvertSpec(dtype=dtype or own))
+        proof = prove(backend, source.trained_base, source.base, folder, prompts)
     if problem := proof.problem(tolerance):
         raise ModelError(f"{out}: not written: {problem}")
     return Fused(written, proof)
 
 
-def prove(backend: Backend, base: Path, adapter: Path, fused: Path, prompts: Sequence[Sequence[int]]) -> Proof:
+def stored_type(folder: Path) -> str:
+    """Type of a model's weights, as `--dtype` names it: that of most of its tensors."""
+    kinds = [place.dtype for file in weight_files(folder) for place in tensor_places(file).values()]
+    return TYPE_NAMES[max((kind for kind in TYPE_NAMES), key=kinds.count)]
+
+
+def prove(backend: Backend, base: Path, trained: Path, fused: Path, prompts: Sequence[Sequence[int]]) -> Proof:
     """Compare a fused model with its base and adapter. One model is in memory at a time, in the types of its files.
 
     Args:
         backend: Computes.
         base: Model folder.
-        adapter: Adapter folder.
+        trained: Adapter folder, or the folder of the base model after it was trained whole.
         fused: Model folder.
         prompts: Token ids.
     """
-    found = read_adapter(adapter)
+    is_whole = (trained / "config.json").is_file()
     types = {name: place.dtype for file in weight_files(fused) for name, place in tensor_places(file).items()}
     model = backend.load(base, None, STORED)
     without = [checked_logits(model, prompt) for prompt in prompts]
-    model.attach_lora(found.spec, found.weights)
+    if is_whole:
+        del model
+        model = backend.load(trained, None, STORED)
+        layers: Sequence[str] = tuple(model.architecture.linear_layers)
+    else:
+        found = read_adapter(trained)
+        model.attach_lora(found.spec, found.weights)
+        layers = found.spec.layers
     adapted = [checked_logits(model, prompt) for prompt in prompts]
     effect = _largest(adapted, without)
     del without
@@ -201,7 +224,7 @@ def prove(backend: Backend, base: Path, adapter: Path, fused: Path, prompts: Seq
         effect=effect,
         rounding=_largest(rounded, adapted),
         unexplained=float(np.max(unexplained)),
-        rounded_to=_rounded_to(types, found.spec.layers, model.config),
+        rounded_to=_rounded_to(types, layers, model.config),
         prompts=len(prompts),
         positions=sum(map(len, adapted)),
     )

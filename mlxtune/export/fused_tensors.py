@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from mlxtune.backends.adapter import Adapter
 from mlxtune.backends.architecture import Architecture
+from mlxtune.backends.base import MAGNITUDE
 from mlxtune.errors import ExportError, ModelError
 from mlxtune.models.source import TensorPlace, text_weights
 
@@ -95,13 +96,16 @@ class FusedTensors:
             yield rows
 
     def _folded(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
-        """Rows from `start` to `stop`: W + scale x B A."""
+        """Rows from `start` to `stop`: W + scale x B A, with DoRA each as long as its magnitude."""
         rows = self._unpacked(name, start, stop) if name in self._packings else self._floats(name, start, stop)
         layer = name.removesuffix(".weight")
         if self._adapter is None or not name.endswith(".weight") or layer not in self._adapter.spec.layers:
             return rows
         a, b = (self._adapter.weights[f"{layer}.lora_{factor}"] for factor in "AB")  # (r, in), (out, r)
         rows += np.float32(self._adapter.spec.scale) * (b[start:stop] @ a)
+        if self._adapter.spec.has_magnitudes:
+            magnitudes = self._adapter.weights[f"{layer}.{MAGNITUDE}"][start:stop]
+            rows *= (magnitudes / np.linalg.norm(rows, axis=1))[:, None]
         return rows
 
     def _unpacked(self, name: str, start: int, stop: int) -> NDArray[np.float32]:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from mlxtune.backends.adapter import Adapter, check_fits
 from mlxtune.backends.architecture import Architecture
 from mlxtune.backends.base import LoraSpec
-from mlxtune.errors import AdapterError
+from mlxtune.errors import AdapterError, ExportError
 from mlxtune.export.exported import Exported, check_file_free, new_file, size_on_disk
 from mlxtune.export.gguf_family import family_to_write
 from mlxtune.export.gguf_writing import FILE_TYPES, GgufTensor, provenance, write_gguf
@@ -44,11 +44,15 @@ def export_gguf_lora(source: ExportSource, out: Path, *, force: bool = False) ->
         force: Replace a file that lies there.
 
     Raises:
-        ExportError: There is no adapter, `out` is taken or cannot be written, or llama.cpp has no such model type.
+        ExportError: There is no adapter, or it is DoRA; `out` is taken or cannot be written; or llama.cpp has no such model type.
     """
     adapter = source.trained
     check_file_free(out, force=force)
     architecture = source.architecture
+    if adapter.spec.has_magnitudes:
+        raise ExportError(
+            f"{source.run}: its adapter is DoRA, whose magnitudes no LoRA file of llama.cpp holds; write the fused model with --to gguf"
+        )
     remedy = "For others write --to peft, and convert that folder with llama.cpp's convert_lora_to_gguf.py"
     family = family_to_write(architecture.model_type, "an adapter of a model", remedy)
     metadata: dict[str, Any] = {

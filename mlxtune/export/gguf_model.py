@@ -170,11 +170,10 @@ def _kind(quantization: str) -> str:
 
 def _general(source: ExportSource, kind: str) -> dict[str, Any]:
     recipe = source.recipe
-    fused = source.adapter is not None
     return {
         "general.type": "model",
-        "general.name": recipe.name if fused else base_name(recipe.model),
-        **(provenance(recipe.model) if fused else {}),
+        "general.name": recipe.name if source.is_trained else base_name(recipe.model),
+        **(provenance(recipe.model) if source.is_trained else {}),
         "general.file_type": FILE_TYPES[kind],
         "general.quantization_version": _QUANTIZATION_VERSION,
     }

@@ -83,7 +83,7 @@ def import_adapter(
         force: Replace a run that lies there.
 
     Raises:
-        AdapterError: The adapter cannot be read, is no plain LoRA, or does not fit the base model.
+        AdapterError: The adapter cannot be read, is neither LoRA nor DoRA, or does not fit the base model.
         ModelError: The base model cannot be found or read.
         ExportError, RunError: Something lies at `out`, or it cannot be written.
     """
@@ -148,7 +148,13 @@ def lora_section(adapter: Adapter, architecture: Architecture, own: LoraSection)
             f"no alpha gives the scale {spec.scale!r} at rank {spec.rank} exactly; lora.alpha is the nearest one"
         )
     section = own.model_copy(
-        update={"rank": spec.rank, "alpha": float(alpha.value), "rslora": alpha.rslora, "dropout": spec.dropout}
+        update={
+            "type": spec.kind,
+            "rank": spec.rank,
+            "alpha": float(alpha.value),
+            "rslora": alpha.rslora,
+            "dropout": spec.dropout,
+        }
     )
     fits = own.layers == "all" or own.layers <= architecture.n_blocks
     if fits and set(architecture.lora_layers(own.targets, own.layers)) == set(spec.layers):

@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from mlxtune.backends.adapter import KINDS
 from mlxtune.backends.architecture import USUAL_ORDER
 from mlxtune.errors import RecipeError
 from mlxtune.export.exported import check_file_free, new_file
@@ -92,9 +93,10 @@ def import_recipe(source: RecipeSource, out: Path | None = None, *, force: bool 
 def _content(settings: MlxLmSettings, rows: MlxLmRows, out: Path) -> dict[str, Any]:
     """The recipe, key by key, as it is written."""
     fine_tune = settings.get("fine_tune_type")
-    if fine_tune != "lora":
+    if fine_tune not in KINDS:
         raise RecipeError(
-            f"{settings.source.path}: fine_tune_type is {fine_tune!r}; mlxtune trains LoRA adapters only: set it to lora"
+            f"{settings.source.path}: fine_tune_type is {fine_tune!r}, which mlx-lm trains in the last num_layers blocks alone; set it to "
+            f"{' or '.join(KINDS)}, and to train all weights write lora: {{type: full}} into the recipe that is made"
         )
     data: dict[str, Any] = {split: _relative(rows.folder / f"{split}.jsonl", out) for split in rows.splits}
     data["format"] = rows.format
@@ -165,7 +167,14 @@ def _lora(settings: MlxLmSettings, config: Mapping[str, Any]) -> dict[str, Any]:
     scale = settings.checked("lora_parameters.scale", said["scale"], float, 0)
     dropout = settings.checked("lora_parameters.dropout", said["dropout"], float, 0)
     settings.note("lora_parameters.scale", f"{scale:g} at rank {rank} is alpha {scale * rank:g}")
-    lora = {"rank": rank, "alpha": scale * rank, "dropout": dropout, "targets": _targets(settings, said["keys"])}
+    kind = settings.get("fine_tune_type")
+    lora = {
+        "type": kind,
+        "rank": rank,
+        "alpha": scale * rank,
+        "dropout": dropout,
+        "targets": _targets(settings, said["keys"]),
+    }
     n_layers, n_blocks = settings.get("num_layers"), config.get("num_hidden_layers")
     n_layers = settings.checked("num_layers", n_layers, int, -1)
     if n_blocks is not None and n_layers > n_blocks:

@@ -23,7 +23,7 @@ from mlxtune.export.card_usage import HubArtifact, base_reference, is_hub_model,
 from mlxtune.export.options import GGUF_TYPE
 from mlxtune.markdown import markdown_block, markdown_code, markdown_row, markdown_text
 from mlxtune.models.license import License
-from mlxtune.recipe.sections import HUB_ROWS, LabelField, LabelsField, Recipe, is_on_hub
+from mlxtune.recipe.sections import HUB_ROWS, LabelField, LabelsField, LoraSection, Recipe, is_on_hub
 from mlxtune.report.sections.metric_lines import metric_lines
 from mlxtune.runs.layout import FINISHED
 
@@ -59,7 +59,7 @@ def front_matter_of(facts: CardFacts) -> str:
     from huggingface_hub import ModelCardData
 
     model, artifact = facts.recipe.model, facts.artifact
-    tags = ["mlxtune", "lora", *([artifact.format] if artifact.format in ("mlx", "gguf") else [])]
+    tags = ["mlxtune", facts.recipe.lora.type, *([artifact.format] if artifact.format in ("mlx", "gguf") else [])]
     tags += [f"{artifact.options.quantize}-bit"] if artifact.options.quantize else []
     license_found = facts.license or License("")
     results = _eval_results(facts)
@@ -113,14 +113,13 @@ def _eval_results(facts: CardFacts) -> list[Any]:
 def _what(facts: CardFacts) -> list[str]:
     recipe, artifact = facts.recipe, facts.artifact
     base = base_reference(recipe)
-    quantized = artifact.options.quantize
+    quantized, method = artifact.options.quantize, recipe.lora.method
+    made = "fine-tuned whole" if recipe.lora.is_full else f"fine-tuned with {method} and fused"
     kind = {
-        "peft": f"A LoRA adapter for {base}: for PEFT, and under `mlx/` for mlx-lm.",
-        "hf": f"{base}, fine-tuned with LoRA and fused, for transformers.",
-        "mlx": f"{base}, fine-tuned with LoRA and fused, for mlx-lm"
-        + (f"; quantized to {quantized} bits after that." if quantized else "."),
-        "gguf": f"{base}, fine-tuned with LoRA and fused, as a GGUF for llama.cpp; weights as "
-        f"{(artifact.options.type or GGUF_TYPE).upper()}.",
+        "peft": f"A {method} adapter for {base}: for PEFT, and under `mlx/` for mlx-lm.",
+        "hf": f"{base}, {made}, for transformers.",
+        "mlx": f"{base}, {made}, for mlx-lm" + (f"; quantized to {quantized} bits after that." if quantized else "."),
+        "gguf": f"{base}, {made}, as a GGUF for llama.cpp; weights as {(artifact.options.type or GGUF_TYPE).upper()}.",
         "gguf-lora": f"A LoRA adapter for {base}, as a GGUF for llama.cpp.",
     }[artifact.format]
     lines = [kind, "", "It was trained to reply to a message in this form, and in nothing else:", ""]
@@ -183,19 +182,28 @@ def _data(facts: CardFacts) -> list[str]:
     return [*lines, *(["", " ".join(told)] if told else []), "", "The rows themselves are not in this repository."]
 
 
+def _what_is_trained(lora: LoraSection) -> str:
+    if lora.is_full:
+        return "all weights, in float32"
+    targets = f"{lora.targets} linear layers" if isinstance(lora.targets, str) else ", ".join(lora.targets)
+    blocks = "all blocks" if lora.layers == "all" else f"the last {lora.layers} blocks"
+    stabilised = ", rank-stabilised" if lora.rslora else ""
+    settings = f"rank {lora.rank}, alpha {lora.alpha:g}{stabilised}, dropout {lora.dropout:g}"
+    return f"{settings}, {markdown_text(targets)} of {blocks}"
+
+
 def _training(facts: CardFacts) -> list[str]:
     recipe, info = facts.recipe, facts.info
     lora, train, model = recipe.lora, recipe.train, recipe.model
-    targets = f"{lora.targets} linear layers" if isinstance(lora.targets, str) else ", ".join(lora.targets)
-    blocks = "all blocks" if lora.layers == "all" else f"the last {lora.layers} blocks"
     parameters = f", {info['trainable_parameters']:,} parameters" if info.get("trainable_parameters") else ""
     stop = "" if train.max_steps is None else f", at most {train.max_steps:,} steps"
-    quantized = "" if model.quantize is None else f", quantized to {model.quantize.bits} bits for training (QLoRA)"
+    quantized = (
+        "" if model.quantize is None else f", quantized to {model.quantize.bits} bits for training (Q{lora.method})"
+    )
     clipped = "" if train.max_grad_norm is None else f", gradient norm clipped to {train.max_grad_norm:g}"
     settings = {
         "base model": f"{base_reference(recipe)}{quantized}",
-        "LoRA": f"rank {lora.rank}, alpha {lora.alpha:g}{', rank-stabilised' if lora.rslora else ''}, dropout "
-        f"{lora.dropout:g}, {markdown_text(targets)} of {blocks}{parameters}",
+        lora.method: f"{_what_is_trained(lora)}{parameters}",
         "length": f"{train.epochs} epoch{'s' if train.epochs > 1 else ''}{stop}, {train.rows_per_step} rows a step, rows of up to "
         f"{train.max_tokens:,} tokens",
         "AdamW": f"learning rate {train.learning_rate:g}, {train.schedule} schedule, warm-up {train.warmup_ratio:g}, weight "
@@ -262,9 +270,9 @@ def _limits(facts: CardFacts) -> list[str]:
         if facts.before is None:
             told.append("The base model was not evaluated on the same rows, so what training gained is not known.")
         if facts.artifact.format != "peft" and not _was_verified(facts):
-            told.append(
-                "The results are of base model plus adapter; what is in this repository was not evaluated itself."
-            )
+            whole = facts.recipe.lora.is_full
+            evaluated = "the model in float32, as it was trained" if whole else "base model plus adapter"
+            told.append(f"The results are of {evaluated}; what is in this repository was not evaluated itself.")
     if facts.artifact.is_nested and facts.artifact.format != "peft":
         told.append("It is the text part of the base model: it reads no images.")
     if facts.recipe.model.quantize is not None and facts.artifact.is_adapter:

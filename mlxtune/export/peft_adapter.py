@@ -3,7 +3,7 @@
     exported = export_peft(source, Path("peft"))     # PeftModel.from_pretrained(base, "peft") has the run's logits
     read = read_peft(Path("peft"))                   # the same adapter, bit for bit
 
-PEFT's A is (r, in) and its B (out, r), as in memory here. Its config says alpha and rank where we have a scale, each of
+PEFT's A is (r, in) and its B (out, r), as in memory here, and so are DoRA's magnitudes. Its config says alpha and rank where we have a scale, each of
 which may differ by layer; ours is one rank and one scale for all. Read from PEFT 0.20's and 0.21's source.
 """
 
@@ -16,14 +16,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlxtune.backends.adapter import Adapter
 from mlxtune.backends.architecture import GROUPS, USUAL_ORDER, in_usual_order
-from mlxtune.backends.base import LoraSpec
+from mlxtune.backends.base import FACTORS, MAGNITUDE, LoraSpec
 from mlxtune.backends.experts import is_expert
 from mlxtune.errors import AdapterError, ExportError
 from mlxtune.export.exported import Exported, new_folder, size_on_disk
@@ -42,12 +42,16 @@ PICKLE_FILE = "adapter_model.bin"
 MAX_PATTERN = 10_000  # characters of a regular expression
 MATCH_TIMEOUT_S = 1.0  # for one layer's name
 PREFIX = "base_model.model."
+# Tensors' names after "base_model.model." and the layer's name -> parts of an adapted layer.
+PARTS = {"lora_A.weight": "lora_A", "lora_B.weight": "lora_B", "lora_magnitude_vector": MAGNITUDE}
 # base_model.model.LAYER.lora_A.weight, as files have it, or with the adapter's name, as a model's state has it.
-TENSOR = re.compile(r"(?:base_model\.model\.)?(?P<layer>.+)\.lora_(?P<factor>[AB])(?:\.(?!weight$)[^.]+)?\.weight")
+TENSOR = re.compile(
+    r"(?:base_model\.model\.)?(?P<layer>.+)\."
+    r"(?:(?P<factor>lora_[AB])(?:\.(?!weight$)[^.]+)?\.weight|lora_magnitude_vector(?:\.(?!weight$)[^.]+)?(?:\.weight)?)"
+)
 
 # What an adapter with one of these set computes is not base + scale x B A of its linear layers alone.
 REFUSED_KEYS = {
-    "use_dora": "DoRA, whose layers also have a magnitude",
     "modules_to_save": "whole modules that were trained beside the LoRA update",
     "lora_bias": "a bias beside B",
     "trainable_token_indices": "embeddings of tokens that were trained",
@@ -74,7 +78,6 @@ KINDS: dict[str, tuple[tuple[type, ...], str]] = {
 # These begin with A and B alone. Others (pissa, olora, corda, loftq, lora_ga) change the base model's weights, too.
 PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 REFUSED_TENSORS = {
-    "lora_magnitude_vector": "DoRA's magnitudes",
     "lora_embedding": "a LoRA update of the embedding",
     "modules_to_save": "modules that were trained whole",
     "embed_tokens": "embeddings, resized or trained",
@@ -119,6 +122,11 @@ def export_peft(source: ExportSource, out: Path, *, force: bool = False) -> Expo
             f"{source.run}: adapts the MLPs of a multimodal model with experts, which transformers keeps in another way than its text "
             "models; write --to hf, the text model with the adapter folded in"
         )
+    if adapter.spec.has_magnitudes and has_experts and any(map(_is_in_mlp, adapter.spec.layers)):
+        raise ExportError(
+            f"{source.run}: adapts MLPs of a model with experts by DoRA, for which PEFT has LoRA alone; write --to hf, the model with the "
+            "adapter folded in"
+        )
     config = peft_config(adapter, n_blocks, Alpha(recipe.lora.alpha, recipe.lora.rslora), has_experts)
     if source.is_nested:
         config = _nested(config, adapter.spec.layers)
@@ -135,7 +143,7 @@ def export_peft(source: ExportSource, out: Path, *, force: bool = False) -> Expo
     for update in parameter_updates(adapter.weights):
         factors |= {f"{update.module}.lora_A": update.a, f"{update.module}.lora_B": update.b}
     tensors = {
-        f"{PREFIX}{_own_name(name, source.is_nested)}.weight": np.ascontiguousarray(value, np.float32)
+        _tensor(_own_name(name, source.is_nested)): np.ascontiguousarray(value, np.float32)
         for name, value in factors.items()
     }
     with new_folder(out, CONFIG_FILE, force=force) as folder:
@@ -176,12 +184,19 @@ def peft_config(
         "r": spec.rank,
         "lora_alpha": _written(alpha.value),
         "use_rslora": alpha.rslora,
+        "use_dora": spec.has_magnitudes,
         "lora_dropout": 0.0 if parameters else spec.dropout,
         "bias": "none",
         "inference_mode": True,
         **(_targets(by_module, n_blocks) if by_module else {"target_modules": []}),
         **parameters,
     }
+
+
+def _tensor(name: str) -> str:
+    """PEFT's name of a value of an adapter."""
+    layer, _, part = name.rpartition(".")
+    return f"{PREFIX}{layer}.{next(own for own, ours in PARTS.items() if ours == part)}"
 
 
 def _parameters(adapter: Adapter, alpha: Alpha) -> dict[str, Any]:
@@ -287,23 +302,28 @@ def read_peft(folder: Path) -> ReadAdapter:
     else rounded once to float32, which a note says.
 
     Raises:
-        AdapterError: A file is missing, corrupt or a pickle; the adapter is of another kind than LoRA of linear layers, or
-            has parts besides; or config and weights disagree.
+        AdapterError: A file is missing, corrupt or a pickle; the adapter is of another kind than LoRA or DoRA of linear layers,
+            or has parts besides; or config and weights disagree.
     """
     config = _read_config(folder)
-    factors = _factors(folder)
-    modules = tuple(factors)
-    for layer in sorted(factors, key=_in_model_order):
+    kind: Literal["lora", "dora"] = "dora" if config.get("use_dora") else "lora"
+    parts = _parts(folder, LoraSpec(0, 0.0, 0.0, (), kind).parts)
+    modules = tuple(parts)
+    for layer in sorted(parts, key=_in_model_order):
         if not (is_of_experts(layer) or _is_targeted(layer, config, folder)):
             raise AdapterError(
                 f"{folder}: {WEIGHTS_FILE} has an update of {layer}, which target_modules and layers_to_transform of "
                 f"{CONFIG_FILE} do not name, so PEFT would leave it out; correct {CONFIG_FILE}"
             )
     scales = {}
-    for module, (a, b) in list(factors.items()):
+    for module, values in list(parts.items()):
         if not is_of_experts(module):
-            scales[module] = _scale(module, a.shape[0], config, folder)
+            scales[module] = _scale(module, values["lora_A"].shape[0], config, folder)
             continue
+        if kind == "dora":
+            raise AdapterError(
+                f"{folder}: has DoRA of {module}, experts, for which no adapter has magnitudes here; {_MERGE}"
+            )
         if text_name(module) != module:
             raise AdapterError(
                 f"{folder}: has an update of {module}, experts of a multimodal model, which transformers keeps in another way than its "
@@ -311,17 +331,18 @@ def read_peft(folder: Path) -> ReadAdapter:
             )
         parameter = parameter_of(module, modules, config.get("target_parameters") or [])
         own_rank = _by_pattern(config.get("rank_pattern") or {}, parameter, config["r"], folder)
-        own = layers_of(parameter, a, b, own_rank)
+        own = layers_of(parameter, values["lora_A"], values["lora_B"], own_rank)
         scales |= dict.fromkeys(own, _scale(parameter, own_rank, config, folder))
-        factors = {layer: pair for layer, pair in factors.items() if layer != module} | own
-    layers = sorted(factors, key=_in_model_order)
+        del parts[module]
+        parts |= {layer: dict(zip(FACTORS, pair, strict=True)) for layer, pair in own.items()}
+    layers = sorted(parts, key=_in_model_order)
     plain = {layer: _text_layer(layer, folder) for layer in layers}
-    rank = max(a.shape[0] for a, _ in factors.values())
+    rank = max(own["lora_A"].shape[0] for own in parts.values())
     scale = Counter(scales.values()).most_common(1)[0][0]
     weights: dict[str, NDArray[np.float32]] = {}
     rounded = []
     for layer in layers:
-        a, b = factors[layer]
+        a, b = (parts[layer][factor] for factor in FACTORS)
         ratio = scales[layer] / scale
         folded = b if ratio == 1.0 else (b.astype(np.float64) * ratio).astype(np.float32)
         if ratio != 1.0 and not np.array_equal(folded.astype(np.float64) / ratio, b.astype(np.float64)):
@@ -329,11 +350,13 @@ def read_peft(folder: Path) -> ReadAdapter:
         missing = rank - a.shape[0]
         weights[f"{plain[layer]}.lora_A"] = np.ascontiguousarray(np.pad(a, ((0, missing), (0, 0))))
         weights[f"{plain[layer]}.lora_B"] = np.ascontiguousarray(np.pad(folded, ((0, 0), (0, missing))))
+        if kind == "dora":
+            weights[f"{plain[layer]}.{MAGNITUDE}"] = parts[layer][MAGNITUDE]
     notes = (
         f"{len(rounded)} of {len(layers)} layers have another scale than {scale:g}, which is multiplied into their B and "
         "rounded to float32 (relative error 6e-8 at most)",
     )
-    spec = LoraSpec(rank, scale, float(config.get("lora_dropout") or 0.0), tuple(plain.values()))
+    spec = LoraSpec(rank, scale, float(config.get("lora_dropout") or 0.0), tuple(plain.values()), kind)
     base = config.get("base_model_name_or_path")
     return ReadAdapter(
         Adapter(spec, weights, base if isinstance(base, str) and base else None), notes if rounded else ()
@@ -381,8 +404,8 @@ def _is_alpha(value: object) -> bool:
 _MERGE = "merge it in PEFT (merge_and_unload) and train on the result"
 
 
-def _factors(folder: Path) -> dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    """Layer -> A (r, in) and B (out, r)."""
+def _parts(folder: Path, expected: tuple[str, ...]) -> dict[str, dict[str, NDArray[np.float32]]]:
+    """Layer -> A (r, in), B (out, r), and with DoRA the magnitudes (out,); each has the expected ones."""
     file = folder / WEIGHTS_FILE
     if not file.is_file():
         if (folder / PICKLE_FILE).is_file():
@@ -395,7 +418,7 @@ def _factors(folder: Path) -> dict[str, tuple[NDArray[np.float32], NDArray[np.fl
         tensors = read_safetensors(file)
     except (OSError, ValueError) as error:
         raise AdapterError(f"{file}: damaged, not readable as safetensors: {error}; copy it again") from error
-    halves: dict[str, dict[str, NDArray[np.float32]]] = {}
+    parts: dict[str, dict[str, NDArray[np.float32]]] = {}
     for name, value in tensors.items():
         found = TENSOR.fullmatch(name)
         wrong = next((what for part, what in REFUSED_TENSORS.items() if part in name), None)
@@ -403,16 +426,21 @@ def _factors(folder: Path) -> dict[str, tuple[NDArray[np.float32], NDArray[np.fl
             raise AdapterError(
                 f"{file}: {name}: {wrong or 'no factor of a LoRA update'}, which no adapter has here; {_MERGE}"
             )
-        if value.ndim != 2:
-            raise AdapterError(f"{file}: {name}: expected a matrix, got {value.ndim} dimensions")
-        halves.setdefault(found["layer"], {})[found["factor"]] = np.ascontiguousarray(value, np.float32)
-    if not halves:
+        part = found["factor"] or MAGNITUDE
+        if value.ndim != (1 if part == MAGNITUDE else 2):
+            expects = "a vector" if part == MAGNITUDE else "a matrix"
+            raise AdapterError(f"{file}: {name}: expected {expects}, got {value.ndim} dimensions")
+        parts.setdefault(found["layer"], {})[part] = np.ascontiguousarray(value, np.float32)
+    if not parts:
         raise AdapterError(f"{file}: holds no tensors; expected factors of LoRA updates")
-    for layer, pair in halves.items():
-        if pair.keys() != {"A", "B"} or pair["A"].shape[0] != pair["B"].shape[1]:
-            shapes = ", ".join(f"lora_{name} {' x '.join(map(str, half.shape))}" for name, half in sorted(pair.items()))
-            raise AdapterError(f"{file}: {layer}: expected lora_A (rank x in) and lora_B (out x rank), got {shapes}")
-    return {layer: (pair["A"], pair["B"]) for layer, pair in halves.items()}
+    for layer, own in parts.items():
+        if own.keys() != set(expected) or own["lora_A"].shape[0] != own["lora_B"].shape[1]:
+            shapes = ", ".join(f"{name} {' x '.join(map(str, part.shape))}" for name, part in sorted(own.items()))
+            also = " and magnitude (out), as use_dora says" if MAGNITUDE in expected else ""
+            raise AdapterError(
+                f"{file}: {layer}: expected lora_A (rank x in) and lora_B (out x rank){also}, got {shapes}"
+            )
+    return parts
 
 
 def _text_layer(layer: str, folder: Path) -> str:

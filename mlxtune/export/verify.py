@@ -16,7 +16,6 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxtune.backends.adapter import WEIGHTS_FILE
 from mlxtune.backends.base import Backend, Model
 from mlxtune.data.examples import prompt_ids
 from mlxtune.data.rows import Row
@@ -140,6 +139,8 @@ def _verify(
     found: list[Verified] = []
     failed: dict[str, str] = {}
     notes: list[str] = []
+    if source.trained_base is not None:
+        notes.append(f"`{ADAPTER}` stands for the run's own model here, which was trained whole and has no adapter")
     if ggufs and not with_llama_cpp:
         notes.append(
             f"GGUFs were read back by mlxtune alone: {llama_cpp.missing()}, and there is no {llama_server.PROGRAM} on the PATH"
@@ -207,8 +208,8 @@ class _Asking:
                 f"{self.source.run}: the logits of its adapter are no finite numbers, so there is nothing to compare with; "
                 "verify another run, or train this one again"
             )
-        adapter_hash = identity(self.source.run.adapter / WEIGHTS_FILE).sha256
-        size = size_on_disk(self.source.run.adapter)
+        adapter_hash = identity(self.source.run.trained_file).sha256
+        size = size_on_disk(self.source.run.trained)
         found = {}
         for decoding in dict.fromkeys([self.decoding, *([FREE] if free else [])]):
             asked = stored.get(decoding) or self._asked(ADAPTER, model, tokenizer, decoding, adapter_hash)

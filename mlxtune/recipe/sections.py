@@ -11,7 +11,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    Tag,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from mlxtune.errors import did_you_mean
@@ -41,6 +52,7 @@ FORMAT_COLUMNS: dict[str, tuple[str, ...]] = {
     DOCUMENTS: ("text",),
 }
 Format = Literal["auto", "rows", "messages", "completions", "alpaca", "sharegpt", "text"]
+METHODS = {"lora": "LoRA", "dora": "DoRA", "full": "full fine-tuning"}  # names of lora.type
 FREE_FIELD = "answer"  # of a recipe without `output`
 
 
@@ -365,6 +377,10 @@ def free_reply() -> OutputSection:
 class LoraSection(Section):
     """The adapter."""
 
+    type: Literal["lora", "dora", "full"] = "lora"
+    """lora: a low-rank update of each adapted weight; dora: as well a trained length of each of its rows (Liu et al., 2024); full: no
+    adapter, all weights of the model are trained, in float32, for small models; the other keys of this section then mean nothing
+    and are refused."""
     rank: int = Field(8, ge=1)
     """Rank r of the update B A."""
     alpha: float = Field(16.0, gt=0)
@@ -378,6 +394,31 @@ class LoraSection(Section):
     """Transformer blocks to adapt: all, or that many from the end."""
     rslora: bool = False
     """Rank-stabilised scale, alpha / sqrt(rank) (Kalajdzievski, 2023)."""
+
+    @model_validator(mode="after")
+    def _check_full(self) -> LoraSection:
+        if self.type == "full" and (set_beside := self.model_fields_set - {"type"}):
+            raise _all_wrong(
+                (key, "it means nothing where lora.type is full, which has no adapter; remove it")
+                for key in sorted(set_beside)
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_adapter(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Of `full`, the type alone: a recipe that says more is refused."""
+        content: dict[str, Any] = handler(self)
+        return {"type": self.type} if self.type == "full" else content
+
+    @property
+    def is_full(self) -> bool:
+        """Whether all weights are trained, without an adapter."""
+        return self.type == "full"
+
+    @property
+    def method(self) -> str:
+        """What people call the type."""
+        return METHODS[self.type]
 
     @property
     def scale(self) -> float:
@@ -552,6 +593,16 @@ class Recipe(Section):
         for name in self.data.columns:
             if name not in known:
                 raise _wrong(f"data.columns.{name}", "nothing uses this column" + did_you_mean(name, known))
+        if self.lora.is_full and self.model.quantize is not None:
+            raise _wrong(
+                "model.quantize",
+                "lora.type: full trains the weights, and quantized ones cannot be; remove one of the two",
+            )
+        if self.lora.is_full and self.model.dtype not in (None, "float32"):
+            raise _wrong(
+                "model.dtype",
+                f"lora.type: full computes in float32; remove it, or write float32 in place of {self.model.dtype}",
+            )
         self._check_metrics()
         with_labels = [self.output.fields[name] for name in self.output.label_fields]
         for position, name in enumerate(self.evaluate.baselines):

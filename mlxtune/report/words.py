@@ -815,13 +815,17 @@ PHRASES: dict[str, Phrase] = {
     "headline.evaluation": Phrase("evaluation", "评估"),
     "headline.run": Phrase("run", "运行目录"),
     "headline.base": Phrase("base model", "基座模型"),
-    "headline.quantized": Phrase("{base}, quantized to {bits} bits (QLoRA)", "{base}，量化为 {bits} 位（QLoRA）"),
+    "headline.quantized": Phrase(
+        "{base}, quantized to {bits} bits (Q{method})", "{base}，量化为 {bits} 位（Q{method}）"
+    ),
     "headline.parameters": Phrase("trained parameters", "可训练参数"),
     "headline.trained": Phrase(
-        "{n:,}: LoRA of rank {rank}, alpha {alpha:g}.", "{n:,}（LoRA，rank {rank}，alpha {alpha:g}）"
+        "{n:,}: {method} of rank {rank}, alpha {alpha:g}.", "{n:,}（{method}，rank {rank}，alpha {alpha:g}）"
     ),
+    "headline.trained_whole": Phrase("{n:,}: full fine-tuning.", "{n:,}（全参数微调）"),
     "headline.share": Phrase("That is {share:.2%} of {whole:,}.", "，占全部 {whole:,} 的 {share:.2%}"),
     "headline.adapter": Phrase("adapter size", "适配器大小"),
+    "headline.model": Phrase("size of the model", "模型大小"),
     "headline.rows": Phrase("rows", "数据行数"),
     "headline.rows.train": Phrase("{n:,} for training", "训练 {n:,}"),
     "headline.rows.valid": Phrase("{n:,} for validation", "验证 {n:,}"),

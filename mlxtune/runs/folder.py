@@ -17,12 +17,16 @@ from mlxtune.recipe.sections import AUTO, Recipe
 from mlxtune.runs.layout import (
     ADAPTER,
     ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
     CHECKPOINTS,
     EVALUATIONS,
     EXPORTS,
     FUSED,
     LOCK_FILE,
     METRICS_FILE,
+    MODEL,
+    MODEL_CONFIG,
+    MODEL_WEIGHTS,
     RECIPE_FILE,
     RUN_FILE,
     RUNS,
@@ -42,6 +46,7 @@ class RunFolder:
         self.metrics_file = path / METRICS_FILE
         self.checkpoints = path / CHECKPOINTS
         self.adapter = path / ADAPTER
+        self.model = path / MODEL
 
     def __str__(self) -> str:
         return str(self.path)
@@ -71,9 +76,24 @@ class RunFolder:
         return self.path / VERIFY_FILE
 
     @property
-    def has_adapter(self) -> bool:
-        """Whether training came to an adapter."""
-        return (self.adapter / ADAPTER_CONFIG).is_file()
+    def is_full(self) -> bool:
+        """Whether it holds a model that was trained whole, and so no adapter."""
+        return (self.model / MODEL_CONFIG).is_file()
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether training came to an adapter, or to a model."""
+        return self.is_full or (self.adapter / ADAPTER_CONFIG).is_file()
+
+    @property
+    def trained(self) -> Path:
+        """The folder of what training made: the adapter, or the model."""
+        return self.model if self.is_full else self.adapter
+
+    @property
+    def trained_file(self) -> Path:
+        """The weights of what training made, by which it is known again."""
+        return self.model / MODEL_WEIGHTS if self.is_full else self.adapter / ADAPTER_WEIGHTS
 
     def recipe(self) -> Recipe:
         """The recipe as resolved when the run was made."""
@@ -232,9 +252,9 @@ def latest_checkpointed_run(recipe_name: str, root: Path = RUNS) -> RunFolder | 
 
 
 def latest_run(recipe_name: str, root: Path = RUNS) -> RunFolder | None:
-    """The newest run of a recipe that has an adapter, by the time its adapter was written."""
-    found = [run for run in _runs_of(recipe_name, root) if run.has_adapter]
-    return max(found, key=lambda run: run.adapter.stat().st_mtime) if found else None
+    """The newest run of a recipe that is trained, by the time its adapter or model was written."""
+    found = [run for run in _runs_of(recipe_name, root) if run.is_trained]
+    return max(found, key=lambda run: run.trained.stat().st_mtime) if found else None
 
 
 def _runs_of(recipe_name: str, root: Path) -> Iterator[RunFolder]:

@@ -6,6 +6,7 @@ runs/RECIPE/RUN/
   metrics.jsonl      one event a line
   checkpoints/       step-000020/, ..., and index.json: which is the last and which the best
   adapter/           in mlx-lm's layout; its two files are named in backends/adapter.py
+  model/             in its place where all weights were trained (lora.type: full): a model folder, float32
   evaluation/NAME/   predictions.jsonl, scores.json, errors.json, judge.jsonl
   fused/, exports/   models and adapters in the forms that other tools read
   verify.json        the recipe's scores on each of these; verify/ holds their replies
@@ -28,6 +29,10 @@ TRACKERS_FILE = "trackers.json"
 CHECKPOINTS = "checkpoints"
 ADAPTER = "adapter"
 ADAPTER_CONFIG = "adapter_config.json"  # which every adapter has; its folder's layout is backends/adapter.py's
+ADAPTER_WEIGHTS = "adapters.safetensors"
+MODEL = "model"
+MODEL_CONFIG = "config.json"
+MODEL_WEIGHTS = "model.safetensors"
 EVALUATIONS = "evaluation"
 FUSED = "fused"
 EXPORTS = "exports"

@@ -66,7 +66,7 @@ def trial_state(trial: Trial, folder: Path) -> TrialState:
     if scores is not None and _other_test_rows(scores, trial.recipe):
         of_evaluation.append("data.test: its rows have changed since")
     training: Training = "none"
-    if listed.status == FINISHED and run.has_adapter:
+    if listed.status == FINISHED and run.is_trained:
         training = "whole"
     elif checkpoint_folders(run.checkpoints):
         training = "resume"

@@ -11,7 +11,8 @@ own peak and torch's saved tensors by varying one width of a small model at a ti
     heads x keys           attention's probabilities: MLX has no fused attention that is differentiable
 
 An adapted layer keeps its input, which several layers may share. Dropout makes a masked copy for each layer and keeps
-the mask. In 16 bits, MLX keeps a float32 copy for each layer as well, since the adapter is float32.
+the mask. In 16 bits, MLX keeps a float32 copy for each layer as well, since the adapter is float32. With DoRA, the gradient of an adapted
+layer's magnitudes needs what they multiply: as wide as the layer's output.
 
 A position passes through each expert that it goes to: what these keep counts that many times, and what they give is kept, too.
 
@@ -26,7 +27,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mlxtune.backends.architecture import BLOCKS, Architecture, DeltaNet, block_of, last_part
-from mlxtune.backends.base import Device, LoraSpec
+from mlxtune.backends.base import Device, FullSpec, LoraSpec, TuningSpec
 from mlxtune.backends.experts import EXPERTS, is_expert
 from mlxtune.backends.shapes import SEQUENCE_TOKENS
 
@@ -115,6 +116,7 @@ class _Block:
         routed: Of what these experts give; 0 in a block without.
         adapted: Of the inputs of each adapted layer, by the last part of its name, of experts "experts.gate_proj".
         products: Adapted layers that a position passes through.
+        outputs: Width of what these give.
         delta_net: What it has in the place of attention; None where it has attention.
     """
 
@@ -122,12 +124,13 @@ class _Block:
     routed: int
     adapted: Mapping[str, int]
     products: int
+    outputs: int
     delta_net: DeltaNet | None
 
     @property
     def plain(self) -> _Block:
         """The same without adapters."""
-        return replace(self, adapted={}, products=0)
+        return replace(self, adapted={}, products=0, outputs=0)
 
 
 class Activations:
@@ -135,7 +138,7 @@ class Activations:
 
     Args:
         architecture: The base model's.
-        spec: The adapter.
+        spec: What is trained.
         backend: 'mlx' or 'torch'.
         device: Where it computes.
         width: Bytes of a value of the type that is computed in.
@@ -143,7 +146,7 @@ class Activations:
     """
 
     def __init__(
-        self, architecture: Architecture, spec: LoraSpec, backend: str, device: Device, width: int, recomputes: bool
+        self, architecture: Architecture, spec: TuningSpec, backend: str, device: Device, width: int, recomputes: bool
     ) -> None:
         self._spec, self._backend, self._device, self._width, self._recomputes = (
             spec,
@@ -160,7 +163,7 @@ class Activations:
         self._gates = self._queries if projected == 2 * self._queries else 0  # Qwen3.5's, of the attention's result
         self._has_head_norms = any(name.endswith("self_attn.q_norm.weight") for name in architecture.weights)
         self._delta_nets, self._is_recurrent = architecture.delta_nets, architecture.is_recurrent
-        # Blocks below the first adapted one keep nothing: no gradient goes there.
+        # Blocks below the first one that is trained keep nothing: no gradient goes there.
         self._blocks = _blocks(architecture, spec)
 
     def kept(self, shape: PassShape) -> int:
@@ -237,15 +240,28 @@ class Activations:
         return (in_chunks + states + outside) * FLOAT32 + one.positions * 2 * net.channels * self._width
 
     def _of_adapters(self, block: _Block) -> float:
-        """What the adapters of a block keep, bytes a position."""
+        """What the adapters of a block keep, or the training of its own weights, bytes a position."""
+        if isinstance(self._spec, FullSpec):
+            # The gradients of norms' weights need what these multiply, of which torch keeps a copy.
+            normalized = self._normalized(block) if self._backend == "torch" else 0
+            return self._inputs_once(block.adapted) * self._width + normalized * FLOAT32
+        if not self._spec.has_magnitudes:
+            return self._of_factors(block, self._spec)
+        is_float32 = self._backend == "mlx" or self._device.kind == "cpu"
+        return self._of_factors(block, self._spec) + block.outputs * (FLOAT32 if is_float32 else self._width)
+
+    def _normalized(self, block: _Block) -> int:
+        """Widths of what a block's norms give."""
+        if block.delta_net is not None:
+            return 2 * self._hidden + block.delta_net.n_value_heads * block.delta_net.value_dim
+        return 2 * self._hidden + (self._queries + self._keys if self._has_head_norms else 0)
+
+    def _of_factors(self, block: _Block, spec: LoraSpec) -> float:
+        """What A and B of a block's layers need, bytes a position."""
         adapted = block.adapted
-        has_dropout, is_narrow = self._spec.dropout > 0, self._width < FLOAT32
-        each = sum(adapted.values())
-        distinct = {SHARED_INPUTS.get(name, name): width for name, width in adapted.items()}
-        if self._backend == "torch":
-            distinct.pop("o_proj", None)  # the attention's result, which attention keeps already
-        shared = sum(distinct.values())
-        inside = block.products * self._spec.rank * FLOAT32
+        has_dropout, is_narrow = spec.dropout > 0, self._width < FLOAT32
+        each, shared = sum(adapted.values()), self._inputs_once(adapted)
+        inside = block.products * spec.rank * FLOAT32
         if self._backend == "mlx":
             mask = each * self._width if has_dropout else 0
             if is_narrow:  # the float32 copy of the product of gate and up takes the place of the product
@@ -258,6 +274,13 @@ class Activations:
         copy = FLOAT32 if self._device.kind == "cpu" else self._width
         return inside + mask + (each * copy if copied else shared * self._width)
 
+    def _inputs_once(self, adapted: Mapping[str, int]) -> int:
+        """Widths of the inputs of some layers, those that several layers share once."""
+        distinct = {SHARED_INPUTS.get(name, name): width for name, width in adapted.items()}
+        if self._backend == "torch":
+            distinct.pop("o_proj", None)  # the attention's result, which attention keeps already
+        return sum(distinct.values())
+
     def _sequences(self, shape: PassShape) -> Sequence[Sequences]:
         """The rows, and the prefix where this pass keeps what is computed of it."""
         rows = rows_computed(shape, self._backend, self._device, self._is_recurrent)
@@ -266,21 +289,24 @@ class Activations:
         return [rows, Sequences(1, shape.prefix, 0)] if keeps_prefix else [rows]
 
 
-def _blocks(architecture: Architecture, spec: LoraSpec) -> list[_Block]:
-    """The blocks from the first adapted one on."""
+def _blocks(architecture: Architecture, spec: TuningSpec) -> list[_Block]:
+    """The blocks from the first one on that is trained."""
     per_token, shapes, inner = architecture.experts_per_token, architecture.linear_layers, architecture.inner_sizes
     sparse = {block_of(layer) for layer in shapes if is_expert(layer)}
     adapted: list[dict[str, int]] = [{} for _ in range(architecture.n_blocks)]
+    outputs: list[dict[str, int]] = [{} for _ in range(architecture.n_blocks)]
     for layer in spec.layers:
-        name, width = last_part(layer), shapes[layer][0]
-        own = (f"{EXPERTS}.{name}", per_token * width) if is_expert(layer) else (name, width)
-        adapted[block_of(layer)].update([own])
+        name, times, (n_in, n_out) = last_part(layer), 1, shapes[layer]
+        if is_expert(layer):
+            name, times = f"{EXPERTS}.{name}", per_token
+        adapted[block_of(layer)][name], outputs[block_of(layer)][name] = times * n_in, times * n_out
     return [
         _Block(
             inner=inner[block],
             routed=per_token * architecture.hidden_size if block in sparse else 0,
             adapted=adapted[block],
             products=sum(per_token if name.startswith(EXPERTS) else 1 for name in adapted[block]),
+            outputs=sum(outputs[block].values()),
             delta_net=architecture.delta_nets[block],
         )
         for block in range(min(map(block_of, spec.layers)), architecture.n_blocks)

@@ -3,7 +3,8 @@
     checkpoints.save(model, progress)                    # written beside its place, flushed, renamed
     progress = checkpoints.restore(model)                   # the last one that is intact
 
-Kept are the last, the one before it, in case the last is corrupt, and the best.
+Kept are the last, the one before it, in case the last is corrupt, and the best. Of a model that is trained whole, of which a checkpoint
+takes three times the weights' float32, the one before the last is not kept.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -18,7 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mlxtune.backends.base import Group, Model
+from mlxtune.backends.base import FullSpec, Group, Model, TuningSpec
 from mlxtune.backends.group import together
 from mlxtune.errors import RunError, TrainingError
 from mlxtune.files import packed, unpack, whole_folder, write_json
@@ -33,6 +35,9 @@ from mlxtune.training.diagnosis import Point
 
 log = logging.getLogger(__name__)
 
+VALUE_BYTES = 4  # of a trained value, float32
+CHECKPOINT_BYTES = 3 * VALUE_BYTES  # of one with AdamW's two moments
+BLOCK_BYTES = 1 << 20  # read at a time
 FORMAT = 1  # raise it when a state says something else than before
 
 
@@ -93,13 +98,14 @@ class Checkpoints:
 
     Args:
         folder: The run's checkpoints/.
+        n_last: How many of the last are kept.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, n_last: int = 2) -> None:
+        self._folder, self._n_last = folder, n_last
 
     def save(self, model: Model, progress: Progress) -> Path:
-        """Save the state after a step, and remove all but this one, the one before it and the best.
+        """Save the state after a step, and remove all but the last ones, this among them, and the best.
 
         Raises:
             TrainingError: It cannot be written; those before it are as they were. Says how much room it takes.
@@ -116,7 +122,7 @@ class Checkpoints:
             raise TrainingError(self._cannot_write(progress.step, model, error)) from error
         best = progress.best.checkpoint if progress.best else None
         write_json(self._folder / CHECKPOINT_INDEX, {"last": name, "best": best})
-        kept = {*self._names()[:2], best}
+        kept = {*self._names()[: self._n_last], best}
         for other in self._names():
             if other not in kept:
                 shutil.rmtree(self._folder / other)
@@ -141,6 +147,10 @@ class Checkpoints:
     def last(self) -> Progress | None:
         """How far the last intact checkpoint had come; None if there is none."""
         return next((progress for _, progress in self._intact()), None)
+
+    def folder_of(self, step: int) -> Path:
+        """Where the checkpoint of a step lies, if there is one."""
+        return self._folder / checkpoint_name(step)
 
     def path_of(self, best: Best) -> Path:
         """The folder of the best checkpoint.
@@ -172,7 +182,8 @@ class Checkpoints:
                 shutil.rmtree(self._folder / name)
 
     def _cannot_write(self, step: int, model: Model, error: Exception) -> str:
-        needed = 3 * sum(value.nbytes for value in model.adapter_weights().values())  # values and AdamW's two moments
+        n_values = sum(math.prod(value.shape) for value in model.trained_weights().values())
+        needed = n_values * CHECKPOINT_BYTES
         reason = getattr(error, "strerror", None) or error
         try:
             free = f"{shutil.disk_usage(self._folder).free / 1e6:,.0f} MB are free"
@@ -202,6 +213,21 @@ def share_state(group: Group, model: Model) -> None:
                 model.load_state(folder)
 
 
+def n_kept(spec: TuningSpec) -> int:
+    """How many of the last checkpoints are kept, beside the best one."""
+    return 1 if isinstance(spec, FullSpec) else 2
+
+
+def disk_bytes(n_values: int, spec: TuningSpec) -> int:
+    """What a run takes on the disk at most, bytes: its checkpoints, one more while it is written, and the adapter or model.
+
+    A model shares the file of a checkpoint's weights; an adapter has its own.
+    """
+    n_checkpoints = n_kept(spec) + 1 + 1  # the best one, and the one that is being written
+    result = 0 if isinstance(spec, FullSpec) else n_values * VALUE_BYTES
+    return n_values * n_checkpoints * CHECKPOINT_BYTES + result
+
+
 def last_good(folder: Path) -> str:
     """The last checkpoint's path, for messages; 'none' before the first."""
     try:
@@ -225,7 +251,15 @@ def _read_intact(folder: Path) -> Progress | None:
 def _checksums(folder: Path) -> dict[str, str]:
     """SHA-256 of each file of a checkpoint but its state."""
     files = sorted(path for path in folder.iterdir() if path.name != CHECKPOINT_STATE)
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {path.name: _sha256(path) for path in files}
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _checksum_of(content: dict[str, Any]) -> str:

@@ -213,12 +213,13 @@ def _percent(share: float) -> str:
 
 
 def _diagnosis(verdict: str, evidence: str, suggestions: dict[str, Any], recipe: Recipe) -> Diagnosis:
-    """Without suggestions of what is set already."""
-    present = recipe.model_dump()
+    """Without suggestions of what is set already, or of what the recipe's training does not have."""
     changed = {}
     for key, value in suggestions.items():
-        section, name = key.split(".")
-        if present[section][name] != value:
+        name, own = key.split(".")
+        section = getattr(recipe, name)
+        means_something = not (name == "lora" and recipe.lora.is_full)
+        if means_something and section.model_dump()[own] != value:
             changed[key] = value
     return Diagnosis(verdict, evidence, changed)
 

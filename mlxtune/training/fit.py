@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from mlxtune.backends.base import Group
+from mlxtune.backends.base import FullSpec, Group
 from mlxtune.data.examples import Example
 from mlxtune.data.packing import step_rows
 from mlxtune.errors import TrainingError
@@ -85,8 +85,10 @@ class Fit:
             return
         what = f"training would take about {gb(self.n_bytes)}; {self.workload.device.description} has {gb(self.available_bytes)}"
         listed = "".join(f"\n  {one.setting} would take {gb(one.n_bytes)}" for one in self.remedies)
+        is_full = isinstance(self.workload.spec, FullSpec)
+        instead = "\nAn adapter takes much less than training all weights does: lora.type: lora" if is_full else ""
         raise TrainingError(
-            f"{what}. No weights were loaded. {'These keys lower it:' if listed else 'Take a smaller base model.'}{listed}\n"
+            f"{what}. No weights were loaded. {'These keys lower it:' if listed else 'Take a smaller base model.'}{listed}{instead}\n"
             "--set train.fit=ignore trains all the same; `mlxtune lora RECIPE --plan` shows the estimate by part"
         )
 
@@ -153,7 +155,7 @@ def _remedies(fit: Fit, examples: Sequence[Example]) -> tuple[Remedy, ...]:
         ("train.gradient_checkpointing: true", Recipe.with_gradient_checkpointing),
         (f"train.tokens_per_pass: {smallest}", lambda recipe: recipe.with_tokens_per_pass(smallest)),
         ("model.quantize: {bits: 4, group_size: 64}", _quantized),
-    ]
+    ][: 2 if isinstance(workload.spec, FullSpec) else 3]  # quantized weights cannot be trained
 
     def n_bytes(recipe: Recipe) -> int:
         changed = workload.with_recipe(recipe)

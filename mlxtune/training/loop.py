@@ -9,16 +9,15 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxtune.backends.adapter import Adapter, write_adapter
-from mlxtune.backends.base import Backend, Batch, Group, LoraSpec, Model, OptimizerSpec, StepResult, StepShare
+from mlxtune.backends.base import Backend, Batch, Group, Model, OptimizerSpec, StepResult, StepShare, TuningSpec
 from mlxtune.backends.group import share_rows, together
 from mlxtune.backends.shared_model import shared_model
-from mlxtune.backends.state import read_state
 from mlxtune.data.batches import build_batches, epoch_order, shared_prefix
 from mlxtune.data.examples import Example
 from mlxtune.data.packing import step_rows
@@ -31,10 +30,11 @@ from mlxtune.recipe.sections import AUTO, VALID_LOSS, Recipe, TrainSection
 from mlxtune.runs.events import Event, read_events, read_lines
 from mlxtune.runs.folder import RunFolder
 from mlxtune.runs.layout import FINISHED, INTERRUPTED, RunStatus, checkpoint_name
-from mlxtune.training.checkpoints import Best, Checkpoints, Progress, last_good, share_state
+from mlxtune.training.checkpoints import Best, Checkpoints, Progress, last_good, n_kept, share_state
 from mlxtune.training.diagnosis import Point, diagnose, fixed_sample
 from mlxtune.training.interrupt import Interrupt
 from mlxtune.training.profile import DATA, SAVING, VALIDATION, PartClock, Profile
+from mlxtune.training.result import TrainedBase, write_result
 from mlxtune.training.schedule import Schedule
 from mlxtune.training.selection import Selection
 from mlxtune.training.validation import segment_losses, validate
@@ -103,7 +103,7 @@ def train(
     model: Model,
     backend: Backend,
     recipe: Recipe,
-    spec: LoraSpec,
+    spec: TuningSpec,
     examples: Sequence[Example],
     validation: Sequence[Example],
     run: RunFolder,
@@ -112,31 +112,38 @@ def train(
     resume: bool = False,
     forget_best: bool = False,
     profile: bool = False,
+    *,
+    base: Path,
 ) -> Outcome:
-    """Train the adapter that is attached to `model`, and write it with its metrics into the run folder.
+    """Train the adapter that is attached to `model`, or all of its weights, and write them with metrics into the run folder.
 
     Of several processes each computes its share of every step and of the validation rows, and rank 0 alone reads and writes files.
 
     Args:
-        model: With its adapter attached.
+    Of several processes each computes its share of every step and of the validation rows, and rank 0 alone reads and writes files.
+
+    Args:
+        model: With its adapter attached, or with all weights to be trained.
         backend: For its peak memory, and the processes that train together.
         recipe: Training settings.
-        spec: The adapter's spec, written beside its values.
+        spec: What is trained.
         examples: Training examples.
         validation: Validation examples; may be empty.
-        run: Where metrics.jsonl, checkpoints/ and adapter/ go.
+        run: Where metrics.jsonl, checkpoints/ and adapter/ (or model/) go.
         on_event: Called with each event that metrics.jsonl gets.
         measure: Metrics of the replies that the model now gives; needed where the recipe selects by one.
         resume: Go on from the run's last intact checkpoint.
         forget_best: The metric changed, or what it is measured on: the previous best is discarded.
         profile: Measure where the time goes.
+        base: Folder of the base model.
 
     Raises:
         TrainingError: A loss or gradient is not finite, or a checkpoint cannot be written; the last good one stays.
         RunError: There is no checkpoint to resume from.
     """
     group = backend.group()
-    training = _Training(model, backend, recipe, spec, examples, validation, run, measure)
+    trained_base = TrainedBase(recipe.model.path, base, is_nested(recipe.model))
+    training = _Training(model, backend, recipe, spec, trained_base, examples, validation, run, measure)
     model.prepare_training(optimizer_spec(recipe.train), recipe.train.gradient_checkpointing, timed=profile)
     if resume:
         training.restore(forget_best)
@@ -157,16 +164,16 @@ class _Training:
         model: Model,
         backend: Backend,
         recipe: Recipe,
-        spec: LoraSpec,
+        spec: TuningSpec,
+        base: TrainedBase,
         examples: Sequence[Example],
         validation: Sequence[Example],
         run: RunFolder,
         measure: Measure | None,
     ) -> None:
         settings = recipe.train
-        self._model, self._backend, self._spec, self._run = model, backend, spec, run
+        self._model, self._backend, self._spec, self._base, self._run = model, backend, spec, base, run
         self._recipe, self._settings, self._measure = recipe, settings, measure
-        self._is_nested = is_nested(recipe.model)
         self._steps = steps = Steps.of(len(step_rows(examples, settings.pack_to)), recipe)
         warmup = round(settings.warmup_ratio * steps.planned)
         self._schedule = Schedule(settings.schedule, settings.learning_rate, steps.planned, warmup)
@@ -183,7 +190,7 @@ class _Training:
         sample = [examples[index] for index in fixed_sample(len(examples), settings.seed)]
         self._sample = fixed_batches(_own_share(sample, group), at_once)
         self._selection = Selection.of(recipe)
-        self._checkpoints = Checkpoints(run.checkpoints)
+        self._checkpoints = Checkpoints(run.checkpoints, n_kept(spec))
         self._progress = Progress()
         self._clock = PartClock()
         self._begun_at = 0  # step that this process went on from
@@ -228,7 +235,7 @@ class _Training:
         status: RunStatus = INTERRUPTED if is_interrupted else FINISHED
         best = self._settings.load_best and not is_interrupted
         with together(self._group, patient=True):
-            adapter_step = self._write_adapter(best) if progress.step else 0
+            adapter_step = self._write_result(best) if progress.step else 0
         log.write(
             event="end", step=progress.step, status=status, seconds=round(progress.seconds, 3), tokens=progress.tokens,
             adapter_step=adapter_step, stopped=stopped,
@@ -343,33 +350,26 @@ class _Training:
         return seen[-1] if seen else SegmentLosses(on_train, None, step)
 
     def _save(self, log: _Log) -> None:
-        """A checkpoint, and the adapter as it is now."""
+        """A checkpoint, and the adapter or model as it is now."""
         step = self._progress.step
         with together(self._group, patient=True):
             if self._writes:
-                if not all(np.isfinite(value).all() for value in self._model.adapter_weights().values()):
-                    raise TrainingError(_not_finite(step, "the adapter has NaN or infinite values", self._run))
+                if not all(np.isfinite(value).all() for value in self._model.trained_weights().values()):
+                    raise TrainingError(_not_finite(step, "what is trained has NaN or infinite values", self._run))
                 log.sync()  # what a checkpoint follows from is on the disk before it
                 self._checkpoints.save(self._model, self._progress)
-                self._write_adapter(best=False)
+                self._write_result(best=False)
         self._saved = step
         log.write(event="checkpoint", step=step, name=checkpoint_name(step))
 
-    def _write_adapter(self, best: bool) -> int:
-        """The run's adapter: the best one or that of now; the step it is of."""
+    def _write_result(self, best: bool) -> int:
+        """The run's adapter or model: the best one or that of now, of which there is a checkpoint; the step it is of."""
         progress = self._progress
         chosen = progress.best if best and progress.best and progress.best.step != progress.step else None
-        step = progress.step if chosen is None else chosen.step
-        if not self._writes:
-            return step
-        weights: Mapping[str, NDArray[np.float32]] = (
-            self._model.adapter_weights()
-            if chosen is None
-            else read_state(self._checkpoints.path_of(chosen), self._spec.layers).weights
-        )
-        adapter = Adapter(self._spec, weights, self._recipe.model.path, self._is_nested)
-        write_adapter(self._run.adapter, adapter, _blocks(self._model))
-        return step
+        if self._writes:
+            folder = self._checkpoints.folder_of(progress.step) if chosen is None else self._checkpoints.path_of(chosen)
+            write_result(self._run, folder, self._spec, self._base, self._model.config)
+        return progress.step if chosen is None else chosen.step
 
     def _out_of_patience(self) -> str | None:
         """Why training stops early, if it does."""
@@ -562,10 +562,6 @@ def _truncate_metrics(run: RunFolder, progress: Progress, steps: Steps) -> None:
     if not any(json.loads(line).get("name") == checkpoint_name(step) for line in kept):
         kept.append(json.dumps({"event": "checkpoint", "step": step, "name": checkpoint_name(step)}))
     write_text(run.metrics_file, "".join(line + "\n" for line in kept))
-
-
-def _blocks(model: Model) -> int:
-    return int(model.config["num_hidden_layers"])
 
 
 def _is_finite(result: StepResult) -> bool:

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mlxtune.backends.adapter import part_shapes
 from mlxtune.backends.architecture import Architecture
-from mlxtune.backends.base import Batch, Device, LoraSpec
+from mlxtune.backends.base import Batch, Device, FullSpec, LoraSpec, TuningSpec
 from mlxtune.backends.shapes import BLOCK_ELEMENTS, LOGITS_BYTES, POSITIONS_AT_ONCE, positions_at_once
 from mlxtune.data.batches import shared_prefix
 from mlxtune.data.examples import Example
@@ -19,6 +20,7 @@ from mlxtune.training.activations import FLOAT32, Activations, PassShape
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 ADAPTER_BYTES = 16  # a trainable parameter: its value, gradient and AdamW's two moments, float32 each
+FULL_BYTES = 12  # of a parameter where all are trained: gradient and moments, beside the weight
 LOGITS_COPIES = {
     "mlx": 3,
     "torch": 1,
@@ -51,7 +53,7 @@ class Workload:
         recipe: With its settings.
         config: The base model's config.json.
         architecture: What it is made of.
-        spec: The adapter.
+        spec: What is trained.
         device: Where training runs.
         backend: 'mlx' or 'torch'.
         rank: Of the process whose memory it is.
@@ -61,7 +63,7 @@ class Workload:
     recipe: Recipe
     config: Mapping[str, Any]
     architecture: Architecture
-    spec: LoraSpec
+    spec: TuningSpec
     device: Device
     backend: str
     rank: int = 0
@@ -122,7 +124,12 @@ def largest_passes(examples: Sequence[Example], train: TrainSection, size: int) 
 
 def adapter_size(spec: LoraSpec, shapes: Mapping[str, tuple[int, int]]) -> int:
     """Parameters of an adapter, given (in, out) of each layer."""
-    return sum(spec.rank * sum(shapes[layer]) for layer in spec.layers)
+    return sum(math.prod(shape) for layer in spec.layers for shape in part_shapes(spec, shapes[layer]).values())
+
+
+def n_trained(spec: TuningSpec, architecture: Architecture) -> int:
+    """Values that are trained: the adapter's, or all of the model's."""
+    return architecture.n_parameters if isinstance(spec, FullSpec) else adapter_size(spec, architecture.linear_layers)
 
 
 def estimated_memory(workload: Workload, passes: Iterable[PassShape]) -> dict[str, int]:
@@ -143,10 +150,15 @@ def estimated_memory(workload: Workload, passes: Iterable[PassShape]) -> dict[st
     )
     shapes = set(passes)
     peaks = [_of_pass(workload, activations, shape) for shape in shapes]
-    kept, beside = max(peaks, key=sum)
+    kept, beside, again = max(
+        (_with_second_gradient(workload, *one) for one in zip(shapes, peaks, strict=True)), key=sum
+    )
+    is_full = isinstance(workload.spec, FullSpec)
+    bytes_each = FULL_BYTES if is_full else ADAPTER_BYTES
+    of_trained = n_trained(workload.spec, architecture) * bytes_each + again
     parts = {
         "weights": _weight_bytes(workload, width),
-        "adapter and optimizer": adapter_size(workload.spec, architecture.linear_layers) * ADAPTER_BYTES,
+        "gradients and optimizer" if is_full else "adapter and optimizer": of_trained,
         "activations": kept,
         "gradients or logits": beside,
     }
@@ -158,6 +170,8 @@ def estimated_memory(workload: Workload, passes: Iterable[PassShape]) -> dict[st
 
 def value_bytes(workload: Workload) -> int:
     """Bytes of a value of the type that is computed in."""
+    if isinstance(workload.spec, FullSpec):
+        return FLOAT32
     named = workload.recipe.model.dtype
     if named is None and workload.device.kind == "cpu":
         return FLOAT32
@@ -177,6 +191,16 @@ def _of_pass(workload: Workload, activations: Activations, shape: PassShape) -> 
     states = activations.states(shape)
     largest = max((kept, beside), again, key=sum)
     return largest[0] + states, largest[1]
+
+
+def _with_second_gradient(workload: Workload, shape: PassShape, peak: tuple[int, int]) -> tuple[int, int, int]:
+    """A pass's peak, and beside it what MLX has of all weights a second time: the gradient of a pass while that of the passes before it is
+    added, or, when no activations are there any longer, the gradient while the optimizer scales it, bytes. torch does both in place.
+    """
+    if workload.backend == "torch" or not isinstance(workload.spec, FullSpec):
+        return (*peak, 0)
+    gradient = workload.architecture.n_parameters * FLOAT32
+    return (*peak, max(0, gradient - sum(peak)) if shape.is_alone else gradient)
 
 
 def _heap_gaps(workload: Workload, activations: Activations, shape: PassShape) -> int:

@@ -13,11 +13,12 @@ from mlxtune.data.prepared_cache import cached_prepare
 from mlxtune.models.base_model import config_and_tokenizer
 from mlxtune.models.tokenizer import load_tokenizer
 from mlxtune.recipe.sections import Recipe
+from mlxtune.training.checkpoints import disk_bytes
 from mlxtune.training.fit import Remedy, fitted, gb
 from mlxtune.training.loop import BatchSampler, Steps, count_tokens
-from mlxtune.training.memory import Workload, adapter_size, estimated_memory, pass_shapes
+from mlxtune.training.memory import Workload, estimated_memory, n_trained, pass_shapes
 from mlxtune.training.probe import Probe
-from mlxtune.training.tune import describe_data, lora_spec
+from mlxtune.training.tune import describe_data, tuning_spec
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Plan:
     """What a training would take.
 
     Attributes:
-        trainable_parameters: Of the adapter.
+        trainable_parameters: Of the adapter, or of the whole model.
         total_parameters: Of the base model.
         active_parameters: Those of it that a token is computed with: not those of the experts that it does not go to.
         data: One line on the rows.
@@ -43,6 +44,7 @@ class Plan:
         shared_prefix_tokens: Tokens that open every row and are computed once an optimizer step.
         shared_prefix_saved: Share of the rows' tokens that need no computing for it.
         memory_bytes: Estimated peak, by part.
+        disk_bytes: What checkpoints and adapter or model take on the disk, at most.
         available_bytes: What this machine's device may use.
         device: Which that is.
         rounding: What the device rounds float32 products to, where the user wants that.
@@ -69,6 +71,7 @@ class Plan:
     shared_prefix_tokens: int
     shared_prefix_saved: float
     memory_bytes: Mapping[str, int]
+    disk_bytes: int
     available_bytes: int
     device: str
     rounding: str | None = None
@@ -109,6 +112,7 @@ class Plan:
             "shared_prefix_saved_share": round(self.shared_prefix_saved, 4),
             "memory_gb": {name: round(value / 1e9, 3) for name, value in self.memory_bytes.items()},
             "memory_total_gb": round(self.total_memory_bytes / 1e9, 3),
+            "disk_gb": round(self.disk_bytes / 1e9, 3),
             "memory_available_gb": round(self.available_bytes / 1e9, 3),
             "fits": self.fits,
             "would_take_gb": {one.setting: round(one.n_bytes / 1e9, 3) for one in self.remedies},
@@ -146,6 +150,7 @@ class Plan:
             ),
             ("memory", f"about {self.total_memory_bytes / 1e9:.2f} GB ({parts})"),
             ("this machine", f"{self.available_bytes / 1e9:.2f} GB for {self.device}: {verdict}"),
+            ("disk", f"up to {self.disk_bytes / 1e9:.2f} GB for checkpoints and result"),
             *(("", f"{one.setting} would take {gb(one.n_bytes)}") for one in self.remedies),
         ]
         if self.note:
@@ -177,7 +182,7 @@ def plan(
     config, tokenizer_folder = config_and_tokenizer(recipe.model)
     recipe = within_positions(recipe, config)
     architecture, device = backend.architecture(config), device or backend.device()
-    spec = lora_spec(recipe, architecture)
+    spec = tuning_spec(recipe, architecture, config)
     tokenizer = load_tokenizer(tokenizer_folder)
     prepared = cached_prepare(recipe, tokenizer, ask=False)
     training, validation = prepared.training, prepared.validation
@@ -199,7 +204,7 @@ def plan(
     prefix = len(epoch[0].prefix)
     of_prefix = prefix * steps.per_epoch
     return Plan(
-        trainable_parameters=adapter_size(spec, architecture.linear_layers),
+        trainable_parameters=n_trained(spec, architecture),
         total_parameters=architecture.n_parameters,
         active_parameters=architecture.n_active_parameters,
         data=describe_data(training, validation, recipe),
@@ -216,6 +221,7 @@ def plan(
         tokens_per_pass=size,
         passes_per_step=len(epoch) / steps.per_epoch,
         memory_bytes=estimated_memory(fit.workload, shapes),
+        disk_bytes=disk_bytes(n_trained(spec, architecture), spec),
         available_bytes=device.memory_bytes,
         device=device.description,
         rounding=device.rounding if device.kind == "gpu" else None,

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mlxtune.backends.adapter import initial_weights
 from mlxtune.backends.base import Backend, Batch
 from mlxtune.data.examples import Example
 from mlxtune.data.packing import step_rows
@@ -17,6 +16,7 @@ from mlxtune.models.base_model import base_folder
 from mlxtune.training.activations import rows_computed
 from mlxtune.training.loop import BatchSampler, Steps, optimizer_spec
 from mlxtune.training.memory import Workload, pass_shapes
+from mlxtune.training.tune import ready_model
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def probe_steps(
 ) -> Probe:
     """Load a training's model and run two steps of its first epoch, each twice; the first time compiles and allocates.
 
-    The adapter is thrown away. A base that training would convert is converted, and kept in the cache as then.
+    What is trained is thrown away. A base that training would convert is converted, and kept in the cache as then.
 
     Args:
         backend: What computes.
@@ -128,8 +128,7 @@ def probe_steps(
     typical = min(numbers, key=lambda step: abs(costs[step - 1] - mean))
     largest = max(numbers, key=lambda step: costs[step - 1])
 
-    model = backend.load(base_folder(recipe.model, backend), dtype=recipe.model.dtype)
-    model.attach_lora(workload.spec, initial_weights(workload.spec, workload.architecture.linear_layers, train.seed))
+    model = ready_model(backend, base_folder(recipe.model, backend), recipe, workload.spec, workload.architecture)
     model.prepare_training(optimizer_spec(train), train.gradient_checkpointing)
     n_segments = len(ReplyTemplate(recipe.output).segments)
     backend.peak_memory_bytes(reset=True)

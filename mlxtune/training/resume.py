@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 from mlxtune.backends.adapter import Weights, check_fits, read_adapter
 from mlxtune.backends.base import LoraSpec
@@ -109,12 +110,13 @@ def adapter_to_begin_from(run: RunFolder, spec: LoraSpec, shapes: Mapping[str, t
 
     Raises:
         AdapterError: It cannot be read, or does not fit the base model.
-        RunError: It is of other layers or another rank.
+        RunError: It is of other layers, another rank or another type.
     """
-    if not run.has_adapter:
-        raise RunError(f"{run}: has no adapter to start from (status: {run.info().get('status')})")
+    _require_trained_as(run, "adapter")
     found = read_adapter(run.adapter)
     differences = []
+    if found.spec.kind != spec.kind:
+        differences.append(f"its lora.type is {found.spec.kind}, the recipe's {spec.kind}")
     if found.spec.rank != spec.rank:
         differences.append(f"its rank is {found.spec.rank}, the recipe's {spec.rank}")
     if set(found.spec.layers) != set(spec.layers):
@@ -124,7 +126,33 @@ def adapter_to_begin_from(run: RunFolder, spec: LoraSpec, shapes: Mapping[str, t
     if differences:
         raise RunError(f"{run}: this training cannot start from its adapter: {'; '.join(differences)}")
     check_fits(found, shapes, f"the adapter of {run}", base)
-    return {name: found.weights[name] for layer in spec.layers for name in (f"{layer}.lora_A", f"{layer}.lora_B")}
+    return {name: found.weights[name] for name in spec.names}
+
+
+def model_to_begin_from(run: RunFolder) -> Path:
+    """The model folder of another run that was trained whole, to train on from.
+
+    Raises:
+        RunError: It has none.
+    """
+    _require_trained_as(run, "model")
+    return run.model
+
+
+def _require_trained_as(run: RunFolder, wanted: Literal["adapter", "model"]) -> None:
+    """Refuse a run that has nothing to start from, or the other of adapter and model."""
+    if not run.is_trained:
+        raise RunError(f"{run}: has no {wanted} to start from (status: {run.info().get('status')})")
+    if run.is_full and wanted == "adapter":
+        raise RunError(
+            f"{run}: was trained whole (lora.type: full), so it has no adapter to start from; train one on its model: "
+            f"--set model.path={shlex.quote(str(run.model))}"
+        )
+    if not run.is_full and wanted == "model":
+        raise RunError(
+            f"{run}: has an adapter, and this recipe trains all weights (lora.type: full); fuse it (`mlxtune fuse {run}`) and train on "
+            f"the result: --set model.path={shlex.quote(str(run.fused))}"
+        )
 
 
 def _shown(value: Any) -> str:

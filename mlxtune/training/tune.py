@@ -1,4 +1,4 @@
-"""One training from recipe to run folder: data, base model, adapter, loop, and the facts of it in run.json."""
+"""One training from recipe to run folder: data, base model, what is trained of it, loop, and the facts of it in run.json."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from typing import Any
 
 from mlxtune.backends.adapter import initial_weights
 from mlxtune.backends.architecture import Architecture
-from mlxtune.backends.base import Backend, ChosenBackend, LoraSpec, Model
+from mlxtune.backends.base import Backend, ChosenBackend, FullSpec, LoraSpec, Model, TuningSpec
+from mlxtune.backends.experts import is_expert
 from mlxtune.backends.group import in_turns, require_same, together
 from mlxtune.data.cleaning import CleaningReport
 from mlxtune.data.examples import within_positions
@@ -23,7 +24,7 @@ from mlxtune.data.prepare import Split
 from mlxtune.data.prepared_cache import cached_prepare
 from mlxtune.data.reading import format_of
 from mlxtune.data.rows import Row, content_hash
-from mlxtune.errors import RunError
+from mlxtune.errors import ModelError, RunError
 from mlxtune.files import write_text
 from mlxtune.models.base_model import base_folder, config_and_tokenizer, fingerprint, require_base
 from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
@@ -36,12 +37,13 @@ from mlxtune.training.checkpoints import Checkpoints
 from mlxtune.training.diagnosis import diagnose
 from mlxtune.training.fit import agreed_fit, fitted
 from mlxtune.training.loop import Measure, Outcome, Steps, train
-from mlxtune.training.memory import Workload
+from mlxtune.training.memory import Workload, n_trained
 from mlxtune.training.resume import (
     adapter_to_begin_from,
     check_data,
     check_recipe,
     measured_anew,
+    model_to_begin_from,
     require_trained,
 )
 from mlxtune.training.selection import Selection
@@ -49,6 +51,8 @@ from mlxtune.training.trackers import Trackers, require
 from mlxtune.version import __version__
 
 log = logging.getLogger(__name__)
+
+FLOAT32 = "float32"  # the type that all weights are trained in
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ def tune(
     measures: Callable[[Recipe, Tokenizer, Sequence[Row]], Measure] | None = None,
     profile: bool = False,
 ) -> Tuned:
-    """Train a recipe's adapter.
+    """Train a recipe's adapter, or its whole model.
 
     Args:
         recipe: What to train.
@@ -81,7 +85,7 @@ def tune(
         force: Replace a run that lies at `out`.
         on_event: Called with each event of metrics.jsonl.
         resume: A run to resume from its last intact checkpoint; `out` and `force` are ignored then.
-        begin_from: A run from whose adapter the new one starts.
+        begin_from: A run from whose adapter or model the new one starts.
         measures: Makes what measures replies to the validation rows, for recipes that select by a metric of them.
         profile: Measure where the time goes, for run.json's "profile".
 
@@ -120,7 +124,8 @@ def tune(
     if group.size > 1:
         require_same(group, training_facts(backend, recipe, folder, splits))
     with together(group):
-        model, trainable = _load(recipe, backend, folder, read, resume, begin_from)
+        model = _load(recipe, backend, folder, read, resume, begin_from)
+    trainable = n_trained(read.spec, read.architecture)
     again = ", with gradient checkpointing" if recipe.train.gradient_checkpointing else ""
     shared = f", shared by {group.size} processes" if group.size > 1 else ""
     log.info(
@@ -176,7 +181,7 @@ def tune(
         def trained(observe: Callable[[Event], None]) -> Outcome:
             return train(
                 model, backend, recipe, read.spec, training.examples, splits["valid"], run, observe, measure,
-                resume is not None, measured_anew(read.changed), profile,
+                resume is not None, measured_anew(read.changed), profile, base=folder,
             )  # fmt: skip
 
         if group.rank != 0:
@@ -211,7 +216,7 @@ class _Read:
         recipe: As the model and the run that is resumed limit it.
         config: The base model's config.json.
         architecture: What it is made of.
-        spec: The adapter.
+        spec: What is trained.
         tokenizer: The base model's.
         training: Rows to train on.
         validation: Rows to validate with.
@@ -221,7 +226,7 @@ class _Read:
     recipe: Recipe
     config: Mapping[str, Any]
     architecture: Architecture
-    spec: LoraSpec
+    spec: TuningSpec
     tokenizer: Tokenizer
     training: Split
     validation: Split | None
@@ -239,7 +244,7 @@ def _read(recipe: Recipe, backend: Backend, resume: RunFolder | None) -> _Read:
             f"train.max_tokens is lowered to {recipe.train.max_tokens:,}, the number of positions that the model has"
         )
     architecture = backend.architecture(config)
-    spec = lora_spec(recipe, architecture)
+    spec = tuning_spec(recipe, architecture, config)
     changed: list[str] = []
     if resume:
         recipe = resume.with_its_passes(recipe)
@@ -257,19 +262,11 @@ def _read(recipe: Recipe, backend: Backend, resume: RunFolder | None) -> _Read:
 
 def _load(
     recipe: Recipe, backend: Backend, folder: Path, read: _Read, resume: RunFolder | None, begin_from: RunFolder | None
-) -> tuple[Model, int]:
-    """The base model with the adapter that training begins with, and how many parameters that has."""
+) -> Model:
+    """The base model, ready to be trained from where this training begins."""
     if before_this := resume or begin_from:
         require_base(folder, before_this.info().get("base", {}).get("fingerprint"), str(before_this))
-    shapes = read.architecture.linear_layers
-    weights = (
-        adapter_to_begin_from(begin_from, read.spec, shapes, recipe.model.path)
-        if begin_from
-        else initial_weights(read.spec, shapes, recipe.train.seed)
-    )
-    model = backend.load(folder, dtype=recipe.model.dtype)
-    model.attach_lora(read.spec, weights)
-    return model, sum(value.size for value in weights.values())
+    return ready_model(backend, folder, recipe, read.spec, read.architecture, begin_from)
 
 
 def _write_resumed(run: RunFolder, recipe: Recipe, facts: Mapping[str, Any], changed: Sequence[str]) -> None:
@@ -340,10 +337,79 @@ def _command() -> list[str]:
     return ["mlxtune", *sys.argv[1:]]
 
 
+def ready_model(
+    backend: Backend,
+    folder: Path,
+    recipe: Recipe,
+    spec: TuningSpec,
+    architecture: Architecture,
+    begin_from: RunFolder | None = None,
+) -> Model:
+    """A base model, loaded, with its adapter or with all of its weights to be trained.
+
+    Args:
+        backend: Computes.
+        folder: The base model.
+        recipe: What it is trained with.
+        spec: What is trained.
+        architecture: Of the base.
+        begin_from: A run from whose adapter or model the training starts.
+
+    Raises:
+        MlxtuneError: The model cannot be loaded, or the other run does not fit.
+    """
+    if isinstance(spec, FullSpec):
+        model = backend.load(model_to_begin_from(begin_from) if begin_from else folder, dtype=FLOAT32)
+        model.train_all()
+        return model
+    shapes = architecture.linear_layers
+    weights = (
+        adapter_to_begin_from(begin_from, spec, shapes, recipe.model.path)
+        if begin_from
+        else initial_weights(spec, shapes, recipe.train.seed)
+    )
+    model = backend.load(folder, dtype=recipe.model.dtype)
+    model.attach_lora(spec, weights)
+    return model
+
+
+def tuning_spec(recipe: Recipe, architecture: Architecture, config: Mapping[str, Any]) -> TuningSpec:
+    """What a recipe trains of a model: an adapter, or all weights.
+
+    Args:
+        recipe: The recipe.
+        architecture: Of its model.
+        config: The model's config.json.
+
+    Raises:
+        ModelError: All weights of a quantized model, or layers that the model does not have.
+    """
+    if not recipe.lora.is_full:
+        return lora_spec(recipe, architecture)
+    if "quantization" in config or "quantization_config" in config:
+        raise ModelError(
+            f"{recipe.model.path}: is quantized, and quantized weights cannot be trained (lora.type: full); name the unquantized model, or "
+            "train an adapter with lora.type: lora"
+        )
+    if architecture.experts_per_token:
+        raise ModelError(
+            f"{recipe.model.path}: has experts, which are not trained whole (lora.type: full); train an adapter with lora.type: lora"
+        )
+    return FullSpec(tuple(architecture.weights), tuple(architecture.linear_layers))
+
+
 def lora_spec(recipe: Recipe, architecture: Architecture) -> LoraSpec:
     """The adapter that a recipe asks for on a model."""
     lora = recipe.lora
-    return LoraSpec(lora.rank, lora.scale, lora.dropout, architecture.lora_layers(lora.targets, lora.layers))
+    if lora.type == "full":
+        raise ValueError("lora.type: full has no adapter")
+    layers = architecture.lora_layers(lora.targets, lora.layers)
+    if lora.type == "dora" and any(map(is_expert, layers)):
+        raise ModelError(
+            f"{recipe.model.path}: lora.type: dora adapts no layers of experts, and lora.targets ({lora.targets}) names some; set lora.targets "
+            "to attention, or lora.type to lora"
+        )
+    return LoraSpec(lora.rank, lora.scale, lora.dropout, layers, lora.type)
 
 
 def describe_data(training: Split, validation: Split | None, recipe: Recipe) -> str:

@@ -220,7 +220,9 @@ def change_weights(folder: Path, change: Callable[[dict[str, Any]], object]) -> 
 
 LAYER = "model.layers.0.self_attn.q_proj"
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
-    "DoRA": (lambda folder: edit(folder, lambda config: config.update(fine_tune_type="dora")), "got fine_tune_type 'dora'"),
+    "DoRA without magnitudes": (
+        lambda folder: edit(folder, lambda config: config.update(fine_tune_type="dora")), r"magnitude should be \d+, got nothing"
+    ),
     "full": (
         lambda folder: edit(folder, lambda config: config.update(fine_tune_type="full", lora_parameters=None)),
         "got fine_tune_type 'full'",

@@ -319,7 +319,6 @@ def test_rows_that_no_recipe_can_express_are_refused_by_place(name: str, folder:
 # Mistakes -----------------------------------------------------------------------------------------------------------
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
-    "DoRA": ({"fine_tune_type": "dora"}, "fine_tune_type is 'dora'"),
     "full": ({"fine_tune_type": "full"}, "fine_tune_type is 'full'"),
     "rows on the Hub": ({"data": "mlx-community/wikisql"}, "data: \"mlx-community/wikisql\" is no folder here; .* download them"),
     "rows on the Hub, named in full": ({"hf_dataset": {"path": "a/b"}}, "hf_dataset: .* download them"),

@@ -264,8 +264,9 @@ def test_bfloat16_is_widened_exactly(write: Write) -> None:
 MATRIX = np.ones((4, 4), np.float32)
 LAYER = f"base_model.model.{FIRST}self_attn.q_proj"
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "DoRA": ({"use_dora": True}, "use_dora is set: DoRA"),
-    "a magnitude": ({"tensors": {f"{LAYER}.lora_magnitude_vector": MATRIX[0]}}, "DoRA's magnitudes"),
+    "DoRA without magnitudes": ({"use_dora": True}, "and magnitude .out., as use_dora says, got lora_A"),
+    "a magnitude without DoRA": ({"tensors": {f"{LAYER}.lora_magnitude_vector": MATRIX[0]}}, "expected lora_A .* got .*magnitude 4"),
+    "a matrix of magnitudes": ({"tensors": {f"{LAYER}.lora_magnitude_vector": MATRIX}}, "expected a vector, got 2 dimensions"),
     "modules to save": ({"modules_to_save": ["lm_head"]}, "modules_to_save is set"),
     "an embedding": ({"tensors": {"base_model.model.model.embed_tokens.weight": MATRIX}}, "embeddings, resized or trained"),
     "a head": ({"tensors": {"base_model.model.lm_head.weight": MATRIX}}, "the head, resized or trained"),

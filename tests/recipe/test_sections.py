@@ -70,6 +70,7 @@ CHANGES: dict[str, Any] = {
     "output.fields.intents.exclusive": None,
     "output.fields.intents.class_weights": {"payment": 3.0},
     "output.fields.intents.loss_weight": 0.5,
+    "lora.type": "dora",
     "lora.rank": 2,
     "lora.alpha": 1,
     "lora.dropout": 0.3,

@@ -11,7 +11,7 @@ import pytest
 
 from mlxtune.backends import choose
 from mlxtune.backends.adapter import initial_weights
-from mlxtune.backends.base import UNSUPERVISED, Batch, LoraSpec, Model, OptimizerSpec
+from mlxtune.backends.base import UNSUPERVISED, Batch, FullSpec, LoraSpec, Model, OptimizerSpec, TuningSpec
 from mlxtune.training.activations import Activations
 from mlxtune.training.memory import pass_shapes
 from tests.tiny import tiny_model
@@ -28,40 +28,55 @@ def batch(n_prefix: int = 0) -> Batch:
 
 
 def adapted(
-    folder: Path, backend: str, family: str, layers: int, dtype: str, targets: Any, dropout: float, checkpointing: bool
-) -> tuple[Model, LoraSpec]:
+    folder: Path,
+    backend: str,
+    family: str,
+    layers: int,
+    dtype: str,
+    targets: Any,
+    dropout: float,
+    checkpointing: bool,
+    kind: Any,
+) -> tuple[Model, TuningSpec]:
     """A random model that is ready to train."""
     base = tiny_model(folder / f"{layers}", family, hidden=HIDDEN, layers=layers)
     model = choose(backend, "cpu").backend.load(base, dtype=dtype)
-    spec = LoraSpec(RANK, 1.0, dropout, model.architecture.lora_layers(targets))
-    model.attach_lora(spec, initial_weights(spec, model.architecture.linear_layers, 0))
+    spec: TuningSpec
+    if kind == "full":
+        spec = FullSpec(tuple(model.architecture.weights), model.architecture.lora_layers())
+        model.train_all()
+    else:
+        spec = LoraSpec(RANK, 1.0, dropout, model.architecture.lora_layers(targets), kind)
+        model.attach_lora(spec, initial_weights(spec, model.architecture.linear_layers, 0))
     model.prepare_training(OptimizerSpec(0.0, 1.0, 0), checkpointing)
     return model, spec
 
 
-def planned(model: Model, spec: LoraSpec, backend: str, dtype: str, checkpointing: bool, one: Batch) -> int:
+def planned(model: Model, spec: TuningSpec, backend: str, dtype: str, checkpointing: bool, one: Batch) -> int:
     device = choose(backend, "cpu").backend.device()
     width = {"float32": 4, "bfloat16": 2}[dtype]
     return Activations(model.architecture, spec, backend, device, width, checkpointing).kept(pass_shapes([one])[0])
 
 
 @pytest.mark.parametrize(
-    ("family", "dtype", "targets", "dropout"),
+    ("family", "dtype", "targets", "dropout", "kind"),
     [
-        ("qwen3", "float32", "attention", 0.0),
-        ("qwen3", "bfloat16", "all", 0.1),
-        ("qwen3_5_text", "float32", "all", 0.0),
-        ("qwen3_moe", "float32", "all", 0.0),
+        ("qwen3", "float32", "attention", 0.0, "lora"),
+        ("qwen3", "bfloat16", "all", 0.1, "lora"),
+        ("qwen3", "float32", "all", 0.0, "dora"),
+        ("qwen3_5_text", "float32", "all", 0.0, "lora"),
+        ("qwen3_5_text", "float32", "all", 0.0, "dora"),
+        ("qwen3_moe", "float32", "all", 0.0, "lora"),
     ],
 )
 def test_mlx_keeps_what_is_planned_of_each_block(
-    tmp_path: Path, family: str, dtype: str, targets: str, dropout: float
+    tmp_path: Path, family: str, dtype: str, targets: str, dropout: float, kind: str
 ) -> None:
     import mlx.core as mx
 
     peaks, plans = [], []
     for layers in (6, 10):  # of which the difference is that of whole blocks
-        model, spec = adapted(tmp_path, "mlx", family, layers, dtype, targets, dropout, False)
+        model, spec = adapted(tmp_path, "mlx", family, layers, dtype, targets, dropout, False, kind)
         model.train_step([batch()], 1e-4, 1, 1)
         gc.collect()  # what other tests left would be freed in the middle of the measurement
         held = mx.get_active_memory()
@@ -74,24 +89,29 @@ def test_mlx_keeps_what_is_planned_of_each_block(
 
 
 @pytest.mark.parametrize(
-    ("family", "targets", "dropout", "checkpointing", "n_prefix"),
+    ("family", "targets", "dropout", "checkpointing", "n_prefix", "kind"),
     [
-        ("qwen3", "all", 0.1, False, 40),
-        ("qwen2", "attention", 0.1, False, 0),
-        ("llama", "mlp", 0.0, False, 40),
-        ("qwen3", "all", 0.1, True, 0),
-        ("qwen3_moe", "all", 0.0, False, 40),
-        ("qwen3_5_text", "all", 0.1, False, 40),
-        ("qwen3_5_text", "attention", 0.0, True, 0),
+        ("qwen3", "all", 0.1, False, 40, "lora"),
+        ("qwen2", "attention", 0.1, False, 0, "lora"),
+        ("llama", "mlp", 0.0, False, 40, "lora"),
+        ("qwen3", "all", 0.1, True, 0, "lora"),
+        ("qwen3_moe", "all", 0.0, False, 40, "lora"),
+        ("qwen3_5_text", "all", 0.1, False, 40, "lora"),
+        ("qwen3_5_text", "attention", 0.0, True, 0, "lora"),
+        ("qwen3", "all", 0.1, False, 40, "dora"),
+        ("llama", "mlp", 0.0, False, 0, "dora"),
+        ("qwen3_5_text", "all", 0.0, False, 40, "dora"),
+        ("qwen3", "all", 0.0, False, 40, "full"),
+        ("qwen3_5_text", "all", 0.0, False, 40, "full"),
     ],
 )
 def test_torch_keeps_what_is_planned(
-    tmp_path: Path, family: str, targets: str, dropout: float, checkpointing: bool, n_prefix: int
+    tmp_path: Path, family: str, targets: str, dropout: float, checkpointing: bool, n_prefix: int, kind: str
 ) -> None:
     torch = pytest.importorskip("torch")
     kept, plans = [], []
     for layers in (2, 4):  # of which the difference is that of whole blocks, one of each kind
-        model, spec = adapted(tmp_path, "torch", family, layers, "float32", targets, dropout, checkpointing)
+        model, spec = adapted(tmp_path, "torch", family, layers, "float32", targets, dropout, checkpointing, kind)
         network = model._network  # type: ignore[attr-defined]
         weights = {value.untyped_storage().data_ptr() for value in network.state_dict().values()}
         found: dict[int, int] = {}

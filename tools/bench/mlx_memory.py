@@ -87,7 +87,7 @@ def head(positions: int, layers: int) -> None:
     batch = batch_of(np.array([positions + 8]), np.array([positions]), np.random.default_rng(0))
     logits_gb = positions * QWEN3["vocab_size"] * 4 / 1e9  # type: ignore[operator]
     held: dict[str, int] = {}
-    chunks = head_file.Head._chunks
+    chunks = head_file.Head.chunks
 
     def watched(self: Any, hidden: Any, targets: Any) -> Any:
         mx.eval(hidden)
@@ -96,7 +96,7 @@ def head(positions: int, layers: int) -> None:
         held["before"] = mx.get_active_memory()
         return chunks(self, hidden, targets)
 
-    head_file.Head._chunks = watched  # type: ignore[method-assign]
+    head_file.Head.chunks = watched  # type: ignore[method-assign]
     begun = time.perf_counter()
     model.score(batch)
     scored = (mx.get_peak_memory() - held["before"]) / 1e9

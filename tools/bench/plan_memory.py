@@ -23,12 +23,11 @@ from typing import Any
 import numpy as np
 
 from mlxtune.backends import choose
-from mlxtune.backends.adapter import initial_weights
 from mlxtune.backends.architecture import Architecture
 from mlxtune.backends.base import UNSUPERVISED, Batch, OptimizerSpec
 from mlxtune.recipe.sections import Recipe
 from mlxtune.training.memory import PROCESS, Workload, estimated_memory, pass_shapes
-from mlxtune.training.tune import lora_spec
+from mlxtune.training.tune import ready_model, tuning_spec
 
 COMMON = {"rms_norm_eps": 1e-6, "rope_theta": 1e6, "max_position_embeddings": 4096, "hidden_act": "silu", "torch_dtype": "float32"}  # fmt: skip
 SHAPES: dict[str, dict[str, Any]] = {
@@ -71,6 +70,7 @@ class Training:
         bits: Of the base; None is not quantized.
         checkpointing: Gradient checkpointing.
         dropout: Of the adapter.
+        kind: lora.type; of "full" there is no adapter.
     """
 
     shape: str
@@ -85,6 +85,7 @@ class Training:
     bits: int | None = None
     checkpointing: bool = False
     dropout: float = 0.0
+    kind: str = "lora"
 
     def __str__(self) -> str:
         changed = [
@@ -119,6 +120,15 @@ GRID = [
     Training("llama", rows=4, width=192, checkpointing=True, rank=64),
     Training("llama", rows=2, width=320, targets="attention", layers=3),
     Training("llama", rows=4, width=128, bits=4, dropout=0.1, targets="attention"),
+    Training("qwen3", kind="dora"),
+    Training("qwen2", rows=4, width=160, reply=120, dropout=0.1, kind="dora"),
+    Training("llama", rows=4, width=128, bits=4, kind="dora"),
+    Training("qwen3", kind="full"),
+    Training("qwen3", rows=4, width=96, prefix=256, passes=3, kind="full"),
+    Training("qwen2", rows=4, width=160, reply=120, kind="full"),
+    Training("qwen2", rows=8, width=200, reply=150, checkpointing=True, kind="full"),
+    Training("llama", rows=2, width=128, kind="full"),
+    Training("llama", rows=4, width=192, passes=2, checkpointing=True, kind="full"),
     Training("qwen3.5"),
     Training("qwen3.5", rows=4, width=96, prefix=256, passes=3, dropout=0.1),
     Training("qwen3.5", rows=4, width=384, checkpointing=True),
@@ -178,7 +188,7 @@ def measure(backend_name: str, training: Training) -> dict[str, Any]:
     before = resident_bytes() if backend_name == "torch" else 0  # MLX counts its arrays alone
     recipe = recipe_of(training)
     architecture = backend.architecture(config)
-    spec = lora_spec(recipe, architecture)
+    spec = tuning_spec(recipe, architecture, config)
     steps = [step_batches(training, seed) for seed in range(2)]
     planned = estimated_memory(
         Workload(recipe, config, architecture, spec, backend.device(), backend_name),
@@ -200,8 +210,7 @@ def measure(backend_name: str, training: Training) -> dict[str, Any]:
                 backend_name,
             ]
             subprocess.run([sys.executable, "-m", "mlxtune", *words], check=True, capture_output=True)
-        model = backend.load(folder)
-    model.attach_lora(spec, initial_weights(spec, architecture.linear_layers, 0))
+        model = ready_model(backend, folder, recipe, spec, architecture)
     model.prepare_training(OptimizerSpec(0.0, 1.0, 0), training.checkpointing)
     backend.peak_memory_bytes(reset=True)
     for number, batches in enumerate(steps, start=1):
@@ -225,7 +234,9 @@ def recipe_of(training: Training) -> Recipe:
         "data": {"train": "train.jsonl"},
         "prompt": {"user": "{text}"},
         "output": {"template": "{reply}", "fields": {"reply": {"kind": "text"}}},
-        "lora": {"rank": training.rank, "dropout": training.dropout, "targets": training.targets, "layers": training.layers},
+        "lora": {"type": "full"} if training.kind == "full" else {
+            "type": training.kind, "rank": training.rank, "dropout": training.dropout, "targets": training.targets, "layers": training.layers,
+        },
         "train": {"gradient_checkpointing": training.checkpointing},
     })  # fmt: skip
 

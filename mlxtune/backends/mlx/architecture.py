@@ -83,7 +83,7 @@ def _build(config: dict[str, Any]) -> nn.Module:
     )  # some change what they are given
 
 
-def _shape(value: mx.array) -> tuple[int, ...]:
+def file_shape(value: mx.array) -> tuple[int, ...]:
     """Shape of a weight in Hugging Face's files: MLX has the channels of a convolution last."""
     shape = tuple(value.shape)
     return (shape[0], shape[2], shape[1]) if len(shape) == CONVOLUTION_DIMS else shape
@@ -118,7 +118,7 @@ def _weights(network: nn.Module, model_type: str) -> dict[str, tuple[int, ...]]:
     found: dict[str, tuple[int, ...]] = {}
     for name, value in tree_flatten(network.parameters()):
         parts = parts_of(name, value.shape[0])
-        found |= dict.fromkeys(parts, _shape(value) if parts == [name] else tuple(value.shape[1:]))
+        found |= dict.fromkeys(parts, file_shape(value) if parts == [name] else tuple(value.shape[1:]))
     _check_experts(network, found, model_type)
     return found
 

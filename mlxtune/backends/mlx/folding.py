@@ -16,6 +16,7 @@ from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 from mlx_lm.tuner.lora import LoRALinear, LoRASwitchLinear
 
 from mlxtune.backends.experts import parts_of
+from mlxtune.backends.mlx.dora import DoraLinear, exact_weight
 
 PACKED = "U32"
 TYPES = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16}  # as safetensors names them
@@ -26,13 +27,15 @@ def fold(network: nn.Module, types: Mapping[str, str]) -> None:
     for name, module in list(network.named_modules()):
         first = parts_of(name, 1)[0]  # plain experts are written each by itself, all of one type
         kind = types.get(f"{name}.weight", types.get(f"{first}.weight"))
-        is_adapted = isinstance(module, LoRALinear | LoRASwitchLinear)
+        is_adapted = isinstance(module, LoRALinear | LoRASwitchLinear | DoraLinear)
         if kind is None or (kind == PACKED and not is_adapted):
             continue
         plain = module.linear if is_adapted else module
-        weight = _weight(plain)
+        weight = exact_weight(plain)
         if is_adapted:
             weight = weight + _update(module)
+        if isinstance(module, DoraLinear):
+            weight = weight * (module.m / mx.linalg.norm(weight, axis=1))[:, None]
         weight = weight.astype(plain.scales.dtype if kind == PACKED else TYPES[kind])
         layer = _layer(plain, weight)
         if "bias" in plain:
@@ -71,17 +74,9 @@ class _Float32Embedding(nn.Module):  # type: ignore[misc]
 
 def _update(module: Any) -> mx.array:
     """What the adapter of a layer adds to its weight, (out, in), or (experts, out, in)."""
-    if isinstance(module, LoRALinear):
-        return module.scale * (module.lora_a @ module.lora_b).T
-    return module.scale * mx.einsum("eor,eri->eoi", module.lora_b, module.lora_a)
-
-
-def _weight(plain: Any) -> mx.array:
-    """Weight of a layer, float32."""
-    if "scales" not in plain:
-        return plain.weight.astype(mx.float32)
-    scales, biases = plain.scales.astype(mx.float32), plain.biases.astype(mx.float32)
-    return mx.dequantize(plain.weight, scales, biases, plain.group_size, plain.bits, plain.mode)
+    if isinstance(module, LoRASwitchLinear):
+        return module.scale * mx.einsum("eor,eri->eoi", module.lora_b, module.lora_a)
+    return module.scale * (module.lora_a @ module.lora_b).T
 
 
 def _layer(plain: Any, weight: mx.array) -> Any:

@@ -1,8 +1,8 @@
-"""An adapter folded into its base model: W + scale x B A, computed in float32, as a model folder of its own."""
+"""An adapter folded into its base model: W + scale x B A, with DoRA's lengths, computed in float32, as a model folder of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 
 from mlxtune.backends import conversion
 from mlxtune.backends.adapter import Adapter, read_adapter
-from mlxtune.backends.base import WrittenModel
+from mlxtune.backends.base import MAGNITUDE, WrittenModel
 from mlxtune.backends.experts import stacked, stacks
 from mlxtune.backends.mlx.architecture import architecture
 from mlxtune.backends.mlx.convert import set_type, write_network
@@ -52,8 +52,9 @@ def fuse(base: Path, adapter: Path, out: Path, requantize: bool, dtype: str | No
     if unpacks and dtype is None and next(iter(packed.values())).scales.dtype == mx.float32:
         dtype = "float16"
     changed: dict[str, nn.Module] = {}
-    for layer, delta in _deltas(found):
-        changed[layer], loss = _fused(modules[layer], delta, requantize, dtype)
+    found = replace(found, weights=stacked(found.weights))
+    for layer in stacks(found.spec.layers):
+        changed[layer], loss = _fused(modules[layer], found, layer, requantize, dtype)
         losses += [loss] if loss is not None else []
     if unpacks:
         changed |= {name: _plain(module, dtype) for name, module in packed.items() if name not in changed}
@@ -69,25 +70,28 @@ def fuse(base: Path, adapter: Path, out: Path, requantize: bool, dtype: str | No
     return WrittenModel(out, written.n_bytes, written.n_parameters, written.bits_per_weight, notes)
 
 
-def _deltas(adapter: Adapter) -> Iterator[tuple[str, mx.array]]:
-    """Layer -> scale x B A, (out, in), of experts their stack's, (experts, out, in), float32."""
-    weights = stacked(adapter.weights)
-    for layer in stacks(adapter.spec.layers):
-        a = mx.array(weights[f"{layer}.lora_A"])  # (r, in)
-        b = mx.array(weights[f"{layer}.lora_B"])  # (out, r)
-        yield layer, adapter.spec.scale * (b @ a)
-
-
 def _fused(
-    module: Any, delta: mx.array, requantize: bool, dtype: str | None
+    module: Any, adapter: Adapter, layer: str, requantize: bool, dtype: str | None
 ) -> tuple[nn.Module, tuple[mx.array, mx.array] | None]:
     """A layer with its update, and when requantized the squared norms of what packing moved and of the update."""
-    weight = _exact(module) + delta
+    exact = _exact(module)
+    weight = _updated(exact, adapter, layer)
     linear = _with_weight(module, weight.astype(_type(module, dtype)))
     if not ("scales" in module and requantize):
         return linear, None
     packed = linear.to_quantized(module.group_size, module.bits, module.mode)
-    return packed, (mx.square(_exact(packed) - weight).sum(), mx.square(delta).sum())
+    return packed, (mx.square(_exact(packed) - weight).sum(), mx.square(weight - exact).sum())
+
+
+def _updated(weight: mx.array, adapter: Adapter, layer: str) -> mx.array:
+    """W + scale x B A, (out, in), of stacks (experts, out, in), float32; with DoRA each row as long as its magnitude."""
+    a = mx.array(adapter.weights[f"{layer}.lora_A"])  # (r, in)
+    b = mx.array(adapter.weights[f"{layer}.lora_B"])  # (out, r)
+    weight = weight + adapter.spec.scale * (b @ a)
+    if not adapter.spec.has_magnitudes:
+        return weight
+    magnitudes = mx.array(adapter.weights[f"{layer}.{MAGNITUDE}"])
+    return weight * (magnitudes / mx.sqrt(mx.square(weight).sum(axis=1)))[:, None]
 
 
 def _plain(module: Any, dtype: str | None) -> nn.Module:

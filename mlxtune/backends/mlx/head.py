@@ -78,14 +78,14 @@ class Head:
 
         Differentiable by the hidden states, once.
         """
-        return [self._nats(*chunk)[0] for chunk in self._chunks(hidden, targets)]
+        return [self._nats(*chunk)[0] for chunk in self.chunks(hidden, targets)]
 
     def scores(self, hidden: mx.array, targets: mx.array) -> tuple[NDArray[np.float32], NDArray[np.integer]]:
         """-log p of each target, (N,), float32, and the token of the largest logit in its place, (N,)."""
         found = []
-        for chunk, of_chunk in self._chunks(hidden, targets):
+        for chunk, of_chunk in self.chunks(hidden, targets):
             logits = self.widen()(chunk)
-            nats, argmax = mx.logsumexp(logits, axis=-1) - _at(logits, of_chunk), mx.argmax(logits, axis=-1)
+            nats, argmax = mx.logsumexp(logits, axis=-1) - at_targets(logits, of_chunk), mx.argmax(logits, axis=-1)
             del logits
             mx.eval(nats, argmax)
             found.append((np.array(nats), np.array(argmax)))
@@ -93,10 +93,15 @@ class Head:
         return np.concatenate(nats_of), np.concatenate(argmax_of)
 
     @property
+    def weight(self) -> mx.array:
+        """(vocabulary, hidden), as it lies in the network."""
+        return self._layer.weight
+
+    @property
     def _layer(self) -> Any:
         return self._network.lm_head if "lm_head" in self._network else self._network.model.embed_tokens
 
-    def _chunks(self, hidden: mx.array, targets: mx.array) -> list[tuple[mx.array, mx.array]]:
+    def chunks(self, hidden: mx.array, targets: mx.array) -> list[tuple[mx.array, mx.array]]:
         """As few pairs of nearly equal size as hold `logits_bytes` of logits each, float32 hidden states with targets."""
         vocabulary, n_positions = self._layer.weight.shape[0], len(targets)
         most = positions_at_once(vocabulary, self._logits_bytes)
@@ -111,7 +116,7 @@ class Head:
         the logits is (e - s at the target) / s. Every logit is exponentiated once, and the division left to what is small.
         """
         logits = self(hidden)
-        largest, of_targets = mx.max(logits, axis=-1), _at(logits, targets)
+        largest, of_targets = mx.max(logits, axis=-1), at_targets(logits, targets)
         exponentials = mx.exp(logits - largest[:, None])
         total = mx.sum(exponentials, axis=-1)
         less = exponentials.at[mx.arange(len(targets)), targets].add(-total)
@@ -131,6 +136,6 @@ def _scaled(
     return cotangents[0][:, None] * outputs[1], mx.zeros_like(primals[1])
 
 
-def _at(logits: mx.array, targets: mx.array) -> mx.array:
+def at_targets(logits: mx.array, targets: mx.array) -> mx.array:
     """The logit of each target, (n,)."""
     return mx.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]

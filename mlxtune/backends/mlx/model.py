@@ -14,13 +14,15 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
-from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 from mlx_lm.tuner.lora import LoRALinear, LoRASwitchLinear
 from numpy.typing import NDArray
 
+from mlxtune.backends.adapter import ON_DISK
 from mlxtune.backends.base import (
     EXCHANGE,
     GRADIENTS,
+    MAGNITUDE,
+    NO_ADAPTER,
     OPTIMIZER,
     Batch,
     Constraint,
@@ -31,12 +33,14 @@ from mlxtune.backends.base import (
     StepShare,
     TokenScores,
 )
-from mlxtune.backends.experts import stacked, stacks, unstacked
+from mlxtune.backends.experts import is_stack, joined, parts_of, stacked, stacks
 from mlxtune.backends.group import ALONE, Alone, together
 from mlxtune.backends.mlx.architecture import architecture
 from mlxtune.backends.mlx.delta_net import chunk_delta_nets
+from mlxtune.backends.mlx.dora import DoraLinear
 from mlxtune.backends.mlx.dropout import DropoutKeys, KeyedDropout
 from mlxtune.backends.mlx.folding import float32_embeddings, fold
+from mlxtune.backends.mlx.full import MatrixDecay, loss_through_head, unfreeze_all
 from mlxtune.backends.mlx.head import Head
 from mlxtune.backends.mlx.memory import NO_LIMITS, MemoryLimits, give_back
 from mlxtune.backends.mlx.prefix_cache import PrefixCache
@@ -59,7 +63,7 @@ from mlxtune.backends.option_tree import (
 from mlxtune.backends.replies import write_replies
 from mlxtune.backends.shapes import BUCKETED, EXACT, PassPadding
 from mlxtune.backends.slots import slots_within
-from mlxtune.backends.state import TrainingState, read_state, require_shapes, write_state
+from mlxtune.backends.state import LazyArrays, TrainingState, read_state, require_shapes, write_state
 from mlxtune.backends.supervision import (
     StepSums,
     common_length,
@@ -116,7 +120,8 @@ class MlxModel:
         self._padding = BUCKETED if compiled else EXACT
         self._limits = limits
         self._group = group
-        self._layers: tuple[str, ...] = ()
+        self._adapter = NO_ADAPTER  # its layers of experts are stacks
+        self._trains_all = False
         self._dropout_keys = DropoutKeys()
         self._optimizer: optim.AdamW | None = None
         self._spec: OptimizerSpec | None = None
@@ -126,38 +131,76 @@ class MlxModel:
     # The adapter
 
     def attach_lora(self, spec: LoraSpec, weights: Mapping[str, NDArray[np.float32]]) -> None:
-        """Adapt the layers of `spec`, starting from `weights`: LAYER.lora_A (r, in) and LAYER.lora_B (out, r)."""
-        modules, values = dict(self._network.named_modules()), stacked(weights)
+        """Adapt the layers of `spec`, starting from `weights`, as `backends/base.py` says."""
+        spec = replace(spec, layers=tuple(stacks(spec.layers)))
+        modules = dict(self._network.named_modules())
+        values = {name: self._to_device(value) for name, value in stacked(weights).items()}
         adapted = []
-        layers = tuple(stacks(spec.layers))
-        for place, layer in enumerate(layers):
-            is_stack = isinstance(modules[layer], SwitchLinear | QuantizedSwitchLinear)
-            kind = LoRASwitchLinear if is_stack else LoRALinear
+        for place, layer in enumerate(spec.layers):
+            dropout = KeyedDropout(spec.dropout, self._dropout_keys, place)
+            factors = values[f"{layer}.lora_A"], values[f"{layer}.lora_B"]
+            if spec.has_magnitudes:
+                magnitudes = values.get(f"{layer}.{MAGNITUDE}")
+                adapted.append((layer, DoraLinear(modules[layer], factors, magnitudes, spec.scale, dropout)))
+                continue
+            kind = LoRASwitchLinear if is_stack(layer) else LoRALinear
             lora = kind.from_base(modules[layer], r=spec.rank, scale=spec.scale)
-            lora.dropout = KeyedDropout(spec.dropout, self._dropout_keys, place)
-            lora.lora_a = _to_device(values[f"{layer}.lora_A"])
-            lora.lora_b = _to_device(values[f"{layer}.lora_B"])
+            lora.dropout = dropout
+            lora.lora_a, lora.lora_b = factors
             adapted.append((layer, lora))
         self._network.update_modules(tree_unflatten(adapted))
         self._network.freeze()
-        self._network.unfreeze(keys=["lora_a", "lora_b"])
+        self._network.unfreeze(keys=list(ON_DISK.values()))  # mlx-lm's attributes are named as its files
         self._network.eval()
         mx.eval(self._network.trainable_parameters())
-        self._layers = layers
+        self._adapter = spec
 
     def adapter_weights(self) -> dict[str, NDArray[np.float32]]:
         """The adapter's present values, named and shaped as `attach_lora` takes them."""
-        modules = dict(self._network.named_modules())
-        weights: dict[str, NDArray[np.float32]] = {}
-        for layer in self._layers:
-            weights[f"{layer}.lora_A"] = _to_numpy(modules[layer].lora_a)
-            weights[f"{layer}.lora_B"] = _to_numpy(modules[layer].lora_b)
-        return unstacked(weights)
+        return dict(self.trained_weights())
+
+    def train_all(self) -> None:
+        """Let training change all of the network's own weights, in float32; as `backends/base.py` says."""
+        unfreeze_all(self._network, self.architecture)
+        self._head = Head(self._network)
+        self._trains_all = True
+
+    def trained_weights(self) -> LazyArrays:
+        """Present values of what is trained, each copied when it is asked for."""
+        return self._lazily(self._network.trainable_parameters(), "")
+
+    def _lazily(self, tree: Any, suffix: str) -> LazyArrays:
+        """What a tree like the network holds of each trained value, under the seam's names and in its shapes."""
+        values = dict(tree_flatten(tree))
+        found: dict[str, mx.array] = {}
+        for name, own in self._parameter_names():
+            value = values[f"{own}{suffix}"]
+            if is_stack(name):
+                found |= zip(parts_of(name, len(value)), value, strict=True)
+            else:
+                found[name] = self._turned(value)
+        return LazyArrays(
+            {name: tuple(value.shape) for name, value in found.items()}, lambda name: np.array(found[name], np.float32)
+        )
+
+    def _to_device(self, value: NDArray[np.float32]) -> mx.array:
+        """A trained value as it lies in the network, given that at the seam."""
+        return mx.array(np.ascontiguousarray(self._turned(value)))
+
+    def _turned(self, value: Any) -> Any:
+        """A trained value of the network as it is at the seam, or the other way round.
+
+        A factor is (r, in) or (out, r) at the seam, as in PEFT, and transposed in the network, as mlx-lm multiplies x @ a @ b; those of
+        experts, stacked, are the same in both. So are a network's own weights, but for convolutions, the only ones of three dimensions.
+        """
+        if self._trains_all:
+            return value.swapaxes(1, 2) if value.ndim == 3 else value
+        return value.T if value.ndim == 2 else value
 
     # Training
 
     def prepare_training(self, spec: OptimizerSpec, gradient_checkpointing: bool = False, timed: bool = False) -> None:
-        """Freeze all but the adapter and make an optimizer; with checkpointing, keep no activations inside blocks.
+        """Freeze all but what is trained and make an optimizer; with checkpointing, keep no activations inside blocks.
 
         Timed steps have two phases: forward, head and backward are one lazy (or compiled) computation.
         """
@@ -166,7 +209,7 @@ class MlxModel:
             checkpoint_blocks(self._network.layers, self._dropout_keys)
         else:
             keep_activations(self._network.layers)
-        self._optimizer = optim.AdamW(
+        self._optimizer = MatrixDecay(
             learning_rate=0.0,
             betas=list(spec.betas),
             eps=spec.eps,
@@ -219,7 +262,8 @@ class MlxModel:
                 gradients = tree_map(lambda value: value * (limit / result.grad_norm), gradients)
             self._optimizer.learning_rate = learning_rate
             self._optimizer.update(self._network, gradients)
-            mx.eval(self._network.trainable_parameters(), self._optimizer.state)
+            self._refresh_lengths()
+            mx.eval(self._network.parameters(), self._optimizer.state)
         give_back(self._limits)
         if not self._timed:
             return result
@@ -239,7 +283,10 @@ class MlxModel:
         key: mx.array,
     ) -> tuple[mx.array, list[mx.array]]:
         """Loss of one pass and the nats of its supervised tokens, in chunks; dropout is a function of `key`."""
-        nats = self._head.nats(self._predicting(prefix, tokens, positions, key), targets)
+        hidden = self._predicting(prefix, tokens, positions, key)
+        if self._trains_all:
+            return loss_through_head(self._head, hidden, targets, weights / total)
+        nats = self._head.nats(hidden, targets)
         return mx.sum(mx.concatenate(nats) * weights) / total, nats
 
     def _predicting(
@@ -285,7 +332,7 @@ class MlxModel:
         return [state for layer in self._prefix(tokens, key) for state in layer.held() or ()]
 
     def _run(self, tokens: mx.array, cache: Caches | None, key: mx.array | None) -> mx.array:
-        with self._dropout_keys.used(None if key is None else mx.random.split(key, len(self._layers))):
+        with self._dropout_keys.used(None if key is None else mx.random.split(key, len(self._adapter.layers))):
             return self._network.model(tokens, cache)
 
     # Scoring and generation
@@ -314,7 +361,7 @@ class MlxModel:
         """Fold the adapter into the weights, in place and layer by layer, each rounded once to the type it has in `types`."""
         fold(self._network, types)
         self._head = Head(self._network)
-        self._layers = ()
+        self._adapter = NO_ADAPTER
 
     def generate(
         self,
@@ -407,53 +454,43 @@ class MlxModel:
     # State
 
     def save_state(self, folder: Path) -> None:
-        """Write adapter values and optimizer state into an existing folder."""
+        """Write the values of what is trained and the optimizer's state into an existing folder."""
         if self._optimizer is None:
             raise RuntimeError("call prepare_training before save_state")
-        moments = dict(tree_flatten(self._optimizer.state))
-        write_state(
-            folder,
-            TrainingState(
-                self.adapter_weights(),
-                unstacked({name: _to_numpy(moments[f"{own}.m"]) for name, own in self._parameter_names()}),
-                unstacked({name: _to_numpy(moments[f"{own}.v"]) for name, own in self._parameter_names()}),
-                int(moments["step"]),
-            ),
-        )
+        moments = self._optimizer.state
+        first, second = (self._lazily(moments, suffix) for suffix in (".m", ".v"))
+        saved = TrainingState(self.trained_weights(), first, second, int(moments["step"]))
+        write_state(folder, saved, is_adapter=not self._trains_all)
 
     def load_state(self, folder: Path) -> None:
         """Read what `save_state` wrote."""
         if self._optimizer is None:
             raise RuntimeError("call prepare_training before load_state")
-        present = self.adapter_weights()
-        state = read_state(folder, tuple(dict.fromkeys(name.rpartition(".")[0] for name in present)))
-        require_shapes(folder, state, present)
-        values, first, second = map(stacked, (state.weights, state.first_moments, state.second_moments))
+        present, names = self.trained_weights(), dict(self._parameter_names())
+        state = read_state(folder, tuple(present))
+        require_shapes(folder, state, present.shapes)
         weights, moments = [], [("step", mx.array(state.steps, mx.uint64)), ("learning_rate", mx.array(0.0))]
-        for name, own in self._parameter_names():
-            weights.append((own, _to_device(values[name])))
-            moments.append((f"{own}.m", _to_device(first[name])))
-            moments.append((f"{own}.v", _to_device(second[name])))
+        for name, parts in stacks(present).items():
+            weights.append((names[name], self._to_device(joined(state.weights, parts))))
+            moments.append((f"{names[name]}.m", self._to_device(joined(state.first_moments, parts))))
+            moments.append((f"{names[name]}.v", self._to_device(joined(state.second_moments, parts))))
         self._network.load_weights(weights, strict=False)  # the frozen base stays as it is
         self._optimizer.state = tree_unflatten(moments)
-        mx.eval(self._network.trainable_parameters(), self._optimizer.state)
+        self._refresh_lengths()
+        mx.eval(self._network.parameters(), self._optimizer.state)
 
     def _parameter_names(self) -> list[tuple[str, str]]:
-        """Name at the seam, of experts that of their stack, and name in the network of each of the adapter's parameters."""
-        parts = (("lora_A", "lora_a"), ("lora_B", "lora_b"))
-        return [(f"{layer}.{seam}", f"{layer}.{own}") for layer in self._layers for seam, own in parts]
+        """Name at the seam, of experts that of their stack, and name in the network of each value that is trained."""
+        if self._trains_all:
+            return [(name, name) for name in self.architecture.weights]
+        spec = self._adapter
+        return [(f"{layer}.{part}", f"{layer}.{ON_DISK[part]}") for layer in spec.layers for part in spec.parts]
 
-
-def _to_device(value: NDArray[np.float32]) -> mx.array:
-    """A factor as mlx-lm multiplies it, x @ a @ b, so (in, r) or (r, out); at the seam (r, in) or (out, r), as in PEFT.
-
-    It has those of experts, stacked, as they are at the seam.
-    """
-    return mx.array(np.ascontiguousarray(value.T if value.ndim == 2 else value))
-
-
-def _to_numpy(value: mx.array) -> NDArray[np.float32]:
-    return np.array(value.T if value.ndim == 2 else value, np.float32)
+    def _refresh_lengths(self) -> None:
+        """What DoRA's layers know of A and B, after these changed."""
+        for module in self._network.modules():
+            if isinstance(module, DoraLinear):
+                module.refresh()
 
 
 def _pass_of(batch: Batch, padding: PassPadding) -> Pass:

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from mlxtune.backends.experts import is_expert, is_stack, stack_of
 from mlxtune.backends.torch.affine import quantize
+from mlxtune.backends.torch.dora import DoraLinear
 from mlxtune.backends.torch.experts import ExpertStack, stack_under
 from mlxtune.backends.torch.quantized_linear import (
     SCALE,
@@ -51,12 +52,15 @@ def fold(network: PreTrainedModel, types: Mapping[str, str], adapter: str) -> No
         if f"{name}.weight" not in types:
             _cast(module, {part: types[f"{name}.{part}"] for part, _ in module.named_parameters(recurse=False)})
             continue
-        kind, is_adapted = types[f"{name}.weight"], isinstance(module, LoraLinear)
+        kind, is_adapted = types[f"{name}.weight"], isinstance(module, (LoraLinear, DoraLinear))
         if kind == PACKED and not is_adapted:
             continue
         plain = module.base_layer if is_adapted else module
         weight = _weight(plain)
-        if is_adapted:
+        if isinstance(module, DoraLinear):
+            weight += module.scale * (module.lora_B @ module.lora_A)
+            weight *= (module.magnitude / torch.linalg.vector_norm(weight, dim=1))[:, None]
+        elif is_adapted:
             weight += module.scaling[adapter] * (module.lora_B[adapter].weight @ module.lora_A[adapter].weight)
         if kind == PACKED:
             packed = quantize(

@@ -1,4 +1,4 @@
-"""An adapter folded into its base model: W + scale x B A, computed in float32, as a model folder of its own."""
+"""An adapter folded into its base model: W + scale x B A, with DoRA's lengths, computed in float32, as a model folder of its own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mlxtune.backends import conversion
 from mlxtune.backends.adapter import Adapter, read_adapter
-from mlxtune.backends.base import WrittenModel
+from mlxtune.backends.base import MAGNITUDE, WrittenModel
 from mlxtune.backends.torch.affine import Packing, dequantize, from_words
 from mlxtune.backends.torch.architecture import architecture
 from mlxtune.backends.torch.checkpoint import Checkpoint, Parts, open_checkpoint
@@ -57,15 +57,15 @@ def fuse(base: Path, adapter: Path, out: Path, requantize: bool, dtype: str | No
             if layer not in adapted and (packing is None or requantize):
                 return parts if requantize else cast(parts, kind)
             exact = _exact(parts, packing)
-            delta = _delta(found, layer, exact.device) if layer in adapted else torch.zeros_like(exact)
+            weight = _updated(exact, found, layer) if layer in adapted else exact
             own = parts["weight" if packing is None else "scales"].dtype
             rest = {part: tensor for part, tensor in parts.items() if part not in ("weight", "scales", "biases")}
-            fused = {"weight": (exact + delta).to(kind or own), **cast(rest, kind)}
+            fused = {"weight": weight.to(kind or own), **cast(rest, kind)}
             if packing is None or not requantize:
                 return fused
             packed = pack(fused, packing)
-            moved = _exact(packed, packing) - (exact + delta)
-            losses[layer] = (moved.square().sum(), delta.square().sum())
+            moved = _exact(packed, packing) - weight
+            losses[layer] = (moved.square().sum(), (weight - exact).square().sum())
             return packed
 
         with model_folder(out) as folder:
@@ -78,11 +78,13 @@ def _scale_types(checkpoint: Checkpoint) -> set[torch.dtype]:
     return {checkpoint.layers[layer]["scales"].dtype for layer in checkpoint.packings}
 
 
-def _delta(adapter: Adapter, layer: str, device: torch.device) -> Tensor:
-    """scale x B A of a layer, (out, in), float32."""
-    a = torch.from_numpy(adapter.weights[f"{layer}.lora_A"]).to(device)  # (r, in)
-    b = torch.from_numpy(adapter.weights[f"{layer}.lora_B"]).to(device)  # (out, r)
-    return adapter.spec.scale * (b @ a)
+def _updated(weight: Tensor, adapter: Adapter, layer: str) -> Tensor:
+    """W + scale x B A, (out, in), float32; with DoRA each row as long as its magnitude."""
+    own = {part: torch.from_numpy(adapter.weights[f"{layer}.{part}"]).to(weight.device) for part in adapter.spec.parts}
+    weight = weight + adapter.spec.scale * (own["lora_B"] @ own["lora_A"])
+    if not adapter.spec.has_magnitudes:
+        return weight
+    return weight * (own[MAGNITUDE] / weight.square().sum(1).sqrt())[:, None]
 
 
 def _exact(parts: Parts, packing: Packing | None) -> Tensor:

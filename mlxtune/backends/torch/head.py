@@ -36,6 +36,20 @@ class Float32Head(nn.Module):
             return of_logits @ self.own.weight  # type: ignore[no-any-return]
         return frozen_gradient(of_logits, self._rows)
 
+    def add_weight_gradient(self, of_logits: Tensor, hidden: Tensor) -> None:
+        """Add to the weight's gradient, where the weight is trained, what logits have of it.
+
+        Args:
+            of_logits: Gradient by the logits, (N, vocabulary).
+            hidden: What the logits are of, (N, hidden).
+        """
+        if isinstance(self.own, QuantizedLinear) or not self.own.weight.requires_grad:
+            return
+        weight = self.own.weight
+        if weight.grad is None:
+            weight.grad = torch.zeros_like(weight)
+        weight.grad.addmm_(of_logits.T, hidden.float())
+
     def logits_of(self, tokens: Tensor, hidden: Tensor) -> Tensor:
         """Those of some tokens, (n,), alone: (..., hidden) -> (..., n)."""
         with torch.autocast(hidden.device.type, enabled=False):
@@ -59,6 +73,8 @@ class Float32Head(nn.Module):
 def nats_and_gradient(head: Float32Head, hidden: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """-log p of each target, (N,), and the gradient of sum(weights x nats) by the hidden states, (N, hidden).
 
+    The gradient by the head's weight, where that is trained, is added to what the weight has.
+
     Each part of the positions goes forward and back before the next, and its gradient by the logits,
     weight x (softmax(logits) - onehot(target)), is written over them: few logits exist at a time, once.
 
@@ -77,6 +93,7 @@ def nats_and_gradient(head: Float32Head, hidden: Tensor, targets: Tensor, weight
         nats.append((total.log() - of_targets)[:, 0])
         logits.mul_(weight / total).scatter_add_(-1, ids, -weight)
         gradients.append(head.gradient(logits).to(hidden.dtype))
+        head.add_weight_gradient(logits, states)
     return torch.cat(nats), torch.cat(gradients)
 
 

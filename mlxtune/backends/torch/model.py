@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -24,8 +24,10 @@ from mlxtune.backends.architecture import BLOCKS
 from mlxtune.backends.base import (
     BACKWARD,
     EXCHANGE,
+    FACTORS,
     FORWARD,
     HEAD,
+    MAGNITUDE,
     OPTIMIZER,
     Batch,
     Constraint,
@@ -36,7 +38,7 @@ from mlxtune.backends.base import (
     StepShare,
     TokenScores,
 )
-from mlxtune.backends.experts import is_stack, stacked, stacks, unstacked
+from mlxtune.backends.experts import is_stack, joined, parts_of, stacked, stacks
 from mlxtune.backends.group import ALONE, Alone, together
 from mlxtune.backends.option_tree import (
     OptionPass,
@@ -49,7 +51,7 @@ from mlxtune.backends.option_tree import (
 )
 from mlxtune.backends.replies import write_replies
 from mlxtune.backends.slots import slots_within
-from mlxtune.backends.state import TrainingState, read_state, require_shapes, write_state
+from mlxtune.backends.state import LazyArrays, TrainingState, read_state, require_shapes, write_state
 from mlxtune.backends.supervision import (
     StepSums,
     common_length,
@@ -64,8 +66,10 @@ from mlxtune.backends.supervision import (
 )
 from mlxtune.backends.torch.architecture import architecture
 from mlxtune.backends.torch.delta_net import pass_states
+from mlxtune.backends.torch.dora import DoraLinear
 from mlxtune.backends.torch.experts import ExpertStack, stack_under
 from mlxtune.backends.torch.folding import Widened, embedded, fold
+from mlxtune.backends.torch.full import all_weights
 from mlxtune.backends.torch.head import Float32Head, nats_and_argmax, nats_and_gradient
 from mlxtune.backends.torch.loading import network_dtype
 from mlxtune.backends.torch.masks import Masks, as_argument, window_masks
@@ -111,7 +115,8 @@ class TorchModel:
         self._windows = self.architecture.windows
         self._dtype = network_dtype(network)
         self._cache_argument = cache_argument(network.model.forward)
-        self._adapted: dict[str, LoraLinear | ExpertStack] = {}
+        self._adapted: dict[str, LoraLinear | DoraLinear | ExpertStack] = {}
+        self._weights: dict[str, Tensor] = {}  # all of the network's own, where these are trained
         self._optimizer: torch.optim.AdamW | None = None
         self._spec: OptimizerSpec | None = None
         self._timed = False
@@ -119,21 +124,37 @@ class TorchModel:
     # The adapter
 
     def attach_lora(self, spec: LoraSpec, weights: Mapping[str, NDArray[np.float32]]) -> None:
-        """Adapt the layers of `spec`, starting from `weights`: LAYER.lora_A (r, in) and LAYER.lora_B (out, r)."""
-        layers, values = tuple(stacks(spec.layers)), stacked(weights)
-        self._inject([layer for layer in layers if not is_stack(layer)], spec)
-        for layer in layers:
-            a, b = (self._to_device(values[f"{layer}.{part}"]) for part in ("lora_A", "lora_B"))
-            if is_stack(layer):
-                stack = stack_under(self._network, layer)
-                stack.adapt(a, b, spec.scale, spec.dropout)
-                self._adapted[layer] = stack
-                continue
-            module = self._network.get_submodule(layer)
-            module.scaling[ADAPTER] = spec.scale
-            module.lora_A[ADAPTER].weight, module.lora_B[ADAPTER].weight = nn.Parameter(a), nn.Parameter(b)
-            self._adapted[layer] = module
+        """Adapt the layers of `spec`, starting from `weights`, as `backends/base.py` says."""
+        layers = tuple(stacks(spec.layers))
+        values = {name: self._to_device(value) for name, value in stacked(weights).items()}
+        if not spec.has_magnitudes:
+            self._inject([layer for layer in layers if not is_stack(layer)], spec)
+        adapt = self._with_magnitudes if spec.has_magnitudes else self._with_factors
+        self._adapted = {layer: adapt(layer, spec, values) for layer in layers}
         self._network.eval()
+
+    def _with_magnitudes(self, layer: str, spec: LoraSpec, values: Mapping[str, Tensor]) -> DoraLinear:
+        """A layer with DoRA, in its place in the network."""
+        place, _, own = layer.rpartition(".")
+        parent = self._network.get_submodule(place)
+        factors = values[f"{layer}.lora_A"], values[f"{layer}.lora_B"]
+        magnitudes = values.get(f"{layer}.{MAGNITUDE}")
+        module = DoraLinear(getattr(parent, own), factors, magnitudes, spec.scale, spec.dropout)
+        setattr(parent, own, module)
+        return module
+
+    def _with_factors(self, layer: str, spec: LoraSpec, values: Mapping[str, Tensor]) -> LoraLinear | ExpertStack:
+        """A layer with LoRA, which PEFT has put in its place, or a stack of experts'."""
+        a, b = values[f"{layer}.lora_A"], values[f"{layer}.lora_B"]
+        if is_stack(layer):
+            stack = stack_under(self._network, layer)
+            stack.adapt(a, b, spec.scale, spec.dropout)
+            return stack
+        module = self._network.get_submodule(layer)
+        assert isinstance(module, LoraLinear)
+        module.scaling[ADAPTER] = spec.scale
+        module.lora_A[ADAPTER].weight, module.lora_B[ADAPTER].weight = nn.Parameter(a), nn.Parameter(b)
+        return module
 
     def _inject(self, layers: Sequence[str], spec: LoraSpec) -> None:
         """Let PEFT put its layers in the place of some; their factors are still to be given.
@@ -151,13 +172,33 @@ class TorchModel:
 
     def adapter_weights(self) -> dict[str, NDArray[np.float32]]:
         """The adapter's present values, named and shaped as `attach_lora` takes them."""
-        return unstacked({name: _to_numpy(value) for name, value in self._parameters().items()})
+        return dict(self.trained_weights())
+
+    def train_all(self) -> None:
+        """Let training change all of the network's own weights, in float32; as `backends/base.py` says."""
+        self._weights = all_weights(self._network, self.architecture)
+        self._dtype = torch.float32
+
+    def trained_weights(self) -> LazyArrays:
+        """Present values of what is trained, each copied when it is asked for."""
+        parameters = self._parameters()
+        return _lazily(parameters, lambda name: parameters[name])
 
     def _parameters(self) -> dict[str, Tensor]:
         """What is trained, by the seam's names; of experts that of their stack."""
+        if self._weights:
+            return self._weights
         return {
-            f"{layer}.{part}": factor for layer, module in self._adapted.items() for part, factor in _factors(module)
+            f"{layer}.{part}": value
+            for layer, module in self._adapted.items()
+            for part, value in _trained_parts(module)
         }
+
+    def _refresh_lengths(self) -> None:
+        """What DoRA's layers know of A and B, after these changed."""
+        for module in self._adapted.values():
+            if isinstance(module, DoraLinear):
+                module.refresh()
 
     def _to_device(self, value: NDArray[np.float32]) -> Tensor:
         return torch.tensor(value, dtype=torch.float32, device=self._device)
@@ -165,12 +206,17 @@ class TorchModel:
     # Training
 
     def prepare_training(self, spec: OptimizerSpec, gradient_checkpointing: bool = False, timed: bool = False) -> None:
-        """Freeze all but the adapter and make an optimizer; arguments as in `backends/base.py`."""
+        """Freeze all but what is trained and make an optimizer; arguments as in `backends/base.py`."""
         self._spec, self._timed = spec, timed
         self._network.requires_grad_(False)
         parameters = [value.requires_grad_() for value in self._parameters().values()]
+        vectors = [value for value in parameters if value.ndim < 2]
+        groups: list[dict[str, Any]] = [
+            {"params": [value for value in parameters if value.ndim >= 2]},
+            *([{"params": vectors, "weight_decay": 0.0}] if vectors else []),
+        ]
         self._optimizer = torch.optim.AdamW(
-            parameters, lr=0.0, betas=spec.betas, eps=spec.eps, weight_decay=spec.weight_decay, fused=True
+            groups, lr=0.0, betas=spec.betas, eps=spec.eps, weight_decay=spec.weight_decay, fused=True
         )
         for block in self._network.model.layers:
             vars(block).pop("forward", None)  # of an earlier preparation
@@ -221,8 +267,10 @@ class TorchModel:
                 limit = self._spec.max_grad_norm
                 if limit is not None and result.grad_norm > limit:
                     torch._foreach_mul_(gradients, limit / result.grad_norm)
-                self._optimizer.param_groups[0]["lr"] = learning_rate
+                for group in self._optimizer.param_groups:
+                    group["lr"] = learning_rate
                 self._optimizer.step()
+                self._refresh_lengths()
         return replace(result, phase_seconds=clock.seconds())
 
     def _memory_for_step(self, step: int, batches: Sequence[Batch]) -> AbstractContextManager[None]:
@@ -440,37 +488,40 @@ class TorchModel:
     # State
 
     def save_state(self, folder: Path) -> None:
-        """Write adapter values and optimizer state into an existing folder."""
+        """Write the values of what is trained and the optimizer's state into an existing folder."""
         if self._optimizer is None:
             raise RuntimeError("call prepare_training before save_state")
-        state = self._optimizer.state
-        parameters = self._parameters()
-        first, second = (
-            unstacked({name: _to_numpy(state[value][key] if value in state else torch.zeros_like(value)) for name, value in parameters.items()})
-            for key in ("exp_avg", "exp_avg_sq")
-        )  # fmt: skip
+        state, parameters = self._optimizer.state, self._parameters()
+
+        def moment(key: str) -> LazyArrays:
+            return _lazily(
+                parameters,
+                lambda name: (
+                    state[parameters[name]][key] if parameters[name] in state else torch.zeros_like(parameters[name])
+                ),
+            )
+
         steps = max((int(one["step"]) for one in state.values()), default=0)
-        write_state(folder, TrainingState(self.adapter_weights(), first, second, steps))
+        saved = TrainingState(self.trained_weights(), moment("exp_avg"), moment("exp_avg_sq"), steps)
+        write_state(folder, saved, is_adapter=not self._weights)
 
     def load_state(self, folder: Path) -> None:
         """Read what `save_state` wrote."""
         if self._optimizer is None:
             raise RuntimeError("call prepare_training before load_state")
-        present = self.adapter_weights()
-        found = read_state(folder, tuple(dict.fromkeys(name.rpartition(".")[0] for name in present)))
-        require_shapes(folder, found, present)
-        weights, first, second = map(stacked, (found.weights, found.first_moments, found.second_moments))
-        moments = {}
-        for index, (name, parameter) in enumerate(self._parameters().items()):
+        parameters, present = self._parameters(), self.trained_weights()
+        found = read_state(folder, tuple(present))
+        require_shapes(folder, found, present.shapes)
+        for name, parts in stacks(present).items():
+            parameter = parameters[name]
             with torch.no_grad():
-                parameter.copy_(self._to_device(weights[name]))
-            moments[index] = {
-                "step": torch.tensor(float(found.steps)),
-                "exp_avg": self._to_device(first[name]),
-                "exp_avg_sq": self._to_device(second[name]),
+                parameter.copy_(self._to_device(joined(found.weights, parts)))
+            self._optimizer.state[parameter] = {
+                "step": torch.tensor(float(found.steps), device=self._device),
+                "exp_avg": self._to_device(joined(found.first_moments, parts)),
+                "exp_avg_sq": self._to_device(joined(found.second_moments, parts)),
             }
-        groups = self._optimizer.state_dict()["param_groups"]
-        self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self._refresh_lengths()
 
 
 class _Inputs:
@@ -491,12 +542,30 @@ def _to_device(array: NDArray[Any], device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
+def _lazily(values: Mapping[str, Tensor], of: Callable[[str], Tensor]) -> LazyArrays:
+    """An array for each of some values, of the same shape; where it is a stack of experts', one for each of them."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    places: dict[str, tuple[str, Any]] = {}
+    for name, value in values.items():
+        for number, part in enumerate(parts_of(name, len(value))):
+            is_whole = part == name
+            shapes[part] = tuple(value.shape if is_whole else value.shape[1:])
+            places[part] = name, ... if is_whole else number
+
+    def make(part: str) -> NDArray[np.float32]:
+        name, place = places[part]
+        return _to_numpy(of(name)[place])
+
+    return LazyArrays(shapes, make)
+
+
 def _to_numpy(value: Tensor) -> NDArray[np.float32]:
     return np.array(value.detach().float().cpu(), np.float32)
 
 
-def _factors(module: LoraLinear | ExpertStack) -> tuple[tuple[str, Tensor], tuple[str, Tensor]]:
-    if isinstance(module, ExpertStack):
-        assert module.lora_A is not None and module.lora_B is not None
-        return ("lora_A", module.lora_A), ("lora_B", module.lora_B)
-    return ("lora_A", module.lora_A[ADAPTER].weight), ("lora_B", module.lora_B[ADAPTER].weight)
+def _trained_parts(module: LoraLinear | DoraLinear | ExpertStack) -> list[tuple[str, Tensor]]:
+    """What is trained of an adapted layer, as it is named at the seam."""
+    if isinstance(module, LoraLinear):
+        return [(part, getattr(module, part)[ADAPTER].weight) for part in FACTORS]
+    parts = (*FACTORS, MAGNITUDE) if isinstance(module, DoraLinear) else FACTORS
+    return [(part, getattr(module, part)) for part in parts]

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mlxtune.backends.adapter import WEIGHTS_FILE
 from mlxtune.evaluation.results import Speed
 from mlxtune.evaluation.stored import StoredEvaluation
 from mlxtune.recipe.sections import EXPECT
@@ -168,5 +167,5 @@ def _validations(run: RunFolder) -> list[dict[str, Any]]:
 
 
 def _adapter_bytes(run: RunFolder) -> int | None:
-    file = run.adapter / WEIGHTS_FILE
+    file = run.trained_file
     return file.stat().st_size if file.is_file() else None

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from mlxtune.backends.adapter import WEIGHTS_FILE
 from mlxtune.errors import RunError
 from mlxtune.evaluation.differences import compare
 from mlxtune.evaluation.documents import DocumentScores, read_scores
@@ -211,5 +210,5 @@ def _human_evaluation(folder: Path) -> HumanEvaluation | None:
 
 
 def _adapter_bytes(run: RunFolder) -> int | None:
-    file = run.adapter / WEIGHTS_FILE
+    file = run.trained_file
     return file.stat().st_size if file.is_file() else None

@@ -106,7 +106,7 @@ def _facts(contents: RunContents, say: Words) -> dict[str, str]:
     if facts.trainable_parameters is not None:
         found["parameters"] = _parameters(contents, say)
     if contents.adapter_bytes is not None:
-        found["adapter"] = size_text(contents.adapter_bytes)
+        found["model" if contents.recipe.lora.is_full else "adapter"] = size_text(contents.adapter_bytes)
     if rows := _rows(contents, say):
         found["rows"] = rows
     if facts.step is not None or contents.steps:
@@ -124,16 +124,20 @@ def _facts(contents: RunContents, say: Words) -> dict[str, str]:
 
 
 def _base(contents: RunContents, say: Words) -> str:
-    model = contents.recipe.model
-    return (
-        model.path if model.quantize is None else say("headline.quantized", base=model.path, bits=model.quantize.bits)
-    )
+    model, method = contents.recipe.model, contents.recipe.lora.method
+    if model.quantize is None:
+        return model.path
+    return say("headline.quantized", base=model.path, bits=model.quantize.bits, method=method)
 
 
 def _parameters(contents: RunContents, say: Words) -> str:
     trained, whole, lora = contents.facts.trainable_parameters or 0, contents.facts.parameters, contents.recipe.lora
     share = "" if not whole else say("headline.share", share=trained / whole, whole=whole)
-    return together([say("headline.trained", n=trained, rank=lora.rank, alpha=lora.alpha), share], say)
+    if lora.is_full:
+        return say("headline.trained_whole", n=trained)
+    return together(
+        [say("headline.trained", n=trained, method=lora.method, rank=lora.rank, alpha=lora.alpha), share], say
+    )
 
 
 def _rows(contents: RunContents, say: Words) -> str:

@@ -16,7 +16,7 @@ from mlxtune.runs.layout import BASE, TUNED
 
 # Of the recipe, those that a reader looks for first; the whole recipe stands below.
 SHOWN = (
-    "model.path", "model.quantize", "model.dtype", "lora.rank", "lora.alpha", "lora.dropout", "lora.targets", "lora.layers",
+    "model.path", "model.quantize", "model.dtype", "lora.type", "lora.rank", "lora.alpha", "lora.dropout", "lora.targets", "lora.layers",
     "train.epochs", "train.max_steps", "train.batch_size", "train.gradient_accumulation", "train.learning_rate",
     "train.schedule", "train.warmup_ratio", "train.weight_decay", "train.max_grad_norm", "train.max_tokens",
     "train.early_stopping", "train.load_best", "train.seed", "evaluate.decoding", "evaluate.max_new_tokens",
@@ -27,7 +27,7 @@ def settings_section(contents: RunContents, say: Words) -> Section:
     """Settings, environment and hashes."""
     recipe = contents.recipe
     dumped = recipe.model_dump(mode="json")
-    chosen = {key: _setting(dumped, key) for key in SHOWN}
+    chosen = {key: _setting(dumped, key) for key in SHOWN if _is_said(dumped, key)}
     blocks: list[Block] = [
         Facts(chosen),
         Folded(say("settings.recipe"), [Code(recipe.to_yaml().rstrip("\n"), "yaml")]),
@@ -50,6 +50,12 @@ def reproduce_section(contents: RunContents, say: Words) -> Section:
     commands.append(["mlxtune", "report", run, *([] if contents.name == TUNED else ["--name", contents.name])])
     text = "\n".join(map(shlex.join, commands))
     return Section("reproduce", say("reproduce.title"), [Paragraph(say("reproduce.text")), Code(text, "sh")])
+
+
+def _is_said(content: Mapping[str, Any], key: str) -> bool:
+    """Whether a recipe has a key; `lora` has others than the type for adapters alone."""
+    section, _, name = key.partition(".")
+    return name in content[section]
 
 
 def _setting(content: Mapping[str, Any], key: str) -> str:
