@@ -95,6 +95,7 @@ class Processes:
             with self._watchdog.watching(patient):
                 yield
         except RuntimeError as error:  # what both libraries raise
+            self._watchdog.lose()
             raise ProcessLost(_first_sentence(error)) from error
 
 

@@ -63,6 +63,11 @@ class Watchdog:
         finally:
             self._entered, self._left = None, time.monotonic()
 
+    def lose(self) -> None:
+        """The connection is lost, so this process ends: its launcher, which asks the same, does not cut short what it still says and writes."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, _only_hear)
+
     def _watch(self) -> None:
         while True:
             if select.select([self._signals], [], [], TICK_S)[0]:
@@ -87,6 +92,10 @@ class Watchdog:
         elif not self._patient and now - entered > max(self._stalled_s, 20 * self._work_s):
             return f"the other processes have not answered for {now - entered:.0f} s"
         return None
+
+
+def _only_hear(number: int, frame: FrameType | None) -> None:
+    """Python writes the signal to the watchdog's pipe, as each that has a handler."""
 
 
 def _as_terminate(number: int, frame: FrameType | None) -> None:

@@ -160,6 +160,23 @@ def test_a_process_that_was_asked_to_end_does_not_wait_for_ever() -> None:
     assert "asked to end, and the other processes have not answered" in said and "--resume" in said
 
 
+ENDING = """
+import os, signal
+from mlxtune.backends.watchdog import Watchdog
+from mlxtune.training.interrupt import Interrupt
+watchdog = Watchdog()
+with Interrupt():
+    watchdog.lose()
+os.kill(os.getpid(), signal.SIGTERM)
+print("said")
+"""
+
+
+def test_a_process_that_lost_the_others_says_so_even_where_its_launcher_ends_it() -> None:
+    ended = subprocess.run([sys.executable, "-c", ENDING], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert (ended.returncode, ended.stdout) == (0, "said\n")
+
+
 def test_an_exchange_that_takes_too_long_ends_the_process_unless_it_is_patient() -> None:
     impatient, patient = waiting(0.3, "no"), waiting(0.3, "patient")
     _, said = impatient.communicate(timeout=20)

@@ -23,6 +23,13 @@ from mlxtune.runs.folder import open_run
 from mlxtune.training.loop import BatchSampler
 from mlxtune.training.tune import tune
 
+KINDS = ("dora", "full")  # beside LoRA, which the recipe trains
+
+
+def short(kind: str) -> list[str]:
+    """Overrides of a recipe for a few steps of another kind of training."""
+    return [f"lora={{type: {kind}}}", "train.max_steps=4", "train.best_metric=valid.loss"]
+
 
 def main(folder: Path) -> None:
     """Train, resume, and fail in several ways."""
@@ -38,6 +45,8 @@ def main(folder: Path) -> None:
     with run_copies(group) as copies:
         begun = copies.find(lambda: open_run(folder / "begun"))
         tune(recipe, choice, resume=begun, measures=reply_metrics)
+    for kind in KINDS:
+        tune(load_recipe(folder / "recipe.yaml", short(kind)), choice, folder / f"{kind}-shared")
     found["differs"] = said(
         lambda: tune(
             load_recipe(folder / ("recipe.yaml" if group.rank == 0 else "other.yaml")), choice, folder / "differs"

@@ -9,13 +9,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
 
 from mlxtune.backends import choose
 from mlxtune.backends.adapter import read_adapter
@@ -23,9 +25,11 @@ from mlxtune.evaluation.validation_metrics import reply_metrics
 from mlxtune.recipe.load import load_recipe
 from mlxtune.runs.events import read_events
 from mlxtune.runs.folder import RunFolder, open_run
+from mlxtune.runs.layout import MODEL_WEIGHTS
 from mlxtune.training.tune import tune
 from tests.conftest import ROOT, ROWS, write_recipe, write_rows
 from tests.tiny import tiny_model
+from tests.training.processes import KINDS, short
 
 TIMEOUT_S = 240  # of a launch on a machine that is busy with ten others; alone it takes ten seconds
 END_S = 30  # within which the rest ends where one process was killed
@@ -89,7 +93,7 @@ class Launch:
     """What processes left that trained a run together.
 
     Attributes:
-        folder: With the runs: one, shared, begun, differs, fails.
+        folder: With the runs: one, shared, begun, KIND-one and KIND-shared of each of `KINDS`, differs, fails.
         ranks: What each process saw.
     """
 
@@ -115,10 +119,17 @@ def launch(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     choice = choose(backend, "cpu")
     tune(load_recipe(recipe), choice, folder / "one", measures=reply_metrics)
     tune(load_recipe(recipe, ["train.max_steps=7"]), choice, folder / "begun", measures=reply_metrics)
+    for kind in KINDS:
+        tune(load_recipe(recipe, short(kind)), choice, folder / f"{kind}-one")
     output = ended(launched(launcher, size, *WORKER, str(folder)))
     files = [folder / f"rank-{rank}.json" for rank in range(size)]
     assert all(file.exists() for file in files), output
     return Launch(folder, [json.loads(file.read_text(encoding="utf-8")) for file in files])
+
+
+def trained_values(run: RunFolder) -> Mapping[str, NDArray[np.float32]]:
+    """What a run has trained, by name: its adapter, or its model's weights."""
+    return load_file(run.model / MODEL_WEIGHTS) if run.is_full else read_adapter(run.adapter).weights
 
 
 def require_same_numbers(one: RunFolder, other: RunFolder, steps: range) -> None:
@@ -134,7 +145,7 @@ def require_same_numbers(one: RunFolder, other: RunFolder, steps: range) -> None
         assert {name: one["tokens"] for name, one in theirs["segments"].items()} == {
             name: one["tokens"] for name, one in mine["segments"].items()
         }
-    first, second = (read_adapter(run.adapter).weights for run in (one, other))
+    first, second = (trained_values(run) for run in (one, other))
     assert first.keys() == second.keys() and first
     for name, weights in first.items():
         np.testing.assert_allclose(second[name], weights, atol=2e-5, err_msg=name)
@@ -143,6 +154,13 @@ def require_same_numbers(one: RunFolder, other: RunFolder, steps: range) -> None
 def test_several_processes_compute_what_one_does(launch: Launch) -> None:
     assert [rank["size"] for rank in launch.ranks] == [len(launch.ranks)] * len(launch.ranks)
     require_same_numbers(launch.run("one"), launch.run("shared"), range(1, STEPS + 1))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_dora_and_full_training_are_those_of_one_process(kind: str, launch: Launch) -> None:
+    one = launch.run(f"{kind}-one")
+    assert one.is_full == (kind == "full")
+    require_same_numbers(one, launch.run(f"{kind}-shared"), range(1, 5))
 
 
 def test_validation_is_that_of_one_process_its_replies_included(launch: Launch) -> None:
