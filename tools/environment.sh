@@ -106,6 +106,13 @@ ensure_environment() {
     [ "$purpose" != develop ] || { ensure_openblas && ensure_browser; }
 }
 
+# $1: an extra of setup.cfg that one command alone needs, $2: a package that is there once the extra is installed.
+ensure_extra() {
+    "$python" -m pip show -qq "$2" 2>/dev/null && return
+    echo "Installing the packages of the extra $1 ..." >&2
+    install_packages --no-build-isolation --editable ".[$1]"
+}
+
 # $1: 'newest' or 'oldest': an environment of its own with the newest or the oldest versions that setup.cfg allows, as they
 # are today. PyTorch and the weights are those of mlxtune/tested.txt.
 ensure_bound() {

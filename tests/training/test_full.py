@@ -223,6 +223,19 @@ def test_a_quantized_base_is_refused_before_training(tmp_path: Path, mlxtune_run
     assert not (tmp_path / "run").exists()
 
 
+def test_full_and_dora_of_experts_are_refused_before_training(tmp_path: Path, mlxtune_run: Run) -> None:
+    base = tiny_model(tmp_path / "experts", "qwen3_moe")
+    whole, adapted = recipe_of(tmp_path / "whole", base), write_recipe(tmp_path / "adapted", base)
+    dora = ("--set", "lora.type=dora")
+    for words in ((), ("--plan",)):
+        result = mlxtune_run("lora", whole, "--out", tmp_path / "run", *words)
+        assert result.code == 1 and "has experts, which are not trained whole (lora.type: full)" in result.err
+        result = mlxtune_run("lora", adapted, "--out", tmp_path / "run", *dora, "--set", "lora.targets=all", *words)
+        assert result.code == 1 and "lora.type: dora adapts no layers of experts" in result.err
+    assert not (tmp_path / "run").exists()
+    assert mlxtune_run("lora", adapted, *dora, "--set", "lora.targets=attention", "--plan").code == 0
+
+
 def test_a_resolved_recipe_says_the_type_alone_and_loads_again(trained: Path) -> None:
     recipe = load_recipe(trained / "recipe.yaml")
     assert recipe.lora.is_full and recipe.model_dump(mode="json")["lora"] == {"type": "full"}

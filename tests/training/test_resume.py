@@ -390,10 +390,10 @@ def test_a_full_disk_keeps_the_checkpoint_before_and_says_how_much_is_needed(
     module = importlib.import_module(f"mlxtune.backends.{backend}.model")
     write_state, calls = module.write_state, []
 
-    def fails_the_third_time(folder: Path, state: Any) -> None:
+    def fails_the_third_time(folder: Path, state: Any, is_adapter: bool) -> None:
         calls.append(folder)
         if len(calls) != 3:
-            write_state(folder, state)
+            write_state(folder, state, is_adapter)
             return
         (folder / "adapter.safetensors").write_bytes(b"x" * written)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
