@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import keyword
 import logging
 import sys
+import time
 import traceback
+from typing import NoReturn
 
 import click
 
-from mlxtune.errors import MlxtuneError
+from mlxtune.errors import Misuse, MlxtuneError, ProcessFailed
 from mlxtune.version import __version__
 
 # Command -> its one-line help, so that `mlxtune --help` imports no command and no library behind one.
@@ -31,6 +34,13 @@ COMMANDS = {
     "verify": "Evaluate a run's fused, quantized and converted models beside its adapter.",
     "runs": "List the runs under runs/, or remove checkpoints and converted models that nothing needs.",
 }
+
+
+# The commands whose work several processes share.
+SHARED = ("lora", "evaluate", "verify")
+
+
+OTHERS_S = 1.0  # that a process waits which has nothing to say about a failure
 
 
 class LazyGroup(click.Group):
@@ -71,7 +81,15 @@ def cli() -> None:
 
     Example: mlxtune lora recipes/qwen3-intent.yaml
     """
-    _show_messages()
+    from mlxtune.backends.launch import launched
+
+    launch, command = launched(), click.get_current_context().invoked_subcommand
+    _show_messages(speaks=launch is None or launch.rank == 0)
+    if launch is not None and launch.size > 1 and command not in SHARED:
+        raise Misuse(
+            f"mlxtune {command} is the work of one process, and {launch.launcher} started {launch.size}; run it without. "
+            f"Processes share the work of {', '.join(SHARED)}"
+        )
 
 
 class _Stderr(logging.Handler):
@@ -82,11 +100,11 @@ class _Stderr(logging.Handler):
         click.echo(self.format(record), err=True)
 
 
-def _show_messages() -> None:
-    """Show what the library reports as sentences on stderr, and the warnings of other libraries."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+def _show_messages(speaks: bool) -> None:
+    """Show what the library reports as sentences on stderr, and the warnings of other libraries; of several processes rank 0 speaks."""
+    logging.basicConfig(level=logging.WARNING if speaks else logging.ERROR, format="%(message)s", stream=sys.stderr)
     ours = logging.getLogger("mlxtune")
-    ours.setLevel(logging.INFO)
+    ours.setLevel(logging.INFO if speaks else logging.ERROR)
     ours.propagate = False
     if not any(isinstance(handler, _Stderr) for handler in ours.handlers):
         ours.addHandler(_Stderr())
@@ -102,15 +120,20 @@ def main() -> None:
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except click.ClickException as error:
+        if _process():  # rank 0 has the same command line, and says what is wrong with it
+            _leave_after_another(error.exit_code)
         error.show()
         sys.exit(error.exit_code)
+    except ProcessFailed as error:  # the one that failed says why
+        _leave_after_another(error.exit_code)
     except MlxtuneError as error:
-        click.echo(f"Error: {error}", err=True)
+        click.echo(f"Error: {_process()}{error}", err=True)
         if error.__cause__ is not None:
             _echo_hint(error.__cause__)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("Interrupted.", err=True)
+        if not _process():
+            click.echo("Interrupted.", err=True)
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output left, as `| head` does
         sys.stderr.close()
@@ -128,6 +151,23 @@ def main() -> None:
         traceback.print_exception(error)
         _echo_hint(error)
         sys.exit(1)
+
+
+def _process() -> str:
+    """Which of several processes this is, before its message; nothing of rank 0 and of one that is alone."""
+    from mlxtune.backends.launch import launched
+
+    with contextlib.suppress(MlxtuneError):
+        launch = launched()
+        if launch is not None and launch.rank:
+            return f"process {launch.rank}: "
+    return ""
+
+
+def _leave_after_another(exit_code: int) -> NoReturn:
+    """Let the process that says what is wrong do so: launchers end the others as soon as one left."""
+    time.sleep(OTHERS_S)
+    sys.exit(exit_code)
 
 
 def _echo_hint(error: BaseException) -> None:

@@ -115,6 +115,34 @@ class TrainingError(MlxtuneError):
     """Training that had to stop: a loss or gradient that is not finite, no rows, no memory."""
 
 
+class ProcessFailed(MlxtuneError):
+    """Another of the processes that a launcher started failed, so this one ends too; the other says why.
+
+    Args:
+        rank: Which one failed.
+        reason: Its message.
+        code: The exit code that it leaves with.
+    """
+
+    def __init__(self, rank: int, reason: str, code: int) -> None:
+        super().__init__(f"process {rank} failed: {reason}")
+        self.exit_code = code
+
+
+class ProcessLost(MlxtuneError):
+    """The connection to another of the processes that a launcher started broke; nothing can be asked of it any more.
+
+    Args:
+        reason: What the library says.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"the connection to another process is lost, which ended or cannot be reached ({reason}). The last checkpoint is kept: "
+            "continue with --resume"
+        )
+
+
 class OutOfMemory(MlxtuneError):
     """Memory does not suffice for a computation.
 

@@ -33,19 +33,26 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tested": {"version"},
     "chat": LOW,
     "recipe": {"errors", "evaluation/metrics"},  # which metrics there are; nothing is computed
-    "runs": {*LOW, "recipe"},
     "backends/shapes": set(),
     "models/text_part": {"errors"},
     "backends/experts": set(),
     "backends/architecture": {"errors", "models/text_part", "backends/experts"},
     "backends/base": {"backends/shapes", "backends/architecture"},
+    "backends/launch": {"errors"},
+    "backends/group": {"errors", "backends/base"},
+    "backends/shared_model": {"backends/base", "backends/group"},
+    "runs": {*LOW, "recipe", "backends/base", "backends/group"},
     "backends/adapter": {*LOW, "models/text_part", "backends/base", "backends/experts"},
     "backends/state": LOW,
     "models": {*LOW, "recipe", "models/text_part", "backends/base"},
-    "backends": {"errors", "models", "models/text_part", "backends/experts", "backends/architecture", "backends/base", "backends/adapter", "backends/state", "backends/shapes"},
+    "backends": {
+        "errors", "models", "models/text_part", "backends/experts", "backends/architecture", "backends/base", "backends/adapter", "backends/state",
+        "backends/shapes", "backends/launch", "backends/group",
+    },
     "data": {*LOW, "recipe", "chat", "models", "backends/base", "backends/shapes"},
     "training": {
-        *LOW, "version", "recipe", "runs", "models", "backends/experts", "backends/architecture", "backends/base", "backends/adapter", "backends/state", "backends/shapes",
+        *LOW, "version", "recipe", "runs", "models", "backends/experts", "backends/architecture", "backends/base", "backends/group",
+        "backends/shared_model", "backends/adapter", "backends/state", "backends/shapes",
         "data", "evaluation/metrics",
     },
     "evaluation/fields": {"json_values", "recipe", "data", "evaluation/metrics"},
@@ -57,8 +64,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         *LOW, "json_values", "progress", "recipe", "runs", "chat", "evaluation/metrics", "evaluation/predict"
     },
     "evaluation": {
-        *LOW, "json_values", "version", "progress", "recipe", "runs", "chat", "models", "backends/base", "backends/adapter", "data",
-        "evaluation/metrics",
+        *LOW, "json_values", "version", "progress", "recipe", "runs", "chat", "models", "backends/base", "backends/group",
+        "backends/shared_model", "backends/adapter", "data", "evaluation/metrics",
         "evaluation/fields", "evaluation/predict", "evaluation/judge",
     },
     "evaluation/compare": {
@@ -87,7 +94,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "report/charts", "report/blocks", "report/contents", "report/values", "report/fact_values",
     },
     "export": {
-        *LOW, "version", "progress", "markdown", "json_values", "export/verification", "recipe", "runs", "models", "models/text_part", "backends/experts", "backends/architecture", "backends/base", "backends/adapter", "data",
+        *LOW, "version", "progress", "markdown", "json_values", "export/verification", "recipe", "runs", "models", "models/text_part", "backends/experts",
+        "backends/architecture", "backends/base", "backends/group", "backends/shared_model", "backends/adapter", "data",
         "evaluation", "evaluation/metrics", "evaluation/fields", "evaluation/predict",
         "report/words", "report/blocks", "report/markdown_page", "report/sections",
     },
@@ -103,11 +111,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sweep": {*LOW, "recipe", "runs", "data", "evaluation/metrics"},
     "doctor": {"errors", "version", "tested", "models", "backends/base", "backends"},
     "commands": {
-        *LOW, "recipe", "runs", "chat", "models", "backends/base", "backends", "data", "training", "evaluation",
+        *LOW, "recipe", "runs", "chat", "models", "backends/base", "backends/launch", "backends/group", "backends", "data", "training", "evaluation",
         "evaluation/metrics", "evaluation/predict", "evaluation/compare", "evaluation/judge", "evaluation/review",
         "export", "export/verification", "report", "report/values", "report/terminal", "report/words", "sweep", "doctor",
     },
-    "cli": {"errors", "version", "tested"},
+    "cli": {"errors", "version", "tested", "backends/launch"},
     "__main__": {"cli"},
     "mlxtune": {"version", "backends", "evaluation", "evaluation/predict"},
 }  # fmt: skip

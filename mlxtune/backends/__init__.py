@@ -17,6 +17,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mlxtune.backends.launch import MLX_LAUNCH, TORCHRUN, Launch, launched
 from mlxtune.errors import BackendError, Misuse
 
 if TYPE_CHECKING:  # the seam needs NumPy, which no help text does
@@ -59,23 +60,35 @@ class _CannotLoad(BackendError):
 
 
 def choose(name: str = "auto", device: str = "auto") -> ChosenBackend:
-    """The backend to compute with.
+    """The backend to compute with: under a launcher the one whose processes it connects.
 
     Args:
         name: One of NAMES.
         device: 'auto', 'cpu', 'gpu' (the backend's own), 'cuda' or 'cuda:1'.
 
     Raises:
-        Misuse: No such backend, or a word that names no device.
+        Misuse: No such backend, or a word that names no device; or a launcher connects processes of another backend.
         NotInstalled: It is not installed here.
         BackendError: It cannot be loaded, or has no such device.
     """
     if name not in NAMES:
         raise Misuse(f"unknown backend {name!r}; expected {', '.join(NAMES)}")
     check_device(device)
+    if (launch := launched()) is not None:
+        if name not in ("auto", launch.backend):
+            other = {"torch": TORCHRUN, "mlx": MLX_LAUNCH}[name]
+            raise Misuse(
+                f"--backend {name} cannot be used under {launch.launcher}, which connects processes of {launch.backend}; leave out "
+                f"--backend, or start them with {other}"
+            )
+        return _open(launch.backend, device, f"{launch.launcher} started it, {_number_of(launch)}")
     if name == "auto":
         return _choose_any(device)
     return _open(name, device, "requested")
+
+
+def _number_of(launch: Launch) -> str:
+    return "one process" if launch.size == 1 else f"process {launch.rank} of {launch.size}"
 
 
 def check_device(word: str) -> str:

@@ -22,6 +22,7 @@ UNSUPERVISED = -1  # the segment of a token that is not trained on
 FACTORS, MAGNITUDE = ("lora_A", "lora_B"), "magnitude"  # parts of an adapted layer, as values are named at the seam
 # Phases of a timed step. A backend that computes the first three as one names them as one.
 FORWARD, HEAD, BACKWARD, OPTIMIZER = "forward", "head", "backward", "optimizer"
+EXCHANGE = "exchange"  # of gradients between processes, and the wait for them
 GRADIENTS = "forward, head and backward"
 
 
@@ -132,6 +133,7 @@ class StepResult:
         segment_tokens: Supervised tokens by segment, (S,).
         grad_norm: Global L2 norm of the gradient before clipping.
         phase_seconds: Seconds of each phase that the backend can tell apart; empty unless steps are timed.
+        stop: A process was asked to end after the step.
     """
 
     total_nats: float
@@ -139,6 +141,7 @@ class StepResult:
     segment_nats: NDArray[np.float64]
     segment_tokens: NDArray[np.int64]
     grad_norm: float
+    stop: bool = False
     phase_seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -202,6 +205,42 @@ class Constraint(Protocol):
         ...
 
 
+class Group(Protocol):
+    """The processes that compute one thing together, each with a whole model; `backends/group.py` builds on it.
+
+    Every process makes the same calls in the same order, and each call waits for all of them.
+    """
+
+    rank: int  # which of them this is, from 0; rank 0 writes files and speaks
+    size: int
+
+    def gather(self, value: Any, patient: bool = False) -> list[Any]:
+        """Values of all processes, by rank.
+
+        Args:
+            value: This one's; JSON holds it.
+            patient: The others may take as long as they like, as for a download.
+        """
+        ...
+
+    def broadcast(self, content: bytes) -> bytes:
+        """The content that rank 0 has, on all; what the others give is not looked at."""
+        ...
+
+
+@dataclass(frozen=True)
+class StepShare:
+    """That the batches of a step are what one of several processes computes of it.
+
+    Attributes:
+        total_weight: Sum of the weights of the whole step.
+        stop: This process was asked to end after the step.
+    """
+
+    total_weight: float
+    stop: bool = False
+
+
 class Model(Protocol):
     """A loaded base model, with or without an adapter."""
 
@@ -247,8 +286,26 @@ class Model(Protocol):
         """
         ...
 
-    def train_step(self, batches: Sequence[Batch], learning_rate: float, step: int, n_segments: int) -> StepResult:
-        """One optimizer step over all rows of all micro-batches; dropout is a function of (seed, step)."""
+    def train_step(
+        self,
+        batches: Sequence[Batch],
+        learning_rate: float,
+        step: int,
+        n_segments: int,
+        share: StepShare | None = None,
+    ) -> StepResult:
+        """One optimizer step over all rows of all micro-batches; dropout is a function of (seed, step, rank).
+
+        Args:
+            batches: Of several processes each has its own share of the step's rows, which may be none.
+            learning_rate: Of this step.
+            step: Counted from 1.
+            n_segments: Segments to sum over.
+            share: What a process must know of the whole step; None where `batches` is all of it.
+
+        Returns:
+            The same on all processes, of all rows.
+        """
         ...
 
     def score(self, batch: Batch) -> TokenScores:
@@ -264,6 +321,7 @@ class Model(Protocol):
         temperature: float = 0.0,
         seed: int = 0,
         slots: int | None = None,
+        numbers: Sequence[int] | None = None,
     ) -> Iterator[tuple[int, Generation]]:
         """Replies to all prompts, each with its prompt's number, as they end; what all prompts open with is computed once.
 
@@ -275,6 +333,7 @@ class Model(Protocol):
             temperature: 0 is greedy; else each token is sampled, a function of (seed, its prompt's number, its place).
             seed: Of the samples.
             slots: Replies that are written at a time, fewer where memory does not suffice for them; None is all.
+            numbers: Of the prompts in the samples; None counts them from 0. Prompts that are a part of others keep theirs.
         """
         ...
 
@@ -400,6 +459,10 @@ class Backend(Protocol):
 
     def device(self) -> Device:
         """Where it computes on this machine."""
+        ...
+
+    def group(self) -> Group:
+        """The processes that compute together with this one: those that a launcher started with it, or it alone."""
         ...
 
     def versions(self) -> dict[str, str]:

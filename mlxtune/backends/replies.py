@@ -116,6 +116,7 @@ def write_replies(
     constraint: Constraint | None = None,
     temperature: float = 0.0,
     seed: int = 0,
+    numbers: Sequence[int] | None = None,
 ) -> Iterator[tuple[int, Generation]]:
     """Write a reply to each prompt, at most `slots` at a time, the longest prompts first; each with its number, as it ends.
 
@@ -128,7 +129,9 @@ def write_replies(
         constraint: What replies may be written.
         temperature: 0 is greedy. Else each token is a function of (seed, the prompt's number, place), whoever else is written.
         seed: Of the draws.
+        numbers: Of the prompts in the draws; None is their places.
     """
+    numbers = range(len(prompts)) if numbers is None else numbers
     waiting = deque(sorted(range(len(prompts)), key=lambda number: -len(prompts[number])))
     writing: list[_Reply] = []
     feeds: list[list[int]] = []
@@ -143,7 +146,7 @@ def write_replies(
             writing += [_Reply(i, limits[i], None if constraint is None else constraint.start()) for i in joining]
         masks = [reply.matcher.mask() for reply in writing if reply.matcher is not None]  # while the device computes
         allowed = Allowed.of(masks) if masks else None
-        picked = session.pick(allowed, temperature, _draws(writing, seed) if temperature > 0 else None)
+        picked = session.pick(allowed, temperature, _draws(writing, seed, numbers) if temperature > 0 else None)
         tokens = picked if allowed is None else allowed.named(picked)
         feeds = [reply.take(token, stop_tokens) for reply, token in zip(writing, tokens, strict=True)]
         ended = [reply for reply in writing if reply.stop_reason]
@@ -171,7 +174,7 @@ def _padded(feeds: Sequence[Sequence[int]]) -> tuple[NDArray[np.int32], NDArray[
     return tokens, counts
 
 
-def _draws(writing: Sequence[_Reply], seed: int) -> NDArray[np.float32]:
+def _draws(writing: Sequence[_Reply], seed: int, numbers: Sequence[int]) -> NDArray[np.float32]:
     """Uniform in [0, 1), for the next token of each reply, (B,)."""
-    places = [(reply.number, len(reply.tokens)) for reply in writing]
+    places = [(numbers[reply.number], len(reply.tokens)) for reply in writing]
     return np.array([np.random.default_rng([seed, *place]).random() for place in places], np.float32)

@@ -74,27 +74,68 @@ def total_weight(batches: Sequence[Batch]) -> float:
     return math.fsum(float(batch.weights.sum(dtype=np.float64)) for batch in batches)
 
 
-def step_result(
-    batches: Sequence[Batch], nats: Sequence[NDArray[np.float32]], n_segments: int, grad_norm: float
-) -> StepResult:
-    """A step's sums in float64.
+@dataclass(frozen=True)
+class StepSums:
+    """What one process saw of an optimizer step, or what all of them did, in float64.
 
-    Args:
-        batches: Its micro-batches.
-        nats: -log p of each one's supervised tokens, in row order.
-        n_segments: Segments to sum over.
-        grad_norm: Before clipping.
+    Attributes:
+        total_nats: Sum over supervised tokens of weight x -log p.
+        segment_nats: Sum of -log p by segment, unweighted, (S,).
+        segment_tokens: Supervised tokens by segment, (S,).
+        stop: Asked to end after the step.
     """
-    own = np.concatenate(nats).astype(np.float64)
-    weights = np.concatenate([batch.weights[batch.supervised] for batch in batches]).astype(np.float64)
-    segments = np.concatenate([batch.segments[batch.supervised] for batch in batches])
-    return StepResult(
-        total_nats=float(own @ weights),
-        total_weight=total_weight(batches),
-        segment_nats=np.bincount(segments, own, n_segments).astype(np.float64),
-        segment_tokens=np.bincount(segments, minlength=n_segments),
-        grad_norm=grad_norm,
-    )
+
+    total_nats: float
+    segment_nats: NDArray[np.float64]
+    segment_tokens: NDArray[np.int64]
+    stop: bool = False
+
+    @classmethod
+    def of(
+        cls, batches: Sequence[Batch], nats: Sequence[NDArray[np.float32]], n_segments: int, stop: bool = False
+    ) -> StepSums:
+        """Those of micro-batches.
+
+        Args:
+            batches: There may be none.
+            nats: -log p of each one's supervised tokens, in row order.
+            n_segments: Segments to sum over.
+            stop: Asked to end after the step.
+        """
+        if not batches:
+            return cls(0.0, np.zeros(n_segments), np.zeros(n_segments, np.int64), stop)
+        own = np.concatenate(nats).astype(np.float64)
+        weights = np.concatenate([batch.weights[batch.supervised] for batch in batches]).astype(np.float64)
+        segments = np.concatenate([batch.segments[batch.supervised] for batch in batches])
+        return cls(
+            total_nats=float(own @ weights),
+            segment_nats=np.bincount(segments, own, n_segments).astype(np.float64),
+            segment_tokens=np.bincount(segments, minlength=n_segments),
+            stop=stop,
+        )
+
+    @classmethod
+    def of_all(cls, reports: Sequence[Mapping[str, Any]]) -> StepSums:
+        """Those of all processes, added up in the order of their ranks.
+
+        Args:
+            reports: Each one's, as `to_json` gives it.
+        """
+        return cls(
+            total_nats=math.fsum(one["total_nats"] for one in reports),
+            segment_nats=np.sum([one["segment_nats"] for one in reports], axis=0, dtype=np.float64),
+            segment_tokens=np.sum([one["segment_tokens"] for one in reports], axis=0, dtype=np.int64),
+            stop=any(one["stop"] for one in reports),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """For the other processes."""
+        segments = {"segment_nats": self.segment_nats.tolist(), "segment_tokens": self.segment_tokens.tolist()}
+        return {"total_nats": self.total_nats, **segments, "stop": self.stop}
+
+    def result(self, total_weight: float, grad_norm: float) -> StepResult:
+        """The step's result, given the sum of its weights and the gradient's norm before clipping."""
+        return StepResult(self.total_nats, total_weight, self.segment_nats, self.segment_tokens, grad_norm, self.stop)
 
 
 def token_scores(batch: Batch, nats: NDArray[np.float32], argmax: NDArray[np.integer]) -> TokenScores:
@@ -113,9 +154,10 @@ def token_scores(batch: Batch, nats: NDArray[np.float32], argmax: NDArray[np.int
     return TokenScores(placed, correct)
 
 
-def dropout_seed(seed: int, step: int) -> int:
-    """Seed of a step's dropout, 64 bits."""
-    return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0])
+def dropout_seed(seed: int, step: int, rank: int = 0) -> int:
+    """Seed of a step's dropout, 64 bits; each process, whose rows are its own, draws other masks."""
+    parts = [seed, step, rank] if rank else [seed, step]
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0])
 
 
 def common_length(prompts: Sequence[Sequence[int]]) -> int:
@@ -164,6 +206,8 @@ def reply_limits(prompts: Sequence[Sequence[int]], max_new_tokens: int, config: 
 
 def described(batches: Sequence[Batch]) -> str:
     """The largest of some batches, for messages."""
+    if not batches:
+        return "none of its rows"
     largest = max(batches, key=lambda batch: batch.tokens.size)
     rows, own = largest.tokens.shape
     return f"a batch of {rows} rows of up to {own + len(largest.prefix)} tokens"

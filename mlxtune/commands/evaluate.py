@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from mlxtune.backends import choose
 from mlxtune.commands.judging import judge_options, judge_progress
 from mlxtune.commands.options import (
     RowsProgress,
     compute_options,
+    connected,
     force_option,
+    is_speaker,
     json_option,
+    n_processes,
     print_json,
     recipe_or_run_argument,
     say,
@@ -132,42 +137,56 @@ def evaluate(
 
     Example: mlxtune evaluate recipes/demo-intent.yaml --base --limit 20
     """
-    from mlxtune.backends import choose
+    from mlxtune.backends.group import ALONE, together
     from mlxtune.evaluation.documents import measure_documents, read_documents
     from mlxtune.evaluation.run import EvaluationRequest, run_evaluation
-    from mlxtune.evaluation.subject import find_subject
+    from mlxtune.evaluation.subject import find_subject, require_same_base
+    from mlxtune.runs.copies import run_copies
 
     _refuse_mixed(context, predictions is not None, repeats is not None)
-    # Replies that are there already need no run, as the base model needs none.
-    found = find_subject(subject, overrides, base=base or predictions is not None)
-    if predictions is None:
-        say(f"evaluating {found.run or found.recipe.model.path}{', the model before tuning' if base else ''}")
-    documents = read_documents(found, limit)
-    if documents is not None:
-        _refuse_of_documents(context, judge_request is not None)
-        choice = choose(backend, device)
-        with RowsProgress("piece", lambda n, _: f"scoring {n} pieces of documents") as progress:
-            scores = measure_documents(
-                found, documents, choice.backend, out or found.evaluation(limit), force, progress
-            )
-        print_json(scores.to_json()) if as_json else click.echo(scores.sentence)
-        if reports and found.run and out is None and limit is None:
-            report = write_report_of(found.run.path)
-            if report is not None and not as_json:
-                click.echo(f"report: {report}")
+    if predictions is not None and n_processes() > 1:
+        raise click.UsageError("--predictions asks no model; start it as one process")
+    joined = connected(backend, device)
+    group = ALONE if joined is None else joined.backend.group()
+    with run_copies(group) as copies:
+        with together(group):
+            # Replies that are there already need no run, as the base model needs none.
+            found = find_subject(subject, overrides, base=base or predictions is not None, find=copies.find)
+        if predictions is None:
+            say(f"evaluating {found.run or found.recipe.model.path}{', the model before tuning' if base else ''}")
+
+        def chosen() -> Backend:
+            choice = joined or choose(backend, device)
+            say(f"backend: {choice.reason}")
+            require_same_base(found.recipe, choice.backend)
+            return choice.backend
+
+        with together(group):
+            documents = read_documents(found, limit)
+        if documents is not None:
+            _refuse_of_documents(context, judge_request is not None)
+            with RowsProgress("piece", lambda n, _: f"scoring {n} pieces of documents") as progress:
+                place = copies.folder(out or found.evaluation(limit))
+                scores = measure_documents(found, documents, chosen(), place, force, progress)
+            if not is_speaker():
+                return
+            print_json(scores.to_json()) if as_json else click.echo(scores.sentence)
+            if reports and found.run and out is None and limit is None:
+                report = write_report_of(found.run.path)
+                if report is not None and not as_json:
+                    click.echo(f"report: {report}")
+            return
+        request = EvaluationRequest(
+            found, out, limit, predictions, decoding, probabilities, repeats, temperature,
+            None if bertscore is None else _encoder(bertscore, found), judge_request, overrides, force, tune_thresholds,
+            asks_judge=is_speaker(),
+        )  # fmt: skip
+        if group.size > 1 and request.folder is not None:
+            request = replace(request, out=copies.folder(request.folder))
+        with RowsProgress() as progress, judge_progress(judge_request) as judging:
+            outcome = run_evaluation(request, chosen, progress, judging)
+    if not is_speaker():
         return
-    request = EvaluationRequest(
-        found, out, limit, predictions, decoding, probabilities, repeats, temperature,
-        None if bertscore is None else _encoder(bertscore, found), judge_request, overrides, force, tune_thresholds,
-    )  # fmt: skip
-
-    def chosen() -> Backend:
-        choice = choose(backend, device)
-        say(f"backend: {choice.reason}")
-        return choice.backend
-
-    with RowsProgress() as progress, judge_progress(judge_request) as judging:
-        outcome = run_evaluation(request, chosen, progress, judging)
     report = write_report_of(found.run.path) if reports and found.run and _is_reported(outcome, found.run) else None
     if as_json:
         content = outcome.to_json()

@@ -14,8 +14,11 @@ import click
 
 from mlxtune.commands.options import (
     compute_options,
+    connected,
     force_option,
+    is_speaker,
     json_option,
+    n_processes,
     on_terminal,
     print_json,
     recipe_or_run_argument,
@@ -25,6 +28,7 @@ from mlxtune.commands.options import (
 from mlxtune.commands.reporting import report_option, write_report_of
 
 if TYPE_CHECKING:
+    from mlxtune.backends.base import Backend
     from mlxtune.data.rows import Row
     from mlxtune.models.tokenizer import Tokenizer
     from mlxtune.recipe.sections import Recipe
@@ -94,7 +98,6 @@ def lora(
     """
     from mlxtune.backends import choose
     from mlxtune.recipe.load import load_recipe
-    from mlxtune.runs.folder import RunFolder, named_run
 
     resumes = resume is not None
     if probe and not plan_only:
@@ -109,37 +112,37 @@ def lora(
                 raise click.UsageError(
                     f"{option} cannot be used with --resume, which continues in the run's own folder"
                 )
-    # Without --resume, a folder that is no run is a mistake about the recipe.
-    named = named_run(subject) if resumes or RunFolder(subject).run_file.exists() else None
-    if named is not None and not plan_only:
-        _require_resuming(named, resume)
-    loaded = load_recipe(named.recipe_file if named else subject, overrides)
-    choice = choose(backend, device)
     if plan_only:
-        from mlxtune.training.plan import plan
-        from mlxtune.training.probe import probe_steps
-
-        backend_used = choice.backend
-        runs = functools.partial(probe_steps, backend_used) if probe else None
-        planned = plan(loaded, backend_used, probe=runs)
-        if as_json:
-            print_json(planned.as_json())
-        else:
-            click.echo(planned.as_text())
+        if n_processes() > 1:
+            raise click.UsageError("--plan estimates a training of one process; start it without a launcher")
+        named = _named(subject, resumes)
+        loaded = load_recipe(named.recipe_file if named else subject, overrides)
+        _plan(loaded, choose(backend, device).backend, probe, as_json)
         return
 
+    from mlxtune.backends.group import ALONE, together
+    from mlxtune.runs.copies import run_copies
     from mlxtune.runs.folder import open_run
     from mlxtune.runs.layout import INTERRUPTED
     from mlxtune.training.tune import tune
 
-    resumed = None if resume is None else named or _run_to_resume(loaded.name, resume)
-    begun_from = None if begin_from is None else open_run(begin_from)
-    say(f"backend: {choice.reason}")
-    with _Progress(as_json, segments) as progress:
-        tuned = tune(
-            loaded, choice, out, force, progress.event,
-            resume=resumed, begin_from=begun_from, measures=_reply_metrics, profile=profile,
-        )  # fmt: skip
+    joined = connected(backend, device)
+    group = ALONE if joined is None else joined.backend.group()
+    with run_copies(group) as copies:
+        named = copies.find(lambda: _required_resuming(_named(subject, resumes), resume))
+        with together(group):
+            loaded = load_recipe(named.recipe_file if named else subject, overrides)
+        choice = joined or choose(backend, device)
+        resumed = None if resume is None else named or copies.find(lambda: _run_to_resume(loaded.name, resume))
+        begun_from = None if begin_from is None else copies.find(lambda: open_run(begin_from))
+        say(f"backend: {choice.reason}")
+        with _Progress(as_json, segments) as progress:
+            tuned = tune(
+                loaded, choice, out, force, progress.event,
+                resume=resumed, begin_from=begun_from, measures=_reply_metrics, profile=profile,
+            )  # fmt: skip
+    if not is_speaker():
+        sys.exit(130 if tuned.outcome.status == INTERRUPTED else 0)
     report = write_report_of(tuned.run.path) if reports and tuned.outcome.status != INTERRUPTED else None
     if as_json:
         written = {} if report is None else {"report": str(report)}
@@ -157,6 +160,25 @@ def lora(
             f"Resume with: {_resuming(str(tuned.run), backend, device)}"
         )
         sys.exit(130)
+
+
+def _plan(recipe: Recipe, backend: Backend, probe: bool, as_json: bool) -> None:
+    """Print what a training takes."""
+    from mlxtune.training.plan import plan
+    from mlxtune.training.probe import probe_steps
+
+    planned = plan(recipe, backend, probe=functools.partial(probe_steps, backend) if probe else None)
+    if as_json:
+        print_json(planned.as_json())
+    else:
+        click.echo(planned.as_text())
+
+
+def _named(subject: Path, resumes: bool) -> RunFolder | None:
+    """The run that stands in place of a recipe; without --resume, a folder that is no run is a mistake about the recipe."""
+    from mlxtune.runs.folder import RunFolder, named_run
+
+    return named_run(subject) if resumes or RunFolder(subject).run_file.exists() else None
 
 
 def _reply_metrics(recipe: Recipe, tokenizer: Tokenizer, rows: Sequence[Row]) -> Measure:
@@ -177,8 +199,10 @@ def _resuming(run: str, backend: str, device: str) -> str:
     return shlex.join(["mlxtune", "lora", run, "--resume", *where])
 
 
-def _require_resuming(run: RunFolder, resume: str | None) -> None:
-    """Refuse a run in place of a recipe, unless --resume is given and names no other run."""
+def _required_resuming(run: RunFolder | None, resume: str | None) -> RunFolder | None:
+    """The run that stands in place of a recipe, refused unless --resume is given and names no other run."""
+    if run is None:
+        return None
     if resume is None:
         recipe = str(run.recipe_file)
         raise click.UsageError(
@@ -191,6 +215,7 @@ def _require_resuming(run: RunFolder, resume: str | None) -> None:
             f"{run} and {resume}: expected one run to resume, got two; name one of them: "
             f"`{shlex.join(['mlxtune', 'lora', resume, '--resume'])}`"
         )
+    return run
 
 
 def _run_to_resume(recipe_name: str, path: str) -> RunFolder:

@@ -6,12 +6,16 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from mlxtune.backends import DEVICES, NAMES, check_device
+from mlxtune.backends import DEVICES, NAMES, check_device, choose
+from mlxtune.backends.launch import launched
 from mlxtune.errors import Misuse
+
+if TYPE_CHECKING:
+    from mlxtune.backends.base import ChosenBackend
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -64,9 +68,27 @@ def _device(context: click.Context, parameter: click.Parameter, word: str) -> st
         raise click.BadParameter(str(error)) from error
 
 
+def connected(backend: str, device: str) -> ChosenBackend | None:
+    """The backend that connects this process to the others of its launcher; None where it was started alone."""
+    return None if launched() is None else choose(backend, device)
+
+
+def n_processes() -> int:
+    """How many processes the launcher started; 1 without one."""
+    launch = launched()
+    return 1 if launch is None else launch.size
+
+
 def say(text: str) -> None:
-    """A sentence about what is going on, on stderr."""
-    click.echo(text, err=True)
+    """A sentence about what is going on, on stderr; of several processes rank 0 speaks."""
+    if is_speaker():
+        click.echo(text, err=True)
+
+
+def is_speaker() -> bool:
+    """Whether this process writes to the terminal: it is alone, or rank 0."""
+    launch = launched()
+    return launch is None or launch.rank == 0
 
 
 def print_json(content: Any, indent: int | None = 2) -> None:

@@ -8,7 +8,15 @@ from pathlib import Path
 
 import click
 
-from mlxtune.commands.options import RowsProgress, compute_options, json_option, print_json, say
+from mlxtune.commands.options import (
+    RowsProgress,
+    compute_options,
+    connected,
+    is_speaker,
+    json_option,
+    print_json,
+    say,
+)
 
 
 @click.command()
@@ -41,18 +49,29 @@ def verify(
     Example: mlxtune verify runs/demo-intent/demo --artifacts fused,q4,gguf-q8_0
     """
     from mlxtune.backends import choose
+    from mlxtune.backends.group import ALONE
+    from mlxtune.evaluation.subject import require_same_base
     from mlxtune.export.artifacts import parse_kinds
     from mlxtune.export.verify import verification_file, verify_run
     from mlxtune.report.terminal.tables import WIDTH, to_text
     from mlxtune.report.terminal.verify_table import verify_tables
+    from mlxtune.runs.copies import run_copies
     from mlxtune.runs.folder import open_run
 
     kinds = parse_kinds(artifacts)
-    opened = open_run(run)
-    choice = choose(backend, device)
-    say(f"backend: {choice.reason}")
-    with RowsProgress() as progress:
-        verification = verify_run(opened, kinds, choice.backend, tolerance=tolerance, limit=limit, progress=progress)
+    joined = connected(backend, device)
+    group = ALONE if joined is None else joined.backend.group()
+    with run_copies(group) as copies:
+        opened = copies.existing(lambda: open_run(run))
+        choice = joined or choose(backend, device)
+        say(f"backend: {choice.reason}")
+        require_same_base(opened.recipe(), choice.backend)
+        with RowsProgress() as progress:
+            verification = verify_run(
+                opened, kinds, choice.backend, tolerance=tolerance, limit=limit, progress=progress
+            )
+    if not is_speaker():
+        sys.exit(1 if verification.failures else 0)
     file = verification_file(opened, limit)
     if as_json:
         print_json({**verification.to_json(), "file": str(file)})

@@ -81,6 +81,7 @@ class EvaluationRequest:
         overrides: The command's `--set`s.
         force: Replace an existing evaluation.
         tune_thresholds: Choose a threshold for each label of the first field on the validation rows.
+        asks_judge: Of several processes one does.
     """
 
     subject: Subject
@@ -96,6 +97,7 @@ class EvaluationRequest:
     overrides: Sequence[str] = ()
     force: bool = False
     tune_thresholds: bool = False
+    asks_judge: bool = True
 
     @property
     def folder(self) -> Path | None:
@@ -321,6 +323,8 @@ def _judged(
     judge, out, recipe = request.judge, outcome.folder, request.subject.recipe
     predictions = evaluation.predictions
     assert judge is not None
+    if not request.asks_judge:
+        return outcome
     progress.begin("judging", n_judged(predictions, judge.sample) * len(text_fields(recipe)))
     with nullcontext() if out is None else locked(out):
         try:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlxtune.backends.base import Backend, Model
+from mlxtune.backends.group import in_turns, require_same
+from mlxtune.backends.shared_model import shared_model
 from mlxtune.data.examples import expected_values
 from mlxtune.data.prepare import validation_rows
 from mlxtune.data.reading import read_recipe_rows
 from mlxtune.data.rows import Row
 from mlxtune.errors import RecipeError, RunError
-from mlxtune.models.base_model import base_folder, require_base
+from mlxtune.models.base_model import base_folder, fingerprint, require_base
 from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
 from mlxtune.recipe.load import load_recipe
 from mlxtune.recipe.sections import Recipe
 from mlxtune.runs.folder import RunFolder, latest_run, named_run
 from mlxtune.runs.layout import BASE, RUNS, TUNED
+from mlxtune.version import __version__
 
 
 @dataclass(frozen=True)
@@ -68,24 +71,35 @@ class Subject:
         return [beside] if self.base else [beside, Subject(self.recipe, None, base=True).evaluation(limit)]
 
 
-def find_subject(path: Path, overrides: Sequence[str] = (), base: bool = False) -> Subject:
+FindRun = Callable[[Callable[[], RunFolder | None]], RunFolder | None]
+
+
+def find_subject(
+    path: Path, overrides: Sequence[str] = (), base: bool = False, find: FindRun = lambda look: look()
+) -> Subject:
     """What a path to a recipe or a run folder means.
 
     A recipe stands for its newest run, on the model of that run. It must still ask and answer as that run was trained;
     what else it says, such as the test rows, counts as it now stands.
+
+    Args:
+        path: Of the recipe or the run folder.
+        overrides: The command's `--set`s.
+        base: Leave the adapter off.
+        find: Calls what looks for a run; of several processes rank 0 does, for all.
 
     Raises:
         RunError: There is no trained run, and the base model was not asked for; or another model under one that was trained whole.
         RecipeError: The recipe cannot be read.
     """
     other_model = any(override.startswith("model.") for override in overrides)
-    named = named_run(path)
+    named = find(lambda: named_run(path))
     if named is not None:
         run = named
         recipe = load_recipe(run.recipe_file, overrides)
     else:
         recipe = load_recipe(path, overrides)
-        newest = latest_run(recipe.name)
+        newest = find(lambda: latest_run(recipe.name))
         changed = _changed(load_recipe(path), newest) if newest else []
         if base and (newest is None or changed):
             return Subject(recipe, None, base, other_model)
@@ -135,7 +149,7 @@ def read_validation_rows(recipe: Recipe) -> list[Row] | None:
 
 
 def load_subject(subject: Subject, backend: Backend, progress: bool | None = None) -> tuple[Model, Tokenizer]:
-    """The subject's model, with its adapter or trained whole unless it is the base, and its tokenizer.
+    """The subject's model, with its adapter or trained whole unless it is the base, and its tokenizer; several processes share its replies.
 
     Args:
         subject: What is loaded.
@@ -152,7 +166,24 @@ def load_subject(subject: Subject, backend: Backend, progress: bool | None = Non
     folder = base_folder(section, backend, progress=sys.stderr.isatty() if progress is None else progress)
     if subject.run and not subject.other_model and not subject.base:
         require_base(folder, subject.run.info().get("base", {}).get("fingerprint"), str(subject.run))
-    return backend.load(folder, adapter=subject.adapter, dtype=section.dtype), load_tokenizer(folder)
+    model = backend.load(folder, adapter=subject.adapter, dtype=section.dtype)
+    return shared_model(model, backend.group()), load_tokenizer(folder)
+
+
+def require_same_base(recipe: Recipe, backend: Backend) -> None:
+    """Have a recipe's base model on every machine of several processes; refuse another one, or other versions, than rank 0's.
+
+    Raises:
+        BackendError: Says what is different.
+        ModelError: The base model cannot be found, read or converted.
+    """
+    group = backend.group()
+    if group.size > 1:
+        folder = in_turns(group, lambda: base_folder(recipe.model, backend))
+        versions = {f"version of {name}": version for name, version in backend.versions().items()}
+        require_same(
+            group, {"weights of the base model": fingerprint(folder), "version of mlxtune": __version__, **versions}
+        )
 
 
 def _weights_of(recipe: Recipe) -> tuple[object, ...]:

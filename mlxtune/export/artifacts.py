@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mlxtune.backends.adapter import Adapter, write_adapter
 from mlxtune.backends.base import Backend, ConvertSpec, Model
+from mlxtune.backends.group import together
+from mlxtune.backends.shared_model import shared_model
 from mlxtune.errors import ExportError, Misuse, MlxtuneError, did_you_mean
 from mlxtune.export.exported import ExportNotWritten, size_on_disk
 from mlxtune.export.formats import default_out, export_run
@@ -120,6 +122,30 @@ def artifact(kind: ArtifactKind, run: RunFolder, backend: Backend) -> Iterator[A
 
 
 @contextmanager
+def shared_artifact(kind: ArtifactKind, run: RunFolder, backend: Backend) -> Iterator[Artifact]:
+    """As `artifact`; of several processes rank 0 makes it, and all load it from where it lies.
+
+    Raises:
+        ExportError: A process does not see rank 0's files, or as `artifact`.
+    """
+    group = backend.group()
+    if group.size == 1:
+        with artifact(kind, run, backend) as one:
+            yield one
+        return
+    with ExitStack() as stack:
+        with together(group, patient=True) as report:
+            if group.rank == 0:
+                one = stack.enter_context(artifact(kind, run, backend))
+                report.value = {"path": str(one.path.resolve()), "kept": one.kept}
+        one = Artifact(kind, Path(report.values[0]["path"]), report.values[0]["kept"])
+        with together(group, patient=True):  # it is removed once all are done with it
+            if not one.path.exists():
+                raise ExportError(f"{one.path}: is not on this machine; verify with processes that see the run folder")
+            yield one
+
+
+@contextmanager
 def loaded(one: Artifact, source: ExportSource, backend: Backend) -> Iterator[tuple[Model, Tokenizer, str]]:
     """An artifact as a model that can be asked, its own tokenizer, and what tells it from others.
 
@@ -136,14 +162,15 @@ def loaded(one: Artifact, source: ExportSource, backend: Backend) -> Iterator[tu
                 read_peft(one.path).adapter if one.kind.to == "peft" else read_gguf_lora(one.path, source.architecture)
             )
             write_adapter(folder, adapter, source.config["num_hidden_layers"])
-            model = backend.load(source.base, folder, dtype)
+            model = shared_model(backend.load(source.base, folder, dtype), backend.group())
             yield model, load_tokenizer(source.base), _adapter_hash(adapter)
             return
         if one.kind.to == "gguf":
             backend.convert(one.path, folder, ConvertSpec())
         else:
             folder = one.path
-        yield backend.load(folder, None, dtype), load_tokenizer(folder), fingerprint(folder)
+        model = shared_model(backend.load(folder, None, dtype), backend.group())
+        yield model, load_tokenizer(folder), fingerprint(folder)
 
 
 def _adapter_hash(adapter: Adapter) -> str:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from mlxtune.backends.base import Backend, Model
 from mlxtune.data.examples import prompt_ids
 from mlxtune.data.rows import Row
-from mlxtune.errors import MlxtuneError, ModelError
+from mlxtune.errors import MlxtuneError, ModelError, ProcessLost
 from mlxtune.evaluation.differences import compare
 from mlxtune.evaluation.metrics.estimates import mean_estimate
 from mlxtune.evaluation.metrics.registry import headline
@@ -31,7 +31,7 @@ from mlxtune.evaluation.score import score
 from mlxtune.evaluation.stored import find_evaluation, identity
 from mlxtune.evaluation.subject import Subject, load_subject, read_test_rows
 from mlxtune.export import llama_cpp, llama_server
-from mlxtune.export.artifacts import Artifact, ArtifactKind, artifact, loaded
+from mlxtune.export.artifacts import Artifact, ArtifactKind, loaded, shared_artifact
 from mlxtune.export.exported import ExportNotWritten, size_on_disk
 from mlxtune.export.fuse import checked_logits, checked_prompts, largest_difference
 from mlxtune.export.in_llama_cpp import LlamaCppModel, has_llama_cpp, load_in_llama_cpp
@@ -133,7 +133,8 @@ def _verify(
 ) -> Verification:
     """Ask base plus adapter, then artifact after artifact."""
     ggufs = any(kind.to == "gguf" for kind in kinds)
-    with_llama_cpp = ggufs and has_llama_cpp()
+    group = asking.backend.group()
+    with_llama_cpp = bool(group.gather(ggufs and has_llama_cpp())[0])
     references = asking.references(limit, free=with_llama_cpp)
     found: list[Verified] = []
     failed: dict[str, str] = {}
@@ -147,11 +148,15 @@ def _verify(
     for kind in kinds:
         name = kind.name
         try:
-            with artifact(kind, source.run, asking.backend) as one:
+            with shared_artifact(kind, source.run, asking.backend) as one:
                 found.append(asking.ask(one, references))
                 if kind.to == "gguf" and with_llama_cpp:
                     name = f"{kind.name}{IN_LLAMA_CPP}"
+                    if group.rank != 0:
+                        continue  # it is asked by one process
                     found.append(asking.ask_llama_cpp(one, name, references))
+        except ProcessLost:
+            raise
         except (CannotWrite, ExportNotWritten) as error:  # its place is a temporary one, in the run
             failed[name] = str(ExportNotWritten(source.run.path, error.cause))
         except OSError as error:

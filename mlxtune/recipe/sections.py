@@ -447,7 +447,7 @@ class TrainSection(Section):
     batch_size: int = Field(4, ge=1)
     """Rows of a batch. With gradient_accumulation it says how many rows form an optimizer step, not what memory is needed."""
     gradient_accumulation: int = Field(4, ge=1)
-    """Batches an optimizer step, which is of batch_size x gradient_accumulation rows."""
+    """Batches an optimizer step, which is of batch_size x gradient_accumulation rows, over all processes where there are several."""
     tokens_per_pass: Literal["auto"] | Annotated[int, Field(ge=1)] = AUTO
     """Most positions of a forward pass, padding included, the prefix that all rows share not counted; a longer row is a pass
     of its own. The rows of a step are computed in few passes of that size, with the same loss and gradient. auto is what the

@@ -14,14 +14,16 @@ import json
 import logging
 import math
 import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mlxtune.backends.base import FullSpec, Model, TuningSpec
+from mlxtune.backends.base import FullSpec, Group, Model, TuningSpec
+from mlxtune.backends.group import together
 from mlxtune.errors import RunError, TrainingError
-from mlxtune.files import whole_folder, write_json
+from mlxtune.files import packed, unpack, whole_folder, write_json
 from mlxtune.runs.layout import (
     CHECKPOINT_INDEX,
     CHECKPOINT_STATE,
@@ -191,6 +193,24 @@ class Checkpoints:
             f"step {step}: the checkpoint cannot be written to {self._folder}: {reason}; it takes {needed / 1e6:,.1f} MB "
             f"and {free}. Last good checkpoint: {last_good(self._folder)}. Free some disk space, then continue with --resume"
         )
+
+
+def share_state(group: Group, model: Model) -> None:
+    """Give the state of rank 0's model, prepared for training, to those of all processes, which need not see its files."""
+    if group.size == 1:
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        content = b""
+        with together(group):
+            if group.rank == 0:
+                model.save_state(folder)
+                content = packed(folder)
+        received = group.broadcast(content)
+        with together(group):
+            if group.rank != 0:
+                unpack(received, folder)
+                model.load_state(folder)
 
 
 def n_kept(spec: TuningSpec) -> int:

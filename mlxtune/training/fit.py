@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from mlxtune.backends.base import FullSpec
+from mlxtune.backends.base import FullSpec, Group
 from mlxtune.data.examples import Example
 from mlxtune.data.packing import step_rows
 from mlxtune.errors import TrainingError
@@ -110,6 +110,20 @@ def fitted(workload: Workload, examples: Sequence[Example]) -> Fit:
     return replace(plain, remedies=_remedies(plain, examples))
 
 
+def agreed_fit(group: Group, fit: Fit) -> Recipe:
+    """The recipe that all processes train: the smallest passes, and gradient checkpointing where one of them needs it.
+
+    Args:
+        group: The processes.
+        fit: What this one's memory allows.
+    """
+    recipe = fit.workload.recipe
+    train = recipe.train
+    fits = group.gather({"tokens_per_pass": train.tokens_per_pass, "checkpointing": train.gradient_checkpointing})
+    recipe = recipe.with_tokens_per_pass(min(int(one["tokens_per_pass"]) for one in fits))
+    return recipe.with_gradient_checkpointing() if any(one["checkpointing"] for one in fits) else recipe
+
+
 def _sized(workload: Workload, examples: Sequence[Example]) -> Fit:
     """A training as its recipe says, passes sized.
 
@@ -121,13 +135,15 @@ def _sized(workload: Workload, examples: Sequence[Example]) -> Fit:
     bound = Fit(workload, estimated_memory(workload, largest_passes(examples, train, size)))
     if bound.fits:
         return bound
-    return Fit(workload, estimated_memory(workload, _first_epoch(workload.recipe, examples)))
+    return Fit(workload, estimated_memory(workload, _first_epoch(workload, examples)))
 
 
-def _first_epoch(recipe: Recipe, examples: Sequence[Example]) -> list[PassShape]:
-    train = recipe.train
-    sampler = BatchSampler(examples, train.rows_per_step, int(train.tokens_per_pass), train.seed, train.pack_to)
-    steps = range(1, Steps.of(len(step_rows(examples, train.pack_to)), recipe).per_epoch + 1)
+def _first_epoch(workload: Workload, examples: Sequence[Example]) -> list[PassShape]:
+    train, size = workload.recipe.train, int(workload.recipe.train.tokens_per_pass)
+    sampler = BatchSampler(
+        examples, train.rows_per_step, size, train.seed, train.pack_to, rank=workload.rank, size=workload.size
+    )
+    steps = range(1, Steps.of(len(step_rows(examples, train.pack_to)), workload.recipe).per_epoch + 1)
     return [shape for step in steps for shape in pass_shapes(sampler.step(step))]
 
 
@@ -142,8 +158,8 @@ def _remedies(fit: Fit, examples: Sequence[Example]) -> tuple[Remedy, ...]:
     ][: 2 if isinstance(workload.spec, FullSpec) else 3]  # quantized weights cannot be trained
 
     def n_bytes(recipe: Recipe) -> int:
-        passes = _first_epoch(recipe, examples)
-        return sum(estimated_memory(workload.with_recipe(recipe), passes).values())
+        changed = workload.with_recipe(recipe)
+        return sum(estimated_memory(changed, _first_epoch(changed, examples)).values())
 
     found, together = [], workload.recipe
     for setting, change in ways:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxtune.backends.base import Backend, Batch, Model, OptimizerSpec, StepResult, TuningSpec
+from mlxtune.backends.base import Backend, Batch, Group, Model, OptimizerSpec, StepResult, StepShare, TuningSpec
+from mlxtune.backends.group import share_rows, together
+from mlxtune.backends.shared_model import shared_model
 from mlxtune.data.batches import build_batches, epoch_order, shared_prefix
 from mlxtune.data.examples import Example
 from mlxtune.data.packing import step_rows
@@ -27,7 +30,7 @@ from mlxtune.recipe.sections import AUTO, VALID_LOSS, Recipe, TrainSection
 from mlxtune.runs.events import Event, read_events, read_lines
 from mlxtune.runs.folder import RunFolder
 from mlxtune.runs.layout import FINISHED, INTERRUPTED, RunStatus, checkpoint_name
-from mlxtune.training.checkpoints import Best, Checkpoints, Progress, last_good, n_kept
+from mlxtune.training.checkpoints import Best, Checkpoints, Progress, last_good, n_kept, share_state
 from mlxtune.training.diagnosis import Point, diagnose, fixed_sample
 from mlxtune.training.interrupt import Interrupt
 from mlxtune.training.profile import DATA, SAVING, VALIDATION, PartClock, Profile
@@ -114,9 +117,14 @@ def train(
 ) -> Outcome:
     """Train the adapter that is attached to `model`, or all of its weights, and write them with metrics into the run folder.
 
+    Of several processes each computes its share of every step and of the validation rows, and rank 0 alone reads and writes files.
+
+    Args:
+    Of several processes each computes its share of every step and of the validation rows, and rank 0 alone reads and writes files.
+
     Args:
         model: With its adapter attached, or with all weights to be trained.
-        backend: For its peak memory.
+        backend: For its peak memory, and the processes that train together.
         recipe: Training settings.
         spec: What is trained.
         examples: Training examples.
@@ -133,6 +141,7 @@ def train(
         TrainingError: A loss or gradient is not finite, or a checkpoint cannot be written; the last good one stays.
         RunError: There is no checkpoint to resume from.
     """
+    group = backend.group()
     trained_base = TrainedBase(recipe.model.path, base, is_nested(recipe.model))
     training = _Training(model, backend, recipe, spec, trained_base, examples, validation, run, measure)
     model.prepare_training(optimizer_spec(recipe.train), recipe.train.gradient_checkpointing, timed=profile)
@@ -140,7 +149,9 @@ def train(
         training.restore(forget_best)
     backend.peak_memory_bytes(reset=True)
     mode = "a" if resume else "w"
-    with run.metrics_file.open(mode, encoding="utf-8") as stream, Interrupt() as interrupt:
+    with contextlib.ExitStack() as stack:
+        stream = stack.enter_context(run.metrics_file.open(mode, encoding="utf-8")) if group.rank == 0 else None
+        interrupt = stack.enter_context(Interrupt())
         outcome = training.run(_Log(stream, on_event), interrupt)
     return replace(outcome, profile=training.profile()) if profile else outcome
 
@@ -169,10 +180,15 @@ class _Training:
         template = ReplyTemplate(recipe.output)
         self._segments, self._label_fields = template.segments, template.label_fields
         at_once = _tokens_per_pass(settings)
-        self._sampler = BatchSampler(examples, settings.rows_per_step, at_once, settings.seed, settings.pack_to)
-        self._validation = fixed_batches(validation, at_once)
+        self._group = group = backend.group()
+        self._answering = shared_model(model, group)
+        self._sampler = BatchSampler(
+            examples, settings.rows_per_step, at_once, settings.seed, settings.pack_to, rank=group.rank, size=group.size
+        )
+        self._validates = bool(validation)
+        self._validation = fixed_batches(_own_share(validation, group), at_once)
         sample = [examples[index] for index in fixed_sample(len(examples), settings.seed)]
-        self._sample = fixed_batches(sample, at_once)
+        self._sample = fixed_batches(_own_share(sample, group), at_once)
         self._selection = Selection.of(recipe)
         self._checkpoints = Checkpoints(run.checkpoints, n_kept(spec))
         self._progress = Progress()
@@ -183,13 +199,18 @@ class _Training:
 
     def restore(self, forget_best: bool) -> None:
         """Go back to the last intact checkpoint, in the model, in metrics.jsonl and here."""
-        self._progress = self._checkpoints.restore(self._model)
+        with together(self._group) as report:
+            if self._writes:
+                self._progress = self._checkpoints.restore(self._model)
+                _truncate_metrics(self._run, self._progress, self._steps)
+                self._losses = [
+                    SegmentLosses(event["train"]["segments"], event["segments"], event["step"])
+                    for event in read_events(self._run.metrics_file, "validation")
+                ]  # of the processes before this one
+                report.value = asdict(self._progress)
+        share_state(self._group, self._model)
+        self._progress = Progress.from_json(report.values[0])
         self._saved = self._begun_at = self._progress.step
-        _truncate_metrics(self._run, self._progress, self._steps)
-        self._losses = [
-            SegmentLosses(event["train"]["segments"], event["segments"], event["step"])
-            for event in read_events(self._run.metrics_file, "validation")
-        ]  # of the processes before this one
         best = self._progress.best
         if best is not None and (forget_best or best.metric != self._selection.metric):
             was = f"{best.metric} {best.value:.4g} at step {best.step}"
@@ -204,15 +225,17 @@ class _Training:
         else:
             log.write(**begin)
         # An interruption may have left the validation undone that was due after its step.
-        stopped = self._follow_up(log, interrupt) if self._progress.step else None
-        while self._progress.step < self._steps.total and not interrupt.requested and not stopped:
-            self._step(log)
-            stopped = self._follow_up(log, interrupt)
+        stop = _AgreedStop(interrupt, self._group)
+        stopped = self._follow_up(log, stop) if self._progress.step else None
+        while self._progress.step < self._steps.total and not stop.requested and not stopped:
+            self._step(log, stop)
+            stopped = self._follow_up(log, stop)
         progress = self._progress
         is_interrupted = progress.step < self._steps.total and not stopped
         status: RunStatus = INTERRUPTED if is_interrupted else FINISHED
         best = self._settings.load_best and not is_interrupted
-        adapter_step = self._write_result(best) if progress.step else 0
+        with together(self._group, patient=True):
+            adapter_step = self._write_result(best) if progress.step else 0
         log.write(
             event="end", step=progress.step, status=status, seconds=round(progress.seconds, 3), tokens=progress.tokens,
             adapter_step=adapter_step, stopped=stopped,
@@ -223,17 +246,21 @@ class _Training:
         """Where the time of this process's steps went."""
         return self._clock.profile(self._progress.step - self._begun_at)
 
-    def _step(self, log: _Log) -> None:
+    def _step(self, log: _Log, stop: _AgreedStop) -> None:
         """One optimizer step."""
         step = self._progress.step + 1
         started = time.perf_counter()
         with self._clock.part(DATA):
-            step_batches = self._sampler.step(step)
-        result = self._model.train_step(step_batches, self._schedule.rate(step), step, len(self._segments))
+            whole, step_batches = self._sampler.whole(step), self._sampler.step(step)
+        share = None if self._group.size == 1 else StepShare(whole.total_weight, stop.own)
+        result = self._model.train_step(step_batches, self._schedule.rate(step), step, len(self._segments), share)
+        stop.agreed = result.stop
         self._clock.add(result.phase_seconds)
-        _require_finite(result, step, step_batches, self._run)
+        if not _is_finite(result):
+            with together(self._group):  # all have the same
+                raise TrainingError(_not_finite_step(result, step, whole, self._run))
         seconds = time.perf_counter() - started
-        tokens = sum(count_tokens(batch) for batch in step_batches)
+        tokens = whole.n_tokens
         self._progress = replace(
             self._progress,
             step=step,
@@ -255,19 +282,19 @@ class _Training:
             segments=segment_losses(result.segment_nats, result.segment_tokens, self._segments),
         )
 
-    def _follow_up(self, log: _Log, interrupt: Interrupt) -> str | None:
+    def _follow_up(self, log: _Log, stop: _AgreedStop) -> str | None:
         """Validate and save where it is due after a step; why training stops early, if it does."""
         step = self._progress.step
         last = step == self._steps.total
-        validates = self._validation and (last or step % (self._settings.evaluate_every or self._steps.per_epoch) == 0)
+        validates = self._validates and (last or step % (self._settings.evaluate_every or self._steps.per_epoch) == 0)
         improved = False
         # A validation that an interruption skips is done when the run resumes, but a run does not resume after its last step.
-        if validates and self._progress.validated != step and (last or not interrupt.requested):
+        if validates and self._progress.validated != step and (last or not stop.requested):
             with self._clock.part(VALIDATION):
                 improved = self._validate(log)
         stopped = self._out_of_patience()
         saves = step % self._settings.save_every == 0 if self._settings.save_every else validates
-        if improved or (self._saved != step and (saves or last or stopped or interrupt.requested)):
+        if improved or (self._saved != step and (saves or last or stopped or stop.requested)):
             with self._clock.part(SAVING):
                 self._save(log)
         return stopped
@@ -277,12 +304,13 @@ class _Training:
         step = self._progress.step
         started = time.perf_counter()
         found, on_train = (
-            validate(self._model, batches, self._segments, self._label_fields)
+            validate(self._model, batches, self._segments, self._label_fields, self._group)
             for batches in (self._validation, self._sample)
         )
         if not math.isfinite(found.loss):
-            raise TrainingError(_not_finite(step, f"validation loss {found.loss:.4g}", self._run))
-        metrics = dict(self._measure(self._model)) if self._measure and self._selection.needs_replies else {}
+            with together(self._group):  # all have the same
+                raise TrainingError(_not_finite(step, f"validation loss {found.loss:.4g}", self._run))
+        metrics = dict(self._measure(self._answering)) if self._measure and self._selection.needs_replies else {}
         point = Point(step, self._epoch, on_train.loss, found.loss)
         points = (*self._progress.validations, point)
         value = {VALID_LOSS: found.loss, **metrics}[self._selection.metric]
@@ -317,30 +345,31 @@ class _Training:
         step, on_train = self._progress.step, None
         if step and not self._progress.validations:
             with self._clock.part(VALIDATION):
-                on_train = validate(self._model, self._sample, self._segments, self._label_fields).segments
+                on_train = validate(self._model, self._sample, self._segments, self._label_fields, self._group).segments
         seen = [losses for losses in self._losses if losses.step <= adapter_step]
         return seen[-1] if seen else SegmentLosses(on_train, None, step)
 
     def _save(self, log: _Log) -> None:
         """A checkpoint, and the adapter or model as it is now."""
         step = self._progress.step
-        if not all(np.isfinite(value).all() for value in self._model.trained_weights().values()):
-            raise TrainingError(_not_finite(step, "what is trained has NaN or infinite values", self._run))
-        log.sync()  # what a checkpoint follows from is on the disk before it
-        self._checkpoints.save(self._model, self._progress)
+        with together(self._group, patient=True):
+            if self._writes:
+                if not all(np.isfinite(value).all() for value in self._model.trained_weights().values()):
+                    raise TrainingError(_not_finite(step, "what is trained has NaN or infinite values", self._run))
+                log.sync()  # what a checkpoint follows from is on the disk before it
+                self._checkpoints.save(self._model, self._progress)
+                self._write_result(best=False)
         self._saved = step
-        self._write_result(best=False)
         log.write(event="checkpoint", step=step, name=checkpoint_name(step))
 
     def _write_result(self, best: bool) -> int:
         """The run's adapter or model: the best one or that of now, of which there is a checkpoint; the step it is of."""
         progress = self._progress
-        step = progress.step
-        folder = self._checkpoints.folder_of(step)
-        if best and progress.best and progress.best.step != step:
-            step, folder = progress.best.step, self._checkpoints.path_of(progress.best)
-        write_result(self._run, folder, self._spec, self._base, self._model.config)
-        return step
+        chosen = progress.best if best and progress.best and progress.best.step != progress.step else None
+        if self._writes:
+            folder = self._checkpoints.folder_of(progress.step) if chosen is None else self._checkpoints.path_of(chosen)
+            write_result(self._run, folder, self._spec, self._base, self._model.config)
+        return progress.step if chosen is None else chosen.step
 
     def _out_of_patience(self) -> str | None:
         """Why training stops early, if it does."""
@@ -350,8 +379,54 @@ class _Training:
         return f"{best.metric} was best at step {best.step} ({best.value:.4g}) and has not improved for {since} validations"
 
     @property
+    def _writes(self) -> bool:
+        """Whether this process is the one that reads and writes files."""
+        return self._group.rank == 0
+
+    @property
     def _epoch(self) -> float:
         return round(self._progress.step / self._steps.per_epoch, 4)
+
+
+class _AgreedStop:
+    """Whether training is to end after the present step; several processes agree on it in every step.
+
+    Args:
+        interrupt: Of this process.
+        group: The processes.
+
+    Attributes:
+        agreed: What the last step came to.
+    """
+
+    def __init__(self, interrupt: Interrupt, group: Group) -> None:
+        self._interrupt, self._alone = interrupt, group.size == 1
+        self.agreed = False
+
+    @property
+    def own(self) -> bool:
+        """Whether this process was asked to end."""
+        return self._interrupt.requested
+
+    @property
+    def requested(self) -> bool:
+        """Whether to end: the same on all processes."""
+        return self.own if self._alone else self.agreed
+
+
+@dataclass(frozen=True)
+class WholeStep:
+    """An optimizer step over all processes.
+
+    Attributes:
+        rows: Index of each of its rows in the data.
+        n_tokens: As `count_tokens` counts them.
+        total_weight: Sum of the loss weights of its tokens.
+    """
+
+    rows: tuple[int, ...]
+    n_tokens: int
+    total_weight: float
 
 
 class BatchSampler:
@@ -359,10 +434,12 @@ class BatchSampler:
 
     Args:
         examples: Training examples.
-        rows_per_step: Rows a step.
+        rows_per_step: Rows a step, over all processes.
         tokens_per_pass: Most positions of a pass, the shared prefix not counted.
         seed: The run's seed.
         pack_to: Most tokens of a row of joined documents; None joins none.
+        rank: Whose passes.
+        size: Processes that share the rows of each step.
     """
 
     def __init__(
@@ -372,28 +449,53 @@ class BatchSampler:
         tokens_per_pass: int,
         seed: int,
         pack_to: int | None = None,
+        rank: int = 0,
+        size: int = 1,
     ) -> None:
         self._examples = examples
         self._prefix = shared_prefix(examples)
         self._lengths = _own_lengths(examples, self._prefix)
         self._rows_per_step, self._tokens_per_pass, self._seed = rows_per_step, tokens_per_pass, seed
         self._rows = step_rows(examples, pack_to)
+        self._rank, self._size = rank, size
         self._per_epoch = math.ceil(len(self._rows) / rows_per_step)
         self._epoch = -1
         self._steps: list[list[int]] = []
 
     def step(self, step: int) -> list[Batch]:
-        """Passes of a step counted from 1. No step reaches over the end of an epoch."""
-        epoch, place = divmod(step - 1, self._per_epoch)
-        if epoch != self._epoch:
-            self._epoch = epoch
-            self._steps = epoch_order(len(self._rows), self._rows_per_step, self._seed, epoch)
-        examples = [example for row in self._steps[place] for example in self._rows[row]]
+        """Passes of a step counted from 1; those of `rank`, which may be none. No step reaches over the end of an epoch."""
+        examples = self._examples_of(step)
+        if self._size > 1:
+            own = share_rows([self._lengths[example] for example in examples], self._size)[self._rank]
+            examples = [examples[at] for at in own]
         # Of several passes, none keeps the prefix's graph: MLX runs it forward again to go back through it.
         again = len(self._prefix) // 2
         lengths = [self._lengths[example] for example in examples]
         passes = plan_passes(lengths, self._tokens_per_pass, split_cost=again)
         return build_batches(self._examples, [[examples[at] for at in one] for one in passes], self._prefix)
+
+    def whole(self, step: int) -> WholeStep:
+        """What a step is over all processes."""
+        examples = [self._examples[index] for index in self._examples_of(step)]
+        return WholeStep(
+            rows=tuple(example.row for example in examples),
+            n_tokens=sum(example.n_tokens for example in examples),
+            total_weight=math.fsum(float(example.weights.sum(dtype=np.float64)) for example in examples),
+        )
+
+    def _examples_of(self, step: int) -> list[int]:
+        """Indices of the examples of a step over all processes."""
+        epoch, place = divmod(step - 1, self._per_epoch)
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._steps = epoch_order(len(self._rows), self._rows_per_step, self._seed, epoch)
+        return [example for row in self._steps[place] for example in self._rows[row]]
+
+
+def _own_share(examples: Sequence[Example], group: Group) -> list[Example]:
+    """What this process scores of examples that are scored together."""
+    lengths = [example.n_tokens for example in examples]
+    return [examples[index] for index in share_rows(lengths, group.size)[group.rank]]
 
 
 def fixed_batches(examples: Sequence[Example], tokens_per_pass: int) -> list[Batch]:
@@ -425,21 +527,24 @@ def count_tokens(batch: Batch) -> int:
 
 
 class _Log:
-    """metrics.jsonl, a line an event, and whoever is called with each."""
+    """metrics.jsonl, a line an event, and whoever is called with each; without a stream neither, as in all processes but rank 0."""
 
-    def __init__(self, stream: IO[str], on_event: Callable[[Event], None]) -> None:
+    def __init__(self, stream: IO[str] | None, on_event: Callable[[Event], None]) -> None:
         self._stream, self._on_event = stream, on_event
 
     def write(self, **event: Any) -> None:
-        self._stream.write(json.dumps(event) + "\n")
-        self._stream.flush()
-        self._on_event(event)
+        if self._stream is not None:
+            self._stream.write(json.dumps(event) + "\n")
+            self._stream.flush()
+        self.notify(event)
 
     def notify(self, event: Event) -> None:
-        self._on_event(event)
+        if self._stream is not None:
+            self._on_event(event)
 
     def sync(self) -> None:
-        to_disk(self._stream.fileno())
+        if self._stream is not None:
+            to_disk(self._stream.fileno())
 
 
 def _truncate_metrics(run: RunFolder, progress: Progress, steps: Steps) -> None:
@@ -459,13 +564,15 @@ def _truncate_metrics(run: RunFolder, progress: Progress, steps: Steps) -> None:
     write_text(run.metrics_file, "".join(line + "\n" for line in kept))
 
 
-def _require_finite(result: StepResult, step: int, step_batches: Sequence[Batch], run: RunFolder) -> None:
-    if math.isfinite(result.total_nats) and math.isfinite(result.grad_norm):
-        return
-    rows = sorted(row + 1 for batch in step_batches for row in batch.rows)
+def _is_finite(result: StepResult) -> bool:
+    return math.isfinite(result.total_nats) and math.isfinite(result.grad_norm)
+
+
+def _not_finite_step(result: StepResult, step: int, whole: WholeStep, run: RunFolder) -> str:
+    rows = sorted(row + 1 for row in whole.rows)
     what = f"loss {result.loss:.4g}, gradient norm {result.grad_norm:.4g}"
     which = f"rows of this step, of the cleaned data: {', '.join(map(str, rows[:32]))}"
-    raise TrainingError(_not_finite(step, f"{what}; the step was not applied; {which}", run))
+    return _not_finite(step, f"{what}; the step was not applied; {which}", run)
 
 
 def _not_finite(step: int, what: str, run: RunFolder) -> str:

@@ -56,6 +56,8 @@ class Workload:
         spec: What is trained.
         device: Where training runs.
         backend: 'mlx' or 'torch'.
+        rank: Of the process whose memory it is.
+        size: Processes that share the rows of each step.
     """
 
     recipe: Recipe
@@ -64,6 +66,8 @@ class Workload:
     spec: TuningSpec
     device: Device
     backend: str
+    rank: int = 0
+    size: int = 1
 
     def with_recipe(self, recipe: Recipe) -> Workload:
         """The same under another recipe, whose adapter is the same."""

@@ -16,6 +16,7 @@ from mlxtune.backends.adapter import initial_weights
 from mlxtune.backends.architecture import Architecture
 from mlxtune.backends.base import Backend, ChosenBackend, FullSpec, LoraSpec, Model, TuningSpec
 from mlxtune.backends.experts import is_expert
+from mlxtune.backends.group import in_turns, require_same, together
 from mlxtune.data.cleaning import CleaningReport
 from mlxtune.data.examples import within_positions
 from mlxtune.data.packing import step_rows
@@ -31,9 +32,10 @@ from mlxtune.recipe.sections import Recipe
 from mlxtune.runs.events import Event
 from mlxtune.runs.folder import RunFolder, new_run
 from mlxtune.runs.layout import FAILED, FINISHED, INTERRUPTED, TRAINING
+from mlxtune.training.agreement import training_facts
 from mlxtune.training.checkpoints import Checkpoints
 from mlxtune.training.diagnosis import diagnose
-from mlxtune.training.fit import fitted
+from mlxtune.training.fit import agreed_fit, fitted
 from mlxtune.training.loop import Measure, Outcome, Steps, train
 from mlxtune.training.memory import Workload, n_trained
 from mlxtune.training.resume import (
@@ -94,9 +96,147 @@ def tune(
         MlxtuneError: Data, model or settings cannot be used; nothing was written unless training had begun.
     """
     require(recipe.track)
+    backend = choice.backend
+    group = backend.group()
+    read = in_turns(group, lambda: _read(recipe, backend, resume))
+    recipe, training, validation = read.recipe, read.training, read.validation
+    device = backend.device()
+    with together(group):
+        workload = Workload(
+            recipe, read.config, read.architecture, read.spec, device, backend.name, group.rank, group.size
+        )
+        fit = fitted(workload, training.examples)
+        fit.require()
+    if note := fit.note():
+        log.info(note)
+    recipe = agreed_fit(group, fit)
+    steps = Steps.of(len(step_rows(training.examples, recipe.train.pack_to)), recipe)
+    with together(group):
+        data = _data_facts(recipe, training, validation)
+        if resume:
+            check_data(resume, data)
+            _require_something_left(resume, recipe, steps)
+        measure = None
+        if measures and Selection.of(recipe).needs_replies:
+            measure = measures(recipe, read.tokenizer, validation.rows if validation else ())
+    folder = in_turns(group, lambda: base_folder(recipe.model, backend))
+    splits = {"train": training.examples, "valid": validation.examples if validation else []}
+    if group.size > 1:
+        require_same(group, training_facts(backend, recipe, folder, splits))
+    with together(group):
+        model = _load(recipe, backend, folder, read, resume, begin_from)
+    trainable = n_trained(read.spec, read.architecture)
+    again = ", with gradient checkpointing" if recipe.train.gradient_checkpointing else ""
+    shared = f", shared by {group.size} processes" if group.size > 1 else ""
+    log.info(
+        f"training {trainable:,} of {read.architecture.n_parameters:,} parameters for {steps.total:,} steps, {steps.per_epoch:,} an epoch, "
+        f"in forward passes of up to {recipe.train.tokens_per_pass:,} positions{again}{shared}",
+    )
+    if read.architecture.experts_per_token:
+        log.info(
+            f"a token is computed with {read.architecture.n_active_parameters:,} of them; routers stay as they are, without an auxiliary loss"
+        )
+
+    with contextlib.ExitStack() as stack:
+        with together(group) as report:
+            if group.rank == 0:
+                run = resume or new_run(recipe, out, force)
+                stack.enter_context(run.locked())
+                facts: dict[str, Any] = {
+                    "status": TRAINING,
+                    "mlxtune": __version__,
+                    "python": platform.python_version(),
+                    "platform": platform.platform(),
+                    "backend": backend.name,
+                    "device": asdict(device),
+                    "processes": group.size,
+                    "reason": choice.reason,
+                    "versions": backend.versions(),
+                    "steps": {"per_epoch": steps.per_epoch, "total": steps.total},
+                    "tokens_per_pass": recipe.train.tokens_per_pass,
+                    "memory": {
+                        "planned_gb": round(fit.n_bytes / 1e9, 4),
+                        "available_gb": round(fit.available_bytes / 1e9, 4),
+                        "checkpointing_chosen": fit.plain_bytes is not None
+                        or (resume is not None and _chose_checkpointing(resume)),
+                    },
+                }
+                if resume:
+                    _write_resumed(run, recipe, facts, read.changed)
+                else:
+                    run.update_info(
+                        created=_now(),
+                        **facts,
+                        seed=recipe.train.seed,
+                        base={"path": recipe.model.path, "folder": str(folder), "fingerprint": fingerprint(folder)},
+                        data=data,
+                        parameters=read.architecture.n_parameters,
+                        trainable_parameters=trainable,
+                        begun_from=None if begin_from is None else str(begin_from.path.resolve()),
+                        command=_command(),
+                    )
+                report.value = str(run.path)
+        run = RunFolder(Path(report.values[0]))  # of the other processes to name it alone
+
+        def trained(observe: Callable[[Event], None]) -> Outcome:
+            return train(
+                model, backend, recipe, read.spec, training.examples, splits["valid"], run, observe, measure,
+                resume is not None, measured_anew(read.changed), profile, base=folder,
+            )  # fmt: skip
+
+        if group.rank != 0:
+            return Tuned(run, trained(lambda event: None), {})
+        outcome = _recorded(run, recipe, on_event, trained)
+        progress = outcome.progress
+        run.update_info(
+            status=outcome.status,
+            finished=_now(),
+            step=progress.step,
+            stopped=outcome.stopped,
+            adapter_step=outcome.adapter_step,
+            train_loss=progress.train_loss,
+            valid_loss=progress.valid_loss,
+            best=None if progress.best is None else progress.best.as_json(),
+            seconds=round(progress.seconds, 3),
+            tokens=progress.tokens,
+            tokens_per_second=round(progress.tokens / progress.seconds, 1) if progress.seconds else 0.0,
+            peak_memory_gb=round(backend.peak_memory_bytes() / 1e9, 4),
+            losses=outcome.losses.to_json(),
+            profile=None if outcome.profile is None else outcome.profile.to_json(),
+            diagnosis=diagnose(progress.validations, recipe).as_json() if progress.validations else None,
+        )
+    return Tuned(run, outcome, run.info())
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What a training takes from files before it loads weights.
+
+    Attributes:
+        recipe: As the model and the run that is resumed limit it.
+        config: The base model's config.json.
+        architecture: What it is made of.
+        spec: What is trained.
+        tokenizer: The base model's.
+        training: Rows to train on.
+        validation: Rows to validate with.
+        changed: Recipe keys that changed since the run that is resumed started.
+    """
+
+    recipe: Recipe
+    config: Mapping[str, Any]
+    architecture: Architecture
+    spec: TuningSpec
+    tokenizer: Tokenizer
+    training: Split
+    validation: Split | None
+    changed: list[str]
+
+
+def _read(recipe: Recipe, backend: Backend, resume: RunFolder | None) -> _Read:
+    """Read and prepare what is there before the weights; each is downloaded where it must be."""
     if resume:
         require_trained(resume)
-    backend = choice.backend
     config, tokenizer_folder = config_and_tokenizer(recipe.model)
     given, recipe = recipe, within_positions(recipe, config)
     if recipe != given:
@@ -117,126 +257,54 @@ def tune(
         log.info(training.augmented.summary())
     for line in [*training.left_out, *(validation.left_out if validation else [])]:
         log.info(f"left out, longer than train.max_tokens: {line}")
-    device = backend.device()
-    fit = fitted(Workload(recipe, config, architecture, spec, device, backend.name), training.examples)
-    fit.require()
-    if note := fit.note():
-        log.info(note)
-    recipe = fit.workload.recipe
-    data = _data_facts(recipe, training, validation)
-    steps = Steps.of(len(step_rows(training.examples, recipe.train.pack_to)), recipe)
-    if resume:
-        check_data(resume, data)
-        _require_something_left(resume, recipe, steps)
-    measure = None
-    if measures and Selection.of(recipe).needs_replies:
-        measure = measures(recipe, tokenizer, validation.rows if validation else ())
+    return _Read(recipe, config, architecture, spec, tokenizer, training, validation, changed)
 
-    folder = base_folder(recipe.model, backend)
+
+def _load(
+    recipe: Recipe, backend: Backend, folder: Path, read: _Read, resume: RunFolder | None, begin_from: RunFolder | None
+) -> Model:
+    """The base model, ready to be trained from where this training begins."""
     if before_this := resume or begin_from:
         require_base(folder, before_this.info().get("base", {}).get("fingerprint"), str(before_this))
-    model = ready_model(backend, folder, recipe, spec, architecture, begin_from)
-    trainable = n_trained(spec, architecture)
-    again = ", with gradient checkpointing" if recipe.train.gradient_checkpointing else ""
-    log.info(
-        f"training {trainable:,} of {architecture.n_parameters:,} parameters for {steps.total:,} steps, {steps.per_epoch:,} an epoch, "
-        f"in forward passes of up to {recipe.train.tokens_per_pass:,} positions{again}",
-    )
-    if architecture.experts_per_token:
-        log.info(
-            f"a token is computed with {architecture.n_active_parameters:,} of them; routers stay as they are, without an auxiliary loss"
-        )
+    return ready_model(backend, folder, recipe, read.spec, read.architecture, begin_from)
 
-    run = resume or new_run(recipe, out, force)
-    with run.locked():
-        facts: dict[str, Any] = {
-            "status": TRAINING,
-            "mlxtune": __version__,
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "backend": backend.name,
-            "device": asdict(device),
-            "reason": choice.reason,
-            "versions": backend.versions(),
-            "steps": {"per_epoch": steps.per_epoch, "total": steps.total},
-            "tokens_per_pass": recipe.train.tokens_per_pass,
-            "memory": {
-                "planned_gb": round(fit.n_bytes / 1e9, 4),
-                "available_gb": round(fit.available_bytes / 1e9, 4),
-                "checkpointing_chosen": fit.plain_bytes is not None
-                or (resume is not None and _chose_checkpointing(resume)),
-            },
-        }
-        if resume:
-            before = run.info()
-            if before["backend"] != backend.name:
-                log.info(
-                    f"{run} was started with {before['backend']}; with {backend.name} the numbers differ by rounding"
-                )
-            if changed:
-                log.info(f"resuming with changed recipe keys: {', '.join(changed)}")
-            if recipe != run.recipe():
-                write_text(run.recipe_file, recipe.to_yaml())
-            times = [*before.get("resumed", []), {"at": _now(), "command": _command(), "changed": changed}]
-            run.update_info(**facts, resumed=times, error=None)
-        else:
-            run.update_info(
-                created=_now(),
-                **facts,
-                seed=recipe.train.seed,
-                base={"path": recipe.model.path, "folder": str(folder), "fingerprint": fingerprint(folder)},
-                data=data,
-                parameters=architecture.n_parameters,
-                trainable_parameters=trainable,
-                begun_from=None if begin_from is None else str(begin_from.path.resolve()),
-                command=_command(),
-            )
-        try:
-            with Trackers(recipe.track, run.path, recipe, run.info()) as trackers:
 
-                def observe(event: Event) -> None:
-                    on_event(event)
-                    trackers.event(event)
+def _write_resumed(run: RunFolder, recipe: Recipe, facts: Mapping[str, Any], changed: Sequence[str]) -> None:
+    """Say in a run's files that it goes on, and what is different from when it started."""
+    before = run.info()
+    if before["backend"] != facts["backend"]:
+        log.info(f"{run} was started with {before['backend']}; with {facts['backend']} the numbers differ by rounding")
+    if (processes := before.get("processes", 1)) != facts["processes"]:
+        masks = "; dropout draws other masks than without the change" if recipe.lora.dropout else ""
+        log.info(f"{run}: processes so far: {processes}, from here on: {facts['processes']}{masks}")
+    if changed:
+        log.info(f"resuming with changed recipe keys: {', '.join(changed)}")
+    if recipe != run.recipe():
+        write_text(run.recipe_file, recipe.to_yaml())
+    resumed = {"at": _now(), "command": _command(), "changed": list(changed), "processes": facts["processes"]}
+    run.update_info(**facts, resumed=[*before.get("resumed", []), resumed], error=None)
 
-                outcome = train(
-                    model,
-                    backend,
-                    recipe,
-                    spec,
-                    training.examples,
-                    validation.examples if validation else [],
-                    run,
-                    observe,
-                    measure,
-                    resume is not None,
-                    measured_anew(changed),
-                    profile,
-                    base=folder,
-                )
-        except BaseException as error:
-            with contextlib.suppress(OSError):  # as on a disk that is full
-                status = INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED
-                run.update_info(status=status, finished=_now(), error=str(error) or type(error).__name__)
-            raise
-        progress = outcome.progress
-        run.update_info(
-            status=outcome.status,
-            finished=_now(),
-            step=progress.step,
-            stopped=outcome.stopped,
-            adapter_step=outcome.adapter_step,
-            train_loss=progress.train_loss,
-            valid_loss=progress.valid_loss,
-            best=None if progress.best is None else progress.best.as_json(),
-            seconds=round(progress.seconds, 3),
-            tokens=progress.tokens,
-            tokens_per_second=round(progress.tokens / progress.seconds, 1) if progress.seconds else 0.0,
-            peak_memory_gb=round(backend.peak_memory_bytes() / 1e9, 4),
-            losses=outcome.losses.to_json(),
-            profile=None if outcome.profile is None else outcome.profile.to_json(),
-            diagnosis=diagnose(progress.validations, recipe).as_json() if progress.validations else None,
-        )
-    return Tuned(run, outcome, run.info())
+
+def _recorded(
+    run: RunFolder,
+    recipe: Recipe,
+    on_event: Callable[[Event], None],
+    trained: Callable[[Callable[[Event], None]], Outcome],
+) -> Outcome:
+    """A training whose events go to trackers, too, and whose failure run.json says."""
+    try:
+        with Trackers(recipe.track, run.path, recipe, run.info()) as trackers:
+
+            def observe(event: Event) -> None:
+                on_event(event)
+                trackers.event(event)
+
+            return trained(observe)
+    except BaseException as error:
+        with contextlib.suppress(OSError):  # as on a disk that is full
+            status = INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED
+            run.update_info(status=status, finished=_now(), error=str(error) or type(error).__name__)
+        raise
 
 
 def _require_something_left(run: RunFolder, recipe: Recipe, steps: Steps) -> None:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxtune.backends.base import Batch, Model, TokenScores
+from mlxtune.backends.base import Batch, Group, Model, TokenScores
+from mlxtune.backends.group import ALONE, together
 
 
 @dataclass(frozen=True)
@@ -33,16 +34,47 @@ class Validation:
 
 
 def validate(
-    model: Model, batches: Sequence[Batch], segments: Sequence[str], label_fields: Collection[str] = ()
+    model: Model,
+    batches: Sequence[Batch],
+    segments: Sequence[str],
+    label_fields: Collection[str] = (),
+    group: Group = ALONE,
 ) -> Validation:
     """Score every batch and average over its supervised tokens, each counted once whatever its loss weight.
 
     Args:
         model: Scored with dropout off.
-        batches: The rows.
+        batches: The rows; of several processes, this one's, which may be none.
         segments: Names of the segments that the batches count.
         label_fields: Those of them that hold labels: `ReplyTemplate.label_fields`.
+        group: The processes whose rows are averaged over.
     """
+    with together(group) as report:
+        own = _counted(model, batches, segments, label_fields)
+        report.value = {"nats": own.nats.tolist(), "counts": [one.tolist() for one in own.counts]}
+    nats: NDArray[np.float64] = np.asarray([one["nats"] for one in report.values]).sum(axis=0)
+    tokens, correct, rows, right = np.asarray([one["counts"] for one in report.values]).sum(axis=0)
+    found = segment_losses(nats, tokens, segments)
+    for index, name in enumerate(segments):
+        if tokens[index]:
+            found[name]["accuracy"] = float(correct[index] / tokens[index])
+        if rows[index]:
+            found[name]["label_accuracy"] = float(right[index] / rows[index])
+    return Validation(float(nats.sum() / tokens.sum()), int(tokens.sum()), found)
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """Sums over rows by segment, (S,): -log p, and counts of tokens, correct tokens, rows with labels and right ones."""
+
+    nats: NDArray[np.float64]
+    counts: tuple[NDArray[np.int64], ...]
+
+
+def _counted(
+    model: Model, batches: Sequence[Batch], segments: Sequence[str], label_fields: Collection[str]
+) -> _Counted:
+    """Arguments as of `validate`."""
     nats = np.zeros(len(segments))
     tokens, correct, rows, right = (np.zeros(len(segments), np.int64) for _ in range(4))
     for batch in batches:
@@ -56,13 +88,7 @@ def validate(
                 labels = _right_labels(batch, scores, index)
                 rows[index] += len(labels)
                 right[index] += labels.sum()
-    found = segment_losses(nats, tokens, segments)
-    for index, name in enumerate(segments):
-        if tokens[index]:
-            found[name]["accuracy"] = float(correct[index] / tokens[index])
-        if rows[index]:
-            found[name]["label_accuracy"] = float(right[index] / rows[index])
-    return Validation(float(nats.sum() / tokens.sum()), int(tokens.sum()), found)
+    return _Counted(nats, (tokens, correct, rows, right))
 
 
 def _right_labels(batch: Batch, scores: TokenScores, segment: int) -> NDArray[np.bool_]:

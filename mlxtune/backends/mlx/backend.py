@@ -8,13 +8,18 @@ import platform
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlxtune.backends.adapter import check_fits, read_adapter
 from mlxtune.backends.architecture import Architecture
 from mlxtune.backends.base import STORED, ConvertSpec, Device, MatmulSpeed, Model, WrittenModel
+from mlxtune.backends.group import ALONE, Alone
+from mlxtune.backends.launch import launched
 from mlxtune.backends.mlx.runtime import import_mlx, memory_bytes, prepare, tf32_setting, use_device
 from mlxtune.backends.shapes import BUCKETED
+
+if TYPE_CHECKING:  # it imports mlx
+    from mlxtune.backends.mlx.group import MlxProcesses
 
 MATMUL_SIZES = {"gpu": 4096, "cpu": 1024}  # rows and columns; 0.7 s on MLX's reference BLAS
 MATMUL_SECONDS = 0.5
@@ -41,13 +46,30 @@ class MlxBackend:
     def device(self) -> Device:
         """Where it computes on this machine."""
         mx = import_mlx()
+        launch = launched()
+        memory = memory_bytes() // (1 if launch is None else launch.local_size)
         if mx.default_device().type == mx.DeviceType.gpu:
             described = f"the GPU ({mx.device_info().get('device_name', platform.processor())})"
-            return Device("gpu", described, memory_bytes(), tf32_setting(), BUCKETED)
+            return Device("gpu", described, memory, tf32_setting(), BUCKETED)
         blas = prepare()
         how = f"with {blas}" if blas else "with MLX's own BLAS"
         where = f"the CPU, {how if platform.system() == 'Linux' else platform.processor()}"
-        return Device("cpu", where, memory_bytes(), tf32_setting())
+        return Device("cpu", where, memory, tf32_setting())
+
+    @functools.cache  # noqa: B019 - as above; processes are connected once
+    def group(self) -> Alone | MlxProcesses:
+        """The processes that mlx.launch started with this one, or it alone.
+
+        Raises:
+            BackendError: They cannot be connected.
+        """
+        launch = launched()
+        if launch is None or launch.size == 1:
+            return ALONE
+        import_mlx()
+        from mlxtune.backends.mlx.group import join_group
+
+        return join_group(launch)
 
     def versions(self) -> dict[str, str]:
         """Versions of the libraries it computes with, for run.json."""
@@ -120,7 +142,7 @@ class MlxBackend:
         if self.device().kind == "cpu" and wanted not in (None, "float32", STORED):
             require_float32_experts(network, wanted)
         mx.eval(network.parameters())
-        model = MlxModel(network, config, compiled=self.device().kind == "gpu", limits=limits)
+        model = MlxModel(network, config, compiled=self.device().kind == "gpu", limits=limits, group=self.group())
         if adapter is not None:
             found = read_adapter(adapter)
             check_fits(found, model.architecture.linear_layers, str(adapter), str(folder))

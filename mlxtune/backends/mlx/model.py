@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from mlxtune.backends.adapter import ON_DISK
 from mlxtune.backends.base import (
+    EXCHANGE,
     GRADIENTS,
     MAGNITUDE,
     NO_ADAPTER,
@@ -29,9 +30,11 @@ from mlxtune.backends.base import (
     LoraSpec,
     OptimizerSpec,
     StepResult,
+    StepShare,
     TokenScores,
 )
 from mlxtune.backends.experts import is_stack, joined, parts_of, stacked, stacks
+from mlxtune.backends.group import ALONE, Alone, together
 from mlxtune.backends.mlx.architecture import architecture
 from mlxtune.backends.mlx.delta_net import chunk_delta_nets
 from mlxtune.backends.mlx.dora import DoraLinear
@@ -62,6 +65,7 @@ from mlxtune.backends.shapes import BUCKETED, EXACT, PassPadding
 from mlxtune.backends.slots import slots_within
 from mlxtune.backends.state import LazyArrays, TrainingState, read_state, require_shapes, write_state
 from mlxtune.backends.supervision import (
+    StepSums,
     common_length,
     described,
     described_replies,
@@ -70,11 +74,13 @@ from mlxtune.backends.supervision import (
     reply_limits,
     require_prompts,
     require_room,
-    step_result,
     supervised,
     token_scores,
     total_weight,
 )
+
+if TYPE_CHECKING:  # one process needs none of it
+    from mlxtune.backends.mlx.group import MlxProcesses
 
 Caches = list[PrefixCache | PrefixStateCache]  # one a layer
 # Nodes of option trees whose logits exist at a time.
@@ -89,10 +95,16 @@ class MlxModel:
         config: The model folder's config.json.
         compiled: Compile the training step. Pays on a GPU; on a CPU it calls a C++ compiler for every shape.
         limits: What MLX may keep between steps.
+        group: The processes that train it together.
     """
 
     def __init__(
-        self, network: nn.Module, config: Mapping[str, Any], compiled: bool = False, limits: MemoryLimits = NO_LIMITS
+        self,
+        network: nn.Module,
+        config: Mapping[str, Any],
+        compiled: bool = False,
+        limits: MemoryLimits = NO_LIMITS,
+        group: Alone | MlxProcesses = ALONE,
     ) -> None:
         network.freeze()
         network.eval()
@@ -107,6 +119,7 @@ class MlxModel:
         self._compiled = compiled
         self._padding = BUCKETED if compiled else EXACT
         self._limits = limits
+        self._group = group
         self._adapter = NO_ADAPTER  # its layers of experts are stacks
         self._trains_all = False
         self._dropout_keys = DropoutKeys()
@@ -209,26 +222,40 @@ class MlxModel:
             self._network, self._weighted_nats, self._prefix_states, compiled=self._compiled
         )
 
-    def train_step(self, batches: Sequence[Batch], learning_rate: float, step: int, n_segments: int) -> StepResult:
-        """One optimizer step over all rows of all passes; dropout is a function of (seed, step) and of the passes.
+    def train_step(
+        self,
+        batches: Sequence[Batch],
+        learning_rate: float,
+        step: int,
+        n_segments: int,
+        share: StepShare | None = None,
+    ) -> StepResult:
+        """One optimizer step over all rows of all passes; dropout is a function of (seed, step, rank) and of the passes.
 
-        The loss is sum(weight x nats) / sum(weight) over all of them: each pass is divided by the whole step's weight before
-        its gradient is added. What opens every row is computed once a step. A step whose gradient is not finite changes nothing and says so in its result.
+        The loss is sum(weight x nats) / sum(weight) over all of them, those of the other processes included: each pass is divided
+        by the whole step's weight before its gradient is added. What opens every row is computed once a step. A step whose gradient is not finite changes nothing and says so in its result.
         """
         if self._step_gradient is None or self._optimizer is None or self._spec is None:
             raise RuntimeError("call prepare_training before train_step")
         begun = time.perf_counter()
-        self._network.train()
-        try:
-            with memory_for(f"step {step} ({described(batches)})"):
-                key = mx.random.key(dropout_seed(self._spec.seed, step))
+        share = share or StepShare(total_weight(batches))
+        with together(self._group) as report, memory_for(f"step {step} ({described(batches)})"):
+            self._network.train()
+            try:
+                key = mx.random.key(dropout_seed(self._spec.seed, step, self._group.rank))
                 passes = [_pass_of(batch, self._padding) for batch in batches]
-                nats, gradients = self._step_gradient(passes, total_weight(batches), key)
-                norm = mx.sqrt(sum(mx.sum(mx.square(value)) for _, value in tree_flatten(gradients)))
-                result = step_result(batches, nats, n_segments, float(norm.item()))  # computes all gradients
-        finally:
-            self._network.eval()
-        computed = time.perf_counter()
+                nats, gradients = self._step_gradient(passes, share.total_weight, key)
+                mx.eval(gradients)
+            finally:
+                self._network.eval()
+            sums = StepSums.of(batches, nats, n_segments, share.stop)
+            report.value = sums.to_json()
+            computed = time.perf_counter()
+        if not isinstance(self._group, Alone):
+            sums, gradients = StepSums.of_all(report.values), self._group.sum_gradients(gradients)
+        exchanged = time.perf_counter()
+        norm = mx.sqrt(sum(mx.sum(mx.square(value)) for _, value in tree_flatten(gradients)))
+        result = sums.result(share.total_weight, float(norm.item()))
         if math.isfinite(result.grad_norm) and math.isfinite(result.total_nats):
             limit = self._spec.max_grad_norm
             if limit is not None and result.grad_norm > limit:
@@ -240,7 +267,9 @@ class MlxModel:
         give_back(self._limits)
         if not self._timed:
             return result
-        seconds = {GRADIENTS: computed - begun, OPTIMIZER: time.perf_counter() - computed}
+        seconds = {GRADIENTS: computed - begun, OPTIMIZER: time.perf_counter() - exchanged}
+        if not isinstance(self._group, Alone):
+            seconds[EXCHANGE] = exchanged - computed
         return replace(result, phase_seconds=seconds)
 
     def _weighted_nats(
@@ -343,6 +372,7 @@ class MlxModel:
         temperature: float = 0.0,
         seed: int = 0,
         slots: int | None = None,
+        numbers: Sequence[int] | None = None,
     ) -> Iterator[tuple[int, Generation]]:
         """Replies to all prompts, each with its prompt's number, as they end; what all prompts open with is computed once.
 
@@ -364,7 +394,7 @@ class MlxModel:
             )
             session = MlxSession(self._network, head, shared, n_slots, self.architecture.windows)
             own = [prompt[n_shared:] for prompt in prompts]
-            yield from write_replies(session, own, limits, n_slots, stop_tokens, constraint, temperature, seed)
+            yield from write_replies(session, own, limits, n_slots, stop_tokens, constraint, temperature, seed, numbers)
 
     def _float32_head(self) -> Callable[[mx.array], mx.array]:
         """The head for many calls: a 16-bit weight is widened once, and not for every token that is generated."""

@@ -80,7 +80,7 @@ class StepGradient:
         """The nats of each pass's supervised tokens, (N,), and the gradient of the step's loss.
 
         Args:
-            passes: In the order in which they run.
+            passes: In the order in which they run; without any, the gradient is zero.
             total_weight: Of the step, which each pass's weighted nats are divided by.
             key: Of the step's dropout.
         """
@@ -96,6 +96,8 @@ class StepGradient:
             gradients = gradient if gradients is None else tree_map(mx.add, gradients, gradient)
             mx.eval(gradients)
             nats += found
+        if gradients is None:
+            gradients = tree_map(mx.zeros_like, self._network.trainable_parameters())
         return nats, gradients
 
     def _apart(

@@ -8,14 +8,21 @@ import importlib.metadata
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from mlxtune.backends.adapter import check_fits, read_adapter
 from mlxtune.backends.architecture import Architecture
 from mlxtune.backends.base import ConvertSpec, Device, MatmulSpeed, Model, WrittenModel
+from mlxtune.backends.group import ALONE, Alone
+from mlxtune.backends.launch import Launch, launched
+from mlxtune.backends.torch.gpus import find_gpus
 from mlxtune.backends.torch.runtime import exact_products, machine_bytes, memory_for, peak_resident_bytes, pick_device
+from mlxtune.errors import Misuse
+
+if TYPE_CHECKING:  # one process needs none of torch.distributed
+    from mlxtune.backends.torch.group import TorchProcesses
 
 MATMUL_SIZES = {"gpu": 8192, "cpu": 1024}  # rows and columns
 MATMUL_SECONDS = 0.5
@@ -35,7 +42,8 @@ class TorchBackend:
     name = "torch"
 
     def __init__(self, device: str = "auto") -> None:
-        self._device = pick_device(device)
+        self._launch = launched()
+        self._device = pick_device(_of_process(device, self._launch))
         self._tf32 = exact_products()
 
     @functools.cache  # noqa: B019 - one backend lives as long as the process
@@ -45,7 +53,21 @@ class TorchBackend:
             facts = torch.cuda.get_device_properties(self._device)
             return Device("gpu", f"the GPU ({facts.name})", facts.total_memory, self._tf32)
         threads = torch.get_num_threads()
-        return Device("cpu", f"the CPU, {threads} thread{'' if threads == 1 else 's'}", machine_bytes(), self._tf32)
+        memory = machine_bytes() // (1 if self._launch is None else self._launch.local_size)
+        return Device("cpu", f"the CPU, {threads} thread{'' if threads == 1 else 's'}", memory, self._tf32)
+
+    @functools.cache  # noqa: B019 - as above; processes are connected once
+    def group(self) -> Alone | TorchProcesses:
+        """The processes that torchrun started with this one, or it alone.
+
+        Raises:
+            BackendError: They cannot be connected.
+        """
+        if self._launch is None or self._launch.size == 1:
+            return ALONE
+        from mlxtune.backends.torch.group import join_group
+
+        return join_group(self._launch, self._device)
 
     def versions(self) -> dict[str, str]:
         """Versions of the libraries it computes with, for run.json."""
@@ -109,7 +131,7 @@ class TorchBackend:
 
         with memory_for(f"loading {folder}", self._device):
             network, config = load_network(folder, self._device, dtype)
-        model = TorchModel(network, config, self._device)
+        model = TorchModel(network, config, self._device, self.group())
         if adapter is not None:
             found = read_adapter(adapter)
             check_fits(found, model.architecture.linear_layers, str(adapter), str(folder))
@@ -127,6 +149,24 @@ class TorchBackend:
         from mlxtune.backends.torch.fuse import fuse
 
         return fuse(base, adapter, out, requantize, dtype)
+
+
+def _of_process(device: str, launch: Launch | None) -> str:
+    """A device's word, with the GPU that a process of several on a machine has for itself.
+
+    Raises:
+        Misuse: One GPU is named for all of them.
+    """
+    if launch is None or launch.size == 1 or device == "cpu":
+        return device
+    if ":" in device:
+        raise Misuse(
+            f"--device {device}: torchrun started {launch.size} processes, and each takes a GPU of its own; leave out --device, or use "
+            "--device cuda"
+        )
+    if device == "auto" and not find_gpus().found:
+        return "cpu"
+    return f"cuda:{launch.local_rank or 0}"
 
 
 def _reset_peak_resident() -> None:

@@ -6,9 +6,10 @@ import functools
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from transformers import PreTrainedModel
 from mlxtune.backends.architecture import BLOCKS
 from mlxtune.backends.base import (
     BACKWARD,
+    EXCHANGE,
     FACTORS,
     FORWARD,
     HEAD,
@@ -33,9 +35,11 @@ from mlxtune.backends.base import (
     LoraSpec,
     OptimizerSpec,
     StepResult,
+    StepShare,
     TokenScores,
 )
 from mlxtune.backends.experts import is_stack, joined, parts_of, stacked, stacks
+from mlxtune.backends.group import ALONE, Alone, together
 from mlxtune.backends.option_tree import (
     OptionPass,
     OptionTree,
@@ -49,6 +53,7 @@ from mlxtune.backends.replies import write_replies
 from mlxtune.backends.slots import slots_within
 from mlxtune.backends.state import LazyArrays, TrainingState, read_state, require_shapes, write_state
 from mlxtune.backends.supervision import (
+    StepSums,
     common_length,
     described,
     described_replies,
@@ -56,7 +61,6 @@ from mlxtune.backends.supervision import (
     reply_limits,
     require_prompts,
     require_room,
-    step_result,
     token_scores,
     total_weight,
 )
@@ -76,6 +80,9 @@ from mlxtune.backends.torch.quantized_linear import QuantizedLinear
 from mlxtune.backends.torch.runtime import autocast, free_memory_bytes, memory_for
 from mlxtune.backends.torch.session import RowsCache, TorchSession
 
+if TYPE_CHECKING:  # one process needs none of it
+    from mlxtune.backends.torch.group import TorchProcesses
+
 ADAPTER = "default"  # PEFT's name of the one adapter
 # Nodes of option trees whose logits exist at a time: so few that a CPU's allocator takes the same memory again.
 NODES_OF_LOGITS = 128
@@ -88,15 +95,23 @@ class TorchModel:
         network: transformers' model, frozen: `network.model` gives hidden states, its head gives logits.
         config: The model folder's config.json.
         device: Where the network is.
+        group: The processes that train it together.
     """
 
-    def __init__(self, network: PreTrainedModel, config: Mapping[str, Any], device: torch.device) -> None:
+    def __init__(
+        self,
+        network: PreTrainedModel,
+        config: Mapping[str, Any],
+        device: torch.device,
+        group: Alone | TorchProcesses = ALONE,
+    ) -> None:
         self.config = config
         self.architecture = architecture(config)
         network.lm_head = Float32Head(network.lm_head)
         pass_states(network)
         self._network = network
         self._device = device
+        self._group = group
         self._windows = self.architecture.windows
         self._dtype = network_dtype(network)
         self._cache_argument = cache_argument(network.model.forward)
@@ -208,42 +223,69 @@ class TorchModel:
             if gradient_checkpointing:
                 block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
 
-    def train_step(self, batches: Sequence[Batch], learning_rate: float, step: int, n_segments: int) -> StepResult:
-        """One optimizer step over all rows of all micro-batches; dropout is a function of (seed, step).
+    def train_step(
+        self,
+        batches: Sequence[Batch],
+        learning_rate: float,
+        step: int,
+        n_segments: int,
+        share: StepShare | None = None,
+    ) -> StepResult:
+        """One optimizer step over all rows of all micro-batches; dropout is a function of (seed, step, rank).
 
-        The loss is sum(weight x nats) / sum(weight) over all of them: each micro-batch is divided by the whole step's
-        weight before its gradient is added. What opens every row is computed once a step: its gradient gathers over the
+        The loss is sum(weight x nats) / sum(weight) over all of them, those of the other processes included: each micro-batch is
+        divided by the whole step's weight before its gradient is added. What opens every row is computed once a step: its gradient gathers over the
         micro-batches. A step whose gradient is not finite changes nothing and says so in its result.
         """
         if self._optimizer is None or self._spec is None:
             raise RuntimeError("call prepare_training before train_step")
-        torch.manual_seed(dropout_seed(self._spec.seed, step))
+        share = share or StepShare(total_weight(batches))
+        torch.manual_seed(dropout_seed(self._spec.seed, step, self._group.rank))
         self._optimizer.zero_grad()
         clock = PhaseClock(self._device, self._timed)
-        with memory_for(f"step {step} ({described(batches)})", self._device):
+        with together(self._group) as report, self._memory_for_step(step, batches):
             self._set_dropout(True)
             try:
-                nats = self._gradients(batches, clock)
+                nats = self._gradients(batches, share.total_weight, clock)
             finally:
                 self._set_dropout(False)
             clock.enter(OPTIMIZER)
-            gradients = [parameter.grad for parameter in self._parameters().values()]
-            norm = torch.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
+            gradients = self._own_gradients()
+            norm = torch.nn.utils.get_total_norm(gradients)
             # The one place where the host waits for the device.
-            result = step_result(batches, [_to_numpy(found) for found in nats], n_segments, float(norm))
+            sums = StepSums.of(batches, [_to_numpy(found) for found in nats], n_segments, share.stop)
+            report.value = sums.to_json()
+            clock.enter(OPTIMIZER if isinstance(self._group, Alone) else EXCHANGE)
+        with self._memory_for_step(step, batches):
+            if not isinstance(self._group, Alone):
+                sums = StepSums.of_all(report.values)
+                self._group.sum_gradients(gradients)
+                clock.enter(OPTIMIZER)
+                norm = torch.nn.utils.get_total_norm(gradients)
+            result = sums.result(share.total_weight, float(norm))
             if math.isfinite(result.grad_norm) and math.isfinite(result.total_nats):
                 limit = self._spec.max_grad_norm
                 if limit is not None and result.grad_norm > limit:
-                    torch._foreach_mul_([gradient for gradient in gradients if gradient is not None], limit / result.grad_norm)  # fmt: skip
+                    torch._foreach_mul_(gradients, limit / result.grad_norm)
                 for group in self._optimizer.param_groups:
                     group["lr"] = learning_rate
                 self._optimizer.step()
                 self._refresh_lengths()
         return replace(result, phase_seconds=clock.seconds())
 
-    def _gradients(self, batches: Sequence[Batch], clock: PhaseClock) -> list[Tensor]:
+    def _memory_for_step(self, step: int, batches: Sequence[Batch]) -> AbstractContextManager[None]:
+        return memory_for(f"step {step} ({described(batches)})", self._device)
+
+    def _own_gradients(self) -> list[Tensor]:
+        """Of each parameter that has one; of every one where other processes add theirs, who may have rows where this has none."""
+        parameters = self._parameters().values()
+        if not isinstance(self._group, Alone):
+            for parameter in parameters:
+                parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        return [parameter.grad for parameter in parameters if parameter.grad is not None]
+
+    def _gradients(self, batches: Sequence[Batch], total: float, clock: PhaseClock) -> list[Tensor]:
         """Add each micro-batch's gradient to the parameters'; the nats of its supervised tokens, (N,), stay on the device."""
-        total = total_weight(batches)
         alone = len(batches) == 1
         inputs = [self._inputs(batch, alone) for batch in batches]  # all on their way before the first is needed
         leaves: Leaves | None = None
@@ -363,6 +405,7 @@ class TorchModel:
         temperature: float = 0.0,
         seed: int = 0,
         slots: int | None = None,
+        numbers: Sequence[int] | None = None,
     ) -> Iterator[tuple[int, Generation]]:
         """Replies to all prompts, each with its prompt's number, as they end; what all prompts open with is computed once.
 
@@ -378,7 +421,7 @@ class TorchModel:
             )
             session = TorchSession(self._after, self._head_of, shared, n_slots, self._device, self.architecture)
             own = [prompt[n_shared:] for prompt in prompts]
-            yield from write_replies(session, own, limits, n_slots, stop_tokens, constraint, temperature, seed)
+            yield from write_replies(session, own, limits, n_slots, stop_tokens, constraint, temperature, seed, numbers)
 
     def _head_of(self, hidden: Tensor, tokens: Tensor | None) -> Tensor:
         """Float32 logits of all tokens, or of some."""
