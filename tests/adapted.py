@@ -147,3 +147,18 @@ def numpy_correct(model: Any, prompt: Sequence[int], reply: Sequence[int]) -> ND
     tokens = [*map(int, prompt), *map(int, reply)]
     found: NDArray[np.bool_] = model.logits(tokens).argmax(-1)[len(prompt) - 1 : -1] == np.asarray(reply)
     return found
+
+
+def loss_by_row(network: Any, examples: list[Example]) -> Any:
+    """Loss of a step over some examples, row by row, as a user of transformers would write it down; `network` makes logits of ids."""
+    import torch
+
+    total = sum(float(np.sum(example.weights)) for example in examples)
+    loss = torch.zeros(())
+    for example in examples:
+        ids = torch.tensor([[*example.prompt.tolist(), *example.reply.tolist()]])
+        n_prompt = len(example.prompt)
+        logits = network(ids).logits[0, n_prompt - 1 : -1]
+        nats = torch.nn.functional.cross_entropy(logits, ids[0, n_prompt:], reduction="none")
+        loss = loss + (nats * torch.tensor(example.weights)).sum() / total
+    return loss

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tests.tiny import add_facts
+
 Weights = Mapping[str, NDArray[np.float32]]
 
 ARCHITECTURES = {
@@ -68,17 +70,7 @@ def llama_cpp_file(
         **(metadata or {}),
     }
     writer = GGUFWriter(path, architecture)
-    for key, value in facts.items():
-        if isinstance(value, bool):
-            writer.add_bool(key, value)
-        elif isinstance(value, str):
-            writer.add_string(key, value)
-        elif isinstance(value, float):
-            writer.add_float32(key, value)
-        elif isinstance(value, int):
-            writer.add_uint32(key, value)
-        elif value is not None:
-            writer.add_array(key, value)
+    add_facts(writer, facts)
     for name, value in stored_tensors(config, weights).items():
         if types and name in types:
             kind, content = types[name]

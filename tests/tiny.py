@@ -10,7 +10,7 @@ No network and no torch.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -396,17 +396,7 @@ def tiny_gguf(
         facts[f"{architecture}.attention.key_length"] = config["head_dim"]
     facts = {key: value for key, value in {**facts, **(metadata or {})}.items() if key not in without}
     writer = GGUFWriter(path, facts.pop("general.architecture", architecture))
-    for key, value in facts.items():
-        if isinstance(value, bool):
-            writer.add_bool(key, value)
-        elif isinstance(value, str):
-            writer.add_string(key, value)
-        elif isinstance(value, float):
-            writer.add_float32(key, value)
-        elif isinstance(value, int):
-            writer.add_uint32(key, value)
-        else:
-            writer.add_array(key, value)
+    add_facts(writer, facts)
 
     kind = GGMLQuantizationType[quantization]
     for name, weight in load_file(folder / "model.safetensors").items():
@@ -466,3 +456,18 @@ def _gguf_name(name: str) -> str:
 def _interleaved(weight: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
     """Rows of q or k as llama.cpp stores those of the llama family: the two halves of a head interleaved."""
     return weight.reshape(heads, 2, -1, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape).copy()
+
+
+def add_facts(writer: Any, facts: Mapping[str, Any]) -> None:
+    """Write a GGUF's metadata, each value in the type that llama.cpp's converter gives it; None is left out."""
+    for key, value in facts.items():
+        if isinstance(value, bool):
+            writer.add_bool(key, value)
+        elif isinstance(value, str):
+            writer.add_string(key, value)
+        elif isinstance(value, float):
+            writer.add_float32(key, value)
+        elif isinstance(value, int):
+            writer.add_uint32(key, value)
+        elif value is not None:
+            writer.add_array(key, value)

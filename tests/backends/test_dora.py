@@ -12,7 +12,6 @@ import pytest
 from mlxtune.backends.adapter import Adapter, initial_weights, read_adapter, write_adapter
 from mlxtune.backends.base import MAGNITUDE, Backend, LoraSpec, Model, OptimizerSpec, in_order
 from mlxtune.data.batches import build_batches, shared_prefix
-from mlxtune.data.examples import Example
 from mlxtune.models.source import tensor_places, weight_files
 from tests.adapted import (
     BACKENDS,
@@ -24,6 +23,7 @@ from tests.adapted import (
     backend_named,
     examples_of,
     gradient_of,
+    loss_by_row,
     moved,
     numpy_log_probability,
 )
@@ -77,20 +77,6 @@ def peft_model(network: Any, spec: LoraSpec, weights: Mapping[str, Any]) -> tupl
     for name, value in weights.items():
         theirs[names[name]].data = torch.tensor(value)
     return network, {name: theirs[own] for name, own in names.items()}
-
-
-def loss_by_row(network: Any, examples: list[Example]) -> Any:
-    """The loss of a step over some examples, row by row, as a user of PEFT would write it down."""
-    total = sum(float(np.sum(example.weights)) for example in examples)
-    loss = torch.zeros(())
-    for example in examples:
-        ids = torch.tensor([[*example.prompt.tolist(), *example.reply.tolist()]])
-        n_prompt = len(example.prompt)
-        nats = torch.nn.functional.cross_entropy(
-            network(ids).logits[0, n_prompt - 1 : -1], ids[0, n_prompt:], reduction="none"
-        )
-        loss = loss + (nats * torch.tensor(example.weights)).sum() / total
-    return loss
 
 
 def their_logits(network: Any) -> np.ndarray:

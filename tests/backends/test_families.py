@@ -22,6 +22,7 @@ from tests.adapted import (
     backend_named,
     examples_of,
     gradient_of,
+    loss_by_row,
     numpy_log_probability,
 )
 from tests.tiny import EXPERT_FAMILIES, MORE_FAMILIES, N_EXPERTS, TORCH_ALONE, WINDOW, tiny_config, tiny_model
@@ -85,7 +86,7 @@ def peft_step(folder: Path, model: Model, examples: list[Example]) -> tuple[floa
     weights = model.adapter_weights()
     for name, value in weights.items():
         values[f"{name}.default.weight"].data = torch.tensor(value)
-    loss = their_loss(network, examples)
+    loss = loss_by_row(network, examples)
     loss.backward()
     return loss.item(), {name: values[f"{name}.default.weight"].grad.numpy() for name in weights}
 
@@ -109,24 +110,9 @@ def step_by_hand(folder: Path, model: Model, examples: list[Example]) -> tuple[f
             parameters[name] = weight + torch.stack([update[f"{at}.{n}.down_proj"] for n in range(N_EXPERTS)])
         elif (layer := name.removesuffix(".weight")) in update:
             parameters[name] = weight + update[layer]
-    loss = their_loss(lambda ids: torch.func.functional_call(network, parameters, (ids,)), examples)
+    loss = loss_by_row(lambda ids: torch.func.functional_call(network, parameters, (ids,)), examples)
     loss.backward()
     return loss.item(), {name: value.grad.numpy() for name, value in factors.items() if value.grad is not None}
-
-
-def their_loss(network: Any, examples: list[Example]) -> Any:
-    """Loss of a step over some examples, row by row; ids -> an output with logits."""
-    import torch
-
-    total = sum(float(np.sum(example.weights)) for example in examples)
-    loss = torch.zeros(())
-    for example in examples:
-        ids = torch.tensor([[*example.prompt.tolist(), *example.reply.tolist()]])
-        n_prompt = len(example.prompt)
-        logits = network(ids).logits[0, n_prompt - 1 : -1]
-        nats = torch.nn.functional.cross_entropy(logits, ids[0, n_prompt:], reduction="none")
-        loss = loss + (nats * torch.tensor(example.weights)).sum() / total
-    return loss
 
 
 def test_logits_are_those_of_transformers(case: Case) -> None:

@@ -10,7 +10,6 @@ import pytest
 
 from mlxtune.backends.base import Backend, Model, OptimizerSpec
 from mlxtune.data.batches import build_batches, shared_prefix
-from mlxtune.data.examples import Example
 from mlxtune.errors import AdapterError, ModelError
 from tests.adapted import (
     BACKENDS,
@@ -21,6 +20,7 @@ from tests.adapted import (
     backend_named,
     examples_of,
     gradient_of,
+    loss_by_row,
     moved,
 )
 from tests.adapter_runs import hugging_face_model
@@ -47,19 +47,6 @@ def whole(backend: Backend, folder: Path) -> Model:
     model = backend.load(folder)
     model.train_all()
     return model
-
-
-def loss_by_row(network: Any, examples: list[Example]) -> Any:
-    """The loss of a step over some examples, row by row, as a user of transformers would write it down."""
-    total = sum(float(np.sum(example.weights)) for example in examples)
-    loss = torch.zeros(())
-    for example in examples:
-        ids = torch.tensor([[*example.prompt.tolist(), *example.reply.tolist()]])
-        n_prompt = len(example.prompt)
-        logits = network(ids).logits[0, n_prompt - 1 : -1]
-        nats = torch.nn.functional.cross_entropy(logits, ids[0, n_prompt:], reduction="none")
-        loss = loss + (nats * torch.tensor(example.weights)).sum() / total
-    return loss
 
 
 def by_name(network: Any) -> dict[str, np.ndarray]:

@@ -18,9 +18,8 @@ from mlxtune.export.import_adapter import lora_section
 from mlxtune.export.peft_adapter import export_peft, read_peft
 from mlxtune.export.peft_experts import layers_of
 from mlxtune.export.source import open_source
-from tests.adapted import assert_close, assert_equal, backend_named, examples_of, gradient_of
+from tests.adapted import assert_close, assert_equal, backend_named, examples_of, gradient_of, loss_by_row
 from tests.adapter_runs import adapter_run, hugging_face_model, our_logits, torch_logits
-from tests.backends.test_families import their_loss
 from tests.conftest import chosen
 from tests.export.exporting import source_of
 from tests.tiny import N_EXPERTS, tiny_model
@@ -84,7 +83,7 @@ def test_the_gradient_of_experts_is_pefts(tmp_path: Path, name: str) -> None:
     folder = export_peft(open_source(run, chosen().backend), tmp_path / "peft").path
     theirs = in_peft(base, folder, is_trainable=True)
     examples, _ = examples_of(base, tmp_path)
-    their_loss(theirs, examples).backward()
+    loss_by_row(theirs, examples).backward()
     expected: dict[str, np.ndarray] = {}
     grown = {part.replace(".default.weight", ""): value.grad.numpy() for part, value in theirs.named_parameters() if value.grad is not None}  # fmt: skip
     for block in range(2):
