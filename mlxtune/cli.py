@@ -36,11 +36,8 @@ COMMANDS = {
 }
 
 
-# The commands whose work several processes share.
-SHARED = ("lora", "evaluate", "verify")
-
-
-OTHERS_S = 1.0  # that a process waits which has nothing to say about a failure
+SHARED = ("lora", "evaluate", "verify")  # commands whose work several processes share
+OTHERS_S = 1.0  # time that a process gives the one that failed to print its message
 
 
 class LazyGroup(click.Group):
@@ -165,7 +162,7 @@ def _process() -> str:
 
 
 def _leave_after_another(exit_code: int) -> NoReturn:
-    """Let the process that says what is wrong do so: launchers end the others as soon as one left."""
+    """Exit after the process that failed has printed why: launchers end all others as soon as one exits."""
     time.sleep(OTHERS_S)
     sys.exit(exit_code)
 
