@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import click
 
-from mlxtune.errors import Misuse, MlxtuneError, ProcessFailed
+from mlxtune.errors import MlxtuneError, ProcessFailed
 from mlxtune.version import __version__
 
 # Command -> its one-line help, so that `mlxtune --help` imports no command and no library behind one.
@@ -83,8 +83,8 @@ def cli() -> None:
     launch, command = launched(), click.get_current_context().invoked_subcommand
     _show_messages(speaks=launch is None or launch.rank == 0)
     if launch is not None and launch.size > 1 and command not in SHARED:
-        raise Misuse(
-            f"mlxtune {command} is the work of one process, and {launch.launcher} started {launch.size}; run it without. "
+        raise click.UsageError(
+            f"mlxtune {command} is the work of one process, and {launch.launcher} started {launch.size}; run it without a launcher. "
             f"Processes share the work of {', '.join(SHARED)}"
         )
 
