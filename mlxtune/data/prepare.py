@@ -17,7 +17,7 @@ from mlxtune.data.class_weights import ClassWeights, class_weights
 from mlxtune.data.cleaning import Cleaned, CleaningReport, clean_rows
 from mlxtune.data.examples import Example, build_examples, check_lengths, expected_values, weigh_examples
 from mlxtune.data.labels import split_labels
-from mlxtune.data.reading import read_recipe_rows
+from mlxtune.data.reading import joined, read_recipe_rows
 from mlxtune.data.rows import Row
 from mlxtune.data.splitting import SplitPositions, split_positions
 from mlxtune.errors import DataError
@@ -130,7 +130,7 @@ class RecipeRows:
     @cached_property
     def _cleaned(self) -> tuple[Sequence[Row], CleaningReport | None]:
         recipe = self.recipe
-        rows = self._rows_of(recipe.data.train) or ()
+        rows = joined([self._rows_of(file) or () for file in recipe.data.training_files])
         if recipe.data.clean == Clean():
             require_text_column(rows, recipe, recipe.data.train)
             return rows, None

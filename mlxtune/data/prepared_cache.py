@@ -34,7 +34,7 @@ from mlxtune.data.cleaning import CleaningReport, Conflict, Dropped
 from mlxtune.data.examples import Example
 from mlxtune.data.hub_rows import hub_files
 from mlxtune.data.prepare import Prepared, Split, prepare
-from mlxtune.data.reading import read_recipe_rows
+from mlxtune.data.reading import read_recipe_rows, read_training_rows
 from mlxtune.data.rows import Row, content_hash
 from mlxtune.files import cache_folder, read_safetensors, write_safetensors
 from mlxtune.models.conversions import CacheEntry
@@ -91,7 +91,7 @@ def _digest(recipe: Recipe, tokenizer: Tokenizer) -> str | None:
     if tokenizer.identity is None:
         return None
     try:
-        files = {file: _file_identity(file) for file in (recipe.data.train, recipe.data.valid) if file is not None}
+        files = {file: _file_identity(file) for file in (*recipe.data.training_files, recipe.data.valid) if file}
     except OSError:  # `prepare` says what is wrong with it
         return None
     decisive = {
@@ -131,7 +131,7 @@ def _read(file: Path, digest: str, recipe: Recipe) -> Prepared | None:
         os.utime(file)
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    rows = read_recipe_rows(Path(recipe.data.train), recipe)
+    rows = read_training_rows(recipe)
     training = _split(rows, facts["training"], arrays, "training")
     if facts["validation"] is None:
         return Prepared(training, None)

@@ -7,6 +7,7 @@ format_of(rows)                    # FoundFormat(name='messages', reason="a colu
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 from mlxtune.data.conversation import Answered, FoundFormat, asked
 from mlxtune.data.formats import find_format, read_record
-from mlxtune.data.rows import Row, read_rows
+from mlxtune.data.rows import Row, content_hash, read_rows
 from mlxtune.data.template import ReplyTemplate
 from mlxtune.errors import DataError, Problem
 from mlxtune.recipe.sections import AUTO, FORMAT_COLUMNS, ROWS, Recipe
@@ -41,6 +42,53 @@ def read_recipe_rows(path: Path, recipe: Recipe) -> list[Row]:
         problems = [Problem(key, text) for key, text in wrong]
         raise DataError(f"{first.file}: data.format: auto finds {found}, which does not fit the recipe", problems)
     return rows if found.name == ROWS else _conversations(rows, found, recipe)
+
+
+def read_training_rows(recipe: Recipe) -> list[Row]:
+    """Every row of `data.train` and then of `data.more`, in order.
+
+    Raises:
+        DataError: As for `read_recipe_rows` and `joined`.
+    """
+    return joined([read_recipe_rows(Path(file), recipe) for file in recipe.data.training_files])
+
+
+def joined(files: Sequence[Sequence[Row]]) -> list[Row]:
+    """The rows of several files as one set.
+
+    Args:
+        files: The rows of each, at least one.
+
+    Raises:
+        DataError: A file is of another format than the first.
+    """
+    first, *more = files
+    found = format_of(first)
+    for rows in more:
+        if (other := format_of(rows)).name != found.name:
+            raise DataError(
+                f"data.more: {rows[0].file} has rows of the format {other.name}, {first[0].file} of the format {found.name}; "
+                "training rows must have one format"
+            )
+    return [row for rows in files for row in rows]
+
+
+def rows_files(recipe: Recipe, split: str) -> tuple[str, ...]:
+    """The files that the recipe names for train, valid or test; none where it names none."""
+    file = getattr(recipe.data, split)
+    return tuple(recipe.data.training_files) if split == "train" else (file,) if file is not None else ()
+
+
+def rows_hash(recipe: Recipe, split: str) -> str:
+    """SHA-256 of a split's file; of several files, of their digests in order, each with a line end.
+
+    Raises:
+        DataError: As for `content_hash`, of any of them.
+    """
+    digests = [content_hash(Path(file)) for file in rows_files(recipe, split)]
+    return (
+        digests[0] if len(digests) == 1 else hashlib.sha256("".join(f"{one}\n" for one in digests).encode()).hexdigest()
+    )
 
 
 def asked_row(record: Mapping[str, Any], recipe: Recipe, place: str) -> Row:

@@ -36,7 +36,7 @@ from mlxtune.data.prepare import (
     require_text_column,
     split_rows,
 )
-from mlxtune.data.reading import format_of, read_recipe_rows
+from mlxtune.data.reading import format_of, read_recipe_rows, read_training_rows, rows_files
 from mlxtune.data.rows import Row
 from mlxtune.data.template import ReplyTemplate
 from mlxtune.errors import DataError, DataErrors
@@ -120,9 +120,9 @@ class SplitReport:
     """One split.
 
     Attributes:
-        file: Where its rows were read.
-        format: Of that file.
-        read: Rows in that file; of validation rows that `data.valid_fraction` takes, these.
+        files: Where its rows were read.
+        format: Of these files.
+        read: Rows in them; of validation rows that `data.valid_fraction` takes, these.
         found: What cleaning finds with everything switched on, removed or not.
         removed: What the recipe's cleaning removes; None where it does not clean this split.
         unusable: Rows kept that training or evaluation would refuse.
@@ -141,7 +141,7 @@ class SplitReport:
         cooccurrence: Field of label sets -> pair of labels -> rows with both, most frequent first.
     """
 
-    file: str
+    files: tuple[str, ...]
     format: FoundFormat
     read: int
     found: CleaningReport
@@ -174,7 +174,7 @@ class SplitReport:
     def as_json(self) -> dict[str, Any]:
         """Its figures."""
         return {
-            "file": self.file,
+            "file": ", ".join(self.files),
             "format": {"name": self.format.name, "reason": self.format.reason},
             "read": self.read,
             "duplicates": self.found.duplicates,
@@ -301,7 +301,7 @@ def read_splits(recipe: Recipe) -> dict[str, list[Row]]:
     for name, file in files.items():
         if file is not None:
             try:
-                rows[name] = read_recipe_rows(Path(file), recipe)
+                rows[name] = read_training_rows(recipe) if name == "train" else read_recipe_rows(Path(file), recipe)
                 require_text_column(rows[name], recipe, file)
             except DataError as error:
                 refused.append(error)
@@ -393,7 +393,7 @@ class _Draft:
         if name == "train":
             self.train = (fitting, usable)
         self.splits[name] = SplitReport(
-            file=getattr(recipe.data, name) or recipe.data.train,
+            files=rows_files(recipe, name) or tuple(recipe.data.training_files),
             format=format_of(read),
             read=len(read),
             found=everything.report,
@@ -429,12 +429,12 @@ class _Draft:
         for name, split in self.splits.items():
             if split.unusable:
                 rows = f"{split.unusable} row{'' if split.unusable == 1 else 's'}"
-                self.refusals.append(f"{split.file}: {rows} cannot be used; correct or remove them")
+                self.refusals.append(f"{', '.join(split.files)}: {rows} cannot be used; correct or remove them")
             if name != "test" and split.too_long and self.recipe.train.over_long == "refuse":
                 rows = f"{split.too_long} row{'' if split.too_long == 1 else 's'}"
                 limit = f"train.max_tokens = {self.recipe.train.max_tokens}"
                 advice = "raise it, shorten them, or leave them out with train.over_long: drop"
-                self.refusals.append(f"{split.file}: {rows} longer than {limit}; {advice}")
+                self.refusals.append(f"{', '.join(split.files)}: {rows} longer than {limit}; {advice}")
         leaks = find_leaks(
             self.used,
             self.recipe.data.text,

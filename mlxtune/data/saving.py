@@ -24,7 +24,7 @@ def refuse_existing(folder: Path, recipe: Recipe, force: bool) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder}: expected a folder to write to, this is a file; choose another --write")
-    own = {os.path.realpath(file) for file in (recipe.data.train, recipe.data.valid, recipe.data.test) if file}
+    own = {os.path.realpath(file) for file in recipe.data.files}
     for file in _files(folder, [name for name in SPLITS if _has(recipe, name)]).values():
         if os.path.realpath(file) in own:
             raise DataError(f"{file}: the recipe reads this file, so it cannot be written; choose another --write")

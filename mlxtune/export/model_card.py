@@ -162,7 +162,8 @@ def _data(facts: CardFacts) -> list[str]:
     lines = ["| rows | number | file | SHA-256 |", "|---|---:|---|---|"]
     for name, one in rows.items():
         if one:
-            file = "held out of the training rows" if "held_out_of" in one else markdown_text(_shown_file(one["file"]))
+            files = ", ".join(map(_shown_file, [one["file"], *one.get("more", ())])) if "file" in one else ""
+            file = "held out of the training rows" if "held_out_of" in one else markdown_text(files)
             digest = markdown_code(one["sha256"]) if one.get("sha256") else ""
             lines.append(markdown_row([name, f"{one['rows']:,}" if "rows" in one else "", file, digest]))
     told = []

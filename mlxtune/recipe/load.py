@@ -17,6 +17,7 @@ from mlxtune.recipe.sections import (
     HUB_ROWS,
     HUB_SPLITS,
     KINDS,
+    MORE_ROWS,
     Recipe,
     is_local_model,
     is_on_hub,
@@ -86,6 +87,8 @@ def _override(content: dict[str, Any], override: str) -> Iterator[tuple[str, str
         return
     if isinstance(value, str):
         value = _from_current_folder(key, value)
+    elif key == f"data.{MORE_ROWS}" and isinstance(value, list):
+        value = [_from_current_folder(key, file) if isinstance(file, str) else file for file in value]
     if key == "extends":
         yield where, "extends can only be set in the recipe file; --set takes any other key, as in train.epochs=1"
         return
@@ -109,7 +112,7 @@ def _condition(key: str, text: str) -> str | None:
 
 def _from_current_folder(key: str, value: str) -> str:
     section, _, name = key.partition(".")
-    names_file = section == "data" and name in DATA_FILES and not is_on_hub(value)
+    names_file = section == "data" and name in (*DATA_FILES, MORE_ROWS) and not is_on_hub(value)
     if names_file or (key == "model.path" and (is_local_model(value) or Path(value).is_dir())):
         return os.path.abspath(os.path.expanduser(value))
     return value
@@ -119,14 +122,16 @@ def _with_absolute_paths(recipe: Recipe, folder_of: Callable[[Place], Path]) -> 
     def absolute(name: str, folder: Path) -> str:
         return os.path.abspath(folder / os.path.expanduser(name))
 
-    def whole(name: str, file: str) -> str:
+    def whole(name: str, split: str, file: str) -> str:
         rows = HUB_ROWS.fullmatch(file)
         if rows is None:
             return absolute(file, folder_of(("data", name)))
-        return file if rows["split"] else f"{file}:{HUB_SPLITS[name]}"
+        return file if rows["split"] else f"{file}:{HUB_SPLITS[split]}"
 
     files = {name: getattr(recipe.data, name) for name in DATA_FILES}
-    data = recipe.data.model_copy(update={name: whole(name, file) for name, file in files.items() if file})
+    found: dict[str, Any] = {name: whole(name, name, file) for name, file in files.items() if file}
+    found[MORE_ROWS] = [whole(MORE_ROWS, "train", file) for file in recipe.data.more]
+    data = recipe.data.model_copy(update=found)
     path, folder = recipe.model.path, folder_of(("model", "path"))
     # "models/base" may be a Hub id; beside a folder "models" it is a path, if a mistyped one.
     parent = Path(path).parts[0] if "/" in path and not path.startswith("package:") else ""

@@ -41,6 +41,7 @@ HUB_SPLITS = {"train": "train", "valid": "validation", "test": "test"}  # what a
 EXPECT = "evaluate.expect"
 # Alone among the values, these are files: relative ones are taken from the recipe's folder.
 DATA_FILES = ("train", "valid", "test")
+MORE_ROWS = "more"  # of data: a list of them
 ROWS = "rows"
 DOCUMENTS = "text"
 # Format -> the columns that it reads, under the names that data.columns gives them; of `rows` the recipe names them.
@@ -167,6 +168,8 @@ class DataSection(Section):
 
     train: str = Field(min_length=1)
     """Training rows, .jsonl, .json, .csv or .parquet; or hub:OWNER/NAME."""
+    more: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
+    """Further training rows: files of the same format, read after `train`."""
     valid: str | None = None
     """Validation rows."""
     valid_fraction: float | None = Field(None, gt=0, lt=1)
@@ -190,13 +193,30 @@ class DataSection(Section):
 
     @model_validator(mode="after")
     def _check(self) -> DataSection:
-        for name in DATA_FILES:
-            file = getattr(self, name)
-            if file is not None and is_on_hub(file) and not HUB_ROWS.fullmatch(file):
+        for name, file in self._named:
+            if is_on_hub(file) and not HUB_ROWS.fullmatch(file):
                 raise _wrong(name, f"expected hub:OWNER/NAME[/CONFIG][@REVISION][:SPLIT], got {file!r}")
         if self.valid is not None and self.valid_fraction is not None:
             raise _wrong("valid_fraction", "data.valid names validation rows already; keep one of the two")
+        if twice := next((file for file in self.more if self.training_files.count(file) > 1), None):
+            raise _wrong("more", f"{twice} is named twice among the training rows; name it once")
         return self
+
+    @property
+    def training_files(self) -> list[str]:
+        """`train`, and then `more`."""
+        return [self.train, *self.more]
+
+    @property
+    def files(self) -> list[str]:
+        """All that the recipe reads rows from."""
+        return [file for _, file in self._named]
+
+    @property
+    def _named(self) -> list[tuple[str, str]]:
+        """Key and file."""
+        files = [(name, getattr(self, name)) for name in DATA_FILES]
+        return [(name, file) for name, file in files if file is not None] + [(MORE_ROWS, file) for file in self.more]
 
 
 class PromptSection(Section):

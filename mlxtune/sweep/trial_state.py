@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from mlxtune.data.reading import rows_files, rows_hash
 from mlxtune.data.rows import content_hash
 from mlxtune.errors import RunError
 from mlxtune.recipe.sections import EXPECT, Recipe
@@ -107,10 +108,16 @@ def _changed_keys(run: RunFolder, recipe: Recipe) -> Iterator[tuple[str, str]]:
 
 def _changed_data(info: Mapping[str, Any], recipe: Recipe) -> Iterator[str]:
     """Training and validation files whose content is not what the run was made of."""
-    for split, file in (("train", recipe.data.train), ("valid", recipe.data.valid)):
+    for split in ("train", "valid"):
         began = ((info.get("data") or {}).get(split) or {}).get("sha256")
-        if began is not None and file is not None and Path(file).is_file() and content_hash(Path(file)) != began:
-            yield f"data.{split}: {file} has changed since"
+        files = rows_files(recipe, split)
+        if (
+            began is not None
+            and files
+            and all(Path(file).is_file() for file in files)
+            and rows_hash(recipe, split) != began
+        ):
+            yield f"data.{split}: {', '.join(files)} has changed since"
 
 
 def _other_test_rows(scores: Mapping[str, Any], recipe: Recipe) -> bool:

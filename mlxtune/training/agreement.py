@@ -14,7 +14,7 @@ from mlxtune.recipe.sections import Recipe
 from mlxtune.version import __version__
 
 # Keys of a recipe that say where something lies on a machine: what lies there is compared.
-PLACES = ("data.train", "data.valid", "data.test", "model.path")
+PLACES = ("data.train", "data.more", "data.valid", "data.test", "model.path")
 
 
 def training_facts(

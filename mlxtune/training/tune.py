@@ -22,8 +22,8 @@ from mlxtune.data.examples import within_positions
 from mlxtune.data.packing import step_rows
 from mlxtune.data.prepare import Split
 from mlxtune.data.prepared_cache import cached_prepare
-from mlxtune.data.reading import format_of
-from mlxtune.data.rows import Row, content_hash
+from mlxtune.data.reading import format_of, rows_hash
+from mlxtune.data.rows import Row
 from mlxtune.errors import ModelError, RunError
 from mlxtune.files import write_text
 from mlxtune.models.base_model import base_folder, config_and_tokenizer, fingerprint, require_base
@@ -445,10 +445,10 @@ def _reasons(report: CleaningReport) -> str:
 
 def _data_facts(recipe: Recipe, training: Split, validation: Split | None) -> dict[str, Any]:
     rows = len(training.examples)
-    facts: dict[str, Any] = {
-        "train": {"file": recipe.data.train, "sha256": content_hash(Path(recipe.data.train)), "rows": rows}
-    }
+    facts: dict[str, Any] = {"train": {"file": recipe.data.train, "sha256": rows_hash(recipe, "train"), "rows": rows}}
     facts["train"]["format"] = _format(training)
+    if recipe.data.more:
+        facts["train"]["more"] = list(recipe.data.more)
     if report := training.cleaning:
         facts["train"]["cleaning"] = {
             "read": report.read,
@@ -473,7 +473,7 @@ def _data_facts(recipe: Recipe, training: Split, validation: Split | None) -> di
         facts["valid"] = {"held_out_of": recipe.data.train, "rows": len(validation.examples)}
     elif validation and recipe.data.valid:
         rows = len(validation.examples)
-        facts["valid"] = {"file": recipe.data.valid, "sha256": content_hash(Path(recipe.data.valid)), "rows": rows}
+        facts["valid"] = {"file": recipe.data.valid, "sha256": rows_hash(recipe, "valid"), "rows": rows}
         facts["valid"]["format"] = _format(validation)
     return facts
 

@@ -11,11 +11,14 @@ import pytest
 
 from mlxtune.data import prepare as module
 from mlxtune.data.prepare import RecipeRows, prepare
+from mlxtune.data.reading import rows_hash
+from mlxtune.data.rows import content_hash
+from mlxtune.errors import DataError
 from mlxtune.models.tokenizer import load_tokenizer
 from mlxtune.recipe.load import load_recipe
 from mlxtune.recipe.sections import Recipe
 from mlxtune.training.plan import plan
-from tests.conftest import ROWS, chosen, write_recipe
+from tests.conftest import ROWS, chosen, write_recipe, write_rows
 from tests.tiny import tiny_model
 
 SPLIT = {"valid": None, "valid_fraction": 0.4, "clean": {"dedupe": "near"}}
@@ -50,6 +53,32 @@ def test_rows_that_are_split_are_read_cleaned_and_split_once(tmp_path: Path, cal
     recipe = recipe_with(tmp_path, **SPLIT)
     prepare(recipe, load_tokenizer(tmp_path / "base"))
     assert calls == {"train.jsonl": 1, "clean": 1, "split": 1}
+
+
+def test_training_rows_of_several_files_are_one_set(tmp_path: Path, calls: Counter[str]) -> None:
+    further = [{"text": "why was the violet lamp charged twice", "intents": ["payment"]}, dict(ROWS[0])]
+    recipe = recipe_with(tmp_path, more=["further.jsonl"], clean={"dedupe": "exact"})
+    write_rows(tmp_path / "further.jsonl", further)
+    rows = RecipeRows(recipe)
+    distinct = list(dict.fromkeys(str(row["text"]) for row in ROWS))
+    assert [row.fields["text"] for row in rows.training] == [*distinct, further[0]["text"]]
+    assert rows.cleaning is not None
+    assert rows.cleaning.duplicates == len(ROWS) - len(distinct) + 1  # ROWS[0] in the second file, too
+    assert calls == {"train.jsonl": 1, "further.jsonl": 1, "clean": 1}
+    assert rows_hash(recipe, "valid") == content_hash(tmp_path / "valid.jsonl")
+    before = rows_hash(recipe, "train")
+    write_rows(tmp_path / "further.jsonl", further[:1])
+    assert rows_hash(recipe, "train") != before
+
+
+def test_training_rows_of_two_formats_are_refused(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "none"}]
+    write_rows(tmp_path / "chats.jsonl", [{"messages": turns}])
+    recipe = recipe_with(tmp_path, more=["chats.jsonl"])
+    with pytest.raises(
+        DataError, match=r"chats.jsonl has rows of the format messages, .*train.jsonl of the format rows"
+    ):
+        prepare(recipe, load_tokenizer(tmp_path / "base"))
 
 
 def test_files_of_their_own_are_read_once_each(tmp_path: Path, calls: Counter[str]) -> None:

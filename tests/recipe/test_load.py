@@ -149,6 +149,20 @@ def test_paths_are_relative_to_the_recipe_and_in_overrides_to_the_current_folder
     assert recipe.model.path == str(tmp_path / "recipes" / "base")
 
 
+def test_further_training_rows_are_found_as_the_first_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "recipes").mkdir()
+    file = write(tmp_path / "recipes", changed(data={"more": ["../data/a.jsonl", "hub:o/n", "b.csv"]}))
+    monkeypatch.chdir(tmp_path)
+    recipes = tmp_path / "recipes"
+    train, *more = load_recipe(file).data.training_files
+    assert more == [str(tmp_path / "data" / "a.jsonl"), "hub:o/n:train", str(recipes / "b.csv")]
+    assert load_recipe(file, ["data.more=[here.jsonl]"]).data.training_files == [train, str(tmp_path / "here.jsonl")]
+    with pytest.raises(RecipeError, match=r"data.more: expected hub:OWNER/NAME.*, got 'hub:n'"):
+        load_recipe(file, ["data.more=['hub:n']"])
+    with pytest.raises(RecipeError, match=r"data.more: .*a.jsonl is named twice among the training rows"):
+        load_recipe(file, ["data.more=[a.jsonl, a.jsonl]"])
+
+
 def test_a_resolved_recipe_loads_as_itself(tmp_path: Path) -> None:
     recipe = load_recipe(write(tmp_path, GOOD))
     (tmp_path / "elsewhere").mkdir()

@@ -37,6 +37,7 @@ CHANGES: dict[str, Any] = {
     "model.quantize.group_size": 64,
     "model.dtype": "bfloat16",
     "data.train": "short.jsonl",
+    "data.more": ["short.jsonl"],
     "data.valid": "short.jsonl",
     "data.valid_fraction": 0.3,
     "data.test": "short.jsonl",

@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from mlxtune.data.reading import rows_files, rows_hash
 from mlxtune.data.report import DataReport, read_splits, report_data
-from mlxtune.data.rows import content_hash
 from mlxtune.errors import MlxtuneError, RunError
 from mlxtune.files import write_json
 from mlxtune.json_values import JsonError, read_dataclass, required, typed
@@ -280,11 +280,10 @@ def _files(recipe: Recipe, wanted: Mapping[str, str | None]) -> tuple[dict[str, 
     present: dict[str, str] = {}
     missing: dict[str, Missing] = {}
     for split in SPLITS:
-        file = getattr(recipe.data, split)
-        if file is None:
+        if not rows_files(recipe, split):
             continue
         try:
-            found = content_hash(Path(file))
+            found = rows_hash(recipe, split)
         except FileNotFoundError:
             missing[split] = "gone"
         except (MlxtuneError, OSError):

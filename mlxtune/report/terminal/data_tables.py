@@ -55,7 +55,8 @@ def data_tables(report: DataReport) -> list[RenderableType]:
 
 def account_lines(name: str, split: SplitReport, report: DataReport) -> list[str]:
     """What became of a split's rows, in lines that add up."""
-    source = f", held out of {_file(split.file)}" if _held_out(name, report) else f", {_file(split.file)}"
+    files = ", ".join(map(_file, split.files))
+    source = f", held out of {files}" if _held_out(name, report) else f", {files}"
     lines = [f"{name}{source}", f"  format: {split.format}", f"{split.read:>8,} rows read"]
     if split.removed is not None:
         removed = split.removed
