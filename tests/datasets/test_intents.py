@@ -28,7 +28,7 @@ from tests.conftest import ROOT
 
 INTENTS = ["user_auth", "order_management", "payment", "inventory", "notification", "none"]
 LANGUAGES = ["en", "zh"]
-ROWS = {"raw": 1864, "train": 1300, "valid": 160, "test": 68}
+ROWS = {"raw": 1864, "train": 1300, "several": 446, "valid": 160, "test": 68}
 
 in_both_languages = pytest.mark.parametrize("language", LANGUAGES)
 
