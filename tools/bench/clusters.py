@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from mlxtune.errors import Misuse
+
 GATHERED_BYTES = 1024  # what a process tells the others of its step before the gradients: `processes.SLOT_BYTES`
 
 AllReduce = Literal["ring", "nccl"]
@@ -124,7 +126,7 @@ def all_reduce_seconds(n_bytes: float, n_processes: int, cluster: Cluster) -> fl
     """Until every process has the sum of an array.
 
     Raises:
-        ValueError: With 'nccl', the last machine would not be full.
+        Misuse: With 'nccl', the last machine would not be full.
     """
     if n_processes <= cluster.per_machine:
         return ring_seconds(n_bytes, n_processes, cluster.inside)
@@ -132,7 +134,9 @@ def all_reduce_seconds(n_bytes: float, n_processes: int, cluster: Cluster) -> fl
         return ring_seconds(n_bytes, n_processes, _slowest(cluster))
     machines, left = divmod(n_processes, cluster.per_machine)
     if left:
-        raise ValueError(f"{n_processes} processes do not fill machines of {cluster.per_machine}")
+        raise Misuse(
+            f"{n_processes} processes do not fill machines of {cluster.per_machine}; give a multiple, or --all-reduce ring"
+        )
     within = ring_seconds(n_bytes, cluster.per_machine, cluster.inside)
     return within + ring_seconds(n_bytes / cluster.per_machine, machines, cluster.between)
 

@@ -46,7 +46,6 @@ from tools.bench.clusters import CLUSTERS, HELP, Assumption, Cluster, Share, Ste
 from tools.bench.training_speed import flops_per_position  # noqa: E402
 
 GRADIENT_BYTES = 4  # gradients are exchanged in float32
-MISUSE = 2
 
 
 def main() -> None:
@@ -55,7 +54,8 @@ def main() -> None:
     try:
         print(predict(words))
     except MlxtuneError as error:
-        sys.exit(f"Error: {error}")
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
 
 
 def arguments() -> argparse.Namespace:
