@@ -20,7 +20,7 @@ from mlxtune.training.tune import tuning_spec
 from tests.conftest import write_recipe
 from tools.bench import scale_out, scale_out_check
 from tools.bench.clusters import CLUSTERS, HELP, Cluster, Link, Share, all_reduce_seconds, ring_seconds, step_time
-from tools.bench.scale_out import Training, forecast, made_up_rows, training_of
+from tools.bench.scale_out import SPEED, Training, forecast, made_up_rows, training_of
 
 NO_COST = Link(math.inf, 0.0)
 FREE = Cluster(1000.0, 0.0, 0.0, NO_COST, NO_COST, 1, "ring", NO_COST)
@@ -29,7 +29,7 @@ FREE = Cluster(1000.0, 0.0, 0.0, NO_COST, NO_COST, 1, "ring", NO_COST)
 def rows_of(n_rows: int, length: int, prefix: int = 0) -> Training:
     """Rows of one length."""
     examples = made_up_rows(n_rows, length, 1e-9, prefix)
-    return Training("made up", examples, [100], 16, 1 << 20, 0, None, None)
+    return Training("made up", examples, [100], 16, 1 << 20, 0, None, 0.0)
 
 
 def played_through(values: Sequence[np.ndarray], link: Link) -> tuple[list[np.ndarray], float]:
@@ -133,13 +133,13 @@ def test_every_assumption_is_printed_and_changes_the_times(
     tmp_path: Path, base: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = write_recipe(tmp_path / "recipe", base)
-    tiny = [file, "--cluster", "gpus", "--processes", 1, 16, "--teraflops", 1e-6]  # so that a tiny model's passes count
+    tiny = [file, "--cluster", "gpus", "--processes", 1, 16]
     usual = printed(capsys, monkeypatch, *tiny)
     others = {
-        "teraflops": 2e-6, "per-machine": 1, "pass-ms": 1e3, "step-ms": 1e3, "inside-us": 1e6, "between-us": 1e6, "gather-us": 1e6,
+        "tokens-per-second": 5, "teraflops": 2e-6, "per-machine": 1, "pass-ms": 1e3, "step-ms": 1e3, "inside-us": 1e6, "between-us": 1e6, "gather-us": 1e6,
         "inside-gb": 1e-6, "between-gb": 1e-6, "gather-gb": 1e-6,
     }  # fmt: skip
-    assert set(CLUSTERS["gpus"].assumed) == set(HELP) == set(others)
+    assert {*CLUSTERS["gpus"].assumed, SPEED} == set(HELP) == set(others)
     for name, other in others.items():
         found = printed(capsys, monkeypatch, *tiny, f"--{name}", other)
         assert f"| --{name} | {other:g} | given |" in found
@@ -187,3 +187,34 @@ def test_a_process_of_the_check_writes_what_it_did(tmp_path: Path, base: Path, m
     steps = json.loads((tmp_path / "rank-0.json").read_text())
     assert len(steps) == 2
     assert all(step["positions"] > 0 and step["seconds"] > 0 and step["summed"] == 0 for step in steps)
+
+
+def test_a_device_is_as_fast_as_it_was_in_a_run(recipe: Recipe, tmp_path: Path) -> None:
+    training = training_of(choose().backend, recipe, 4096)
+    profile = {
+        "steps": 2,
+        "seconds": {"forward": 3.0, "head": 1.0, "backward": 4.0, "optimizer": 0.5, "validation": 9.0},
+    }
+    info = {
+        "processes": 1,
+        "trainable_parameters": sum(training.gradients),
+        "tokens_per_pass": 4096,
+        "profile": profile,
+    }
+    (tmp_path / "recipe.yaml").touch()
+
+    def found(**changes: object) -> dict[str, float]:
+        (tmp_path / "run.json").write_text(json.dumps({**info, **changes}))
+        return {name: one.value for name, one in scale_out.measured(tmp_path, training).items()}
+
+    shares = [share for (share,) in list(training.epoch(training.rows_per_step, 1))[:2]]
+    speed = found()
+    seconds = sum(share.positions / speed[SPEED] + share.passes * speed["pass-ms"] / 1e3 for share in shares)
+    assert (seconds, speed["step-ms"]) == (pytest.approx(8.0), 250.0)
+    for changes, why in (
+        ({"profile": None}, "--profile"),
+        ({"processes": 2}, "one process"),
+        ({"trainable_parameters": 1}, "trained 1 parameters"),
+    ):
+        with pytest.raises(Misuse, match=why):
+            found(**changes)

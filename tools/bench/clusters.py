@@ -220,7 +220,8 @@ CLUSTERS = {
     }),
 }  # fmt: skip
 HELP = {
-    "teraflops": "10^12 floating-point operations a second that a device trains with",
+    "tokens-per-second": "tokens, padding included, that a device trains on in a second",
+    "teraflops": "... or 10^12 floating-point operations, of those that a token needs",
     "pass-ms": "milliseconds of a forward and backward pass beside its positions",
     "step-ms": "milliseconds of a step beside its passes and the exchange",
     "inside-gb": "GB/s in one direction between processes of a machine",
@@ -233,7 +234,7 @@ HELP = {
 }
 
 
-def cluster_of(all_reduce: AllReduce, assumed: Mapping[str, Assumption], positions_per_second: float) -> Cluster:
+def cluster_of(all_reduce: AllReduce, assumed: Mapping[str, Assumption]) -> Cluster:
     """Devices and links as the numbers of options say; a link that none is about is as the one between machines."""
 
     def link(where: str) -> Link:
@@ -241,7 +242,7 @@ def cluster_of(all_reduce: AllReduce, assumed: Mapping[str, Assumption], positio
         return Link(1e9 * gigabytes.value, 1e-6 * microseconds.value)
 
     return Cluster(
-        positions_per_second=positions_per_second,
+        positions_per_second=assumed["tokens-per-second"].value,
         pass_s=1e-3 * assumed["pass-ms"].value,
         step_s=1e-3 * assumed["step-ms"].value,
         inside=link("inside"),

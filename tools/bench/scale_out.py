@@ -2,7 +2,7 @@
 
     python tools/bench/scale_out.py recipes/qwen3-intent.yaml --cluster macs-ring
     python tools/bench/scale_out.py recipes/qwen2-ticket.yaml --cluster gpus --rows-per-process 16
-    python tools/bench/scale_out.py RECIPE --cluster macs-jaccl --tokens-per-second 900     # measured on one Mac
+    python tools/bench/scale_out.py RECIPE --cluster macs-jaccl --run RUN     # of `mlxtune lora RECIPE --profile` on one such Mac
     python tools/bench/scale_out.py RECIPE --cluster gpus --lengths 250:0.5 --adapter-parameters 2300000 --tokens-per-second 3500
 
 The rows of each step of the first epoch are drawn as training draws them (`BatchSampler`, `share_rows`), the slowest process is waited for,
@@ -14,11 +14,12 @@ option. The recipe's data and the config.json and tokenizer of its model are rea
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import statistics
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,17 +29,19 @@ sys.path[:0] = [str(ROOT)]
 
 from mlxtune.backends import choose  # noqa: E402
 from mlxtune.backends.adapter import part_shapes  # noqa: E402
-from mlxtune.backends.base import UNSUPERVISED, Backend, Batch, FullSpec  # noqa: E402
+from mlxtune.backends.base import BACKWARD, FORWARD, GRADIENTS, HEAD, OPTIMIZER, UNSUPERVISED, Backend, Batch, FullSpec  # noqa: E402
 from mlxtune.backends.processes import buckets  # noqa: E402
 from mlxtune.data.batches import shared_prefix  # noqa: E402
 from mlxtune.data.examples import Example  # noqa: E402
 from mlxtune.data.packing import step_rows  # noqa: E402
+from mlxtune.data.passes import PASS_COST  # noqa: E402
 from mlxtune.data.prepared_cache import cached_prepare  # noqa: E402
-from mlxtune.errors import MlxtuneError  # noqa: E402
+from mlxtune.errors import Misuse, MlxtuneError  # noqa: E402
 from mlxtune.models.base_model import config_and_tokenizer  # noqa: E402
 from mlxtune.models.tokenizer import load_tokenizer  # noqa: E402
 from mlxtune.recipe.load import load_recipe  # noqa: E402
 from mlxtune.recipe.sections import AUTO, Recipe  # noqa: E402
+from mlxtune.runs.folder import open_run  # noqa: E402
 from mlxtune.training.loop import BatchSampler  # noqa: E402
 from mlxtune.training.memory import PASS_SIZES  # noqa: E402
 from mlxtune.training.tune import tuning_spec  # noqa: E402
@@ -46,6 +49,8 @@ from tools.bench.clusters import CLUSTERS, HELP, Assumption, Cluster, Share, Ste
 from tools.bench.training_speed import flops_per_position  # noqa: E402
 
 GRADIENT_BYTES = 4  # gradients are exchanged in float32
+SPEED, TERAFLOPS = "tokens-per-second", "teraflops"  # options
+COMPUTING = (GRADIENTS, FORWARD, HEAD, BACKWARD)  # phases of a step, as the backends tell them apart
 
 
 def main() -> None:
@@ -80,15 +85,12 @@ def arguments() -> argparse.Namespace:
         help="where the recipe leaves it to memory",
     )
     speeds = parser.add_argument_group("assumptions, in the place of the usual ones")
-    speeds.add_argument(
-        "--tokens-per-second",
-        type=positive_number,
-        metavar="N",
-        help="that a device trains on, in the place of --teraflops",
-    )
     speeds.add_argument("--all-reduce", choices=("ring", "nccl"), help="one ring of all, or machine by machine")
+    of_device = speeds.add_mutually_exclusive_group()
+    of_device.add_argument("--run", type=Path, help="of one process, with --profile: how fast its device was")
     for name, what in HELP.items():
-        speeds.add_argument(f"--{name}", type=positive_number, metavar="N", help=what)
+        group = of_device if name in (SPEED, TERAFLOPS) else speeds
+        group.add_argument(f"--{name}", type=positive_number, metavar="N", help=what)
     rows = parser.add_argument_group("rows that are made up, in the place of the recipe's data and model")
     rows.add_argument(
         "--lengths", type=distribution, metavar="MEDIAN:SIGMA", help="tokens of a row, log-normally distributed"
@@ -141,7 +143,7 @@ class Training:
         tokens_per_pass: Most positions of a pass.
         seed: Of the order of rows.
         pack_to: As `train.pack_to`.
-        flops_per_position: Operations of a token; None where no model is known.
+        flops_per_position: Operations that a token needs; 0 where no model is known.
     """
 
     name: str
@@ -151,7 +153,7 @@ class Training:
     tokens_per_pass: int
     seed: int
     pack_to: int | None
-    flops_per_position: float | None
+    flops_per_position: float
 
     @property
     def bucket_bytes(self) -> list[int]:
@@ -200,11 +202,11 @@ def training_of(backend: Backend, recipe: Recipe, tokens_per_pass: int) -> Train
 
 def made_up_training(recipe: Recipe, examples: Sequence[Example], n_parameters: int, tokens_per_pass: int) -> Training:
     """A recipe's training on rows of given lengths, and with an adapter of a given size."""
-    return _training(recipe, examples, [n_parameters], tokens_per_pass, None)
+    return _training(recipe, examples, [n_parameters], tokens_per_pass, 0.0)
 
 
 def _training(
-    recipe: Recipe, examples: Sequence[Example], gradients: Sequence[int], tokens_per_pass: int, flops: float | None
+    recipe: Recipe, examples: Sequence[Example], gradients: Sequence[int], tokens_per_pass: int, flops: float
 ) -> Training:
     train = recipe.train
     size = tokens_per_pass if train.tokens_per_pass == AUTO else train.tokens_per_pass
@@ -291,22 +293,20 @@ def predict(words: argparse.Namespace) -> str:
     recipe = load_recipe(Path(words.recipe), words.set)
     usual = CLUSTERS[words.cluster]
     numbers = words.processes or usual.processes
-    assumed = assumptions(words, usual.assumed)
     if words.lengths:
         median, sigma = words.lengths
         rows = made_up_rows(words.rows, median, sigma, words.prefix)
         training = made_up_training(recipe, rows, words.adapter_parameters, words.tokens_per_pass)
     else:
         training = training_of(choose().backend, recipe, words.tokens_per_pass)
-    speed, why = positions_per_second(words, training, assumed)
-    cluster = cluster_of(words.all_reduce or usual.all_reduce, assumed, speed)
+    assumed = assumptions(words, training)
+    cluster = cluster_of(words.all_reduce or usual.all_reduce, assumed)
     more = [max(training.rows_per_step, n * words.rows_per_process) for n in numbers]
     parts = [
         described(training),
         f"Assumed of {words.cluster}, all-reduce {cluster.all_reduce}:\n",
         "| option | value | why |\n|---|---|---|",
-        f"| --tokens-per-second | {speed:,.0f} | {why} |",
-        *(f"| --{name} | {one.value:g} | {one.why} |" for name, one in assumed.items()),
+        *(f"| --{name} | {one.value:.6g} | {one.why} |" for name, one in assumed.items()),
         f"\nAs the recipe says, {training.rows_per_step} rows a step:\n\n{HEADER}",
         *(forecast(training, cluster, n, training.rows_per_step).line() for n in numbers),
         f"\nWith {words.rows_per_process} rows a process:\n\n{HEADER}",
@@ -315,8 +315,9 @@ def predict(words: argparse.Namespace) -> str:
     return "\n".join(parts)
 
 
-def assumptions(words: argparse.Namespace, usual: Mapping[str, Assumption]) -> dict[str, Assumption]:
-    """Those of the command line, and the usual ones beside them."""
+def assumptions(words: argparse.Namespace, training: Training) -> dict[str, Assumption]:
+    """Each number by its option: given, measured in a run, or the usual one."""
+    usual = {**CLUSTERS[words.cluster].assumed, **(measured(words.run, training) if words.run else {})}
     found = {}
     for name in HELP:
         value = getattr(words, name.replace("-", "_"))
@@ -324,22 +325,43 @@ def assumptions(words: argparse.Namespace, usual: Mapping[str, Assumption]) -> d
             found[name] = Assumption(value, "given")
         elif name in usual:
             found[name] = usual[name]
-    return found
+    if SPEED not in found:
+        flops = training.flops_per_position
+        speed = 1e12 * found[TERAFLOPS].value / flops
+        why = f"--{TERAFLOPS} over the {flops / 1e9:.2f} x 10^9 operations that the linear layers need of a token"
+        return {SPEED: Assumption(speed, why), **found}
+    return {name: one for name, one in found.items() if name != TERAFLOPS}
 
 
-def positions_per_second(
-    words: argparse.Namespace, training: Training, assumed: Mapping[str, Assumption]
-) -> tuple[float, str]:
-    """How fast a device trains, and why that is assumed."""
-    if words.tokens_per_second is not None:
-        return float(words.tokens_per_second), "given"
-    if training.flops_per_position is None:
-        raise ValueError("without a model the speed must be given")
-    speed: float = 1e12 * assumed["teraflops"].value / training.flops_per_position
-    return (
-        speed,
-        f"--teraflops over the {training.flops_per_position / 1e9:.2f} x 10^9 operations that the linear layers need of a token",
+def measured(folder: Path, training: Training) -> dict[str, Assumption]:
+    """How fast a run's device was, a pass costing as many positions as the plan of passes has it.
+
+    Raises:
+        Misuse: The run has no profile, was one of several processes, or trained something else.
+    """
+    info = open_run(folder).info()
+    profile = info.get("profile")
+    if not profile or info["processes"] != 1:
+        raise Misuse(
+            f"{folder}: expected a run of one process with a profile; train one with `mlxtune lora RECIPE --profile`"
+        )
+    if info["trainable_parameters"] != sum(training.gradients):
+        raise Misuse(
+            f"{folder}: trained {info['trainable_parameters']:,} parameters, and the recipe has {sum(training.gradients):,}; give the "
+            "recipe, and the --set, that it was trained with"
+        )
+    seconds = sum(profile["seconds"].get(phase, 0.0) for phase in COMPUTING)
+    own = replace(training, tokens_per_pass=info["tokens_per_pass"])
+    shares = [share for (share,) in itertools.islice(own.epoch(own.rows_per_step, 1), profile["steps"])]
+    rate = (
+        sum(share.positions + PASS_COST * share.passes for share in shares) / seconds * (profile["steps"] / len(shares))
     )
+    why = f"measured in {folder}"
+    return {
+        SPEED: Assumption(rate, why),
+        "pass-ms": Assumption(1e3 * PASS_COST / rate, f"{why}: {PASS_COST} positions, as the plan of passes has it"),
+        "step-ms": Assumption(1e3 * profile["seconds"][OPTIMIZER] / profile["steps"], why),
+    }
 
 
 def described(training: Training) -> str:
