@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import math
 import sys
@@ -18,9 +19,10 @@ from mlxtune.recipe.sections import Recipe
 from mlxtune.training.memory import n_trained
 from mlxtune.training.tune import tuning_spec
 from tests.conftest import write_recipe
-from tools.bench import scale_out, scale_out_check
+from tools.bench import clusters, scale_out, scale_out_check
 from tools.bench.clusters import CLUSTERS, HELP, Cluster, Link, Share, all_reduce_seconds, ring_seconds, step_time
-from tools.bench.scale_out import SPEED, Training, forecast, made_up_rows, training_of
+from tools.bench.scale_out import SPEED, forecast
+from tools.bench.shares import Training, made_up_rows, training_of
 
 NO_COST = Link(math.inf, 0.0)
 FREE = Cluster(1000.0, 0.0, 0.0, NO_COST, NO_COST, 1, "ring", NO_COST)
@@ -55,6 +57,11 @@ def test_the_time_of_a_ring_is_that_of_its_messages(n_processes: int) -> None:
     found, seconds = played_through(values, link)
     assert all(np.allclose(own, sum(values)) for own in found)
     assert ring_seconds(values[0].size * 4, n_processes, link) == pytest.approx(seconds)
+
+
+def test_the_examples_of_the_arithmetic_are_right() -> None:
+    found = doctest.testmod(clusters)
+    assert (found.attempted, found.failed) == (4, 0)
 
 
 def test_a_ring_is_as_fast_as_its_slowest_link_and_nccl_sends_a_part_between_machines() -> None:
@@ -160,9 +167,10 @@ def test_rows_that_are_made_up_need_no_model(
     words = [file, "--cluster", "macs-ring", "--lengths", "100:0.5", "--rows", 50, "--prefix", 30]
     found = printed(capsys, monkeypatch, *words, "--adapter-parameters", 1000, "--tokens-per-second", 500)
     assert "50 rows of" in found and "the first 30 shared by all; 1,000 trained parameters" in found
-    with pytest.raises(SystemExit) as stopped:
-        printed(capsys, monkeypatch, *words)
-    assert stopped.value.code == 2 and "--adapter-parameters" in capsys.readouterr().err
+    for wrong, why in ((words, "--adapter-parameters"), ([*words[:3], "--rows", 50], "give --lengths too")):
+        with pytest.raises(SystemExit) as stopped:
+            printed(capsys, monkeypatch, *wrong)
+        assert stopped.value.code == 2 and why in capsys.readouterr().err
 
 
 def test_what_costs_by_position_is_predicted_exactly() -> None:

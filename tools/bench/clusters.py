@@ -9,9 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from mlxtune.backends.processes import SLOT_BYTES
 from mlxtune.errors import Misuse
-
-GATHERED_BYTES = 1024  # what a process tells the others of its step before the gradients: `processes.SLOT_BYTES`
 
 AllReduce = Literal["ring", "nccl"]
 
@@ -118,7 +117,7 @@ def exchange_seconds(buckets: Sequence[int], n_processes: int, cluster: Cluster)
     """Of all that the processes send each other in a step; nothing where there is one."""
     if n_processes == 1:
         return 0.0
-    told = (n_processes - 1) * cluster.gather.seconds(GATHERED_BYTES)  # around a ring
+    told = (n_processes - 1) * cluster.gather.seconds(SLOT_BYTES)  # of its loss and tokens by each, around a ring
     return told + sum(all_reduce_seconds(n_bytes, n_processes, cluster) for n_bytes in buckets)
 
 

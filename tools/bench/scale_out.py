@@ -8,6 +8,7 @@
 The rows of each step of the first epoch are drawn as training draws them (`BatchSampler`, `share_rows`), the slowest process is waited for,
 and the exchange of gradients added. How fast devices and links are is assumed: each number is printed with its reason, and is an
 option. The recipe's data and the config.json and tokenizer of its model are read, no weights; with `--lengths` neither.
+Left out are the padding to a few sizes on MLX's GPUs, and that MLX runs a shared prefix again where a process has several passes.
 `scale_out_check.py` compares this with processes that train.
 """
 
@@ -18,37 +19,25 @@ import itertools
 import math
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
 
 from mlxtune.backends import choose  # noqa: E402
-from mlxtune.backends.adapter import part_shapes  # noqa: E402
-from mlxtune.backends.base import BACKWARD, FORWARD, GRADIENTS, HEAD, OPTIMIZER, UNSUPERVISED, Backend, Batch, FullSpec  # noqa: E402
-from mlxtune.backends.processes import buckets  # noqa: E402
+from mlxtune.backends.base import BACKWARD, FORWARD, GRADIENTS, HEAD, OPTIMIZER  # noqa: E402
 from mlxtune.data.batches import shared_prefix  # noqa: E402
-from mlxtune.data.examples import Example  # noqa: E402
 from mlxtune.data.packing import step_rows  # noqa: E402
 from mlxtune.data.passes import PASS_COST  # noqa: E402
-from mlxtune.data.prepared_cache import cached_prepare  # noqa: E402
 from mlxtune.errors import Misuse, MlxtuneError  # noqa: E402
-from mlxtune.models.base_model import config_and_tokenizer  # noqa: E402
-from mlxtune.models.tokenizer import load_tokenizer  # noqa: E402
 from mlxtune.recipe.load import load_recipe  # noqa: E402
-from mlxtune.recipe.sections import AUTO, Recipe  # noqa: E402
 from mlxtune.runs.folder import open_run  # noqa: E402
-from mlxtune.training.loop import BatchSampler  # noqa: E402
 from mlxtune.training.memory import PASS_SIZES  # noqa: E402
-from mlxtune.training.tune import tuning_spec  # noqa: E402
-from tools.bench.clusters import CLUSTERS, HELP, Assumption, Cluster, Share, StepTime, cluster_of, step_time  # noqa: E402
-from tools.bench.training_speed import flops_per_position  # noqa: E402
+from tools.bench.clusters import CLUSTERS, HELP, Assumption, Cluster, StepTime, cluster_of, step_time  # noqa: E402
+from tools.bench.shares import Training, made_up_rows, made_up_training, training_of  # noqa: E402
 
-GRADIENT_BYTES = 4  # gradients are exchanged in float32
 SPEED, TERAFLOPS = "tokens-per-second", "teraflops"  # options
 COMPUTING = (GRADIENTS, FORWARD, HEAD, BACKWARD)  # phases of a step, as the backends tell them apart
 
@@ -90,13 +79,17 @@ def arguments() -> argparse.Namespace:
     of_device.add_argument("--run", type=Path, help="of one process, with --profile: how fast its device was")
     for name, what in HELP.items():
         group = of_device if name in (SPEED, TERAFLOPS) else speeds
-        group.add_argument(f"--{name}", type=positive_number, metavar="N", help=what)
+        group.add_argument(
+            f"--{name}", type=positive if name == "per-machine" else positive_number, metavar="N", help=what
+        )
     rows = parser.add_argument_group("rows that are made up, in the place of the recipe's data and model")
     rows.add_argument(
         "--lengths", type=distribution, metavar="MEDIAN:SIGMA", help="tokens of a row, log-normally distributed"
     )
-    rows.add_argument("--rows", type=positive, default=1000, metavar="N")
-    rows.add_argument("--prefix", type=int, default=0, metavar="N", help="tokens that open every row, beside its own")
+    rows.add_argument("--rows", type=positive, metavar="N", help="how many; 1,000 without it")
+    rows.add_argument(
+        "--prefix", type=positive, metavar="N", help="tokens that open every row, beside its own; none without it"
+    )
     rows.add_argument(
         "--adapter-parameters",
         type=positive,
@@ -106,6 +99,8 @@ def arguments() -> argparse.Namespace:
     words = parser.parse_args()
     if words.lengths and not (words.adapter_parameters and words.tokens_per_second):
         parser.error("--lengths reads no model: give --adapter-parameters and --tokens-per-second too")
+    if not words.lengths and (words.rows or words.prefix or words.adapter_parameters):
+        parser.error("--rows, --prefix and --adapter-parameters are of rows that are made up: give --lengths too")
     return words
 
 
@@ -129,101 +124,6 @@ def distribution(text: str) -> tuple[float, float]:
     """Median and sigma of a log-normal distribution."""
     median, _, sigma = text.partition(":")
     return positive_number(median), positive_number(sigma)
-
-
-@dataclass(frozen=True)
-class Training:
-    """What is trained, as far as its time depends on it.
-
-    Attributes:
-        name: Of the recipe.
-        examples: Training examples.
-        gradients: Elements of each array that is trained.
-        rows_per_step: Of the recipe.
-        tokens_per_pass: Most positions of a pass.
-        seed: Of the order of rows.
-        pack_to: As `train.pack_to`.
-        flops_per_position: Operations that a token needs; 0 where no model is known.
-    """
-
-    name: str
-    examples: Sequence[Example]
-    gradients: Sequence[int]
-    rows_per_step: int
-    tokens_per_pass: int
-    seed: int
-    pack_to: int | None
-    flops_per_position: float
-
-    @property
-    def bucket_bytes(self) -> list[int]:
-        """Bytes of each array of gradients that is exchanged."""
-        return [GRADIENT_BYTES * sum(self.gradients[part]) for part in buckets(self.gradients)]
-
-    def sampler(self, rows_per_step: int, rank: int, n_processes: int) -> BatchSampler:
-        """The passes of one of the processes."""
-        return BatchSampler(
-            self.examples, rows_per_step, self.tokens_per_pass, self.seed, self.pack_to, rank=rank, size=n_processes
-        )
-
-    def epoch(self, rows_per_step: int, n_processes: int) -> Iterator[list[Share]]:
-        """What each process computes of each step of the first epoch."""
-        samplers = [self.sampler(rows_per_step, rank, n_processes) for rank in range(n_processes)]
-        n_steps = math.ceil(len(step_rows(self.examples, self.pack_to)) / rows_per_step)
-        for step in range(1, n_steps + 1):
-            yield [share_of(sampler.step(step)) for sampler in samplers]
-
-
-def share_of(batches: Sequence[Batch]) -> Share:
-    """What the passes of a process compute; there may be none."""
-    prefix = len(batches[0].prefix) if batches else 0
-    return Share(prefix + sum(batch.tokens.size for batch in batches), len(batches))
-
-
-def training_of(backend: Backend, recipe: Recipe, tokens_per_pass: int) -> Training:
-    """A recipe's training, from its data and its model's config.json and tokenizer.
-
-    Args:
-        backend: Knows what the model is made of.
-        recipe: What is trained.
-        tokens_per_pass: Where the recipe leaves that to memory.
-    """
-    config, folder = config_and_tokenizer(recipe.model)
-    architecture = backend.architecture(config)
-    spec = tuning_spec(recipe, architecture, config)
-    if isinstance(spec, FullSpec):
-        gradients = [math.prod(architecture.weights[name]) for name in spec.names]
-    else:
-        shapes = [architecture.linear_layers[layer] for layer in spec.layers]
-        gradients = [math.prod(part) for shape in shapes for part in part_shapes(spec, shape).values()]
-    examples = cached_prepare(recipe, load_tokenizer(folder), ask=False).training.examples
-    return _training(recipe, examples, gradients, tokens_per_pass, flops_per_position(architecture, spec))
-
-
-def made_up_training(recipe: Recipe, examples: Sequence[Example], n_parameters: int, tokens_per_pass: int) -> Training:
-    """A recipe's training on rows of given lengths, and with an adapter of a given size."""
-    return _training(recipe, examples, [n_parameters], tokens_per_pass, 0.0)
-
-
-def _training(
-    recipe: Recipe, examples: Sequence[Example], gradients: Sequence[int], tokens_per_pass: int, flops: float
-) -> Training:
-    train = recipe.train
-    size = tokens_per_pass if train.tokens_per_pass == AUTO else train.tokens_per_pass
-    return Training(recipe.name, examples, gradients, train.rows_per_step, size, train.seed, train.pack_to, flops)
-
-
-def made_up_rows(n_rows: int, median: float, sigma: float, prefix: int) -> list[Example]:
-    """Rows whose own tokens are log-normally distributed, behind a prefix that all share; of each the last token is trained on."""
-    lengths = np.random.default_rng(0).lognormal(math.log(median), sigma, n_rows)
-    none, last = np.full(1, UNSUPERVISED + 1, np.int16), np.zeros(1, np.int32)
-    return [
-        Example(row, np.concatenate([np.zeros(prefix, np.int32), np.full(max(1, round(length) - 1), row + 1, np.int32)]), last, np.ones(1, np.float32), none)
-        for row, length in enumerate(lengths)
-    ]  # fmt: skip
-
-
-# What is to be expected -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -295,7 +195,7 @@ def predict(words: argparse.Namespace) -> str:
     numbers = words.processes or usual.processes
     if words.lengths:
         median, sigma = words.lengths
-        rows = made_up_rows(words.rows, median, sigma, words.prefix)
+        rows = made_up_rows(words.rows or 1000, median, sigma, words.prefix or 0)
         training = made_up_training(recipe, rows, words.adapter_parameters, words.tokens_per_pass)
     else:
         training = training_of(choose().backend, recipe, words.tokens_per_pass)

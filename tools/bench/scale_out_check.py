@@ -37,7 +37,8 @@ from mlxtune.recipe.load import load_recipe  # noqa: E402
 from mlxtune.training.loop import optimizer_spec  # noqa: E402
 from mlxtune.training.tune import ready_model, tuning_spec  # noqa: E402
 from tools.bench.clusters import Cluster, Link, Share, computing_seconds  # noqa: E402
-from tools.bench.scale_out import positive, share_of, training_of  # noqa: E402
+from tools.bench.scale_out import positive  # noqa: E402
+from tools.bench.shares import share_of, training_of  # noqa: E402
 
 WARM_UP = 2  # steps that are not counted
 THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
