@@ -41,6 +41,7 @@ from tools.bench.scale_out import positive  # noqa: E402
 from tools.bench.shares import share_of, training_of  # noqa: E402
 
 WARM_UP = 2  # steps that are not counted
+FILLS_PIPES = 300_000  # bytes
 THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
@@ -151,20 +152,32 @@ def launched(words: argparse.Namespace, n_processes: int) -> list[list[Step]]:
             __file__, words.recipe, "--backend", words.backend, "--steps", str(words.steps), "--tokens-per-pass", str(words.tokens_per_pass),
             "--child", folder, *sets,
         ]  # fmt: skip
-        environment = {**os.environ, **THREADS}
-        done = subprocess.run(
-            launcher(words.backend, n_processes) + child,
-            env=environment,
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-        )
+        output = Path(folder) / "output"
+        with output.open("wb") as stream:
+            started = subprocess.Popen(
+                launcher(words.backend, n_processes) + child,
+                env={**os.environ, **THREADS}, stdin=subprocess.PIPE, stdout=stream, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+            if words.backend == "mlx" and n_processes > 1:
+                keep_quiet(started)
+            started.wait()
         files = [Path(folder) / f"rank-{rank}.json" for rank in range(n_processes)]
         if not all(file.exists() for file in files):
             sys.exit(
-                f"{n_processes} processes of {words.backend} did not train:\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
+                f"{n_processes} processes of {words.backend} did not train:\n{output.read_text(errors='replace')[-4000:]}"
             )
         return [[Step(**one) for one in json.loads(file.read_text(encoding="utf-8"))] for file in files]
+
+
+def keep_quiet(mlx_launch: subprocess.Popen[bytes]) -> None:
+    """Fill the stdin of mlx.launch's processes, which read none: as long as it could write to one, it asks for that without a pause, and a core is
+    busy with it.
+    """
+    if mlx_launch.stdin is None:
+        raise ValueError("started without a pipe for its stdin")
+    with contextlib.suppress(BrokenPipeError):
+        mlx_launch.stdin.write(bytes(FILLS_PIPES))
+        mlx_launch.stdin.flush()
 
 
 def launcher(backend: str, n_processes: int) -> list[str]:
