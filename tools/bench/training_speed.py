@@ -27,7 +27,7 @@ from safetensors.numpy import save_file
 from mlxtune.backends import choose
 from mlxtune.backends.adapter import initial_weights
 from mlxtune.backends.architecture import Architecture, block_of
-from mlxtune.backends.base import Batch, LoraSpec, OptimizerSpec
+from mlxtune.backends.base import Batch, FullSpec, LoraSpec, OptimizerSpec, TuningSpec
 from mlxtune.data.prepare import RecipeRows, training_split
 from mlxtune.models.base_model import base_folder
 from mlxtune.models.source import read_config
@@ -119,17 +119,25 @@ def measured(recipe_file: str, sets: list[str], way: str, n_steps: int) -> dict[
 def step_flops(batches: list[Batch], architecture: Architecture, spec: LoraSpec) -> float:
     """Floating-point operations that the linear layers of a step need, whatever way they are computed in.
 
-    Two a weight and token forward; two more backward in blocks from the first adapted one on, for the gradient of the
-    inputs (weights have none). The prefix counts once a step, padding not at all; the head counts supervised tokens.
+    The prefix counts once a step, padding not at all; the head counts supervised tokens.
     """
-    blocks = architecture.n_blocks
-    first = min(map(block_of, spec.layers))
-    idle = architecture.n_parameters - architecture.n_active_parameters  # experts that a token does not go to
-    weights = sum(n_in * n_out for n_in, n_out in architecture.linear_layers.values()) - idle
     tokens = len(batches[0].prefix) + sum(int(batch.lengths.sum()) for batch in batches)
     supervised = sum(int(batch.supervised.sum()) for batch in batches)
     head = architecture.vocabulary * architecture.hidden_size
-    return 2.0 * weights * tokens * (1 + (blocks - first) / blocks) + 4.0 * head * supervised
+    return flops_per_position(architecture, spec) * tokens + 4.0 * head * supervised
+
+
+def flops_per_position(architecture: Architecture, spec: TuningSpec) -> float:
+    """Those that the linear layers of the blocks need of a token.
+
+    Two a weight forward; two more backward in blocks from the first adapted one on, for the gradient of the inputs. The weights'
+    own gradient, where all are trained, is two more.
+    """
+    blocks = architecture.n_blocks
+    first = 0 if isinstance(spec, FullSpec) else min(map(block_of, spec.layers))
+    idle = architecture.n_parameters - architecture.n_active_parameters  # experts that a token does not go to
+    weights = sum(n_in * n_out for n_in, n_out in architecture.linear_layers.values()) - idle
+    return 2.0 * weights * (1 + (blocks - first) / blocks + isinstance(spec, FullSpec))
 
 
 def random_model(source: Path, folder: Path) -> Path:
