@@ -31,7 +31,7 @@ SETTING_UP = ("tools/setup", "tools/demo", "python3 -m venv", "source .venv/bin/
 PAGES = {
     "README.md": 5,
     "docs/setup.md": 3,
-    "docs/intents.md": 15,
+    "docs/intents.md": 16,
     "docs/tickets.md": 16,
     "docs/data.md": 9,
     "docs/intents.zh.md": 15,
