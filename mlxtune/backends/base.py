@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from mlxtune.backends.architecture import Architecture
 from mlxtune.backends.shapes import EXACT, PassPadding
 
+AdapterKind = Literal["lora", "dora"]
 STORED = "stored"  # the dtype of a model whose weights stay in the types that its files have them in
 UNSUPERVISED = -1  # the segment of a token that is not trained on
 FACTORS, MAGNITUDE = ("lora_A", "lora_B"), "magnitude"  # parts of an adapted layer, as values are named at the seam
@@ -68,7 +69,7 @@ class LoraSpec:
     scale: float
     dropout: float
     layers: tuple[str, ...]
-    kind: Literal["lora", "dora"] = "lora"
+    kind: AdapterKind = "lora"
 
     @property
     def has_magnitudes(self) -> bool:
@@ -246,6 +247,19 @@ class Model(Protocol):
 
     config: Mapping[str, Any]
     architecture: Architecture
+
+    @property
+    def rows_group(self) -> Group:
+        """The processes that share rows, each computing its own; `ALONE` where all compute every row together."""
+        ...
+
+    def await_others(self) -> None:
+        """Take part in what the others of `rows_group` compute until none of them computes.
+
+        Where each process holds a part of the weights, all must compute at the same time, and their calls may differ in
+        number: all call this after the last of a section, before they exchange what came of it. Elsewhere it does nothing.
+        """
+        ...
 
     def attach_lora(self, spec: LoraSpec, weights: Mapping[str, NDArray[np.float32]]) -> None:
         """Adapt the layers of `spec`.
@@ -489,13 +503,29 @@ class Backend(Protocol):
         """
         ...
 
-    def load(self, folder: Path, adapter: Path | None = None, dtype: str | None = None) -> Model:
+    def check_shard(self, config: Mapping[str, Any], kind: AdapterKind) -> None:
+        """Refuse to hold a part of a model's weights on each process of `group` where that is not offered; one process may always.
+
+        Args:
+            config: config.json of the base model.
+            kind: Of the adapter that is trained on it, or carried by it.
+
+        Raises:
+            BackendError: Names what is not offered.
+        """
+        ...
+
+    def load(self, folder: Path, adapter: Path | None = None, dtype: str | None = None, shard: bool = False) -> Model:
         """Load a model folder (MLX or Hugging Face layout, quantized or not), and an adapter folder onto it.
 
         Args:
             folder: The model.
             adapter: Its adapter.
             dtype: Type to compute in; None is the backend's choice, STORED leaves each weight its own.
+            shard: Each process of `group` holds a part of the weights; one process holds all. All call it together.
+
+        Raises:
+            BackendError: It is not offered (`check_shard`).
         """
         ...
 

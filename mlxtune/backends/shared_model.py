@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxtune.backends.base import Batch, Constraint, Generation, Group, Model, TokenScores
+from mlxtune.backends.base import Batch, Constraint, Generation, Model, TokenScores
 from mlxtune.backends.group import require_same, share_rows, together
 
 # Prompts of a process that are answered before the processes tell each other: enough that few wait at the end of a round, and few
@@ -22,21 +22,20 @@ from mlxtune.backends.group import require_same, share_rows, together
 ROUND = 64
 
 
-def shared_model(model: Model, group: Group) -> Model:
-    """The model, its replies written by all processes of a group; the model itself where there is one."""
-    return model if group.size == 1 else cast(Model, SharedModel(model, group))
+def shared_model(model: Model) -> Model:
+    """The model, its replies written by all processes that share rows; the model itself where none do."""
+    return model if model.rows_group.size == 1 else cast(Model, SharedModel(model))
 
 
 class SharedModel:
     """A `Model` that answers with those of the other processes; what is not shared is computed on each.
 
     Args:
-        model: Of this process.
-        group: The processes, which all have the same one.
+        model: Of this process; all processes of its `rows_group` have the same one.
     """
 
-    def __init__(self, model: Model, group: Group) -> None:
-        self._model, self._group = model, group
+    def __init__(self, model: Model) -> None:
+        self._model, self._group = model, model.rows_group
 
     def __getattr__(self, name: str) -> Any:
         """What is not shared is the model's own."""
@@ -70,6 +69,7 @@ class SharedModel:
                         temperature=temperature, seed=seed, slots=slots, **drawn,
                     )  # fmt: skip
                     found = {asked[place]: one for place, one in written}
+                self._model.await_others()
                 report.value = {index: [list(one.tokens), one.stop_reason] for index, one in found.items()}
             answered = {int(index): one for value in report.values for index, one in value.items()}
             for index in own:
@@ -83,6 +83,7 @@ class SharedModel:
         own = shares[self._group.rank]
         with together(self._group) as report:
             report.value = self._model.choose([prompts[index] for index in own], options).tolist() if own else []
+            self._model.await_others()
         found = np.zeros((len(prompts), len(options)), np.float32)
         for share, rows in zip(shares, report.values, strict=True):
             for index, row in zip(share, rows, strict=True):
@@ -97,6 +98,7 @@ class SharedModel:
             if own:
                 scores = self._model.score(_some_rows(batch, own))
                 report.value = [scores.nats.tolist(), scores.correct.tolist()]
+            self._model.await_others()
         nats, correct = np.zeros(batch.tokens.shape, np.float32), np.zeros(batch.tokens.shape, np.bool_)
         for rows, value in zip(shares, report.values, strict=True):
             if rows:

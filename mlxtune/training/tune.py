@@ -245,6 +245,10 @@ def _read(recipe: Recipe, backend: Backend, resume: RunFolder | None) -> _Read:
         )
     architecture = backend.architecture(config)
     spec = tuning_spec(recipe, architecture, config)
+    if recipe.model.shard and isinstance(spec, LoraSpec):
+        backend.check_shard(config, spec.kind)
+        if backend.group().size == 1:
+            log.info("model.shard: this is one process, which holds all weights of the base model")
     changed: list[str] = []
     if resume:
         recipe = resume.with_its_passes(recipe)
@@ -368,7 +372,7 @@ def ready_model(
         if begin_from
         else initial_weights(spec, shapes, recipe.train.seed)
     )
-    model = backend.load(folder, dtype=recipe.model.dtype)
+    model = backend.load(folder, dtype=recipe.model.dtype, shard=recipe.model.shard)
     model.attach_lora(spec, weights)
     return model
 

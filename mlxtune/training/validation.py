@@ -51,6 +51,8 @@ def validate(
     """
     with together(group) as report:
         own = _counted(model, batches, segments, label_fields)
+        if group.size > 1:
+            model.await_others()
         report.value = {"nats": own.nats.tolist(), "counts": [one.tolist() for one in own.counts]}
     nats: NDArray[np.float64] = np.asarray([one["nats"] for one in report.values]).sum(axis=0)
     tokens, correct, rows, right = np.asarray([one["counts"] for one in report.values]).sum(axis=0)

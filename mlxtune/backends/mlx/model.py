@@ -119,7 +119,7 @@ class MlxModel:
         self._compiled = compiled
         self._padding = BUCKETED if compiled else EXACT
         self._limits = limits
-        self._group = group
+        self._group = self.rows_group = group
         self._adapter = NO_ADAPTER  # its layers of experts are stacks
         self._trains_all = False
         self._dropout_keys = DropoutKeys()
@@ -127,6 +127,9 @@ class MlxModel:
         self._spec: OptimizerSpec | None = None
         self._step_gradient: StepGradient | None = None
         self._timed = False
+
+    def await_others(self) -> None:
+        """Nothing: each process computes with weights of its own."""
 
     # The adapter
 

@@ -111,7 +111,7 @@ class TorchModel:
         pass_states(network)
         self._network = network
         self._device = device
-        self._group = group
+        self._group = self.rows_group = group
         self._windows = self.architecture.windows
         self._dtype = network_dtype(network)
         self._cache_argument = cache_argument(network.model.forward)
@@ -120,6 +120,9 @@ class TorchModel:
         self._optimizer: torch.optim.AdamW | None = None
         self._spec: OptimizerSpec | None = None
         self._timed = False
+
+    def await_others(self) -> None:
+        """Nothing: each process computes with weights of its own."""
 
     # The adapter
 
