@@ -7,6 +7,7 @@ state stays inside the backend and is saved and loaded by it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -214,6 +215,7 @@ class Group(Protocol):
 
     rank: int  # which of them this is, from 0; rank 0 writes files and speaks
     size: int
+    is_broken: bool  # another one left or is lost: nothing can be asked of the others any more
 
     def gather(self, value: Any, patient: bool = False) -> list[Any]:
         """Values of all processes, by rank.
@@ -253,11 +255,10 @@ class Model(Protocol):
         """The processes that share rows, each computing its own; `ALONE` where all compute every row together."""
         ...
 
-    def await_others(self) -> None:
-        """Take part in what the others of `rows_group` compute until none of them computes.
+    def side_by_side(self) -> AbstractContextManager[None]:
+        """A section in which each process of `rows_group` makes as many calls as it likes, and exchanges nothing itself.
 
-        Where each process holds a part of the weights, all must compute at the same time, and their calls may differ in
-        number: all call this after the last of a section, before they exchange what came of it. Elsewhere it does nothing.
+        Where each holds a part of the weights, who is done takes part in what the others still compute.
         """
         ...
 

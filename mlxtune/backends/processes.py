@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxtune.backends.watchdog import Watchdog
-from mlxtune.errors import ProcessLost
+from mlxtune.errors import MlxtuneError, ProcessLost
 
 # Bytes of the first exchange of a gather: most values fit, and one exchange does.
 SLOT_BYTES = 1024
@@ -46,7 +46,7 @@ class Processes:
     """
 
     def __init__(self, wire: Wire, watchdog: Watchdog) -> None:
-        self.rank, self.size = wire.rank, wire.size
+        self.rank, self.size, self.is_broken = wire.rank, wire.size, False
         self._wire, self._watchdog = wire, watchdog
 
     def gather(self, value: Any, patient: bool = False) -> list[Any]:
@@ -90,13 +90,19 @@ class Processes:
 
         Raises:
             ProcessLost: The connection to one of them broke.
+            ProcessFailed: One of them said why before it left.
         """
         try:
             with self._watchdog.watching(patient):
                 yield
         except RuntimeError as error:  # what both libraries raise
-            self._watchdog.lose()
-            raise ProcessLost(_first_sentence(error)) from error
+            raise self._lost(error) from error
+
+    def _lost(self, error: RuntimeError) -> MlxtuneError:
+        """What a broken connection is to this process."""
+        self.is_broken = True
+        self._watchdog.lose()
+        return ProcessLost(_first_sentence(error))
 
 
 def _first_sentence(error: Exception) -> str:

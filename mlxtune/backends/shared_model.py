@@ -61,7 +61,7 @@ class SharedModel:
         for own, chosen in self._rounds(prompts):
             asked = [own[index] for index in chosen[self._group.rank]]
             found: dict[int, Generation] = {}
-            with together(self._group) as report:
+            with together(self._group) as report, self._model.side_by_side():
                 drawn = {} if not temperature else {"numbers": [numbers[i] if numbers else i for i in asked]}
                 if asked:
                     written = self._model.generate(
@@ -69,7 +69,6 @@ class SharedModel:
                         temperature=temperature, seed=seed, slots=slots, **drawn,
                     )  # fmt: skip
                     found = {asked[place]: one for place, one in written}
-                self._model.await_others()
                 report.value = {index: [list(one.tokens), one.stop_reason] for index, one in found.items()}
             answered = {int(index): one for value in report.values for index, one in value.items()}
             for index in own:
@@ -81,9 +80,8 @@ class SharedModel:
         require_same(self._group, {"prompts": _hash(prompts), "options": _hash(options)})
         shares = share_rows([len(prompt) for prompt in prompts], self._group.size)
         own = shares[self._group.rank]
-        with together(self._group) as report:
+        with together(self._group) as report, self._model.side_by_side():
             report.value = self._model.choose([prompts[index] for index in own], options).tolist() if own else []
-            self._model.await_others()
         found = np.zeros((len(prompts), len(options)), np.float32)
         for share, rows in zip(shares, report.values, strict=True):
             for index, row in zip(share, rows, strict=True):
@@ -94,11 +92,10 @@ class SharedModel:
         """-log p of each supervised token, and whether none is likelier."""
         shares = share_rows(batch.lengths.tolist(), self._group.size)
         own = shares[self._group.rank]
-        with together(self._group) as report:
+        with together(self._group) as report, self._model.side_by_side():
             if own:
                 scores = self._model.score(_some_rows(batch, own))
                 report.value = [scores.nats.tolist(), scores.correct.tolist()]
-            self._model.await_others()
         nats, correct = np.zeros(batch.tokens.shape, np.float32), np.zeros(batch.tokens.shape, np.bool_)
         for rows, value in zip(shares, report.values, strict=True):
             if rows:

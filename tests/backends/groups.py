@@ -25,7 +25,7 @@ class Unwatched(Watchdog):
         pass
 
     @contextlib.contextmanager
-    def watching(self, patient: bool = False) -> Iterator[None]:
+    def watching(self, patient: bool = False, work_s: float | None = None) -> Iterator[None]:
         """An exchange."""
         yield
 

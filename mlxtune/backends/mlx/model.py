@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,8 +129,9 @@ class MlxModel:
         self._step_gradient: StepGradient | None = None
         self._timed = False
 
-    def await_others(self) -> None:
+    def side_by_side(self) -> AbstractContextManager[None]:
         """Nothing: each process computes with weights of its own."""
+        return nullcontext()
 
     # The adapter
 

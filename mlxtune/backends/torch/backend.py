@@ -115,8 +115,18 @@ class TorchBackend:
 
     def check_shard(self, config: Mapping[str, Any], kind: AdapterKind) -> None:
         """Refuse several processes that each hold a part of the base model's weights."""
-        if self.group().size > 1:
-            raise BackendError("model.shard: true is not offered by the PyTorch backend; set it to false")
+        if self.group().size == 1:
+            return
+        if "quantization" in config:
+            raise BackendError(
+                "model.shard: the base model is quantized, and processes of PyTorch hold parts of plain weights only; set model.shard to "
+                "false, or name the unquantized model"
+            )
+        if kind == "dora":
+            raise BackendError(
+                "model.shard: the PyTorch backend trains no DoRA on a base model of which processes hold parts, as it needs the lengths of "
+                "whole rows after each step; set lora.type: lora, or model.shard to false"
+            )
 
     def load(self, folder: Path, adapter: Path | None = None, dtype: str | None = None, shard: bool = False) -> Model:
         """Load a model folder, quantized or not, and an adapter folder onto it.
@@ -126,10 +136,10 @@ class TorchBackend:
             adapter: Adapter folder.
             dtype: Type of the weights, or STORED; None is float32 on a CPU, and on a GPU the model's own, or bfloat16 for float16,
                 whose range gradients leave.
-            shard: Not offered to several processes yet; one holds all of the weights.
+            shard: Each of several processes holds a part of the weights.
 
         Raises:
-            BackendError: It is not offered.
+            BackendError: It is not offered (`check_shard`).
             ModelError: The folder cannot be loaded.
             AdapterError: The adapter cannot be read or does not fit.
             OutOfMemory: It is too large for the device.
@@ -140,9 +150,11 @@ class TorchBackend:
         found = None if adapter is None else read_adapter(adapter)
         if shard:
             self.check_shard(read_config(folder), "lora" if found is None else found.spec.kind)
+        group = self.group()
+        mesh = group.mesh if shard and not isinstance(group, Alone) else None
         with memory_for(f"loading {folder}", self._device):
-            network, config = load_network(folder, self._device, dtype)
-        model = TorchModel(network, config, self._device, self.group())
+            network, config = load_network(folder, self._device, dtype, mesh)
+            model = TorchModel(network, config, self._device, group, is_sharded=mesh is not None)
         if found is not None:
             check_fits(found, model.architecture.linear_layers, str(adapter), str(folder))
             model.attach_lora(found.spec, found.weights)

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import datetime
-from collections.abc import Sequence
+import functools
+import json
+import time
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 
+from mlxtune.backends.group import failure
 from mlxtune.backends.launch import Launch
 from mlxtune.backends.processes import Processes, buckets
 from mlxtune.backends.watchdog import Watchdog
-from mlxtune.errors import BackendError
+from mlxtune.errors import BackendError, MlxtuneError, ProcessFailed
 
 # The watchdog says when waiting ends: rank 0 may download for hours, and a library's own limit cannot tell that from a stall.
 NO_LIMIT = datetime.timedelta(days=30)
+GLOO = "gloo"  # stands in what it says of a broken connection; NCCL's errors have a class
+FAILURE = "mlxtune: why a process left"  # a key of the store
 
 
 class TorchWire:
@@ -41,7 +49,58 @@ class TorchWire:
 
 
 class TorchProcesses(Processes):
-    """Processes that train one torch model."""
+    """Processes that train one torch model.
+
+    Args:
+        launch: This process's place among them.
+        device: That it computes on.
+        watchdog: Ends this process where an exchange does not come to an end.
+    """
+
+    def __init__(self, launch: Launch, device: torch.device, watchdog: Watchdog) -> None:
+        super().__init__(TorchWire(launch), watchdog)
+        self._device = device
+        self._longest_s = 0.0  # of what `computing` has watched
+
+    @functools.cached_property
+    def mesh(self) -> DeviceMesh:
+        """The processes as those that hold parts of weights, with connections of their own; all ask for it together."""
+        kind = self._device.type
+        with self.exchange():
+            own = dist.new_group(backend="nccl" if kind == "cuda" else "gloo", timeout=NO_LIMIT)
+        return DeviceMesh.from_group(own, kind)
+
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        """Compute what exchanges by itself, as with weights of which others hold parts.
+
+        Raises:
+            ProcessLost: The connection to one of the others broke.
+            ProcessFailed: One of them said why before it left.
+        """
+        begun = time.monotonic()
+        try:
+            with self._watchdog.watching(work_s=self._longest_s):
+                yield
+        except RuntimeError as error:
+            if isinstance(error, dist.DistError) or GLOO in str(error):
+                raise self._lost(error) from error
+            raise
+        self._longest_s = max(self._longest_s, time.monotonic() - begun)
+
+    def leave(self, error: Exception) -> None:
+        """Say why this process ends, and break with the others, whose exchanges it cannot answer; they hear it once it has ended."""
+        self.is_broken = True
+        with contextlib.suppress(RuntimeError):
+            _store().set(FAILURE, json.dumps({"rank": self.rank, **failure(error)}))
+
+    def _lost(self, error: RuntimeError) -> MlxtuneError:
+        lost = super()._lost(error)
+        with contextlib.suppress(RuntimeError):
+            if _store().check([FAILURE]):
+                found = json.loads(_store().get(FAILURE))
+                return ProcessFailed(found["rank"], found["message"], found["exit_code"])
+        return lost
 
     def sum_gradients(self, gradients: Sequence[Tensor]) -> None:
         """Add up gradients over all processes, in place, in float32."""
@@ -78,7 +137,13 @@ def join_group(launch: Launch, device: torch.device) -> TorchProcesses:
             "MASTER_PORT, and that nothing else uses that port"
         ) from error
     atexit.register(_leave)
-    return TorchProcesses(TorchWire(launch), Watchdog())
+    return TorchProcesses(launch, device, Watchdog())
+
+
+def _store() -> dist.Store:
+    """Where the processes found each other: keys and values that outlive one of them."""
+    store: dist.Store = dist.distributed_c10d._get_default_store()
+    return store
 
 
 def _leave() -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,16 +16,21 @@ from mlxtune.backends.experts import is_expert, number_of
 from mlxtune.backends.torch.affine import Packed, dequantize, from_words
 from mlxtune.backends.torch.architecture import architecture, empty_network
 from mlxtune.backends.torch.checkpoint import open_checkpoint
+from mlxtune.backends.torch.delta_net import pass_states
 from mlxtune.backends.torch.experts import stack_under, take_experts
 from mlxtune.backends.torch.quantized_linear import SCALE, QuantizedEmbedding, QuantizedLinear, QuantizedWeight
 from mlxtune.backends.torch.runtime import has_bfloat16
+from mlxtune.backends.torch.sharding import own_part, shard_empty
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 EMBEDDING = "model.embed_tokens"
 TRAINABLE = (torch.bfloat16, torch.float32)  # on a GPU that knows both; gradients leave float16's range
 
 
 def load_network(
-    folder: Path, device: torch.device, dtype: str | None = None
+    folder: Path, device: torch.device, dtype: str | None = None, mesh: DeviceMesh | None = None
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     """transformers' network of a model folder and its config, no parameter of it trainable.
 
@@ -33,6 +39,7 @@ def load_network(
         device: Where the weights go, layer by layer.
         dtype: Type of the weights, or of a packed layer's scales, STORED for their own; None is float32 on a CPU, and on a GPU the model's own, or
             bfloat16 for float16, whose range gradients leave.
+        mesh: Processes that hold a part of the weights each; None is this one, which holds all. Nothing may be packed then.
 
     Raises:
         ModelError: The folder is not whole, or is of a kind that transformers or this backend cannot load.
@@ -41,12 +48,17 @@ def load_network(
     with open_checkpoint(folder) as checkpoint:
         network = empty_network(checkpoint.config)
         take_experts(network)
+        pass_states(network)
+        config = checkpoint.config
+        if mesh is not None:
+            shard_empty(network, mesh, bool(config["tie_word_embeddings"]))
         routers = architecture(checkpoint.config).routers
         for layer in checkpoint.layers:
-            parts = {
-                part: tensor.to(device, _kept_type(tensor, dtype, types))
-                for part, tensor in checkpoint.read(layer).items()
-            }
+            read = checkpoint.read(layer)
+            if mesh is not None:
+                _put_own_parts(network.get_submodule(layer), read, dtype, types, device)
+                continue
+            parts = {part: tensor.to(device, _kept_type(tensor, dtype, types)) for part, tensor in read.items()}
             packing = checkpoint.packings.get(layer)
             if packing is not None:
                 packed = Packed(from_words(parts["weight"]), parts["scales"], parts["biases"], packing)
@@ -65,7 +77,8 @@ def load_network(
             module = network.get_submodule(layer)
             for part, tensor in parts.items():
                 setattr(module, part, nn.Parameter(tensor, requires_grad=False))
-        config = checkpoint.config
+    if mesh is not None:  # FSDP2 has moved the rest
+        return network.eval(), config
     if config["tie_word_embeddings"]:
         embedding = network.get_submodule(EMBEDDING)
         if isinstance(embedding, QuantizedEmbedding):
@@ -73,6 +86,19 @@ def load_network(
         else:
             network.lm_head.weight = embedding.weight
     return network.to(device).requires_grad_(False).eval(), config  # the rotary frequencies are still on the CPU
+
+
+def _put_own_parts(
+    module: nn.Module,
+    parts: Mapping[str, Tensor],
+    dtype: str | None,
+    types: Sequence[torch.dtype],
+    device: torch.device,
+) -> None:
+    """This process's rows of a layer, in the place of those without values."""
+    for part, tensor in parts.items():
+        kept = functools.partial(Tensor.to, device=device, dtype=_kept_type(tensor, dtype, types))
+        setattr(module, part, own_part(getattr(module, part), tensor, kept))
 
 
 def network_dtype(network: PreTrainedModel) -> torch.dtype:
