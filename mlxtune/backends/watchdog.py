@@ -54,16 +54,15 @@ class Watchdog:
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     @contextlib.contextmanager
-    def watching(self, patient: bool = False, work_s: float | None = None) -> Iterator[None]:
+    def watching(self, patient: bool = False, usual_s: float = 0.0) -> Iterator[None]:
         """An exchange; a patient one may take as long as it likes until this process is asked to end.
 
         Args:
-            patient: See above.
-            work_s: How long it takes where nobody is late, for one with work inside; None is as long as the work before it.
+            patient: Whether it is one.
+            usual_s: What such a one took before, where the processes compute in it.
         """
         begun = time.monotonic()
-        self._work_s = begun - self._left if work_s is None else work_s
-        self._patient, self._entered = patient, begun
+        self._work_s, self._patient, self._entered = max(begun - self._left, usual_s), patient, begun
         try:
             yield
         finally:

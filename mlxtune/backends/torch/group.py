@@ -6,9 +6,8 @@ import atexit
 import contextlib
 import datetime
 import functools
-import json
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,16 +16,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
-from mlxtune.backends.group import failure
 from mlxtune.backends.launch import Launch
 from mlxtune.backends.processes import Processes, buckets
 from mlxtune.backends.watchdog import Watchdog
-from mlxtune.errors import BackendError, MlxtuneError, ProcessFailed
+from mlxtune.errors import BackendError
 
 # The watchdog says when waiting ends: rank 0 may download for hours, and a library's own limit cannot tell that from a stall.
 NO_LIMIT = datetime.timedelta(days=30)
 GLOO = "gloo"  # stands in what it says of a broken connection; NCCL's errors have a class
-FAILURE = "mlxtune: why a process left"  # a key of the store
+WHY = "mlxtune/why"  # a process left: key of the store
 
 
 class TorchWire:
@@ -47,6 +45,22 @@ class TorchWire:
         dist.broadcast(held, src=0)
         return held.numpy()
 
+    def is_broken_by(self, error: RuntimeError) -> bool:
+        """Whether an error is one of the connection."""
+        return isinstance(error, dist.DistError) or GLOO in str(error)
+
+    def say(self, why: str) -> None:
+        """Leave why this process ends where the others find it: in the store by which they were connected."""
+        with contextlib.suppress(RuntimeError):
+            _store().set(WHY, why)
+
+    def said(self) -> str | None:
+        """What one of the others has left; None where it left nothing."""
+        with contextlib.suppress(RuntimeError):  # the store ended with its process
+            if _store().check([WHY]):
+                return bytes(_store().get(WHY)).decode()
+        return None
+
 
 class TorchProcesses(Processes):
     """Processes that train one torch model.
@@ -60,7 +74,6 @@ class TorchProcesses(Processes):
     def __init__(self, launch: Launch, device: torch.device, watchdog: Watchdog) -> None:
         super().__init__(TorchWire(launch), watchdog)
         self._device = device
-        self._longest_s = 0.0  # of what `computing` has watched
 
     @functools.cached_property
     def mesh(self) -> DeviceMesh:
@@ -69,38 +82,6 @@ class TorchProcesses(Processes):
         with self.exchange():
             own = dist.new_group(backend="nccl" if kind == "cuda" else "gloo", timeout=NO_LIMIT)
         return DeviceMesh.from_group(own, kind)
-
-    @contextlib.contextmanager
-    def computing(self) -> Iterator[None]:
-        """Compute what exchanges by itself, as with weights of which others hold parts.
-
-        Raises:
-            ProcessLost: The connection to one of the others broke.
-            ProcessFailed: One of them said why before it left.
-        """
-        begun = time.monotonic()
-        try:
-            with self._watchdog.watching(work_s=self._longest_s):
-                yield
-        except RuntimeError as error:
-            if isinstance(error, dist.DistError) or GLOO in str(error):
-                raise self._lost(error) from error
-            raise
-        self._longest_s = max(self._longest_s, time.monotonic() - begun)
-
-    def leave(self, error: Exception) -> None:
-        """Say why this process ends, and break with the others, whose exchanges it cannot answer; they hear it once it has ended."""
-        self.is_broken = True
-        with contextlib.suppress(RuntimeError):
-            _store().set(FAILURE, json.dumps({"rank": self.rank, **failure(error)}))
-
-    def _lost(self, error: RuntimeError) -> MlxtuneError:
-        lost = super()._lost(error)
-        with contextlib.suppress(RuntimeError):
-            if _store().check([FAILURE]):
-                found = json.loads(_store().get(FAILURE))
-                return ProcessFailed(found["rank"], found["message"], found["exit_code"])
-        return lost
 
     def sum_gradients(self, gradients: Sequence[Tensor]) -> None:
         """Add up gradients over all processes, in place, in float32."""
@@ -140,10 +121,9 @@ def join_group(launch: Launch, device: torch.device) -> TorchProcesses:
     return TorchProcesses(launch, device, Watchdog())
 
 
-def _store() -> dist.Store:
-    """Where the processes found each other: keys and values that outlive one of them."""
-    store: dist.Store = dist.distributed_c10d._get_default_store()
-    return store
+def _store() -> Any:
+    """Where the processes found each other: keys and values, which torchrun keeps until all have ended."""
+    return dist.distributed_c10d._get_default_store()
 
 
 def _leave() -> None:

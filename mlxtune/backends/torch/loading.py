@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +17,10 @@ from mlxtune.backends.torch.affine import Packed, dequantize, from_words
 from mlxtune.backends.torch.architecture import architecture, empty_network
 from mlxtune.backends.torch.checkpoint import open_checkpoint
 from mlxtune.backends.torch.delta_net import pass_states
-from mlxtune.backends.torch.experts import stack_under, take_experts
+from mlxtune.backends.torch.experts import ExpertStack, stack_under, take_experts
 from mlxtune.backends.torch.quantized_linear import SCALE, QuantizedEmbedding, QuantizedLinear, QuantizedWeight
 from mlxtune.backends.torch.runtime import has_bfloat16
-from mlxtune.backends.torch.sharding import own_part, shard_empty
+from mlxtune.backends.torch.sharding import own_part, own_rows, shard_empty
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -53,12 +53,13 @@ def load_network(
         if mesh is not None:
             shard_empty(network, mesh, bool(config["tie_word_embeddings"]))
         routers = architecture(checkpoint.config).routers
+        kept = functools.partial(_kept, device=device, dtype=dtype, types=types)
         for layer in checkpoint.layers:
             read = checkpoint.read(layer)
             if mesh is not None:
-                _put_own_parts(network.get_submodule(layer), read, dtype, types, device)
+                _put_own_parts(network, layer, read, kept)
                 continue
-            parts = {part: tensor.to(device, _kept_type(tensor, dtype, types)) for part, tensor in read.items()}
+            parts = {part: kept(tensor) for part, tensor in read.items()}
             packing = checkpoint.packings.get(layer)
             if packing is not None:
                 packed = Packed(from_words(parts["weight"]), parts["scales"], parts["biases"], packing)
@@ -89,22 +90,40 @@ def load_network(
 
 
 def _put_own_parts(
-    module: nn.Module,
-    parts: Mapping[str, Tensor],
-    dtype: str | None,
-    types: Sequence[torch.dtype],
-    device: torch.device,
+    network: PreTrainedModel, layer: str, parts: Mapping[str, Tensor], kept: Callable[[Tensor], Tensor]
 ) -> None:
-    """This process's rows of a layer, in the place of those without values."""
+    """This process's rows of a layer, or of an expert's this process's experts, in the place of parameters without values.
+
+    Of a file no other pages are read.
+    """
+    if is_expert(layer):
+        _put_own_expert(stack_under(network, layer), number_of(layer), kept(parts["weight"]))
+        return
+    module = network.get_submodule(layer)
     for part, tensor in parts.items():
-        kept = functools.partial(Tensor.to, device=device, dtype=_kept_type(tensor, dtype, types))
-        setattr(module, part, own_part(getattr(module, part), tensor, kept))
+        empty = getattr(module, part)
+        setattr(module, part, own_part(empty, kept(tensor[own_rows(empty)])))
+
+
+def _put_own_expert(stack: ExpertStack, number: int, weight: Tensor) -> None:
+    """The weight of an expert, if this process holds it; `stack` has a parameter without values before the first."""
+    present: Any = stack.weight
+    rows = own_rows(present)
+    if present.is_meta:
+        present = stack.weight = own_part(present, weight.new_empty(rows.stop - rows.start, *weight.shape))
+    if rows.start <= number < rows.stop:
+        present.to_local()[number - rows.start] = weight
 
 
 def network_dtype(network: PreTrainedModel) -> torch.dtype:
     """Type that a network's hidden states have."""
     dtype: torch.dtype = network.model.norm.weight.dtype
     return dtype
+
+
+def _kept(tensor: Tensor, device: torch.device, dtype: str | None, types: Sequence[torch.dtype]) -> Tensor:
+    """A tensor of a file as the network keeps it."""
+    return tensor.to(device, _kept_type(tensor, dtype, types))
 
 
 def _kept_type(tensor: Tensor, wanted: str | None, types: Sequence[torch.dtype]) -> torch.dtype:

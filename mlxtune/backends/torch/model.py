@@ -124,7 +124,7 @@ class TorchModel:
         self._held: WholeWeights = WholeWeights()
         if is_sharded:
             assert not isinstance(group, Alone)
-            self._held = Shards(network, group, device, lambda tokens: self._hidden(tokens, PrefixCache()))
+            self._held = Shards(network, group, device, self._idle_pass)
 
     def side_by_side(self) -> AbstractContextManager[None]:
         """A section in which each process makes as many calls as it likes; as `backends/base.py` says."""
@@ -376,7 +376,17 @@ class TorchModel:
 
     def _pass(self, tokens: Tensor, positions: Tensor, mask: Any, cache: PrefixCache | RowsCache) -> Tensor:
         """A pass through the network: last hidden states, (B, W, hidden), of tokens, (B, W), at positions, (B, W)."""
-        with self._held.passing(), autocast(self._device, self._dtype):
+        with self._held.passing():
+            return self._computed(tokens, positions, mask, cache)
+
+    def _idle_pass(self) -> None:
+        """A pass of one token, for nothing but the weights that it gathers."""
+        token = torch.zeros(1, 1, dtype=torch.long, device=self._device)
+        self._computed(token, token, None, PrefixCache())
+
+    def _computed(self, tokens: Tensor, positions: Tensor, mask: Any, cache: PrefixCache | RowsCache) -> Tensor:
+        """The same, whatever other processes do."""
+        with autocast(self._device, self._dtype):
             return self._network.model(  # type: ignore[no-any-return]
                 input_ids=tokens,
                 attention_mask=mask,

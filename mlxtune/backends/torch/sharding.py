@@ -24,8 +24,8 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from mlxtune.backends.base import UNSUPERVISED, Batch
+from mlxtune.backends.torch.experts import ExpertStack
 from mlxtune.backends.torch.prefix_cache import Prefix
-from mlxtune.errors import ProcessFailed, ProcessLost
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -36,8 +36,6 @@ PASS, HEAD = (
     "pass",
     "head",
 )  # what all processes gather weights for, in the order in which they do where they want different ones
-# A forward pass of some tokens, (1, W), for nothing but the weights that it gathers.
-Pass = Callable[[Tensor], object]
 
 
 # Loading -----------------------------------------------------------------------------------------------------------
@@ -51,6 +49,9 @@ def shard_empty(network: PreTrainedModel, mesh: DeviceMesh, is_tied: bool) -> No
         mesh: The processes.
         is_tied: Its head is the embedding, and is put in the embedding's place here.
     """
+    for module in network.modules():
+        if isinstance(module, ExpertStack):
+            module.make_empty()
     network.requires_grad_(False)
     embedding = network.model.embed_tokens
     if is_tied:
@@ -61,17 +62,11 @@ def shard_empty(network: PreTrainedModel, mesh: DeviceMesh, is_tied: bool) -> No
     fully_shard(network.model, mesh=mesh)
 
 
-def own_part(empty: DTensor, whole: Tensor, convert: Callable[[Tensor], Tensor]) -> nn.Parameter:
-    """This process's rows of a weight in the place of those without values.
-
-    Args:
-        empty: The parameter without values.
-        whole: The weight, of which a file's pages are read where its rows are needed.
-        convert: What makes of rows what is kept.
-    """
-    rows = convert(whole[own_rows(empty)]).contiguous()
+def own_part(empty: DTensor, rows: Tensor) -> nn.Parameter:
+    """This process's rows of a weight, for the place of a parameter without values."""
+    mesh, placements = empty.device_mesh, empty.placements
     placed = DTensor.from_local(
-        rows, empty.device_mesh, empty.placements, run_check=False, shape=empty.shape, stride=empty.stride()
+        rows.contiguous(), mesh, placements, run_check=False, shape=empty.shape, stride=empty.stride()
     )
     return nn.Parameter(placed, requires_grad=False)
 
@@ -127,7 +122,9 @@ class Shards(WholeWeights):
 
     is_sharded = True
 
-    def __init__(self, network: PreTrainedModel, group: TorchProcesses, device: torch.device, idle_pass: Pass) -> None:
+    def __init__(
+        self, network: PreTrainedModel, group: TorchProcesses, device: torch.device, idle_pass: Callable[[], None]
+    ) -> None:
         self._blocks: list[FSDPModule] = list(network.model.layers)
         self._head: FSDPModule = network.lm_head.own
         self._group, self._device, self._idle_pass = group, device, idle_pass
@@ -143,7 +140,7 @@ class Shards(WholeWeights):
             yield
             return
         self._turn(PASS)
-        with self._watched():
+        with self._passes():
             yield
 
     @contextlib.contextmanager
@@ -154,24 +151,24 @@ class Shards(WholeWeights):
                 yield
             return
         self._turn(HEAD)
-        with self._watched(), _gathered(self._head):
+        with self._passes(), _gathered(self._head):
             yield
 
     @contextlib.contextmanager
     def step(self, batches: Sequence[Batch]) -> Iterator[list[Batch]]:
         """The passes of a training step: behind this process's own as many idle ones as others have more."""
-        with self._told():
+        with self._group.leaving():
             own = {"passes": len(batches), "prefix": any(len(batch.prefix) for batch in batches)}
             found = self._group.gather(own)
             prefix = batches[-1].prefix if batches else np.zeros(int(any(one["prefix"] for one in found)), np.int32)
             n_idle = max(one["passes"] for one in found) - len(batches)
-            with self._watched():
+            with self._passes():
                 yield [*batches, *itertools.repeat(_idle_batch(prefix), n_idle)]
 
     @contextlib.contextmanager
     def side_by_side(self) -> Iterator[None]:
         """Compute as much as this process likes, and then take part in what the others still compute."""
-        with self._told():
+        with self._group.leaving():
             yield
             self._turn(None)
 
@@ -202,30 +199,19 @@ class Shards(WholeWeights):
             self._take_part(present)
 
     def _take_part(self, kind: str) -> None:
-        with self._watched():
+        with self._passes():
             if kind == HEAD:
                 with _gathered(self._head):
                     return
-            self._idle_pass(torch.zeros(1, 1, dtype=torch.long, device=self._device))
+            self._idle_pass()
 
     @contextlib.contextmanager
-    def _watched(self) -> Iterator[None]:
-        """Exchanges that FSDP2 makes by itself; a GPU's are over at the end, as the host would not wait for them otherwise."""
-        with self._group.computing():
+    def _passes(self) -> Iterator[None]:
+        """What FSDP2 gathers weights for; a GPU is done at the end, for which the host would not wait otherwise."""
+        with self._group.passes():
             yield
             if self._device.type == "cuda":
                 torch.cuda.current_stream(self._device).synchronize()
-
-    @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        """Tell the others why this process fails, and leave them: they wait for weights, and hear nothing else."""
-        try:
-            yield
-        except (ProcessFailed, ProcessLost):
-            raise
-        except Exception as error:
-            self._group.leave(error)
-            raise
 
 
 @contextlib.contextmanager
