@@ -117,11 +117,6 @@ class TorchBackend:
         """Refuse several processes that each hold a part of the base model's weights."""
         if self.group().size == 1:
             return
-        if "quantization" in config:
-            raise BackendError(
-                "model.shard: the base model is quantized, and processes of PyTorch hold parts of plain weights only; set model.shard to "
-                "false, or name the unquantized model"
-            )
         if kind == "dora":
             raise BackendError(
                 "model.shard: the PyTorch backend trains no DoRA on a base model of which processes hold parts, as it needs the lengths of "

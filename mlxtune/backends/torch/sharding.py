@@ -24,8 +24,8 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from mlxtune.backends.base import UNSUPERVISED, Batch
-from mlxtune.backends.torch.experts import ExpertStack
 from mlxtune.backends.torch.prefix_cache import Prefix
+from mlxtune.backends.torch.quantized_linear import QuantizedEmbedding, QuantizedLinear
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -49,25 +49,45 @@ def shard_empty(network: PreTrainedModel, mesh: DeviceMesh, is_tied: bool) -> No
         mesh: The processes.
         is_tied: Its head is the embedding, and is put in the embedding's place here.
     """
-    for module in network.modules():
-        if isinstance(module, ExpertStack):
-            module.make_empty()
     network.requires_grad_(False)
     embedding = network.model.embed_tokens
     if is_tied:
-        network.lm_head = embedding
+        is_packed = isinstance(embedding, QuantizedEmbedding)
+        network.lm_head = QuantizedLinear(embedding.packed) if is_packed else embedding
     for unit in (embedding, *network.model.layers, *(() if is_tied else (network.lm_head,))):
         fully_shard(unit, mesh=mesh, reshard_after_forward=True)
     embedding.set_unshard_in_backward(False)  # no gradient goes there
     fully_shard(network.model, mesh=mesh)
 
 
-def own_part(empty: DTensor, rows: Tensor) -> nn.Parameter:
-    """This process's rows of a weight, for the place of a parameter without values."""
+def put_own_rows(module: nn.Module, name: str, values: Tensor, first: int, kept: Callable[[Tensor], Tensor]) -> None:
+    """Put those of some rows of a parameter that this process holds in the place of those without values.
+
+    Args:
+        module: Whose parameter it is.
+        name: Of the parameter.
+        values: Rows of it, of which a file's pages are read where they are needed.
+        first: Which row of the parameter is the first of these.
+        kept: What makes of rows of a file what the network keeps.
+    """
+    present: Any = getattr(module, name)
+    own = own_rows(present)
+    start, stop = max(own.start, first), min(own.stop, first + len(values))
+    rows = kept(values[start - first : max(start, stop) - first])
+    if len(values) == len(present):
+        setattr(module, name, _placed(present, rows.contiguous()))
+        return
+    if present.is_meta:
+        present = _placed(present, rows.new_empty(own.stop - own.start, *present.shape[1:]))
+        setattr(module, name, present)
+    if start < stop:
+        present.to_local()[start - own.start : stop - own.start] = rows
+
+
+def _placed(empty: DTensor, rows: Tensor) -> nn.Parameter:
+    """A parameter with this process's rows, for the place of one without values."""
     mesh, placements = empty.device_mesh, empty.placements
-    placed = DTensor.from_local(
-        rows.contiguous(), mesh, placements, run_check=False, shape=empty.shape, stride=empty.stride()
-    )
+    placed = DTensor.from_local(rows, mesh, placements, run_check=False, shape=empty.shape, stride=empty.stride())
     return nn.Parameter(placed, requires_grad=False)
 
 
@@ -126,7 +146,10 @@ class Shards(WholeWeights):
         self, network: PreTrainedModel, group: TorchProcesses, device: torch.device, idle_pass: Callable[[], None]
     ) -> None:
         self._blocks: list[FSDPModule] = list(network.model.layers)
-        self._head: FSDPModule = network.lm_head.own
+        own = network.lm_head.own
+        self._head: FSDPModule = (
+            own if isinstance(own, FSDPModule) else network.model.embed_tokens
+        )  # of a packed tied one
         self._group, self._device, self._idle_pass = group, device, idle_pass
         # FSDP2 makes the tensors that it gathers into once, and those of inference mode could not be trained with later.
         with torch.no_grad():
