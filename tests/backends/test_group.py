@@ -73,6 +73,9 @@ def test_a_lost_connection_is_no_failure_to_tell_the_others_of() -> None:
         def gather(self, own: object) -> object:
             raise RuntimeError("peer closed the socket. Some advice")
 
+        def said(self) -> None:
+            pass
+
     group = Processes(Broken(), Unwatched())  # type: ignore[arg-type]
     with pytest.raises(ProcessLost, match=r"peer closed the socket\)\. The last checkpoint is kept"), together(group):
         group.gather(1)

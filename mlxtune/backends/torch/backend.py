@@ -18,7 +18,14 @@ from mlxtune.backends.base import AdapterKind, ConvertSpec, Device, MatmulSpeed,
 from mlxtune.backends.group import ALONE, Alone
 from mlxtune.backends.launch import Launch, launched
 from mlxtune.backends.torch.gpus import find_gpus
-from mlxtune.backends.torch.runtime import exact_products, machine_bytes, memory_for, peak_resident_bytes, pick_device
+from mlxtune.backends.torch.runtime import (
+    exact_products,
+    free_at_once,
+    machine_bytes,
+    memory_for,
+    peak_resident_bytes,
+    pick_device,
+)
 from mlxtune.errors import BackendError, Misuse
 from mlxtune.models.source import read_config
 
@@ -147,6 +154,8 @@ class TorchBackend:
             self.check_shard(read_config(folder), "lora" if found is None else found.spec.kind)
         group = self.group()
         mesh = group.mesh if shard and not isinstance(group, Alone) else None
+        if mesh is not None and self._device.type == "cpu":
+            free_at_once()
         with memory_for(f"loading {folder}", self._device):
             network, config = load_network(folder, self._device, dtype, mesh)
             model = TorchModel(network, config, self._device, group, is_sharded=mesh is not None)
