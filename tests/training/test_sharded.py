@@ -126,7 +126,8 @@ def test_one_process_fuses_and_resumes_what_two_have_trained_in_parts(launch: La
     assert fused.proof.effect > 0 and fused.proof.difference < 1e-4
     tokens = list(range(2, 12))
     models = [backend.load(tmp_path / "fused"), backend.load(launch.folder / "base", adapter=launch.run("one").adapter)]
-    np.testing.assert_allclose(*(model.logits(tokens) for model in models), atol=1e-4)
+    first, second = (model.logits(tokens) for model in models)
+    np.testing.assert_allclose(first, second, atol=1e-4)
     recipe = load_recipe(run.recipe_file, [f"train.max_steps={STEPS + 1}"])
     assert recipe.model.shard
     assert tune(recipe, choose("torch", "cpu"), resume=run, measures=reply_metrics).outcome.progress.step == STEPS + 1
