@@ -252,8 +252,11 @@ class TorchModel:
         torch.manual_seed(dropout_seed(self._spec.seed, step, self._group.rank))
         self._optimizer.zero_grad()
         clock = PhaseClock(self._device, self._timed)
-        memory = self._memory_for_step(step, batches)
-        with together(self._group) as report, self._held.step(batches) as passes, memory:
+        with (
+            together(self._group) as report,
+            self._held.step(batches) as passes,
+            self._memory_for_step(step, batches),
+        ):
             self._set_dropout(True)
             try:
                 nats = self._gradients(passes, share.total_weight, clock)[: len(batches)]

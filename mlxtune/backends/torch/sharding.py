@@ -134,7 +134,7 @@ class Shards(WholeWeights):
     """Weights of which this process holds a part.
 
     Args:
-        network: As `shard_empty` and `own_part` have left it.
+        network: As `loading_parts.py` has left it.
         group: The processes.
         device: Where it computes.
         idle_pass: Takes part in a pass of the others.
@@ -147,9 +147,8 @@ class Shards(WholeWeights):
     ) -> None:
         self._blocks: list[FSDPModule] = list(network.model.layers)
         own = network.lm_head.own
-        self._head: FSDPModule = (
-            own if isinstance(own, FSDPModule) else network.model.embed_tokens
-        )  # of a packed tied one
+        is_own = isinstance(own, FSDPModule)  # a packed one that is tied has the embedding's weight
+        self._head: FSDPModule = own if is_own else network.model.embed_tokens
         self._group, self._device, self._idle_pass = group, device, idle_pass
         # FSDP2 makes the tensors that it gathers into once, and those of inference mode could not be trained with later.
         with torch.no_grad():
