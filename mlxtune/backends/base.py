@@ -7,6 +7,7 @@ state stays inside the backend and is saved and loaded by it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from mlxtune.backends.architecture import Architecture
 from mlxtune.backends.shapes import EXACT, PassPadding
 
+AdapterKind = Literal["lora", "dora"]
 STORED = "stored"  # the dtype of a model whose weights stay in the types that its files have them in
 UNSUPERVISED = -1  # the segment of a token that is not trained on
 FACTORS, MAGNITUDE = ("lora_A", "lora_B"), "magnitude"  # parts of an adapted layer, as values are named at the seam
@@ -68,7 +70,7 @@ class LoraSpec:
     scale: float
     dropout: float
     layers: tuple[str, ...]
-    kind: Literal["lora", "dora"] = "lora"
+    kind: AdapterKind = "lora"
 
     @property
     def has_magnitudes(self) -> bool:
@@ -213,6 +215,7 @@ class Group(Protocol):
 
     rank: int  # which of them this is, from 0; rank 0 writes files and speaks
     size: int
+    is_broken: bool  # another one left or is lost: nothing can be asked of the others any more
 
     def gather(self, value: Any, patient: bool = False) -> list[Any]:
         """Values of all processes, by rank.
@@ -246,6 +249,18 @@ class Model(Protocol):
 
     config: Mapping[str, Any]
     architecture: Architecture
+
+    @property
+    def rows_group(self) -> Group:
+        """The processes that share rows, each computing its own; `ALONE` where all compute every row together."""
+        ...
+
+    def side_by_side(self) -> AbstractContextManager[None]:
+        """A section in which each process of `rows_group` makes as many calls as it likes, and exchanges nothing itself.
+
+        Where each holds a part of the weights, who is done takes part in what the others still compute.
+        """
+        ...
 
     def attach_lora(self, spec: LoraSpec, weights: Mapping[str, NDArray[np.float32]]) -> None:
         """Adapt the layers of `spec`.
@@ -489,13 +504,29 @@ class Backend(Protocol):
         """
         ...
 
-    def load(self, folder: Path, adapter: Path | None = None, dtype: str | None = None) -> Model:
+    def check_shard(self, config: Mapping[str, Any], kind: AdapterKind) -> None:
+        """Refuse to hold a part of a model's weights on each process of `group` where that is not offered; one process may always.
+
+        Args:
+            config: config.json of the base model.
+            kind: Of the adapter that is trained on it, or carried by it.
+
+        Raises:
+            BackendError: Names what is not offered.
+        """
+        ...
+
+    def load(self, folder: Path, adapter: Path | None = None, dtype: str | None = None, shard: bool = False) -> Model:
         """Load a model folder (MLX or Hugging Face layout, quantized or not), and an adapter folder onto it.
 
         Args:
             folder: The model.
             adapter: Its adapter.
             dtype: Type to compute in; None is the backend's choice, STORED leaves each weight its own.
+            shard: Each process of `group` holds a part of the weights; one process holds all. All call it together.
+
+        Raises:
+            BackendError: It is not offered (`check_shard`).
         """
         ...
 

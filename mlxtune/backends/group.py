@@ -24,6 +24,7 @@ class Alone:
 
     rank = 0
     size = 1
+    is_broken = False
 
     def gather(self, value: Any, patient: bool = False) -> list[Any]:
         """The value."""
@@ -69,13 +70,11 @@ def together(group: Group, patient: bool = False) -> Iterator[Report]:
     error: Exception | None = None
     try:
         yield report
-    except ProcessLost:
-        raise  # nobody is there to be told
     except Exception as caught:
-        if group.size == 1:
-            raise
+        if group.size == 1 or group.is_broken:
+            raise  # nobody is there to be told
         error = caught
-    reports = group.gather({"value": report.value, "failure": None if error is None else _failure(error)}, patient)
+    reports = group.gather({"value": report.value, "failure": None if error is None else failure(error)}, patient)
     report.values = tuple(one["value"] for one in reports)
     failures = {rank: one["failure"] for rank, one in enumerate(reports) if one["failure"] is not None}
     if not failures:
@@ -97,7 +96,8 @@ def settle(group: Group) -> None:
             group.gather(None, patient=True)
 
 
-def _failure(error: Exception) -> dict[str, Any]:
+def failure(error: Exception) -> dict[str, Any]:
+    """What the other processes are told of an error: its message, and the exit code that it leaves with; JSON holds it."""
     known = isinstance(error, MlxtuneError)
     message = str(error) if known else f"{type(error).__name__}: {error}"
     return {"message": message, "exit_code": error.exit_code if isinstance(error, MlxtuneError) else 1}

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxtune.backends.group import failure
 from mlxtune.backends.watchdog import Watchdog
-from mlxtune.errors import ProcessLost
+from mlxtune.errors import MlxtuneError, ProcessFailed, ProcessLost
 
 # Bytes of the first exchange of a gather: most values fit, and one exchange does.
 SLOT_BYTES = 1024
@@ -36,6 +38,18 @@ class Wire(Protocol):
         """The bytes of rank 0, (n,)."""
         ...
 
+    def is_broken_by(self, error: RuntimeError) -> bool:
+        """Whether an error is one of the connection."""
+        ...
+
+    def say(self, why: str) -> None:
+        """Leave why this process ends where the others find it."""
+        ...
+
+    def said(self) -> str | None:
+        """What one of the others has left; None where it left nothing."""
+        ...
+
 
 class Processes:
     """The group of the processes that a launcher started, over a library's wire.
@@ -46,8 +60,9 @@ class Processes:
     """
 
     def __init__(self, wire: Wire, watchdog: Watchdog) -> None:
-        self.rank, self.size = wire.rank, wire.size
+        self.rank, self.size, self.is_broken = wire.rank, wire.size, False
         self._wire, self._watchdog = wire, watchdog
+        self._longest_s = 0.0  # of `passes` so far
 
     def gather(self, value: Any, patient: bool = False) -> list[Any]:
         """Values of all processes, as JSON brings them back; see `Group.gather`."""
@@ -90,13 +105,54 @@ class Processes:
 
         Raises:
             ProcessLost: The connection to one of them broke.
+            ProcessFailed: One of them said why before it left.
         """
         try:
             with self._watchdog.watching(patient):
                 yield
         except RuntimeError as error:  # what both libraries raise
-            self._watchdog.lose()
-            raise ProcessLost(_first_sentence(error)) from error
+            raise self._lost(error) from error
+
+    @contextlib.contextmanager
+    def passes(self) -> Iterator[None]:
+        """Compute what the processes exchange in the middle of, as where each holds a part of the weights.
+
+        Where this process fails in it, it leaves: the others wait for its part, and learn why once it has ended.
+
+        Raises:
+            ProcessLost: The connection to one of them broke.
+            ProcessFailed: One of them said why before it left.
+        """
+        begun = time.monotonic()
+        with self.leaving():
+            try:
+                with self._watchdog.watching(usual_s=self._longest_s):
+                    yield
+            except RuntimeError as error:
+                if self._wire.is_broken_by(error):
+                    raise self._lost(error) from error
+                raise
+        self._longest_s = max(self._longest_s, time.monotonic() - begun)
+
+    @contextlib.contextmanager
+    def leaving(self) -> Iterator[None]:
+        """What the others would not hear a failure of, since they do not come to a gather: this process says why, and leaves."""
+        try:
+            yield
+        except Exception as error:
+            if not self.is_broken:
+                self.is_broken = True
+                self._wire.say(json.dumps({"rank": self.rank, **failure(error)}))
+            raise
+
+    def _lost(self, error: RuntimeError) -> MlxtuneError:
+        """What a broken connection is to this process."""
+        self.is_broken = True
+        self._watchdog.lose()
+        if said := self._wire.said():
+            found = json.loads(said)
+            return ProcessFailed(found["rank"], found["message"], found["exit_code"])
+        return ProcessLost(_first_sentence(error))
 
 
 def _first_sentence(error: Exception) -> str:

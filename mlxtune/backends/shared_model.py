@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxtune.backends.base import Batch, Constraint, Generation, Group, Model, TokenScores
+from mlxtune.backends.base import Batch, Constraint, Generation, Model, TokenScores
 from mlxtune.backends.group import require_same, share_rows, together
 
 # Prompts of a process that are answered before the processes tell each other: enough that few wait at the end of a round, and few
@@ -22,21 +22,20 @@ from mlxtune.backends.group import require_same, share_rows, together
 ROUND = 64
 
 
-def shared_model(model: Model, group: Group) -> Model:
-    """The model, its replies written by all processes of a group; the model itself where there is one."""
-    return model if group.size == 1 else cast(Model, SharedModel(model, group))
+def shared_model(model: Model) -> Model:
+    """The model, its replies written by all processes that share rows; the model itself where none do."""
+    return model if model.rows_group.size == 1 else cast(Model, SharedModel(model))
 
 
 class SharedModel:
     """A `Model` that answers with those of the other processes; what is not shared is computed on each.
 
     Args:
-        model: Of this process.
-        group: The processes, which all have the same one.
+        model: Of this process; all processes of its `rows_group` have the same one.
     """
 
-    def __init__(self, model: Model, group: Group) -> None:
-        self._model, self._group = model, group
+    def __init__(self, model: Model) -> None:
+        self._model, self._group = model, model.rows_group
 
     def __getattr__(self, name: str) -> Any:
         """What is not shared is the model's own."""
@@ -62,7 +61,7 @@ class SharedModel:
         for own, chosen in self._rounds(prompts):
             asked = [own[index] for index in chosen[self._group.rank]]
             found: dict[int, Generation] = {}
-            with together(self._group) as report:
+            with together(self._group) as report, self._model.side_by_side():
                 drawn = {} if not temperature else {"numbers": [numbers[i] if numbers else i for i in asked]}
                 if asked:
                     written = self._model.generate(
@@ -81,7 +80,7 @@ class SharedModel:
         require_same(self._group, {"prompts": _hash(prompts), "options": _hash(options)})
         shares = share_rows([len(prompt) for prompt in prompts], self._group.size)
         own = shares[self._group.rank]
-        with together(self._group) as report:
+        with together(self._group) as report, self._model.side_by_side():
             report.value = self._model.choose([prompts[index] for index in own], options).tolist() if own else []
         found = np.zeros((len(prompts), len(options)), np.float32)
         for share, rows in zip(shares, report.values, strict=True):
@@ -93,7 +92,7 @@ class SharedModel:
         """-log p of each supervised token, and whether none is likelier."""
         shares = share_rows(batch.lengths.tolist(), self._group.size)
         own = shares[self._group.rank]
-        with together(self._group) as report:
+        with together(self._group) as report, self._model.side_by_side():
             if own:
                 scores = self._model.score(_some_rows(batch, own))
                 report.value = [scores.nats.tolist(), scores.correct.tolist()]

@@ -54,10 +54,15 @@ class Watchdog:
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     @contextlib.contextmanager
-    def watching(self, patient: bool = False) -> Iterator[None]:
-        """An exchange; a patient one may take as long as it likes until this process is asked to end."""
+    def watching(self, patient: bool = False, usual_s: float = 0.0) -> Iterator[None]:
+        """An exchange; a patient one may take as long as it likes until this process is asked to end.
+
+        Args:
+            patient: Whether it is one.
+            usual_s: What such a one took before, where the processes compute in it.
+        """
         begun = time.monotonic()
-        self._work_s, self._patient, self._entered = begun - self._left, patient, begun
+        self._work_s, self._patient, self._entered = max(begun - self._left, usual_s), patient, begun
         try:
             yield
         finally:

@@ -97,6 +97,7 @@ def lora(
     Example: mlxtune lora recipes/demo-intent.yaml --set train.max_steps=5
     """
     from mlxtune.backends import choose
+    from mlxtune.backends.group import ALONE, together
     from mlxtune.recipe.load import load_recipe
 
     resumes = resume is not None
@@ -113,14 +114,15 @@ def lora(
                     f"{option} cannot be used with --resume, which continues in the run's own folder"
                 )
     if plan_only:
-        if n_processes() > 1:
-            raise click.UsageError("--plan estimates a training of one process; start it without a launcher")
-        named = _named(subject, resumes)
-        loaded = load_recipe(named.recipe_file if named else subject, overrides)
-        _plan(loaded, choose(backend, device).backend, probe, as_json)
+        if probe and n_processes() > 1:
+            raise click.UsageError("--probe measures a training of one process; start it without a launcher")
+        planning = choose(backend, device).backend
+        with together(planning.group(), patient=True):
+            if is_speaker():
+                named = _named(subject, resumes)
+                _plan(load_recipe(named.recipe_file if named else subject, overrides), planning, probe, as_json)
         return
 
-    from mlxtune.backends.group import ALONE, together
     from mlxtune.runs.copies import run_copies
     from mlxtune.runs.folder import open_run
     from mlxtune.runs.layout import INTERRUPTED

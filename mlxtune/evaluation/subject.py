@@ -166,8 +166,8 @@ def load_subject(subject: Subject, backend: Backend, progress: bool | None = Non
     folder = base_folder(section, backend, progress=sys.stderr.isatty() if progress is None else progress)
     if subject.run and not subject.other_model and not subject.base:
         require_base(folder, subject.run.info().get("base", {}).get("fingerprint"), str(subject.run))
-    model = backend.load(folder, adapter=subject.adapter, dtype=section.dtype)
-    return shared_model(model, backend.group()), load_tokenizer(folder)
+    model = backend.load(folder, adapter=subject.adapter, dtype=section.dtype, shard=section.shard)
+    return shared_model(model), load_tokenizer(folder)
 
 
 def require_same_base(recipe: Recipe, backend: Backend) -> None:

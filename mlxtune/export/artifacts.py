@@ -154,7 +154,7 @@ def loaded(one: Artifact, source: ExportSource, backend: Backend) -> Iterator[tu
         source: The run; its base model carries an artifact that is an adapter alone.
         backend: Loads it; a GGUF is read back by `convert`.
     """
-    dtype = source.recipe.model.dtype
+    dtype, shard = source.recipe.model.dtype, source.recipe.model.shard
     with temporary_folder(source.run.path, "verify") as temporary:
         folder = temporary / "read-back"
         if one.kind.to in ("peft", "gguf-lora"):
@@ -162,14 +162,14 @@ def loaded(one: Artifact, source: ExportSource, backend: Backend) -> Iterator[tu
                 read_peft(one.path).adapter if one.kind.to == "peft" else read_gguf_lora(one.path, source.architecture)
             )
             write_adapter(folder, adapter, source.config["num_hidden_layers"])
-            model = shared_model(backend.load(source.base, folder, dtype), backend.group())
+            model = shared_model(backend.load(source.base, folder, dtype, shard))
             yield model, load_tokenizer(source.base), _adapter_hash(adapter)
             return
         if one.kind.to == "gguf":
             backend.convert(one.path, folder, ConvertSpec())
         else:
             folder = one.path
-        model = shared_model(backend.load(folder, None, dtype), backend.group())
+        model = shared_model(backend.load(folder, None, dtype, shard))
         yield model, load_tokenizer(folder), fingerprint(folder)
 
 

@@ -97,6 +97,8 @@ class ModelSection(Section):
     """Quantize the base before training (QLoRA); null keeps it as it is."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Type to compute in; null is float32 on a CPU and the model's own type on a GPU."""
+    shard: bool = False
+    """Each process under a launcher holds a part of the base model's weights, for bases larger than one device; one process holds all."""
 
 
 class Clean(Section):
@@ -617,6 +619,11 @@ class Recipe(Section):
             raise _wrong(
                 "model.quantize",
                 "lora.type: full trains the weights, and quantized ones cannot be; remove one of the two",
+            )
+        if self.lora.is_full and self.model.shard:
+            raise _wrong(
+                "model.shard",
+                "lora.type: full trains all weights, which each process holds whole; remove one of the two",
             )
         if self.lora.is_full and self.model.dtype not in (None, "float32"):
             raise _wrong(

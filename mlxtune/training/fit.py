@@ -155,7 +155,11 @@ def _remedies(fit: Fit, examples: Sequence[Example]) -> tuple[Remedy, ...]:
         ("train.gradient_checkpointing: true", Recipe.with_gradient_checkpointing),
         (f"train.tokens_per_pass: {smallest}", lambda recipe: recipe.with_tokens_per_pass(smallest)),
         ("model.quantize: {bits: 4, group_size: 64}", _quantized),
-    ][: 2 if isinstance(workload.spec, FullSpec) else 3]  # quantized weights cannot be trained
+    ]
+    if isinstance(workload.spec, FullSpec):  # whose weights are trained: neither quantized nor in parts
+        ways = ways[:2]
+    elif workload.processes > workload.shards:
+        ways.append(("model.shard: true", _sharded))
 
     def n_bytes(recipe: Recipe) -> int:
         changed = workload.with_recipe(recipe)
@@ -173,6 +177,10 @@ def _remedies(fit: Fit, examples: Sequence[Example]) -> tuple[Remedy, ...]:
 def _quantized(recipe: Recipe) -> Recipe:
     model: ModelSection = recipe.model.model_copy(update={"quantize": Quantize()})
     return recipe.model_copy(update={"model": model})
+
+
+def _sharded(recipe: Recipe) -> Recipe:
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"shard": True})})
 
 
 def gb(n_bytes: float) -> str:

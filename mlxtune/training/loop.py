@@ -180,15 +180,16 @@ class _Training:
         template = ReplyTemplate(recipe.output)
         self._segments, self._label_fields = template.segments, template.label_fields
         at_once = _tokens_per_pass(settings)
-        self._group = group = backend.group()
-        self._answering = shared_model(model, group)
+        self._group, rows_group = backend.group(), model.rows_group
+        self._answering = shared_model(model)
         self._sampler = BatchSampler(
-            examples, settings.rows_per_step, at_once, settings.seed, settings.pack_to, rank=group.rank, size=group.size
-        )
+            examples, settings.rows_per_step, at_once, settings.seed, settings.pack_to,
+            rank=rows_group.rank, size=rows_group.size,
+        )  # fmt: skip
         self._validates = bool(validation)
-        self._validation = fixed_batches(_own_share(validation, group), at_once)
+        self._validation = fixed_batches(_own_share(validation, rows_group), at_once)
         sample = [examples[index] for index in fixed_sample(len(examples), settings.seed)]
-        self._sample = fixed_batches(_own_share(sample, group), at_once)
+        self._sample = fixed_batches(_own_share(sample, rows_group), at_once)
         self._selection = Selection.of(recipe)
         self._checkpoints = Checkpoints(run.checkpoints, n_kept(spec))
         self._progress = Progress()
@@ -304,7 +305,7 @@ class _Training:
         step = self._progress.step
         started = time.perf_counter()
         found, on_train = (
-            validate(self._model, batches, self._segments, self._label_fields, self._group)
+            validate(self._model, batches, self._segments, self._label_fields, self._model.rows_group)
             for batches in (self._validation, self._sample)
         )
         if not math.isfinite(found.loss):
@@ -345,7 +346,9 @@ class _Training:
         step, on_train = self._progress.step, None
         if step and not self._progress.validations:
             with self._clock.part(VALIDATION):
-                on_train = validate(self._model, self._sample, self._segments, self._label_fields, self._group).segments
+                on_train = validate(
+                    self._model, self._sample, self._segments, self._label_fields, self._model.rows_group
+                ).segments
         seen = [losses for losses in self._losses if losses.step <= adapter_step]
         return seen[-1] if seen else SegmentLosses(on_train, None, step)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import platform
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from mlxtune.backends.adapter import part_shapes
-from mlxtune.backends.architecture import Architecture
+from mlxtune.backends.architecture import BLOCKS, Architecture, block_of
 from mlxtune.backends.base import Batch, Device, FullSpec, LoraSpec, TuningSpec
 from mlxtune.backends.shapes import BLOCK_ELEMENTS, LOGITS_BYTES, POSITIONS_AT_ONCE, positions_at_once
 from mlxtune.data.batches import shared_prefix
@@ -31,6 +32,7 @@ DEQUANTIZED_BYTES = 6
 # a weight is read (torch 2.13 and transformers 5.24 on Linux).
 PROCESS_BYTES = 440_000_000
 PROCESS = "Python and libraries"  # its name among the parts
+GATHERED = "gathered weights"  # likewise: of a base model of which each process holds a part
 # Gaps in glibc's heap, which does not find freed aligned memory again: about as much as all blocks compute, kept or computed again, beside
 # their adapters' share (measured with 2.36). With every array in pages of its own (MALLOC_MMAP_THRESHOLD_=131072) there were none, and
 # a step took two thirds more time.
@@ -58,6 +60,7 @@ class Workload:
         backend: 'mlx' or 'torch'.
         rank: Of the process whose memory it is.
         size: Processes that share the rows of each step.
+        processes: Those that train together; with `model.shard` each holds a part of the base model's weights.
     """
 
     recipe: Recipe
@@ -68,6 +71,12 @@ class Workload:
     backend: str
     rank: int = 0
     size: int = 1
+    processes: int = 1
+
+    @property
+    def shards(self) -> int:
+        """Parts that the base model's weights are in, a process each."""
+        return self.processes if self.recipe.model.shard else 1
 
     def with_recipe(self, recipe: Recipe) -> Workload:
         """The same under another recipe, whose adapter is the same."""
@@ -149,6 +158,8 @@ def estimated_memory(workload: Workload, passes: Iterable[PassShape]) -> dict[st
         architecture, workload.spec, workload.backend, device, width, recipe.train.gradient_checkpointing
     )
     shapes = set(passes)
+    if workload.shards > 1:  # a prefix is computed before the rows, as other processes may have several passes
+        shapes = {replace(shape, is_alone=False) for shape in shapes}
     peaks = [_of_pass(workload, activations, shape) for shape in shapes]
     kept, beside, again = max(
         (_with_second_gradient(workload, *one) for one in zip(shapes, peaks, strict=True)), key=sum
@@ -157,7 +168,8 @@ def estimated_memory(workload: Workload, passes: Iterable[PassShape]) -> dict[st
     bytes_each = FULL_BYTES if is_full else ADAPTER_BYTES
     of_trained = n_trained(workload.spec, architecture) * bytes_each + again
     parts = {
-        "weights": _weight_bytes(workload, width),
+        "weights": math.ceil(_weight_bytes(workload, width) / workload.shards),
+        **({GATHERED: _gathered_bytes(workload, width)} if workload.shards > 1 else {}),
         "gradients and optimizer" if is_full else "adapter and optimizer": of_trained,
         "activations": kept,
         "gradients or logits": beside,
@@ -224,6 +236,15 @@ def _weight_bytes(workload: Workload, width: int) -> int:
         return architecture.n_parameters * width + head_copy
     bits: float = quantization["bits"] + 2 * 8 * width / quantization["group_size"]
     return math.ceil(architecture.n_parameters * bits / 8)
+
+
+def _gathered_bytes(workload: Workload, width: int) -> int:
+    """Of weights that processes hold parts of: the largest block, embedding or head whole, and once more as it arrives."""
+    sizes: Counter[str] = Counter()
+    for name, shape in workload.architecture.weights.items():
+        unit = f"{BLOCKS}.{block_of(name)}" if name.startswith(f"{BLOCKS}.") else name
+        sizes[unit] += math.prod(shape)
+    return math.ceil(2 * max(sizes.values()) * _weight_bytes(workload, width) / workload.architecture.n_parameters)
 
 
 def _logits_bytes(workload: Workload, shape: PassShape) -> int:

@@ -18,7 +18,7 @@ from mlxtune.training.fit import Remedy, fitted, gb
 from mlxtune.training.loop import BatchSampler, Steps, count_tokens
 from mlxtune.training.memory import Workload, estimated_memory, n_trained, pass_shapes
 from mlxtune.training.probe import Probe
-from mlxtune.training.tune import describe_data, tuning_spec
+from mlxtune.training.tune import describe_data, require_shardable, tuning_spec
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Plan:
         data: One line on the rows.
         rows: Rows trained on.
         rows_to_rewrite: Of these, those that a server rewrites when training starts; until then their source rows are counted instead.
-        tokens_per_epoch: Tokens of all rows, prompt and reply.
+        tokens_per_epoch: Tokens of all rows, prompt and reply; passes, padding and memory are those of one process.
         supervised_per_epoch: Those that are trained on.
         steps_per_epoch: Optimizer steps an epoch.
         steps: Optimizer steps in all.
@@ -183,20 +183,28 @@ def plan(
     recipe = within_positions(recipe, config)
     architecture, device = backend.architecture(config), device or backend.device()
     spec = tuning_spec(recipe, architecture, config)
+    group = backend.group()
+    require_shardable(recipe, backend, config, spec)
     tokenizer = load_tokenizer(tokenizer_folder)
     prepared = cached_prepare(recipe, tokenizer, ask=False)
     training, validation = prepared.training, prepared.validation
     steps = Steps.of(len(step_rows(training.examples, recipe.train.pack_to)), recipe)
-    fit = fitted(Workload(recipe, config, architecture, spec, device, backend.name), training.examples)
+    workload = Workload(
+        recipe, config, architecture, spec, device, backend.name, group.rank, group.size, processes=group.size
+    )
+    fit = fitted(workload, training.examples)
     if probe:
         fit.require()
     settings = fit.workload.recipe.train
     size = int(settings.tokens_per_pass)
-    sampler = BatchSampler(training.examples, settings.rows_per_step, size, settings.seed, settings.pack_to)
+    sampler = BatchSampler(
+        training.examples, settings.rows_per_step, size, settings.seed, settings.pack_to, group.rank, group.size
+    )
     in_steps = [sampler.step(step) for step in range(1, steps.per_epoch + 1)]
     epoch = [batch for step_batches in in_steps for batch in step_batches]
     shapes = [shape for step_batches in in_steps for shape in pass_shapes(step_batches)]
     tokens = sum(map(count_tokens, epoch))
+    of_all = [sampler.whole(step).n_tokens for step in range(1, steps.per_epoch + 1)]
     own_positions = sum(_positions(batch, device) for batch in epoch)
     supervised = sum(int(batch.supervised.sum()) for batch in epoch)
     head_positions = sum(device.padding.positions(int(batch.supervised.sum())) for batch in epoch)
@@ -209,8 +217,8 @@ def plan(
         active_parameters=architecture.n_active_parameters,
         data=describe_data(training, validation, recipe),
         rows=len(training.examples),
-        tokens_per_epoch=tokens,
-        supervised_per_epoch=supervised,
+        tokens_per_epoch=sum(of_all),
+        supervised_per_epoch=sum(example.n_supervised for example in training.examples),
         steps_per_epoch=steps.per_epoch,
         steps=steps.total,
         longest=max(example.n_tokens for example in training.examples),

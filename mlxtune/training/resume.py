@@ -17,7 +17,7 @@ from mlxtune.runs.folder import RunFolder
 # epochs also change the schedule's length from there on, as whoever asks for them wants.
 FREE_TO_CHANGE = (
     "name", "data.test", "data.augment.endpoint", "train.epochs", "train.max_steps", "train.evaluate_every", "train.save_every", "train.best_metric",
-    "train.metric_rows", "train.early_stopping", "train.load_best", "train.gradient_checkpointing", "train.fit", "evaluate", "track",
+    "train.metric_rows", "train.early_stopping", "train.load_best", "train.gradient_checkpointing", "train.fit", "evaluate", "track", "model.shard",
 )  # fmt: skip
 
 

@@ -103,7 +103,7 @@ def tune(
     device = backend.device()
     with together(group):
         workload = Workload(
-            recipe, read.config, read.architecture, read.spec, device, backend.name, group.rank, group.size
+            recipe, read.config, read.architecture, read.spec, device, backend.name, group.rank, group.size, group.size
         )
         fit = fitted(workload, training.examples)
         fit.require()
@@ -245,6 +245,9 @@ def _read(recipe: Recipe, backend: Backend, resume: RunFolder | None) -> _Read:
         )
     architecture = backend.architecture(config)
     spec = tuning_spec(recipe, architecture, config)
+    require_shardable(recipe, backend, config, spec)
+    if recipe.model.shard and backend.group().size == 1:
+        log.info("model.shard: this is one process, which holds all weights of the base model")
     changed: list[str] = []
     if resume:
         recipe = resume.with_its_passes(recipe)
@@ -368,9 +371,19 @@ def ready_model(
         if begin_from
         else initial_weights(spec, shapes, recipe.train.seed)
     )
-    model = backend.load(folder, dtype=recipe.model.dtype)
+    model = backend.load(folder, dtype=recipe.model.dtype, shard=recipe.model.shard)
     model.attach_lora(spec, weights)
     return model
+
+
+def require_shardable(recipe: Recipe, backend: Backend, config: Mapping[str, Any], spec: TuningSpec) -> None:
+    """Refuse a recipe whose base model its processes shall hold parts of, where the backend does not offer that.
+
+    Raises:
+        BackendError: Names what is not offered.
+    """
+    if recipe.model.shard and isinstance(spec, LoraSpec):  # the recipe refuses all other training
+        backend.check_shard(config, spec.kind)
 
 
 def tuning_spec(recipe: Recipe, architecture: Architecture, config: Mapping[str, Any]) -> TuningSpec:

@@ -49,7 +49,7 @@ def validate(
         label_fields: Those of them that hold labels: `ReplyTemplate.label_fields`.
         group: The processes whose rows are averaged over.
     """
-    with together(group) as report:
+    with together(group) as report, model.side_by_side():
         own = _counted(model, batches, segments, label_fields)
         report.value = {"nats": own.nats.tolist(), "counts": [one.tolist() for one in own.counts]}
     nats: NDArray[np.float64] = np.asarray([one["nats"] for one in report.values]).sum(axis=0)

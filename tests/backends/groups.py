@@ -25,7 +25,7 @@ class Unwatched(Watchdog):
         pass
 
     @contextlib.contextmanager
-    def watching(self, patient: bool = False) -> Iterator[None]:
+    def watching(self, patient: bool = False, usual_s: float = 0.0) -> Iterator[None]:
         """An exchange."""
         yield
 
@@ -48,6 +48,17 @@ class ThreadWire:
     def broadcast(self, content: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The bytes of rank 0, (n,)."""
         return self.gather(content)[0]
+
+    def is_broken_by(self, error: RuntimeError) -> bool:
+        """Whether an error is one of the connection: of a barrier's, any."""
+        return True
+
+    def say(self, why: str) -> None:
+        """Nothing: threads of a test do not leave."""
+
+    def said(self) -> str | None:
+        """Likewise."""
+        return None
 
 
 def on_ranks(size: int, call: Callable[[Processes], T]) -> list[T]:

@@ -73,9 +73,42 @@ def test_a_lost_connection_is_no_failure_to_tell_the_others_of() -> None:
         def gather(self, own: object) -> object:
             raise RuntimeError("peer closed the socket. Some advice")
 
+        def said(self) -> None:
+            pass
+
     group = Processes(Broken(), Unwatched())  # type: ignore[arg-type]
     with pytest.raises(ProcessLost, match=r"peer closed the socket\)\. The last checkpoint is kept"), together(group):
         group.gather(1)
+
+
+def test_who_fails_in_a_pass_leaves_with_its_own_error_and_the_others_hear_why() -> None:
+    said: list[str] = []
+
+    class Connection:
+        rank, size = 0, 2
+
+        def gather(self, own: object) -> object:
+            return pytest.fail("the other process is in a pass, and comes to no gather")
+
+        def is_broken_by(self, error: RuntimeError) -> bool:
+            return "closed" in str(error)
+
+        def say(self, why: str) -> None:
+            said.append(why)
+
+        def said(self) -> str | None:
+            return said[0] if said else None
+
+    first, second = (Processes(Connection(), Unwatched()) for _ in range(2))  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match="a fault"), together(first), first.passes():
+        raise RuntimeError("a fault")
+    with (
+        pytest.raises(ProcessFailed, match="process 0 failed: RuntimeError: a fault"),
+        together(second),
+        second.passes(),
+    ):
+        raise RuntimeError("closed by peer")
+    assert first.is_broken and second.is_broken and len(said) == 1
 
 
 def test_one_process_is_a_group_that_answers_itself() -> None:

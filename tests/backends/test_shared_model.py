@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mlxtune.backends.base import UNSUPERVISED, Batch, Generation, Model, TokenScores
+from mlxtune.backends.base import UNSUPERVISED, Batch, Generation, Group, Model, TokenScores
 from mlxtune.backends.group import ALONE
 from mlxtune.backends.processes import Processes
 from mlxtune.backends.shared_model import shared_model
@@ -22,9 +23,13 @@ PROMPTS = [[length, *range(length)] for length in (9, 2, 5, 5, 1, 12, 3)]
 class Echo:
     """Answers each prompt with its tokens backwards, and keeps what it was asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, group: Group = ALONE) -> None:
+        self.rows_group = group
         self.config: dict[str, Any] = {"hidden_size": 64}
         self.asked: list[list[int]] = []
+
+    def side_by_side(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def generate(self, prompts: Sequence[Sequence[int]], *args: Any, **words: Any) -> Iterator[tuple[int, Generation]]:
         numbers = words.get("numbers")
@@ -41,8 +46,8 @@ class Echo:
 
 
 def models(group: Processes) -> tuple[Echo, Model]:
-    own = Echo()
-    return own, shared_model(own, group)  # type: ignore[arg-type]
+    own = Echo(group)
+    return own, shared_model(own)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("rounds", [1, 64])
@@ -97,5 +102,5 @@ def test_processes_that_ask_different_prompts_are_told_so() -> None:
 
 def test_one_process_has_its_model_as_it_is() -> None:
     own = Echo()
-    assert shared_model(own, ALONE) is own  # type: ignore[arg-type, comparison-overlap]
+    assert shared_model(own) is own  # type: ignore[arg-type, comparison-overlap]
     assert on_ranks(2, lambda group: models(group)[1].config) == [own.config] * 2

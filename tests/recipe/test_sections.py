@@ -36,6 +36,7 @@ CHANGES: dict[str, Any] = {
     "model.quantize.bits": 8,
     "model.quantize.group_size": 64,
     "model.dtype": "bfloat16",
+    "model.shard": True,
     "data.train": "short.jsonl",
     "data.more": ["short.jsonl"],
     "data.valid": "short.jsonl",

@@ -12,6 +12,7 @@ import pytest
 
 from mlxtune.backends import choose
 from mlxtune.backends.base import ChosenBackend, Device
+from mlxtune.backends.group import Alone
 from mlxtune.errors import TrainingError
 from mlxtune.recipe.load import load_recipe
 from mlxtune.recipe.sections import Recipe
@@ -19,10 +20,17 @@ from mlxtune.runs.folder import RunFolder
 from mlxtune.training.plan import plan
 from mlxtune.training.tune import tune
 from tests.conftest import Run, write_recipe
+from tests.tiny import tiny_model
 
 MLX = choose("mlx", "cpu").backend
 MACHINE = Device("cpu", "a small machine", 1 << 40)
 DEEP = {"train": {"batch_size": 4, "gradient_accumulation": 2, "tokens_per_pass": 256}}
+
+
+class TwoProcesses(Alone):
+    """The first of two, whose backend is asked for what it plans alone."""
+
+    size = 2
 
 
 def recipe_with(folder: Path, base: Path, **train: Any) -> Recipe:
@@ -115,6 +123,20 @@ def test_only_keys_that_help_are_named_and_each_with_the_peak_that_the_plan_then
     assert [one.setting for one in planned.remedies] == ["model.quantize: {bits: 4, group_size: 64}"]
     quantized = load_recipe(tmp_path / "recipe.yaml", ["model.quantize={bits: 4, group_size: 64}"])
     assert plan(quantized, MLX, MACHINE).total_memory_bytes == planned.remedies[0].n_bytes < planned.total_memory_bytes
+
+
+def test_processes_may_hold_a_part_of_the_weights_each_where_the_whole_does_not_fit(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = pytest.importorskip("mlxtune.backends.torch.backend").TorchBackend("cpu")
+    monkeypatch.setattr(torch, "group", lambda: TwoProcesses())
+    monkeypatch.setattr("mlxtune.training.memory.PROCESS_BYTES", 0)
+    recipe = recipe_with(tmp_path, tiny_model(tmp_path / "deep", layers=20))
+    planned = plan(recipe, torch, of_size(1))
+    (found,) = [one for one in planned.remedies if one.setting == "model.shard: true"]
+    in_parts = recipe.model_copy(update={"model": recipe.model.model_copy(update={"shard": True})})
+    assert plan(in_parts, torch, of_size(1)).total_memory_bytes == found.n_bytes < planned.total_memory_bytes
+    assert "model.shard: true" not in [one.setting for one in plan(in_parts, torch, of_size(1)).remedies]
 
 
 def test_a_training_that_does_not_fit_runs_where_that_is_ignored(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from mlxtune.backends.base import Device
 from mlxtune.data.examples import Example
 from mlxtune.recipe.load import load_recipe
 from mlxtune.recipe.sections import Recipe
+from mlxtune.training.activations import PassShape
 from mlxtune.training.loop import BatchSampler
 from mlxtune.training.memory import (
+    GATHERED,
     MEMORY_SHARE,
     PASS_SIZES,
     Workload,
@@ -87,3 +90,19 @@ def test_all_passes_of_the_size_it_takes_stay_within_the_share_of_memory(many_ro
 def test_gradient_checkpointing_makes_room_for_larger_passes(many_rows: Recipe) -> None:
     least = min(memory for memory in np.geomspace(1e6, 1e10, 300) if resolved(many_rows, memory) == 2048)
     assert resolved(many_rows, least, gradient_checkpointing=True) == 4096
+
+
+def test_a_process_that_holds_a_part_of_the_weights_has_its_part_and_one_block_whole(many_rows: Recipe) -> None:
+    shapes = [PassShape(rows=4, width=64, prefix=20, supervised=40, tokens=256, is_alone=False)]
+    whole = replace(workload_of(many_rows, MACHINE), backend="torch", size=4, processes=4)
+    model = many_rows.model.model_copy(update={"shard": True})
+    in_parts = whole.with_recipe(many_rows.model_copy(update={"model": model}))
+    before, after = estimated_memory(whole, shapes), estimated_memory(in_parts, shapes)
+    assert after["weights"] == before["weights"] / 4
+    blocks = [f"model.layers.{number}." for number in range(12)]
+    weights = whole.architecture.weights
+    sizes = [sum(math.prod(weights[name]) for name in weights if name.startswith(one)) for one in blocks]
+    assert after.pop(GATHERED) == 2 * 4 * max(*sizes, math.prod(weights["model.embed_tokens.weight"]))
+    assert {name: after[name] for name in after if name != "weights"} == {
+        name: before[name] for name in before if name != "weights"
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ class Scored:
 
     def __init__(self, scores: Sequence[TokenScores]) -> None:
         self._scores = iter(scores)
+
+    def side_by_side(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def score(self, batch: Batch) -> TokenScores:
         return next(self._scores)

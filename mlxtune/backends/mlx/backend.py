@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from mlxtune.backends.adapter import check_fits, read_adapter
 from mlxtune.backends.architecture import Architecture
-from mlxtune.backends.base import STORED, ConvertSpec, Device, MatmulSpeed, Model, WrittenModel
+from mlxtune.backends.base import STORED, AdapterKind, ConvertSpec, Device, MatmulSpeed, Model, WrittenModel
 from mlxtune.backends.group import ALONE, Alone
 from mlxtune.backends.launch import launched
 from mlxtune.backends.mlx.runtime import import_mlx, memory_bytes, prepare, tf32_setting, use_device
 from mlxtune.backends.shapes import BUCKETED
+from mlxtune.errors import BackendError
+from mlxtune.models.source import read_config
 
 if TYPE_CHECKING:  # it imports mlx
     from mlxtune.backends.mlx.group import MlxProcesses
@@ -113,7 +115,15 @@ class MlxBackend:
 
         return architecture(config)
 
-    def load(self, folder: Path, adapter: Path | None = None, dtype: str | None = None) -> Model:
+    def check_shard(self, config: Mapping[str, Any], kind: AdapterKind) -> None:
+        """Refuse several processes that each hold a part of the base model's weights."""
+        if self.group().size > 1:
+            raise BackendError(
+                "model.shard: true is not offered by the MLX backend, whose processes hold the whole base model each; set it to false, or "
+                "start the processes with torchrun, which connects those of PyTorch"
+            )
+
+    def load(self, folder: Path, adapter: Path | None = None, dtype: str | None = None, shard: bool = False) -> Model:
         """Load a model folder, quantized or not, and an adapter folder onto it.
 
         Args:
@@ -121,6 +131,7 @@ class MlxBackend:
             adapter: Adapter folder.
             dtype: Type to compute in, or STORED; None is float32 on a CPU, where MLX's bfloat16 is slow, and on a GPU the model's own,
                 or bfloat16 for float16, whose range gradients leave.
+            shard: Not offered to several processes; one holds all of the weights.
 
         Raises:
             ModelError: The folder cannot be loaded.
@@ -132,6 +143,9 @@ class MlxBackend:
         from mlxtune.backends.mlx.memory import set_limits
         from mlxtune.backends.mlx.model import MlxModel
 
+        found = None if adapter is None else read_adapter(adapter)
+        if shard:
+            self.check_shard(read_config(folder), "lora" if found is None else found.spec.kind)
         limits = set_limits()
         network, config = load_network(folder)
         wanted = dtype or ("float32" if self.device().kind == "cpu" else None)
@@ -143,8 +157,7 @@ class MlxBackend:
             require_float32_experts(network, wanted)
         mx.eval(network.parameters())
         model = MlxModel(network, config, compiled=self.device().kind == "gpu", limits=limits, group=self.group())
-        if adapter is not None:
-            found = read_adapter(adapter)
+        if found is not None:
             check_fits(found, model.architecture.linear_layers, str(adapter), str(folder))
             model.attach_lora(found.spec, found.weights)
         return model

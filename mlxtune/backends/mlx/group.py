@@ -35,6 +35,17 @@ class MlxWire:
         mx.eval(found)
         return np.array(found)
 
+    def is_broken_by(self, error: RuntimeError) -> bool:
+        """Whether an error is one of the connection: MLX does not tell these from others."""
+        return True
+
+    def say(self, why: str) -> None:
+        """Nothing: there is no place that outlives a process."""
+
+    def said(self) -> str | None:
+        """Likewise."""
+        return None
+
     def sum(self, value: mx.array) -> mx.array:
         """An array added up over all processes."""
         found = mx.distributed.all_sum(value, group=self._group)

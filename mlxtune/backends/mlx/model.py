@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,7 +120,7 @@ class MlxModel:
         self._compiled = compiled
         self._padding = BUCKETED if compiled else EXACT
         self._limits = limits
-        self._group = group
+        self._group = self.rows_group = group
         self._adapter = NO_ADAPTER  # its layers of experts are stacks
         self._trains_all = False
         self._dropout_keys = DropoutKeys()
@@ -127,6 +128,10 @@ class MlxModel:
         self._spec: OptimizerSpec | None = None
         self._step_gradient: StepGradient | None = None
         self._timed = False
+
+    def side_by_side(self) -> AbstractContextManager[None]:
+        """Nothing: each process computes with weights of its own."""
+        return nullcontext()
 
     # The adapter
 

@@ -14,12 +14,20 @@ import torch
 
 from mlxtune.backends.adapter import check_fits, read_adapter
 from mlxtune.backends.architecture import Architecture
-from mlxtune.backends.base import ConvertSpec, Device, MatmulSpeed, Model, WrittenModel
+from mlxtune.backends.base import AdapterKind, ConvertSpec, Device, MatmulSpeed, Model, WrittenModel
 from mlxtune.backends.group import ALONE, Alone
 from mlxtune.backends.launch import Launch, launched
 from mlxtune.backends.torch.gpus import find_gpus
-from mlxtune.backends.torch.runtime import exact_products, machine_bytes, memory_for, peak_resident_bytes, pick_device
-from mlxtune.errors import Misuse
+from mlxtune.backends.torch.runtime import (
+    exact_products,
+    free_at_once,
+    machine_bytes,
+    memory_for,
+    peak_resident_bytes,
+    pick_device,
+)
+from mlxtune.errors import BackendError, Misuse
+from mlxtune.models.source import read_config
 
 if TYPE_CHECKING:  # one process needs none of torch.distributed
     from mlxtune.backends.torch.group import TorchProcesses
@@ -112,7 +120,17 @@ class TorchBackend:
 
         return architecture(config)
 
-    def load(self, folder: Path, adapter: Path | None = None, dtype: str | None = None) -> Model:
+    def check_shard(self, config: Mapping[str, Any], kind: AdapterKind) -> None:
+        """Refuse several processes that each hold a part of the base model's weights."""
+        if self.group().size == 1:
+            return
+        if kind == "dora":
+            raise BackendError(
+                "model.shard: the PyTorch backend trains no DoRA on a base model of which processes hold parts, as it needs the lengths of "
+                "whole rows after each step; set lora.type: lora, or model.shard to false"
+            )
+
+    def load(self, folder: Path, adapter: Path | None = None, dtype: str | None = None, shard: bool = False) -> Model:
         """Load a model folder, quantized or not, and an adapter folder onto it.
 
         Args:
@@ -120,8 +138,10 @@ class TorchBackend:
             adapter: Adapter folder.
             dtype: Type of the weights, or STORED; None is float32 on a CPU, and on a GPU the model's own, or bfloat16 for float16,
                 whose range gradients leave.
+            shard: Each of several processes holds a part of the weights.
 
         Raises:
+            BackendError: It is not offered (`check_shard`).
             ModelError: The folder cannot be loaded.
             AdapterError: The adapter cannot be read or does not fit.
             OutOfMemory: It is too large for the device.
@@ -129,11 +149,17 @@ class TorchBackend:
         from mlxtune.backends.torch.loading import load_network
         from mlxtune.backends.torch.model import TorchModel
 
+        found = None if adapter is None else read_adapter(adapter)
+        if shard:
+            self.check_shard(read_config(folder), "lora" if found is None else found.spec.kind)
+        group = self.group()
+        mesh = group.mesh if shard and not isinstance(group, Alone) else None
+        if mesh is not None and self._device.type == "cpu":
+            free_at_once()
         with memory_for(f"loading {folder}", self._device):
-            network, config = load_network(folder, self._device, dtype)
-        model = TorchModel(network, config, self._device, self.group())
-        if adapter is not None:
-            found = read_adapter(adapter)
+            network, config = load_network(folder, self._device, dtype, mesh)
+            model = TorchModel(network, config, self._device, group, is_sharded=mesh is not None)
+        if found is not None:
             check_fits(found, model.architecture.linear_layers, str(adapter), str(folder))
             model.attach_lora(found.spec, found.weights)
         return model

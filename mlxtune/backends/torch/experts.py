@@ -88,6 +88,10 @@ class ExpertStack(nn.Module):
         self.lora_dropout = nn.Dropout(0.0)
         self.scale = 0.0
 
+    def make_empty(self) -> None:
+        """Have a plain weight on no device."""
+        self.weight = _frozen(torch.empty(self.n_experts, self.n_out, self.n_in, device="meta"))
+
     def put(self, number: int, weight: Tensor) -> None:
         """Take the plain weight of an expert, (out, in)."""
         if self.weight is None:

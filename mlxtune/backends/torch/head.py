@@ -16,10 +16,10 @@ class Float32Head(nn.Module):
     """Takes the place of a network's `lm_head`, so that training, scoring and transformers' generation share its logits.
 
     Args:
-        head: The network's own, frozen.
+        head: The network's own, frozen; or its embedding, where that is sharded and the head is tied to it.
     """
 
-    def __init__(self, head: nn.Linear | QuantizedLinear) -> None:
+    def __init__(self, head: nn.Linear | nn.Embedding | QuantizedLinear) -> None:
         super().__init__()
         self.own: Any = head
 
@@ -28,7 +28,7 @@ class Float32Head(nn.Module):
         with torch.autocast(hidden.device.type, enabled=False):
             if self._is_float32:
                 return nn.functional.linear(hidden.float(), self.own.weight)
-            return frozen_product(hidden.float(), self._rows, int(self.own.out_features))
+            return frozen_product(hidden.float(), self._rows, self._n_out)
 
     def gradient(self, of_logits: Tensor) -> Tensor:
         """Gradient of the hidden states from that of the logits: (..., vocabulary) -> (..., hidden), float32."""
@@ -58,6 +58,10 @@ class Float32Head(nn.Module):
             else:
                 rows = self.own.weight[tokens].float()
             return nn.functional.linear(hidden.float(), rows)
+
+    @property
+    def _n_out(self) -> int:
+        return self.own.out_features if isinstance(self.own, QuantizedLinear) else len(self.own.weight)
 
     @property
     def _is_float32(self) -> bool:

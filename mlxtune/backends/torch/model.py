@@ -65,7 +65,6 @@ from mlxtune.backends.supervision import (
     total_weight,
 )
 from mlxtune.backends.torch.architecture import architecture
-from mlxtune.backends.torch.delta_net import pass_states
 from mlxtune.backends.torch.dora import DoraLinear
 from mlxtune.backends.torch.experts import ExpertStack, stack_under
 from mlxtune.backends.torch.folding import Widened, embedded, fold
@@ -79,6 +78,7 @@ from mlxtune.backends.torch.prefix_cache import NOTHING, Leaves, Prefix, PrefixC
 from mlxtune.backends.torch.quantized_linear import QuantizedLinear
 from mlxtune.backends.torch.runtime import autocast, free_memory_bytes, memory_for
 from mlxtune.backends.torch.session import RowsCache, TorchSession
+from mlxtune.backends.torch.sharding import Shards, WholeWeights
 
 if TYPE_CHECKING:  # one process needs none of it
     from mlxtune.backends.torch.group import TorchProcesses
@@ -96,6 +96,7 @@ class TorchModel:
         config: The model folder's config.json.
         device: Where the network is.
         group: The processes that train it together.
+        is_sharded: Each of them holds a part of the weights.
     """
 
     def __init__(
@@ -104,14 +105,14 @@ class TorchModel:
         config: Mapping[str, Any],
         device: torch.device,
         group: Alone | TorchProcesses = ALONE,
+        is_sharded: bool = False,
     ) -> None:
         self.config = config
         self.architecture = architecture(config)
         network.lm_head = Float32Head(network.lm_head)
-        pass_states(network)
         self._network = network
         self._device = device
-        self._group = group
+        self._group = self.rows_group = group
         self._windows = self.architecture.windows
         self._dtype = network_dtype(network)
         self._cache_argument = cache_argument(network.model.forward)
@@ -120,6 +121,14 @@ class TorchModel:
         self._optimizer: torch.optim.AdamW | None = None
         self._spec: OptimizerSpec | None = None
         self._timed = False
+        self._held: WholeWeights = WholeWeights()
+        if is_sharded:
+            assert not isinstance(group, Alone)
+            self._held = Shards(network, group, device, self._idle_pass)
+
+    def side_by_side(self) -> AbstractContextManager[None]:
+        """A section in which each process makes as many calls as it likes; as `backends/base.py` says."""
+        return self._held.side_by_side()
 
     # The adapter
 
@@ -243,10 +252,14 @@ class TorchModel:
         torch.manual_seed(dropout_seed(self._spec.seed, step, self._group.rank))
         self._optimizer.zero_grad()
         clock = PhaseClock(self._device, self._timed)
-        with together(self._group) as report, self._memory_for_step(step, batches):
+        with (
+            together(self._group) as report,
+            self._held.step(batches) as passes,
+            self._memory_for_step(step, batches),
+        ):
             self._set_dropout(True)
             try:
-                nats = self._gradients(batches, share.total_weight, clock)
+                nats = self._gradients(passes, share.total_weight, clock)[: len(batches)]
             finally:
                 self._set_dropout(False)
             clock.enter(OPTIMIZER)
@@ -286,7 +299,9 @@ class TorchModel:
 
     def _gradients(self, batches: Sequence[Batch], total: float, clock: PhaseClock) -> list[Tensor]:
         """Add each micro-batch's gradient to the parameters'; the nats of its supervised tokens, (N,), stay on the device."""
-        alone = len(batches) == 1
+        alone = (
+            len(batches) == 1 and not self._held.is_sharded
+        )  # where processes hold parts, all or none compute the prefix before
         inputs = [self._inputs(batch, alone) for batch in batches]  # all on their way before the first is needed
         leaves: Leaves | None = None
         nats = []
@@ -294,19 +309,32 @@ class TorchModel:
             if leaves is None or not np.array_equal(batch.prefix, batches[index - 1].prefix):
                 if leaves is not None:
                     clock.enter(BACKWARD)
-                    leaves.backward()
+                    self._backward_through(leaves)
                 clock.enter(FORWARD)
-                leaves = Leaves(self._prefix(present.prefix))
+                leaves = self._leaves(present.prefix)
             clock.enter(FORWARD)
             hidden = self._predicting(present, leaves.prefix)
             clock.enter(HEAD)
-            found, gradient = nats_and_gradient(self._network.lm_head, hidden, present.targets, present.weights / total)
+            with self._held.head():
+                found, gradient = nats_and_gradient(
+                    self._network.lm_head, hidden, present.targets, present.weights / total
+                )
             nats.append(found)
             clock.enter(BACKWARD)
             hidden.backward(gradient)
         if leaves is not None:
-            leaves.backward()
+            self._backward_through(leaves)
         return nats
+
+    def _leaves(self, tokens: Tensor) -> Leaves:
+        """What opens every row, (P,), cut from its graph."""
+        computed = self._prefix(tokens)
+        self._held.before_backward(computed)
+        return Leaves(computed)
+
+    def _backward_through(self, leaves: Leaves) -> None:
+        leaves.backward()
+        self._held.after_backward()
 
     def _set_dropout(self, on: bool) -> None:
         for module in self._adapted.values():
@@ -322,7 +350,8 @@ class TorchModel:
 
     def _head(self, hidden: Tensor) -> Tensor:
         """Logits in float32, whatever the weights are: (..., hidden) -> (..., vocabulary)."""
-        return self._network.lm_head(hidden)  # type: ignore[no-any-return]
+        with self._held.head():
+            return self._network.lm_head(hidden)  # type: ignore[no-any-return]
 
     def _hidden(
         self, tokens: Tensor, cache: PrefixCache, offsets: Tensor | None = None, visible: Tensor | None = None
@@ -346,11 +375,25 @@ class TorchModel:
             keys = torch.arange(before, device=self._device).expand(len(offsets), -1)
             masks = window_masks(visible, before + offsets, torch.cat([keys, before + offsets], dim=1), self._windows)
             mask = as_argument(masks)
+        return self._pass(tokens, before + offsets, mask, cache)
+
+    def _pass(self, tokens: Tensor, positions: Tensor, mask: Any, cache: PrefixCache | RowsCache) -> Tensor:
+        """A pass through the network: last hidden states, (B, W, hidden), of tokens, (B, W), at positions, (B, W)."""
+        with self._held.passing():
+            return self._computed(tokens, positions, mask, cache)
+
+    def _idle_pass(self) -> None:
+        """A pass of one token, for nothing but the weights that it gathers."""
+        token = torch.zeros(1, 1, dtype=torch.long, device=self._device)
+        self._computed(token, token, None, PrefixCache())
+
+    def _computed(self, tokens: Tensor, positions: Tensor, mask: Any, cache: PrefixCache | RowsCache) -> Tensor:
+        """The same, whatever other processes do."""
         with autocast(self._device, self._dtype):
             return self._network.model(  # type: ignore[no-any-return]
                 input_ids=tokens,
                 attention_mask=mask,
-                position_ids=before + offsets,
+                position_ids=positions,
                 use_cache=False,
                 **{self._cache_argument: cache},
             ).last_hidden_state
@@ -375,7 +418,8 @@ class TorchModel:
         with memory_for(f"scoring {described([batch])}", self._device):
             inputs = self._inputs(batch, alone=True)
             hidden = self._predicting(inputs, self._prefix(inputs.prefix))
-            nats, argmax = nats_and_argmax(self._network.lm_head, hidden, inputs.targets)
+            with self._held.head():
+                nats, argmax = nats_and_argmax(self._network.lm_head, hidden, inputs.targets)
             return token_scores(batch, _to_numpy(nats), argmax.cpu().numpy())
 
     @torch.inference_mode()
@@ -425,18 +469,14 @@ class TorchModel:
 
     def _head_of(self, hidden: Tensor, tokens: Tensor | None) -> Tensor:
         """Float32 logits of all tokens, or of some."""
-        return self._head(hidden) if tokens is None else self._network.lm_head.logits_of(tokens, hidden)
+        if tokens is None:
+            return self._head(hidden)
+        with self._held.head():
+            return self._network.lm_head.logits_of(tokens, hidden)  # type: ignore[no-any-return]
 
     def _after(self, tokens: Tensor, positions: Tensor, masks: Masks, cache: RowsCache) -> Tensor:
         """Last hidden states of tokens, (B, W, hidden), as a `TorchSession` computes them."""
-        with autocast(self._device, self._dtype):
-            return self._network.model(  # type: ignore[no-any-return]
-                input_ids=tokens,
-                attention_mask=as_argument(masks),
-                position_ids=positions,
-                use_cache=False,
-                **{self._cache_argument: cache},
-            ).last_hidden_state
+        return self._pass(tokens, positions, as_argument(masks), cache)
 
     @torch.inference_mode()
     def choose(self, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[int]]) -> NDArray[np.float32]:

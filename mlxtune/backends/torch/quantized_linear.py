@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mlxtune.backends.shapes import BLOCK_ELEMENTS
 from mlxtune.backends.torch.affine import Packed, dequantize
 
+EMBEDDING = "model.embed_tokens"
 SCALE = "embed_scale"  # transformers' name, of families that scale their embeddings
 
 # Rows start to stop of a weight, (stop - start, in), in a type.
@@ -22,7 +23,7 @@ Rows = Callable[[int, int, torch.dtype], Tensor]
 
 
 class QuantizedWeight(nn.Module):
-    """A weight in MLX's affine groups, (out, in), as buffers of a network.
+    """A weight in MLX's affine groups, (out, in), as parameters of a network, which processes may hold parts of.
 
     Args:
         packed: The weight.
@@ -34,9 +35,7 @@ class QuantizedWeight(nn.Module):
 
     def __init__(self, packed: Packed) -> None:
         super().__init__()
-        self.register_buffer("packed", packed.weight)
-        self.register_buffer("scales", packed.scales)
-        self.register_buffer("biases", packed.biases)
+        self.packed, self.scales, self.biases = map(_frozen, (packed.weight, packed.scales, packed.biases))
         self.packing = packed.packing
         self.n_out, self.n_in = packed.scales.shape[0], packed.scales.shape[1] * packed.packing.group_size
 
@@ -108,6 +107,20 @@ class ScaledEmbedding(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """(...) -> (..., hidden)."""
         return _scaled(nn.functional.embedding(tokens, self.weight), self.embed_scale)
+
+
+def put_packed(network: nn.Module, layer: str, weight: QuantizedWeight, bias: Tensor | None) -> None:
+    """Put a packed layer in the place of a plain one."""
+    place, _, name = layer.rpartition(".")
+    own = network.get_submodule(layer)
+    module = (
+        QuantizedEmbedding(weight, getattr(own, SCALE, None)) if layer == EMBEDDING else QuantizedLinear(weight, bias)
+    )
+    setattr(network.get_submodule(place), name, module)
+
+
+def _frozen(value: Tensor) -> nn.Parameter:
+    return nn.Parameter(value, requires_grad=False)
 
 
 def _scaled(values: Tensor, scale: Tensor | None) -> Tensor:
