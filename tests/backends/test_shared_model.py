@@ -74,15 +74,16 @@ def test_each_batch_is_computed_whole_by_one_process_and_all_get_what_came_of_it
 ) -> None:
     monkeypatch.setattr("mlxtune.backends.shared_model.ROUND", rounds)
 
-    def ask(group: Processes) -> tuple[list[tuple[int, Any]], list[list[int]]]:
+    def ask(group: Processes) -> tuple[list[tuple[int, Any]], list[list[list[int]]]]:
         own, shared = models(group)
         assert own_model(shared) is own  # type: ignore[comparison-overlap]
+        asked: list[list[list[int]]] = []
 
         def answer(number: int) -> list[list[float]]:
-            own.asked.append(BATCHES[number])  # type: ignore[arg-type]
+            asked.append(BATCHES[number])
             return own.choose(BATCHES[number], [[1], [2, 3]]).tolist()
 
-        return list(share_batches(shared, BATCHES, answer)), own.asked
+        return list(share_batches(shared, BATCHES, answer)), asked
 
     found = on_ranks(3, ask)
     wanted = [(number, Echo().choose(batch, [[1], [2, 3]]).tolist()) for number, batch in enumerate(BATCHES)]
@@ -103,7 +104,7 @@ def test_batches_are_shared_out_by_their_tokens() -> None:
 
 def test_one_process_computes_batch_after_batch_as_they_are_asked_for() -> None:
     computed: list[int] = []
-    found = share_batches(Echo(), BATCHES, lambda number: computed.append(number) or number)  # type: ignore[arg-type, func-returns-value]
+    found = share_batches(Echo(), BATCHES, lambda number: computed.append(number) or number)  # type: ignore[arg-type]
     assert next(found) == (0, 0) and computed == [0]
     assert [number for number, _ in found] == [1, 2, 3, 4]
 
