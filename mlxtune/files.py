@@ -5,15 +5,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import io
 import json
 import os
 import re
 import shutil
 import stat
 import uuid
-import zipfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -83,28 +81,6 @@ def read_safetensors(file: Path) -> dict[str, Any]:
             raise ValueError(f"{name} is of type {kind}, which is not read here")
         arrays[name] = array.reshape(tensor["shape"])
     return arrays
-
-
-def packed(folder: Path, names: Collection[str] | None = None) -> bytes:
-    """Files under a folder, as an archive.
-
-    Args:
-        folder: Of the files.
-        names: Of the files and subfolders in it that are packed; None is all.
-    """
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w") as archive:  # not compressed: weights would not shrink
-        for path in sorted(folder.rglob("*")):
-            place = path.relative_to(folder)
-            if path.is_file() and (names is None or place.parts[0] in names):
-                archive.write(path, place)
-    return content.getvalue()
-
-
-def unpack(content: bytes, folder: Path) -> None:
-    """Write what `packed` read into an existing folder."""
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        archive.extractall(folder)
 
 
 def cache_folder() -> Path:

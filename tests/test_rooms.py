@@ -57,8 +57,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "evaluation/fields": {"json_values", "recipe", "data", "evaluation/metrics"},
     "evaluation/predict": {
-        "errors", "json_values", "progress", "recipe", "models", "backends/base", "data", "evaluation/metrics",
-        "evaluation/fields",
+        "errors", "json_values", "progress", "recipe", "models", "backends/base", "backends/shared_model", "data",
+        "evaluation/metrics", "evaluation/fields",
     },
     "evaluation/judge": {
         *LOW, "json_values", "progress", "recipe", "runs", "chat", "evaluation/metrics", "evaluation/predict"

@@ -1,20 +1,18 @@
-"""A model whose replies several processes write: each computes its share of the prompts, and all have all of them.
+"""A model whose replies several processes write, and batches that they compute: each its share, and all have all of what came of it.
 
 Every process makes the same calls with the same arguments, and gets the same answers. Trains nothing.
+
+    for number, found in share_batches(model, batches, lambda number: own_model(model).choose(batches[number], options).tolist()):
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
-import numpy as np
-from numpy.typing import NDArray
-
-from mlxtune.backends.base import Batch, Constraint, Generation, Model, TokenScores
+from mlxtune.backends.base import Constraint, Generation, Model
 from mlxtune.backends.group import require_same, share_rows, together
 
 # Prompts of a process that are answered before the processes tell each other: enough that few wait at the end of a round, and few
@@ -27,19 +25,46 @@ def shared_model(model: Model) -> Model:
     return model if model.rows_group.size == 1 else cast(Model, SharedModel(model))
 
 
-class SharedModel:
-    """A `Model` that answers with those of the other processes; what is not shared is computed on each.
+def own_model(model: Model) -> Model:
+    """The model of this process, which answers alone."""
+    return model.own if isinstance(model, SharedModel) else model
+
+
+def share_batches(
+    model: Model, batches: Sequence[Sequence[Sequence[int]]], answer: Callable[[int], Any]
+) -> Iterator[tuple[int, Any]]:
+    """What is computed of each batch, by one process as a whole: so its numbers are to the last bit those of one process alone.
 
     Args:
-        model: Of this process; all processes of its `rows_group` have the same one.
+        model: Whose processes share the batches; that of one process computes them all.
+        batches: Tokens of the rows of each batch; what they cost goes by them.
+        answer: Computes the batch of a number with this process's own model; JSON holds what it returns.
+
+    Yields:
+        Number and answer of each batch in their order, those of a round at once.
+
+    Raises:
+        BackendError: Another process has other batches.
+    """
+    if isinstance(model, SharedModel):
+        yield from model.share_batches(batches, answer)
+    else:
+        yield from ((number, answer(number)) for number in range(len(batches)))
+
+
+class SharedModel:
+    """A `Model` that writes replies with those of the other processes; all else each process computes for itself.
+
+    Args:
+        own: The model of this process; all processes of its `rows_group` have the same one.
     """
 
-    def __init__(self, model: Model) -> None:
-        self._model, self._group = model, model.rows_group
+    def __init__(self, own: Model) -> None:
+        self.own, self._group = own, own.rows_group
 
     def __getattr__(self, name: str) -> Any:
         """What is not shared is the model's own."""
-        return getattr(self._model, name)
+        return getattr(self.own, name)
 
     def generate(
         self,
@@ -57,70 +82,48 @@ class SharedModel:
         Raises:
             BackendError: Another process asks other prompts.
         """
+
+        def answer(asked: Sequence[int]) -> dict[int, Any]:
+            drawn = {} if not temperature else {"numbers": [numbers[i] if numbers else i for i in asked]}
+            written = self.own.generate(
+                [prompts[index] for index in asked], max_new_tokens, stop_tokens, constraint,
+                temperature=temperature, seed=seed, slots=slots, **drawn,
+            )  # fmt: skip
+            return {asked[place]: [list(one.tokens), one.stop_reason] for place, one in written}
+
         require_same(self._group, {"prompts": _hash(prompts)})
-        for own, chosen in self._rounds(prompts):
-            asked = [own[index] for index in chosen[self._group.rank]]
-            found: dict[int, Generation] = {}
-            with together(self._group) as report, self._model.side_by_side():
-                drawn = {} if not temperature else {"numbers": [numbers[i] if numbers else i for i in asked]}
-                if asked:
-                    written = self._model.generate(
-                        [prompts[index] for index in asked], max_new_tokens, stop_tokens, constraint,
-                        temperature=temperature, seed=seed, slots=slots, **drawn,
-                    )  # fmt: skip
-                    found = {asked[place]: one for place, one in written}
-                report.value = {index: [list(one.tokens), one.stop_reason] for index, one in found.items()}
-            answered = {int(index): one for value in report.values for index, one in value.items()}
-            for index in own:
-                tokens, stop_reason = answered[index]
-                yield index, Generation(tuple(tokens), stop_reason)
+        for index, (tokens, stop_reason) in self._in_rounds([len(prompt) for prompt in prompts], ROUND, answer):
+            yield index, Generation(tuple(tokens), stop_reason)
 
-    def choose(self, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-        """Log-probability of each option's tokens after each prompt, (B, n_options); errors as for `generate`."""
-        require_same(self._group, {"prompts": _hash(prompts), "options": _hash(options)})
-        shares = share_rows([len(prompt) for prompt in prompts], self._group.size)
-        own = shares[self._group.rank]
-        with together(self._group) as report, self._model.side_by_side():
-            report.value = self._model.choose([prompts[index] for index in own], options).tolist() if own else []
-        found = np.zeros((len(prompts), len(options)), np.float32)
-        for share, rows in zip(shares, report.values, strict=True):
-            for index, row in zip(share, rows, strict=True):
-                found[index] = row
-        return found
+    def share_batches(
+        self, batches: Sequence[Sequence[Sequence[int]]], answer: Callable[[int], Any]
+    ) -> Iterator[tuple[int, Any]]:
+        """As the function of this name."""
+        require_same(self._group, {"prompts": _hash([row for batch in batches for row in batch])})
+        n_tokens = [sum(map(len, batch)) for batch in batches]
+        a_round = max(1, ROUND // max(map(len, batches), default=1))
+        yield from self._in_rounds(n_tokens, a_round, lambda own: {number: answer(number) for number in own})
 
-    def score(self, batch: Batch) -> TokenScores:
-        """-log p of each supervised token, and whether none is likelier."""
-        shares = share_rows(batch.lengths.tolist(), self._group.size)
-        own = shares[self._group.rank]
-        with together(self._group) as report, self._model.side_by_side():
-            if own:
-                scores = self._model.score(_some_rows(batch, own))
-                report.value = [scores.nats.tolist(), scores.correct.tolist()]
-        nats, correct = np.zeros(batch.tokens.shape, np.float32), np.zeros(batch.tokens.shape, np.bool_)
-        for rows, value in zip(shares, report.values, strict=True):
-            if rows:
-                nats[rows], correct[rows] = value
-        return TokenScores(nats, correct)
+    def _in_rounds(
+        self, n_tokens: Sequence[int], a_round: int, answer: Callable[[Sequence[int]], dict[int, Any]]
+    ) -> Iterator[tuple[int, Any]]:
+        """The answers of all processes, each with its number.
 
-    def _rounds(self, prompts: Sequence[Sequence[int]]) -> Iterator[tuple[list[int], list[list[int]]]]:
-        """Indices of the prompts of each round, and which of them each process answers."""
-        size = ROUND * self._group.size
-        for start in range(0, len(prompts), size):
-            own = list(range(start, min(start + size, len(prompts))))
-            yield own, share_rows([len(prompts[index]) for index in own], self._group.size)
+        Args:
+            n_tokens: What each costs to answer.
+            a_round: So many of a process are answered before the processes tell each other.
+            answer: Answers to some numbers, by number.
+        """
+        size = a_round * self._group.size
+        for start in range(0, len(n_tokens), size):
+            numbers = range(start, min(start + size, len(n_tokens)))
+            shares = share_rows([n_tokens[number] for number in numbers], self._group.size)
+            own = [numbers[place] for place in shares[self._group.rank]]
+            with together(self._group) as report, self.own.side_by_side():
+                report.value = answer(own) if own else {}
+            found = {int(number): one for value in report.values for number, one in value.items()}
+            yield from ((number, found[number]) for number in numbers)
 
 
 def _hash(tokens: Sequence[Sequence[int]]) -> str:
     return hashlib.sha256(json.dumps([list(map(int, one)) for one in tokens]).encode()).hexdigest()
-
-
-def _some_rows(batch: Batch, rows: list[int]) -> Batch:
-    """Some rows of a batch, as wide as it is."""
-    return replace(
-        batch,
-        tokens=batch.tokens[rows],
-        lengths=batch.lengths[rows],
-        weights=batch.weights[rows],
-        segments=batch.segments[rows],
-        rows=tuple(batch.rows[row] for row in rows),
-    )

@@ -131,11 +131,13 @@ def lora(
     joined = connected(backend, device)
     group = ALONE if joined is None else joined.backend.group()
     with run_copies(group) as copies:
-        named = copies.find(lambda: _required_resuming(_named(subject, resumes), resume))
+        named = copies.find(lambda: _required_resuming(_named(subject, resumes), resume), with_model=False)
         with together(group):
             loaded = load_recipe(named.recipe_file if named else subject, overrides)
         choice = joined or choose(backend, device)
-        resumed = None if resume is None else named or copies.find(lambda: _run_to_resume(loaded.name, resume))
+        resumed = None
+        if resume is not None:
+            resumed = named or copies.find(lambda: _run_to_resume(loaded.name, resume), with_model=False)
         begun_from = None if begin_from is None else copies.find(lambda: open_run(begin_from))
         say(f"backend: {choice.reason}")
         with _Progress(as_json, segments) as progress:

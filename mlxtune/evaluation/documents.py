@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxtune.backends.base import Backend
+from mlxtune.backends.shared_model import own_model, share_batches
 from mlxtune.data.batches import build_batches, shared_prefix
 from mlxtune.data.examples import build_examples, within_positions
 from mlxtune.data.passes import plan_passes
@@ -126,14 +127,21 @@ def measure_documents(
     prefix = shared_prefix(examples)
     size = POSITIONS if recipe.train.tokens_per_pass == AUTO else recipe.train.tokens_per_pass
     nats, tokens = np.zeros(len(rows)), np.zeros(len(rows))
+    batches = build_batches(examples, plan_passes([one.n_tokens for one in examples], size), prefix)
+    own = own_model(model)
     progress.begin("scoring", len(examples))
-    for batch in build_batches(examples, plan_passes([one.n_tokens for one in examples], size), prefix):
-        np.add.at(nats, list(batch.rows), model.score(batch).nats.sum(1, dtype=np.float64))
+    for number, found in share_batches(
+        model,
+        [[batch.prefix.tolist(), *batch.tokens.tolist()] for batch in batches],
+        lambda number: own.score(batches[number]).nats.sum(1, dtype=np.float64).tolist(),
+    ):
+        batch = batches[number]
+        np.add.at(nats, list(batch.rows), found)
         np.add.at(tokens, list(batch.rows), batch.supervised.sum(1))
         progress.advance(len(batch.rows))
-    found = estimates(_Documents(nats, tokens), recipe.train.seed, unbounded=("loss", "perplexity"))
+    scored = estimates(_Documents(nats, tokens), recipe.train.seed, unbounded=("loss", "perplexity"))
     scores = DocumentScores(
-        len(rows), int(tokens.sum()), recipe.train.max_tokens, found["loss"], found["perplexity"], out
+        len(rows), int(tokens.sum()), recipe.train.max_tokens, scored["loss"], scored["perplexity"], out
     )
     out.mkdir(parents=True, exist_ok=True)
     with locked(out):

@@ -161,8 +161,8 @@ def load_subject(subject: Subject, backend: Backend, progress: bool | None = Non
         AdapterError: The adapter does not fit it, or was trained on other weights.
     """
     section = subject.recipe.model
-    if subject.whole_model is not None:
-        return backend.load(subject.whole_model, dtype=section.dtype), load_tokenizer(subject.whole_model)
+    if (whole := subject.whole_model) is not None:
+        return shared_model(backend.load(whole, dtype=section.dtype, shard=section.shard)), load_tokenizer(whole)
     folder = base_folder(section, backend, progress=sys.stderr.isatty() if progress is None else progress)
     if subject.run and not subject.other_model and not subject.base:
         require_base(folder, subject.run.info().get("base", {}).get("fingerprint"), str(subject.run))

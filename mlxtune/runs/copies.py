@@ -9,11 +9,11 @@ from pathlib import Path
 
 from mlxtune.backends.base import Group
 from mlxtune.backends.group import settle, together
-from mlxtune.files import packed, unpack
 from mlxtune.runs.folder import RunFolder
 from mlxtune.runs.layout import ADAPTER, EVALUATIONS, RECIPE_FILE, RUN_FILE, VERIFY
+from mlxtune.runs.shared_folder import copy_folder, share_folder
 
-# What others read of a run; checkpoints, fused models and exports stay where they are.
+# What others read of a run, beside its model where it was trained whole; checkpoints, fused models and exports stay where they are.
 COPIED = (RECIPE_FILE, RUN_FILE, ADAPTER, EVALUATIONS, VERIFY)
 
 
@@ -29,8 +29,12 @@ class RunCopies:
         self._group, self._folder = group, folder
         self._n_copied = 0
 
-    def find(self, find: Callable[[], RunFolder | None]) -> RunFolder | None:
+    def find(self, find: Callable[[], RunFolder | None], with_model: bool = True) -> RunFolder | None:
         """What a function finds where it is called on rank 0; a copy of it on the others.
+
+        Args:
+            find: Finds the run.
+            with_model: The copy has the run's model, if it was trained whole: a link to it where a process sees it, since a model is large.
 
         Raises:
             MlxtuneError: The function's own, on rank 0.
@@ -38,18 +42,21 @@ class RunCopies:
         """
         if self._folder is None:
             return find()
-        run, content = None, b""
+        run = None
         with together(self._group) as report:
             if self._group.rank == 0:
                 run = find()
-                content = b"" if run is None else packed(run.path, COPIED)
-                report.value = None if run is None else str(run.path)
+                report.value = None if run is None else [str(run.path), run.is_full and with_model]
         if report.values[0] is None:
             return None
-        content = self._group.broadcast(content)
-        if run is not None:
-            return run
-        return RunFolder(self._unpacked(content, Path(report.values[0]).name))
+        path, has_model = Path(report.values[0][0]), report.values[0][1]
+        copy = RunFolder(self._place(path.name))
+        copy_folder(self._group, path, copy.path, COPIED)
+        if has_model:
+            model = share_folder(self._group, RunFolder(path).model, copy.model)
+            if self._group.rank != 0 and model != copy.model:
+                copy.model.symlink_to(model)
+        return run or copy
 
     def existing(self, find: Callable[[], RunFolder]) -> RunFolder:
         """As `find`, of a function that finds one or raises."""
@@ -61,25 +68,14 @@ class RunCopies:
         """A folder that rank 0 writes: the path there, on the others a place of their own that holds what it holds."""
         if self._folder is None:
             return path
-        with together(self._group) as report:
-            content = packed(path) if self._group.rank == 0 and path.is_dir() else b""
-            report.value = path.is_dir()
-        if report.values[0]:
-            content = self._group.broadcast(content)
-        if self._group.rank == 0:
-            return path
-        return self._unpacked(content, path.name) if report.values[0] else self._place(path.name)
+        copy = self._place(path.name)
+        copy_folder(self._group, path, copy)
+        return path if self._group.rank == 0 else copy
 
     def _place(self, name: str) -> Path:
         assert self._folder is not None
         self._n_copied += 1
         return self._folder / str(self._n_copied) / name
-
-    def _unpacked(self, content: bytes, name: str) -> Path:
-        copy = self._place(name)
-        copy.mkdir(parents=True)
-        unpack(content, copy)
-        return copy
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ from typing import Any
 from mlxtune.backends.base import FullSpec, Group, Model, TuningSpec
 from mlxtune.backends.group import together
 from mlxtune.errors import RunError, TrainingError
-from mlxtune.files import packed, unpack, whole_folder, write_json
+from mlxtune.files import whole_folder, write_json
 from mlxtune.runs.layout import (
     CHECKPOINT_INDEX,
     CHECKPOINT_STATE,
@@ -31,6 +31,7 @@ from mlxtune.runs.layout import (
     checkpoint_name,
     checkpoint_step,
 )
+from mlxtune.runs.shared_folder import share_folder
 from mlxtune.training.diagnosis import Point
 
 log = logging.getLogger(__name__)
@@ -195,22 +196,21 @@ class Checkpoints:
         )
 
 
-def share_state(group: Group, model: Model) -> None:
-    """Give the state of rank 0's model, prepared for training, to those of all processes, which need not see its files."""
+def share_state(group: Group, model: Model, folder: Path) -> None:
+    """Load the checkpoint that rank 0's model has into those of all processes, which need not see its files.
+
+    Args:
+        group: The processes.
+        model: Prepared for training; rank 0's has the state already.
+        folder: Of the checkpoint; rank 0's counts. A process that does not see it needs room for a copy in its temporary folder.
+    """
     if group.size == 1:
         return
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        content = b""
-        with together(group):
-            if group.rank == 0:
-                model.save_state(folder)
-                content = packed(folder)
-        received = group.broadcast(content)
+    with tempfile.TemporaryDirectory() as place:
+        state = share_folder(group, folder, Path(place) / folder.name)
         with together(group):
             if group.rank != 0:
-                unpack(received, folder)
-                model.load_state(folder)
+                model.load_state(state)
 
 
 def n_kept(spec: TuningSpec) -> int:

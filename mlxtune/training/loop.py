@@ -209,8 +209,8 @@ class _Training:
                     for event in read_events(self._run.metrics_file, "validation")
                 ]  # of the processes before this one
                 report.value = asdict(self._progress)
-        share_state(self._group, self._model)
         self._progress = Progress.from_json(report.values[0])
+        share_state(self._group, self._model, self._checkpoints.folder_of(self._progress.step))
         self._saved = self._begun_at = self._progress.step
         best = self._progress.best
         if best is not None and (forget_best or best.metric != self._selection.metric):

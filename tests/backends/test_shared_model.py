@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mlxtune.backends.base import UNSUPERVISED, Batch, Generation, Group, Model, TokenScores
+from mlxtune.backends.base import Generation, Group, Model
 from mlxtune.backends.group import ALONE
 from mlxtune.backends.processes import Processes
-from mlxtune.backends.shared_model import shared_model
+from mlxtune.backends.shared_model import own_model, share_batches, shared_model
 from mlxtune.errors import BackendError, ProcessFailed
 from tests.backends.groups import on_ranks
 
@@ -40,9 +40,6 @@ class Echo:
 
     def choose(self, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         return np.array([[sum(prompt) / 3 + sum(option) for option in options] for prompt in prompts], np.float32)
-
-    def score(self, batch: Batch) -> TokenScores:
-        return TokenScores((batch.tokens / 7).astype(np.float32), batch.tokens % 2 == 0)
 
 
 def models(group: Processes) -> tuple[Echo, Model]:
@@ -73,22 +70,56 @@ def test_samples_are_drawn_by_the_prompts_own_numbers() -> None:
     assert on_ranks(2, ask) == [list(range(len(PROMPTS)))] * 2
 
 
-def test_probabilities_of_options_are_those_of_one_model_to_the_last_bit() -> None:
-    options = [[1], [2, 3]]
-    found = on_ranks(3, lambda group: models(group)[1].choose(PROMPTS, options).tolist())
-    assert found == [Echo().choose(PROMPTS, options).tolist()] * 3
+BATCHES = [[[1, 2, 3], [4, 5]], [[6]], [[7, 8], [9, 1]], [[2]], [[3, 4, 5]]]
 
 
-def test_scores_of_tokens_come_back_in_their_rows() -> None:
-    lengths = np.array([4, 2, 3], np.int32)
-    tokens = np.arange(12, dtype=np.int32).reshape(3, 4)
-    batch = Batch(
-        np.zeros(0, np.int32), tokens, lengths, np.ones((3, 4), np.float32),
-        np.full((3, 4), UNSUPERVISED, np.int16), (0, 1, 2),
-    )  # fmt: skip
-    for found in on_ranks(2, lambda group: models(group)[1].score(batch)):
-        np.testing.assert_array_equal(found.nats, Echo().score(batch).nats)
-        np.testing.assert_array_equal(found.correct, Echo().score(batch).correct)
+@pytest.mark.parametrize("rounds", [1, 64])
+def test_each_batch_is_computed_whole_by_one_process_and_all_get_what_came_of_it(
+    rounds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlxtune.backends.shared_model.ROUND", rounds)
+
+    def ask(group: Processes) -> tuple[list[tuple[int, Any]], list[list[list[int]]]]:
+        own, shared = models(group)
+        assert own_model(shared) is own  # type: ignore[comparison-overlap]
+        asked: list[list[list[int]]] = []
+
+        def answer(number: int) -> list[list[float]]:
+            asked.append(BATCHES[number])
+            return own.choose(BATCHES[number], [[1], [2, 3]]).tolist()
+
+        return list(share_batches(shared, BATCHES, answer)), asked
+
+    found = on_ranks(3, ask)
+    wanted = [(number, Echo().choose(batch, [[1], [2, 3]]).tolist()) for number, batch in enumerate(BATCHES)]
+    assert [answers for answers, _ in found] == [wanted] * 3  # to the last bit
+    assert sorted(batch for _, asked in found for batch in asked) == sorted(BATCHES)
+    assert all(asked for _, asked in found)
+
+
+def test_batches_are_shared_out_by_their_tokens() -> None:
+    def count(group: Processes) -> int:
+        computed: list[int] = []
+        batches = [[[0] * n] for n in (8, 1, 1, 1, 5)]
+        list(share_batches(models(group)[1], batches, lambda number: computed.append(len(batches[number][0]))))
+        return sum(computed)
+
+    assert on_ranks(2, count) == [8, 8]
+
+
+def test_one_process_computes_batch_after_batch_as_they_are_asked_for() -> None:
+    computed: list[int] = []
+    found = share_batches(Echo(), BATCHES, lambda number: computed.append(number) or number)  # type: ignore[arg-type]
+    assert next(found) == (0, 0) and computed == [0]
+    assert [number for number, _ in found] == [1, 2, 3, 4]
+
+
+def test_processes_with_different_batches_are_told_so() -> None:
+    def ask(group: Processes) -> list[tuple[int, Any]]:
+        return list(share_batches(models(group)[1], BATCHES[group.rank :], lambda number: number))
+
+    first, second = on_ranks(2, ask)
+    assert isinstance(second, BackendError) and isinstance(first, ProcessFailed)
 
 
 def test_processes_that_ask_different_prompts_are_told_so() -> None:

@@ -5,34 +5,29 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
-from safetensors.numpy import load_file
 
 from mlxtune.backends import choose
-from mlxtune.backends.adapter import read_adapter
+from mlxtune.evaluation.measure import validation_file
 from mlxtune.evaluation.validation_metrics import reply_metrics
 from mlxtune.recipe.load import load_recipe
 from mlxtune.runs.events import read_events
 from mlxtune.runs.folder import RunFolder, open_run
-from mlxtune.runs.layout import MODEL_WEIGHTS
+from mlxtune.runs.layout import CHECKPOINT_STATE, ERRORS_FILE, PREDICTIONS_FILE, SCORES_FILE
 from mlxtune.training.tune import tune
-from tests.conftest import ROOT, ROWS, write_recipe, write_rows
+from tests.conftest import ROWS, write_recipe, write_rows
 from tests.tiny import tiny_model
-from tests.training.processes import KINDS, short
+from tests.training.launching import END_S, TIMEOUT_S, children, ended, launched, require_same_numbers, trained_values
+from tests.training.processes import EVALUATIONS, KINDS, SHORT, evaluated, short
 
-TIMEOUT_S = 240  # of a launch on a machine that is busy with ten others; alone it takes ten seconds
-END_S = 30  # within which the rest ends where one process was killed
 WORKER = ("-m", "tests.training.processes")
 STEPS = 20
 # 7 rows: with 3 a step an epoch's last step has one row, fewer than there are processes.
@@ -47,57 +42,19 @@ TRAIN: dict[str, Any] = {
 }
 
 
-def free_ports(count: int) -> int:
-    """The first of so many ports in a row that nothing listens on now."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            first = int(probe.getsockname()[1])
-        if first + count < 65536:
-            return first
-
-
-def launched(launcher: str, size: int, *command: str) -> subprocess.Popen[str]:
-    """Python with these arguments, started so many times by a launcher.
-
-    Skips the test where the launcher is not there.
-    """
-    pytest.importorskip("torch" if launcher == "torchrun" else "mlx")
-    script = Path(sys.executable).with_name(launcher)
-    if not script.exists():
-        pytest.skip(f"{launcher} is not installed beside Python")
-    words = {
-        "torchrun": [str(script), "--standalone", "--nproc-per-node", str(size), *command],
-        "mlx.launch": [str(script), "-n", str(size), "--backend", "ring", "--starting-port", str(free_ports(size)),
-                       "--", sys.executable, *command],
-    }[launcher]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    environment.pop("MLXTUNE_BACKEND", None)
-    return subprocess.Popen(
-        words, cwd=ROOT, env=environment, text=True, start_new_session=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-
-
-def ended(process: subprocess.Popen[str]) -> str:
-    """What a launch printed, once it has ended; it is killed where it does not."""
-    try:
-        return process.communicate(timeout=TIMEOUT_S)[0]
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        pytest.fail(f"the launch hangs: {process.communicate()[0]}")
-
-
 @dataclass(frozen=True)
 class Launch:
     """What processes left that trained a run together.
 
     Attributes:
-        folder: With the runs: one, shared, begun, KIND-one and KIND-shared of each of `KINDS`, differs, fails.
+        folder: With the runs: one, shared, begun, KIND-one and KIND-shared of each of `KINDS`, full-begun, differs, fails; and an evaluation
+            DECODING-shared of each of `EVALUATIONS`.
+        backend: What they computed with.
         ranks: What each process saw.
     """
 
     folder: Path
+    backend: str
     ranks: list[dict[str, Any]]
 
     def run(self, name: str) -> RunFolder:
@@ -119,36 +76,14 @@ def launch(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     choice = choose(backend, "cpu")
     tune(load_recipe(recipe), choice, folder / "one", measures=reply_metrics)
     tune(load_recipe(recipe, ["train.max_steps=7"]), choice, folder / "begun", measures=reply_metrics)
+    tiny_model(folder / "experts", "qwen3_moe")
+    tune(load_recipe(recipe, short(folder, "full", 1)), choice, folder / "full-begun")
     for kind in KINDS:
-        tune(load_recipe(recipe, short(kind)), choice, folder / f"{kind}-one")
+        tune(load_recipe(recipe, short(folder, kind)), choice, folder / f"{kind}-one")
     output = ended(launched(launcher, size, *WORKER, str(folder)))
     files = [folder / f"rank-{rank}.json" for rank in range(size)]
     assert all(file.exists() for file in files), output
-    return Launch(folder, [json.loads(file.read_text(encoding="utf-8")) for file in files])
-
-
-def trained_values(run: RunFolder) -> Mapping[str, NDArray[np.float32]]:
-    """What a run has trained, by name: its adapter, or its model's weights."""
-    return load_file(run.model / MODEL_WEIGHTS) if run.is_full else read_adapter(run.adapter).weights
-
-
-def require_same_numbers(one: RunFolder, other: RunFolder, steps: range) -> None:
-    """Compare what two trainings computed, to rounding."""
-    pairs = [
-        [event for event in read_events(run.metrics_file, "step") if event["step"] in steps] for run in (one, other)
-    ]
-    assert len(pairs[0]) == len(pairs[1]) == len(steps)
-    for mine, theirs in zip(*pairs, strict=True):
-        assert theirs["loss"] == pytest.approx(mine["loss"], rel=1e-6), mine["step"]
-        assert theirs["grad_norm"] == pytest.approx(mine["grad_norm"], rel=1e-5)
-        assert (theirs["tokens"], theirs["epoch"]) == (mine["tokens"], mine["epoch"])
-        assert {name: one["tokens"] for name, one in theirs["segments"].items()} == {
-            name: one["tokens"] for name, one in mine["segments"].items()
-        }
-    first, second = (trained_values(run) for run in (one, other))
-    assert first.keys() == second.keys() and first
-    for name, weights in first.items():
-        np.testing.assert_allclose(second[name], weights, atol=2e-5, err_msg=name)
+    return Launch(folder, backend, [json.loads(file.read_text(encoding="utf-8")) for file in files])
 
 
 def test_several_processes_compute_what_one_does(launch: Launch) -> None:
@@ -156,11 +91,33 @@ def test_several_processes_compute_what_one_does(launch: Launch) -> None:
     require_same_numbers(launch.run("one"), launch.run("shared"), range(1, STEPS + 1))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_dora_and_full_training_are_those_of_one_process(kind: str, launch: Launch) -> None:
-    one = launch.run(f"{kind}-one")
-    assert one.is_full == (kind == "full")
-    require_same_numbers(one, launch.run(f"{kind}-shared"), range(1, 5))
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "full"])
+def test_dora_and_experts_are_trained_as_by_one_process(kind: str, launch: Launch) -> None:
+    one, shared = launch.run(f"{kind}-one"), launch.run(f"{kind}-shared")
+    assert any("experts" in name for name in trained_values(one)) == (kind == "experts")
+    require_same_numbers(one, shared, range(1, SHORT + 1))
+
+
+def test_a_run_of_all_weights_goes_on_with_more_or_fewer_processes_to_the_same_numbers(launch: Launch) -> None:
+    one, begun, shared = (launch.run(f"full-{name}") for name in ("one", "begun", "shared"))
+    assert one.is_full and begun.info()["processes"] == len(launch.ranks)
+    require_same_numbers(one, begun, range(1, SHORT + 1))
+    recipe = load_recipe(launch.folder / "recipe.yaml", short(launch.folder, "full"))
+    resumed = tune(recipe, choose(launch.backend, "cpu"), resume=shared)
+    assert (shared.info()["step"], resumed.info["resumed"][0]["processes"]) == (SHORT, 1)
+    require_same_numbers(one, shared, range(1, SHORT + 1))
+
+
+@pytest.mark.parametrize("decoding", EVALUATIONS)
+def test_an_evaluation_writes_the_bytes_that_one_process_writes(decoding: str, launch: Launch, tmp_path: Path) -> None:
+    shared, one = launch.folder / f"{decoding}-shared", tmp_path / "one"
+    evaluated(launch.folder, decoding, one, choose(launch.backend, "cpu").backend)
+    for name in (PREDICTIONS_FILE, validation_file(Path(PREDICTIONS_FILE)).name, ERRORS_FILE):
+        assert (shared / name).read_bytes() == (one / name).read_bytes(), name
+    assert '"probabilities"' in (one / PREDICTIONS_FILE).read_text()
+    scores = [json.loads((folder / SCORES_FILE).read_text()) for folder in (shared, one)]
+    measured = [one.pop(name) for one in scores for name in ("speed", "evaluated")]
+    assert all(measured) and scores[0] == scores[1]
 
 
 def test_validation_is_that_of_one_process_its_replies_included(launch: Launch) -> None:
@@ -207,48 +164,74 @@ def test_where_one_process_fails_in_a_step_all_end_and_the_run_says_why(launch: 
     assert [event["step"] for event in read_events(launch.run("fails").metrics_file, "step")] == [1, 2]
 
 
-@pytest.fixture
-def endless(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], RunFolder]]:
+@dataclass(frozen=True)
+class Endless:
     """Two processes of the command line that train until they are ended, past their first checkpoint."""
+
+    process: subprocess.Popen[str]
+    run: RunFolder
+
+    def saved(self) -> int:
+        """Step of the last checkpoint that is whole."""
+        return max(
+            int(file.parent.name.partition("-")[2]) for file in self.run.checkpoints.glob(f"step-*/{CHECKPOINT_STATE}")
+        )
+
+    def require_resumable(self) -> None:
+        """One process takes two more steps, and no step is missing or stands twice."""
+        saved = self.saved()
+        recipe = load_recipe(self.run.recipe_file, [f"train.max_steps={saved + 2}"])
+        resumed = tune(recipe, choose("mlx", "cpu"), resume=open_run(self.run.path))
+        assert resumed.outcome.progress.step == saved + 2
+        steps = [event["step"] for event in read_events(self.run.metrics_file, "step")]
+        assert steps == list(range(1, saved + 3))
+
+
+LORA: list[str] = []  # as the recipe has it
+FULL = ["--set", "lora={type: full}"]
+
+
+@pytest.fixture
+def endless(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Endless]:
+    """A training with the words on the command line that a test asks for."""
     train = {**TRAIN, "epochs": 2000, "max_steps": None, "best_metric": "valid.loss", "save_every": 2}
     recipe = write_recipe(tmp_path, tiny_model(tmp_path / "base", "qwen3"), train=train)
     run = RunFolder(tmp_path / "run")
-    process = launched("mlx.launch", 2, "-m", "mlxtune", "lora", str(recipe), "--out", str(run), "--device", "cpu")
+    words = ["lora", str(recipe), "--out", str(run), "--device", "cpu", *request.param]
+    process = launched("mlx.launch", 2, "-m", "mlxtune", *words)
     deadline = time.monotonic() + TIMEOUT_S
     while not list(run.checkpoints.glob("step-*")):
         if process.poll() is not None or time.monotonic() > deadline:
             os.killpg(process.pid, signal.SIGKILL)
             pytest.fail(process.communicate()[0])
         time.sleep(0.1)
-    yield process, run
+    yield Endless(process, run)
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
-
-
-def children(parent: int) -> list[int]:
-    """Process ids of the children of a process, in the order in which they were started."""
-    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(parent)], capture_output=True, text=True, check=True)
-    return sorted(map(int, listed.stdout.split()))
 
 
 @pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="the process ids of a launcher's children are read as on Linux"
 )
-def test_where_a_process_is_killed_the_rest_ends_soon_and_the_run_resumes(
-    endless: tuple[subprocess.Popen[str], RunFolder],
-) -> None:
-    process, run = endless
-    ranks = children(process.pid)
+@pytest.mark.parametrize("endless", [LORA, FULL], ids=["lora", "full"], indirect=True)
+def test_where_a_process_is_killed_the_rest_ends_soon_and_the_run_resumes(endless: Endless) -> None:
+    ranks = children(endless.process.pid)
     assert len(ranks) == 2
     os.kill(ranks[1], signal.SIGKILL)
     killed = time.monotonic()
-    output = ended(process)
+    output = ended(endless.process)
     assert time.monotonic() - killed < END_S
     assert "the connection to another process is lost" in output and "--resume" in output
-    assert run.info()["status"] == "failed"
-    saved = max(int(folder.name.partition("-")[2]) for folder in run.checkpoints.glob("step-*"))
-    recipe = load_recipe(run.recipe_file, [f"train.max_steps={saved + 2}"])
-    resumed = tune(recipe, choose("mlx", "cpu"), resume=open_run(run.path))
-    assert resumed.outcome.progress.step == saved + 2
-    steps = [event["step"] for event in read_events(run.metrics_file, "step")]
-    assert steps == list(range(1, saved + 3))
+    assert endless.run.info()["status"] == "failed"
+    endless.require_resumable()
+
+
+@pytest.mark.parametrize("endless", [FULL], ids=["full"], indirect=True)
+def test_ctrl_c_ends_all_processes_with_a_checkpoint_of_the_step_at_hand(endless: Endless) -> None:
+    os.killpg(endless.process.pid, signal.SIGINT)  # a terminal asks the launcher and its processes
+    output = ended(endless.process)
+    info = endless.run.info()
+    assert info["status"] == "interrupted" and info["step"] == endless.saved(), output
+    assert [event["step"] for event in read_events(endless.run.metrics_file, "step")][-1] == info["step"]
+    assert endless.run.is_full
+    endless.require_resumable()

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from mlxtune.backends.base import Constraint, Generation, Model
 from mlxtune.data.field_forms import Value
@@ -34,6 +34,24 @@ class BestReply:
 
     generation: Generation
     distributions: tuple[Distribution, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """For another process."""
+        written = self.generation
+        return {
+            "tokens": written.tokens,
+            "stop_reason": written.stop_reason,
+            "distributions": [[one.field, list(one.probabilities.items())] for one in self.distributions],
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> BestReply:
+        """What `to_json` says, also where JSON has made lists of tuples."""
+        distributions = tuple(
+            Distribution(field, {value if isinstance(value, str) else tuple(value): share for value, share in shares})
+            for field, shares in content["distributions"]
+        )
+        return cls(Generation(tuple(content["tokens"]), content["stop_reason"]), distributions)
 
 
 @dataclass(frozen=True)

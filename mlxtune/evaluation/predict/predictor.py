@@ -6,7 +6,7 @@ predictor.predict(["where is my parcel"])[0].values       # {"intents": ("order_
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -14,17 +14,18 @@ from typing import Any
 import numpy as np
 
 from mlxtune.backends.base import Constraint, Generation, Model
+from mlxtune.backends.shared_model import own_model, share_batches
 from mlxtune.data.examples import prompt_ids
 from mlxtune.data.field_forms import Value
 from mlxtune.data.reading import asked_row
 from mlxtune.data.rows import Row
 from mlxtune.data.template import ReplyTemplate
 from mlxtune.errors import Misuse
-from mlxtune.evaluation.predict.best import BestReplies
+from mlxtune.evaluation.predict.best import BestReplies, BestReply
 from mlxtune.evaluation.predict.constraint import constraint_of
 from mlxtune.evaluation.predict.parsing import ParsedReply, parse_reply
 from mlxtune.evaluation.predict.predictions import BEST, BOTH, CONSTRAINED, FREE
-from mlxtune.evaluation.predict.probabilities import Distribution, Options, distributions, options_of
+from mlxtune.evaluation.predict.probabilities import Distribution, Options, distributions_of, options_of
 from mlxtune.evaluation.predict.thinking import may_think
 from mlxtune.models.tokenizer import Tokenizer
 from mlxtune.progress import SILENT, Progress
@@ -91,7 +92,7 @@ class Predictor:
         self.decoding = decoding or recipe.evaluate.decoding
         if self.decoding == BOTH:
             self.decoding = CONSTRAINED
-        self.best = BestReplies(recipe, model, tokenizer) if self.decoding == BEST else None
+        self.best = BestReplies(recipe, own_model(model), tokenizer) if self.decoding == BEST else None
         if self.decoding == CONSTRAINED:
             _ = self.constraint  # a template that cannot be followed is refused here
 
@@ -149,10 +150,10 @@ class Predictor:
         options = self.options
         if options is None:
             return None
-        prompts = self.prompts(rows)
+        own, tokens = own_model(self.model), options.tokens
         found: dict[int, Distribution] = {}
-        for batch in self.batches(prompts):
-            found.update(zip(batch, distributions(self.model, [prompts[i] for i in batch], options), strict=True))
+        for batch, scores in self._by_batch(self.prompts(rows), lambda asked: own.choose(asked, tokens).tolist()):
+            found.update(zip(batch, distributions_of(scores, options), strict=True))
             progress.advance(len(batch))
         return [found[i] for i in range(len(rows))]
 
@@ -178,22 +179,28 @@ class Predictor:
         """The tokens that ask about each row, after rows shown with their replies; errors as for `predict_rows`."""
         return [list(ids) for ids in prompt_ids(rows, self.recipe, self.tokenizer, shots)]
 
-    def batches(self, prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-        """Indices of prompts that are scored together, batch by batch."""
-        return batches(prompts, self.recipe.evaluate.batch_size)
-
     def answer(self, prompts: Sequence[Sequence[int]]) -> Iterator[tuple[int, Reply]]:
         """The replies to prompts, each with its prompt's number, as they end; under best decoding batch by batch, with the
         probabilities of the fields that are scored.
         """
         if not prompts:
             return
-        if self.best is None:
+        best = self.best
+        if best is None:
             yield from self._parsed(self.generate(prompts))
             return
-        for batch in self.batches(prompts):
-            for i, one in zip(batch, self.best.answer([prompts[i] for i in batch]), strict=True):
+        for batch, answers in self._by_batch(prompts, lambda asked: [one.to_json() for one in best.answer(asked)]):
+            for i, one in zip(batch, map(BestReply.from_json, answers), strict=True):
                 yield i, replace(self._reply(one.generation), distributions=one.distributions)
+
+    def _by_batch(
+        self, prompts: Sequence[Sequence[int]], answer: Callable[[list[Sequence[int]]], list[Any]]
+    ) -> Iterator[tuple[list[int], list[Any]]]:
+        """Indices of prompts that are computed together, batch by batch, and what a function makes of these prompts; JSON holds it."""
+        chosen = list(batches(prompts, self.recipe.evaluate.batch_size))
+        asked = [[prompts[i] for i in batch] for batch in chosen]
+        for number, found in share_batches(self.model, asked, lambda number: answer(asked[number])):
+            yield chosen[number], found
 
     def generate(
         self, prompts: Sequence[Sequence[int]], temperature: float = 0.0, seed: int = 0

@@ -109,7 +109,12 @@ def fillers(template: ReplyTemplate) -> dict[str, Value]:
 
 def distributions(model: Model, prompts: Sequence[Sequence[int]], options: Options) -> list[Distribution]:
     """What each prompt's reply may say, asked as one batch."""
-    log_probabilities = model.choose(prompts, options.tokens).astype(np.float64)
+    return distributions_of(model.choose(prompts, options.tokens).tolist(), options)
+
+
+def distributions_of(scores: Sequence[Sequence[float]], options: Options) -> list[Distribution]:
+    """The distributions of some rows, given the log-probability of each option's tokens at each of them, (B, n_options)."""
+    log_probabilities = np.array(scores, np.float64)
     weights = np.exp(log_probabilities - log_probabilities.max(axis=1, keepdims=True))
     shares = weights / weights.sum(axis=1, keepdims=True)
     return [Distribution(options.field, dict(zip(options.values, row, strict=True))) for row in shares.tolist()]
