@@ -165,3 +165,39 @@ def test_a_gradient_keeps_a_state_a_block_of_chunks_and_not_one_a_token() -> Non
     wide = [np.tile(part, 4) / 2 for part in (queries, keys, values)]  # heads as wide as real ones
     inputs = [mx.array(part) for part in (*wide, *gates, np.tile(state, (4, 4)))]
     assert peak_of(gated_delta_rule, inputs) < 256 * inputs[5].nbytes / 2
+
+
+def test_a_key_head_that_serves_several_value_heads_is_as_many_equal_key_heads() -> None:
+    import mlx.core as mx
+
+    def repeated(queries: Any, keys: Any, *rest: Any) -> Any:
+        times = VALUE_HEADS // KEY_HEADS
+        return gated_delta_rule(mx.repeat(queries, times, axis=2), mx.repeat(keys, times, axis=2), *rest)[0]
+
+    inputs = [mx.array(part) for part in inputs_of(70, "usual")]
+    weights = [mx.array(cotangents_of(np.array(inputs[2]), np.array(inputs[5]))[0])]
+    for got, wanted in zip(
+        mx.vjp(lambda *parts: [repeated(*parts)], inputs, weights)[1],
+        mx.vjp(lambda *parts: [gated_delta_rule(*parts)[0]], inputs, weights)[1],
+        strict=True,
+    ):
+        assert relative(np.array(got), np.array(wanted)) < 1e-5
+
+
+def test_without_a_gradient_it_computes_the_same_and_keeps_no_states() -> None:
+    import mlx.core as mx
+
+    inputs = [mx.array(part) for part in inputs_of(40 * CHUNK, "usual")]
+    queries, keys, values, *gates, state = inputs
+    wide = [mx.concatenate([part] * 8, axis=-1) / 3 for part in (queries, keys, values)]  # heads as wide as real ones
+    inputs = [*wide, *gates, mx.tile(state, (8, 8))]
+    peaks, results = [], []
+    for differentiable in (True, False):
+        mx.eval(inputs)
+        mx.clear_cache()
+        mx.reset_peak_memory()
+        results.append(gated_delta_rule(*inputs, differentiable=differentiable))
+        mx.eval(results[-1])
+        peaks.append(mx.get_peak_memory())
+    assert all(mx.array_equal(*parts) for parts in zip(*results, strict=True))
+    assert peaks[0] - peaks[1] > 20 * inputs[5].nbytes

@@ -14,7 +14,6 @@ Shapes: B rows, Hk heads of keys, each of which serves R heads of values, C toke
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -42,10 +41,9 @@ class Inside:
     @classmethod
     def of(cls, queries: mx.array, keys: mx.array, betas: mx.array, between: mx.array) -> Inside:
         """From (..., C, Dk), (..., C) and D."""
-        transposed = keys.swapaxes(-1, -2)
-        alike = keys @ transposed
+        alike = keys @ _turned(keys)
         system = alike * (betas[..., None, :] * (between * mx.tri(keys.shape[-2], k=-1)))
-        return cls(between, alike, unit_triangular_inverse(system), (queries @ transposed) * between)
+        return cls(between, alike, unit_triangular_inverse(system), (queries @ _turned(keys)) * between)
 
     @property
     def arrays(self) -> tuple[mx.array, mx.array, mx.array, mx.array]:
@@ -55,14 +53,14 @@ class Inside:
 
 @dataclass(frozen=True)
 class TokenGradients:
-    """Gradients by what `Chunk` has of its tokens, shaped as these.
+    """Gradients by the tokens of a chunk.
 
     Attributes:
-        queries: By Q.
-        keys: By K.
-        values: By V.
-        log_decays: By the logarithms of the decays of each token, (B, Hk, R, C).
-        betas: By b, likewise.
+        queries: (B, Hk, 1, C, Dk).
+        keys: Likewise.
+        values: (B, Hk, R, C, Dv).
+        log_decays: By the logarithm of each token's decay, (B, Hk, R, C).
+        betas: Likewise.
     """
 
     queries: mx.array
@@ -79,12 +77,11 @@ class TokenGradients:
 
 @dataclass(frozen=True)
 class Chunk:
-    """The tokens of a chunk.
+    """The tokens of a chunk, without their values.
 
     Attributes:
         queries: (B, Hk, 1, C, Dk).
         keys: Likewise.
-        values: (B, Hk, R, C, Dv).
         from_start: c, (B, Hk, R, C, 1).
         betas: Likewise.
         inside: What happens inside it.
@@ -92,7 +89,6 @@ class Chunk:
 
     queries: mx.array
     keys: mx.array
-    values: mx.array
     from_start: mx.array
     betas: mx.array
     inside: Inside
@@ -107,9 +103,9 @@ class Chunk:
         """c_last, (B, Hk, R, 1, 1)."""
         return self.from_start[..., -1:, :]
 
-    def errors(self, state: mx.array) -> mx.array:
-        """E, (B, Hk, R, C, Dv), after a state, (B, Hk, R, Dk, Dv)."""
-        return self.inside.solve @ mx.addmm(self.values, self.from_start * self.keys, state, alpha=-1)
+    def errors(self, values: mx.array, state: mx.array) -> mx.array:
+        """E, (B, Hk, R, C, Dv), of values likewise, after a state, (B, Hk, R, Dk, Dv)."""
+        return self.inside.solve @ mx.addmm(values, self.from_start * self.keys, state, alpha=-1)
 
     def outputs(self, state: mx.array, errors: mx.array) -> mx.array:
         """(B, Hk, R, C, Dv), given E."""
@@ -117,8 +113,7 @@ class Chunk:
 
     def next(self, state: mx.array, errors: mx.array) -> mx.array:
         """The state after the chunk."""
-        writes = (self._to_end * self.keys).swapaxes(-1, -2)
-        return mx.addmm(self._whole * state, writes, self.betas * errors)
+        return mx.addmm(self._whole * state, _turned(self._to_end * self.keys), self.betas * errors)
 
     def gradients(
         self, state: mx.array, errors: mx.array, by_outputs: mx.array, by_next: mx.array
@@ -136,15 +131,18 @@ class Chunk:
         by_alike = by_system * _turned(self.betas)
         by_products, squares = _summed(by_among * self.inside.between), _summed(by_alike)
         by_keys = mx.addmm(_summed(by_key_writes - by_key_reads), squares + _turned(squares), self.keys, alpha=-1)
+        by_from_start = (by_query_reads * self.queries - by_key_reads * self.keys).sum(-1)
         by_whole = self._whole[..., 0] * (by_next * state).sum((-2, -1))[..., None]
         tokens = TokenGradients(
             queries=mx.addmm(_summed(by_query_reads), by_products, self.keys),
             keys=mx.addmm(by_keys, _turned(by_products), self.queries),
             values=by_values,
-            log_decays=by_whole
-            + _through_sums(by_among * self.inside.among - by_alike * self.inside.alike)
-            + mx.cumsum((by_query_reads * self.queries - by_key_reads * self.keys).sum(-1), axis=-1, reverse=True)
-            + mx.cumsum((by_key_writes * self.keys).sum(-1), axis=-1, inclusive=False),
+            log_decays=_through_sums(by_among * self.inside.among - by_alike * self.inside.alike)
+            + mx.cumsum(by_from_start, axis=-1, reverse=True)
+            + mx.cumsum(
+                (by_key_writes * self.keys).sum(-1), axis=-1, inclusive=False
+            )  # e leaves out a token's own decay
+            + by_whole,
             betas=(errors * by_new).sum(-1) - (by_system * self.inside.alike).sum(-2),
         )
         by_state = mx.addmm(self._whole * by_next, _turned(self.from_start * self.queries), by_outputs)

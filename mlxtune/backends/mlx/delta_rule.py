@@ -23,6 +23,7 @@ from mlxtune.backends.mlx.delta_chunk import Chunk, Inside, decays_between
 from mlxtune.backends.mlx.exponential import exp
 
 CHUNK = 32  # tokens, a power of two
+Arrays = list[mx.array]
 
 
 def gated_delta_rule(
@@ -82,9 +83,9 @@ def gated_delta_tree(
     reach = mx.pad(ancestors.astype(mx.float32), (0, size - n_nodes))
     between = mx.exp((reach * log_decays[..., None, :]) @ (reach * mx.tri(size, k=-1))) * reach
     from_start = mx.exp(log_decays @ reach.T)[..., None]
-    tree = Chunk(queries, keys, values_, from_start, betas[..., None], Inside.of(queries, keys, betas, between))
+    tree = Chunk(queries, keys, from_start, betas[..., None], Inside.of(queries, keys, betas, between))
     first = _grouped(state, n_key_heads)
-    return _in_order([tree.outputs(first, tree.errors(first))])[:, :n_nodes].astype(values.dtype)
+    return _in_order([tree.outputs(first, tree.errors(values_, first))])[:, :n_nodes].astype(values.dtype)
 
 
 def _power_of_two(size: int) -> int:
@@ -130,7 +131,7 @@ def _differentiable() -> mx.custom_function:
     return function
 
 
-def _run(*inputs: mx.array) -> tuple[mx.array, mx.array, list[mx.array], list[mx.array], list[mx.array]]:
+def _run(*inputs: mx.array) -> tuple[mx.array, mx.array, Arrays, Arrays, Arrays]:
     """Outputs, the last state, and what the gradient needs: the state before each chunk, its errors, what `_chunks` takes."""
     *tokens, state = inputs
     n_tokens, n_key_heads = tokens[0].shape[1:3]
@@ -141,27 +142,27 @@ def _run(*inputs: mx.array) -> tuple[mx.array, mx.array, list[mx.array], list[mx
     kept = [queries, keys, from_start, betas[..., None], *inside.arrays]
     state = _grouped(state, n_key_heads)
     outputs, states, errors = [], [], []
-    for chunk in _chunks(kept, values):
-        errors.append(chunk.errors(state))
+    for chunk, of_chunk in zip(_chunks(kept), values, strict=True):
+        errors.append(chunk.errors(of_chunk, state))
         states.append(state)
         outputs.append(chunk.outputs(state, errors[-1]))
-        state = chunk.next(state, errors[-1])
+        # Outputs first, so that a state that is not kept is given back before the next but one exists.
+        (state,) = mx.depends([chunk.next(state, errors[-1])], [outputs[-1]])
     return _in_order(outputs)[:, :n_tokens], _ungrouped(state), states, errors, kept
 
 
-def _chunks(kept: Sequence[mx.array], values: mx.array) -> list[Chunk]:
+def _chunks(kept: Sequence[mx.array]) -> list[Chunk]:
     """One after the other, of arrays that hold all, (N, ...)."""
-    queries, keys, from_start, betas, *inside = kept
     return [
-        Chunk(*tokens, Inside(*arrays))
-        for *tokens, arrays in zip(queries, keys, values, from_start, betas, zip(*inside, strict=True), strict=True)
+        Chunk(queries, keys, from_start, betas, Inside(*inside))
+        for queries, keys, from_start, betas, *inside in zip(*kept, strict=True)
     ]
 
 
 def _gradients(
     primals: Sequence[mx.array],
-    cotangents: tuple[mx.array, mx.array, list[mx.array], list[mx.array], list[mx.array]],
-    results: tuple[mx.array, mx.array, list[mx.array], list[mx.array], list[mx.array]],
+    cotangents: Sequence[mx.array],
+    results: tuple[mx.array, mx.array, Arrays, Arrays, Arrays],
 ) -> tuple[mx.array, ...]:
     """Gradients by the inputs, from those by the outputs and the last state."""
     _, _, states, errors, kept = results
@@ -169,10 +170,10 @@ def _gradients(
     by_outputs = _chunked(cotangents[0], kept[0].shape[-2], n_key_heads)
     by_state = _grouped(cotangents[1], n_key_heads)
     found = []
-    for chunk, state, error, by_output in reversed(list(zip(_chunks(kept, by_outputs), states, errors, by_outputs, strict=True))):
-        tokens, by_state = chunk.gradients(state, error, by_output, by_state)
+    for chunk, *of_chunk in reversed(list(zip(_chunks(kept), states, errors, by_outputs, strict=True))):
+        tokens, by_state = chunk.gradients(*of_chunk, by_state)
         # The chunk before waits for all of it, so that what is computed meanwhile exists for one chunk at a time.
-        by_state = mx.depends([by_state], list(tokens.arrays))[0]
+        (by_state,) = mx.depends([by_state], list(tokens.arrays))
         found.append(tokens.arrays)
     of_tokens = (_in_order(reversed(parts))[:, :n_tokens] for parts in zip(*found, strict=True))
     return *of_tokens, _ungrouped(by_state)

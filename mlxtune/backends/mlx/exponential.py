@@ -12,6 +12,7 @@ import sys
 import mlx.core as mx
 import mlx.nn as nn
 
+
 def has_fast_exp() -> bool:
     """Whether MLX's own functions are the fast ones here."""
     on_gpu: bool = mx.default_device().type == mx.DeviceType.gpu
