@@ -18,7 +18,8 @@ A position passes through each expert that it goes to: what these keep counts th
 
 A gated delta net attends to no keys and computes in float32, in chunks. On torch, transformers' rule and the layer around it keep eleven
 arrays as wide as the keys of all heads, seven as wide as the values, five of a chunk's length for each head, and a state for each chunk. On
-MLX our rule keeps what goes in and comes out, and computes the rest again.
+MLX ours keep two as wide as the keys, five as wide as the values, four of a chunk's length, a state for each chunk, and what the
+convolution's SiLU needs: two as wide as all of its channels, on a GPU three.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from mlxtune.backends.shapes import SEQUENCE_TOKENS
 
 FLOAT32 = 4  # bytes
 DELTA_CHUNK = 64  # tokens, of transformers' rule
-DELTA_BLOCK_OF_MLX = 256  # tokens from one kept state to the next (`backends/mlx/delta_rule.py`)
+DELTA_CHUNK_OF_MLX = 32  # of our rule (`backends/mlx/delta_rule.py`)
 # Of a block's arrays, while its gradient is computed. MLX allocates up to a hundred operations ahead of the one that runs, more than a
 # block has, so gradients wait beside what they are computed from; torch frees each as soon as it has been used.
 GRADIENTS_OF_A_BLOCK = {"mlx": 1.5, "torch": 0.75}
@@ -230,9 +231,11 @@ class Activations:
         heads = net.n_value_heads
         keys, values = heads * net.key_dim, heads * net.value_dim
         if self._backend == "mlx":
-            exact = one.positions * (4.5 * net.n_key_heads * net.key_dim + 6 * values + 4 * heads)
-            states = one.count * (-(-one.length // DELTA_BLOCK_OF_MLX)) * keys * net.value_dim
-            return int(exact + states) * FLOAT32 + one.positions * (2 * net.channels + values) * self._width
+            inside = DELTA_CHUNK_OF_MLX * (3 * heads + net.n_key_heads)
+            exact = one.positions * (2 * net.n_key_heads * net.key_dim + 5 * values + 6 * heads + inside)
+            states = one.count * (-(-one.length // DELTA_CHUNK_OF_MLX)) * keys * net.value_dim
+            mixed = 2 * net.channels if self._device.kind == "cpu" else 3 * net.channels + values
+            return (exact + states) * FLOAT32 + one.positions * mixed * self._width
         n_chunks = -(-one.length // DELTA_CHUNK)
         in_chunks = one.count * n_chunks * DELTA_CHUNK * (5 * heads * DELTA_CHUNK + 9 * keys + 2 * values + 8 * heads)
         states = one.count * (n_chunks + 1) * keys * net.value_dim

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mlxtune.backends.mlx.delta_rule import CHUNK, CHUNKS_AT_ONCE, gated_delta_rule, gated_delta_tree
+from mlxtune.backends.mlx.delta_rule import CHUNK, gated_delta_rule, gated_delta_tree
 
 ROWS, KEY_HEADS, VALUE_HEADS, KEY_DIM, VALUE_DIM = 2, 2, 4, 16, 24
 NAMES = ("queries", "keys", "values", "log_decays", "betas", "state")
@@ -82,7 +82,7 @@ def relative(got: NDArray[Any], wanted: NDArray[Any]) -> float:
 
 
 @pytest.mark.parametrize("kind", ["usual", "strong", "repeated"])
-@pytest.mark.parametrize("n_tokens", [1, 31, 63, 64, 65, 200, CHUNK * CHUNKS_AT_ONCE + 1])
+@pytest.mark.parametrize("n_tokens", [1, 31, 63, 64, 65, 200, 8 * CHUNK + 1])
 def test_outputs_state_and_gradients_are_those_of_the_loop_over_tokens(n_tokens: int, kind: str) -> None:
     inputs = inputs_of(n_tokens, kind)
     (results, gradients), (wanted, wanted_gradients) = ours(inputs), theirs(inputs)
@@ -165,3 +165,39 @@ def test_a_gradient_keeps_a_state_a_block_of_chunks_and_not_one_a_token() -> Non
     wide = [np.tile(part, 4) / 2 for part in (queries, keys, values)]  # heads as wide as real ones
     inputs = [mx.array(part) for part in (*wide, *gates, np.tile(state, (4, 4)))]
     assert peak_of(gated_delta_rule, inputs) < 256 * inputs[5].nbytes / 2
+
+
+def test_a_key_head_that_serves_several_value_heads_is_as_many_equal_key_heads() -> None:
+    import mlx.core as mx
+
+    def repeated(queries: Any, keys: Any, *rest: Any) -> Any:
+        times = VALUE_HEADS // KEY_HEADS
+        return gated_delta_rule(mx.repeat(queries, times, axis=2), mx.repeat(keys, times, axis=2), *rest)[0]
+
+    inputs = [mx.array(part) for part in inputs_of(70, "usual")]
+    weights = [mx.array(cotangents_of(np.array(inputs[2]), np.array(inputs[5]))[0])]
+    for got, wanted in zip(
+        mx.vjp(lambda *parts: [repeated(*parts)], inputs, weights)[1],
+        mx.vjp(lambda *parts: [gated_delta_rule(*parts)[0]], inputs, weights)[1],
+        strict=True,
+    ):
+        assert relative(np.array(got), np.array(wanted)) < 1e-5
+
+
+def test_without_a_gradient_it_computes_the_same_and_keeps_no_states() -> None:
+    import mlx.core as mx
+
+    inputs = [mx.array(part) for part in inputs_of(40 * CHUNK, "usual")]
+    queries, keys, values, *gates, state = inputs
+    wide = [mx.concatenate([part] * 8, axis=-1) / 3 for part in (queries, keys, values)]  # heads as wide as real ones
+    inputs = [*wide, *gates, mx.tile(state, (8, 8))]
+    peaks, results = [], []
+    for differentiable in (True, False):
+        mx.eval(inputs)
+        mx.clear_cache()
+        mx.reset_peak_memory()
+        results.append(gated_delta_rule(*inputs, differentiable=differentiable))
+        mx.eval(results[-1])
+        peaks.append(mx.get_peak_memory())
+    assert all(mx.array_equal(*parts) for parts in zip(*results, strict=True))
+    assert peaks[0] - peaks[1] > 20 * inputs[5].nbytes

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,8 +24,9 @@ import numpy as np
 from mlxtune.backends import choose
 from mlxtune.backends.adapter import initial_weights
 from mlxtune.backends.base import Batch, LoraSpec, OptimizerSpec
-from tools.bench.mlx_memory import batch_of
-from tools.bench.mlx_peer import as_theirs
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT)]
 
 RANK, SCALE = 8, 2.0
 OURS, CHECKPOINTED, THEIRS = "mlxtune", "mlxtune, gradient checkpointing", "mlx-lm"
@@ -57,6 +60,8 @@ def main() -> None:
     words = parser.parse_args()
     backend = choose("mlx", "auto").backend
     import mlx.core as mx
+
+    from tools.bench.mlx_memory import batch_of
 
     config = qwen3_5(words.hidden, words.layers)
     weights = random_weights(config)
@@ -157,6 +162,8 @@ def their_step(config: dict[str, Any], weights: dict[str, Any]) -> Callable[[Bat
     import mlx.optimizers as optim
     from mlx_lm.tuner.trainer import default_loss
     from mlx_lm.tuner.utils import linear_to_lora_layers
+
+    from tools.bench.mlx_peer import as_theirs
 
     network = their_network(config)
     network.load_weights(list(weights.items()))

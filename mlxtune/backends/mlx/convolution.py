@@ -25,7 +25,8 @@ def convolved(seen: mx.array, weights: mx.array) -> mx.array:
 
 def weighted(taps: Sequence[mx.array], weights: mx.array) -> mx.array:
     """The same of what each token sees, the earliest first, (B, T, channels) each."""
-    return sum(tap * weights[:, place] for place, tap in enumerate(taps))
+    first, *rest = (tap * of_place for tap, of_place in zip(taps, mx.contiguous(weights.T), strict=True))
+    return functools.reduce(mx.add, rest, first)
 
 
 @functools.cache

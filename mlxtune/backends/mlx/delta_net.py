@@ -12,6 +12,7 @@ from mlx_lm.models.gated_delta import gated_delta_kernel
 from mlxtune.backends.architecture import DELTA_NET, DeltaNet
 from mlxtune.backends.mlx.convolution import convolved, weighted
 from mlxtune.backends.mlx.delta_rule import gated_delta_rule, gated_delta_tree
+from mlxtune.backends.mlx.exponential import has_fast_exp, silu
 from mlxtune.backends.mlx.state_cache import Carried, StateCache, TreeStateCache
 
 NORM_EPS = 1e-6  # of queries and keys, added to the sum of their squares
@@ -90,7 +91,7 @@ class ChunkedDeltaNet(nn.Module):  # type: ignore[misc]
             if cache is not None:
                 cache.carry(Carried(_last(seen, self._sizes.kernel - 1, counts), state))
         gates = self.in_proj_z(inputs).reshape(outputs.shape)
-        return self.out_proj(self.norm(outputs, gates).reshape(rows, n_tokens, -1))
+        return self.out_proj(self._gated_norm(outputs, gates).reshape(rows, n_tokens, -1))
 
     def _nothing(self, rows: int, dtype: mx.Dtype) -> Carried:
         """What is carried over at the beginning."""
@@ -101,23 +102,29 @@ class ChunkedDeltaNet(nn.Module):  # type: ignore[misc]
     def _tokens(self, inputs: mx.array, mixed: mx.array) -> _Tokens:
         """What the rule takes of tokens, given the layer's inputs, (B, T, hidden), and what the convolution makes of them."""
         sizes, (rows, n_tokens, _) = self._sizes, inputs.shape
-        mixed = nn.silu(mixed)
+        mixed = silu(mixed)
         width = sizes.n_key_heads * sizes.key_dim
         queries, keys, values = mx.split(mixed, [width, 2 * width], axis=-1)
         heads = (rows, n_tokens, sizes.n_key_heads, sizes.key_dim)
         decays = nn.softplus(self.in_proj_a(inputs).astype(mx.float32) + self.dt_bias)
         return _Tokens(
-            queries=_unit(queries.reshape(heads)) * sizes.key_dim**-0.5,
-            keys=_unit(keys.reshape(heads)),
+            queries=_of_length(sizes.key_dim**-0.5, queries.reshape(heads)),
+            keys=_of_length(1, keys.reshape(heads)),
             values=values.reshape(rows, n_tokens, sizes.n_value_heads, sizes.value_dim),
             log_decays=-mx.exp(self.A_log.astype(mx.float32)) * decays,
             betas=mx.sigmoid(self.in_proj_b(inputs)),
         )
 
+    def _gated_norm(self, outputs: mx.array, gates: mx.array) -> mx.array:
+        """Outputs, normalized, times the SiLU of their gates, (B, T, Hv, Dv)."""
+        if has_fast_exp():
+            return self.norm(outputs, gates)
+        return (silu(gates.astype(mx.float32)) * self.norm(outputs).astype(mx.float32)).astype(outputs.dtype)
+
     def _rule(self, tokens: _Tokens, state: mx.array) -> tuple[mx.array, mx.array]:
         """Outputs, (B, T, Hv, Dv), and the state after the tokens."""
         if tokens.betas.shape[1] > 1 or self.training or not _has_kernel(self._sizes.key_dim):
-            return gated_delta_rule(*tokens.all, state)
+            return gated_delta_rule(*tokens.all, state, differentiable=self.training)
         exact = [part.astype(mx.float32) for part in (*tokens.all, state)]
         exact[3] = mx.exp(exact[3])
         outputs, state = gated_delta_kernel(*exact)
@@ -130,10 +137,10 @@ def _has_kernel(key_dim: int) -> bool:
     return on_gpu and mx.metal.is_available() and key_dim % KERNEL_WIDTH == 0
 
 
-def _unit(heads: mx.array) -> mx.array:
-    """Vectors divided by their length, float32."""
+def _of_length(length: float, heads: mx.array) -> mx.array:
+    """Vectors brought to this length, float32."""
     width = heads.shape[-1]
-    return mx.fast.rms_norm(heads.astype(mx.float32), None, NORM_EPS / width) * width**-0.5
+    return mx.fast.rms_norm(heads.astype(mx.float32), None, NORM_EPS / width) * (length * width**-0.5)
 
 
 def _last(seen: mx.array, n_last: int, counts: mx.array | None) -> mx.array:

@@ -1,11 +1,12 @@
-"""The gated delta rule over whole sequences, as matrix products over chunks of tokens; gradients keep one state a block of chunks.
+"""The gated delta rule over whole sequences, as matrix products over chunks of tokens.
 
 Of each head a state S, (Dv, Dk), goes from token to token:
 
     S <- exp(g) S;   S <- S + beta (v - S k) k^T;   output = S q
 
 A loop over tokens, which is what mlx-lm trains with, keeps every S for the backward pass. Here the tokens of a chunk are one
-triangular system, and the state goes from chunk to chunk.
+triangular system, and the state goes from chunk to chunk (`delta_chunk.py`). The backward pass
+keeps the state before each chunk.
 
 Source:
     Yang, Kautz, Hatamizadeh 2024, "Gated Delta Networks: Improving Mamba2 with Delta Rule", section 3.3.
@@ -14,24 +15,29 @@ Source:
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
 import mlx.core as mx
 
-from mlxtune.backends.mlx.splitting import split_first
+from mlxtune.backends.mlx.delta_chunk import Chunk, Inside, decays_between
+from mlxtune.backends.mlx.exponential import exp
 
 CHUNK = 32  # tokens, a power of two
-CHUNKS_AT_ONCE = 8  # of each head: what the backward pass computes again at a time
+Arrays = list[mx.array]
 
 
 def gated_delta_rule(
-    queries: mx.array, keys: mx.array, values: mx.array, log_decays: mx.array, betas: mx.array, state: mx.array
+    queries: mx.array,
+    keys: mx.array,
+    values: mx.array,
+    log_decays: mx.array,
+    betas: mx.array,
+    state: mx.array,
+    differentiable: bool = True,
 ) -> tuple[mx.array, mx.array]:
     """Outputs, (B, T, Hv, Dv), in the type of the values, and the state after the last token, float32.
 
-    A token whose log decay and beta are 0 leaves the state as it is, so that padding may stand anywhere. Computed in float32;
-    differentiable once, by all six.
+    A token whose log decay and beta are 0 leaves the state as it is, so that padding may stand anywhere. Computed in float32.
 
     Args:
         queries: Scaled, (B, T, Hk, Dk).
@@ -40,16 +46,11 @@ def gated_delta_rule(
         log_decays: g, at most 0, (B, T, Hv).
         betas: (B, T, Hv).
         state: Before the first token, (B, Hv, Dv, Dk).
+        differentiable: Once, by all six. Otherwise no more than one chunk's state exists at a time.
     """
-    n_tokens, n_heads, n_key_heads = values.shape[1], values.shape[2], keys.shape[2]
-    size = min(CHUNK, _power_of_two(n_tokens))
-    chunked = [
-        _chunked(part.astype(mx.float32), size, n_key_heads) for part in (queries, keys, values, log_decays, betas)
-    ]
-    outputs, last, _ = _blocks()(*chunked, _grouped(state, n_key_heads))
-    outputs = outputs.transpose(1, 0, 4, 2, 3, 5)  # (N, B, Hk, R, C, Dv) -> (B, N, C, Hk, R, Dv)
-    outputs = outputs.reshape(len(state), -1, n_heads, values.shape[-1])[:, :n_tokens]
-    return outputs.astype(values.dtype), last.reshape(state.shape)
+    run = _differentiable() if differentiable else _run
+    outputs, last, *_ = run(*(part.astype(mx.float32) for part in (queries, keys, values, log_decays, betas, state)))
+    return outputs.astype(values.dtype), last
 
 
 def gated_delta_tree(
@@ -74,17 +75,17 @@ def gated_delta_tree(
         state: Before the tree.
         ancestors: Which nodes lie between the root and each node, both included, (N, N); none comes before its own.
     """
-    n_nodes, n_heads, n_key_heads = values.shape[1], values.shape[2], keys.shape[2]
+    n_nodes, n_key_heads = values.shape[1], keys.shape[2]
     size = _power_of_two(n_nodes)
     queries, keys, values_, log_decays, betas = (
         _chunked(part.astype(mx.float32), size, n_key_heads)[0] for part in (queries, keys, values, log_decays, betas)
     )
     reach = mx.pad(ancestors.astype(mx.float32), (0, size - n_nodes))
     between = mx.exp((reach * log_decays[..., None, :]) @ (reach * mx.tri(size, k=-1))) * reach
-    inside = _inside(queries, keys, values_, betas, between, mx.exp(log_decays @ reach.T))
-    outputs, _ = inside.after(_grouped(state, n_key_heads))
-    outputs = outputs.transpose(0, 3, 1, 2, 4)  # (B, Hk, R, N, Dv) -> (B, N, Hk, R, Dv)
-    return outputs.reshape(len(state), -1, n_heads, values.shape[-1])[:, :n_nodes].astype(values.dtype)
+    from_start = mx.exp(log_decays @ reach.T)[..., None]
+    tree = Chunk(queries, keys, from_start, betas[..., None], Inside.of(queries, keys, betas, between))
+    first = _grouped(state, n_key_heads)
+    return _in_order([tree.outputs(first, tree.errors(values_, first))])[:, :n_nodes].astype(values.dtype)
 
 
 def _power_of_two(size: int) -> int:
@@ -93,189 +94,86 @@ def _power_of_two(size: int) -> int:
 
 
 def _grouped(state: mx.array, n_key_heads: int) -> mx.array:
-    """(B, Hv, Dv, Dk) -> (B, Hk, Hv / Hk, Dv, Dk), float32."""
-    return state.astype(mx.float32).reshape(len(state), n_key_heads, -1, *state.shape[2:])
+    """(B, Hv, Dv, Dk) -> (B, Hk, Hv / Hk, Dk, Dv), float32.
+
+    Turned, since OpenBLAS multiplies small matrices twice as fast by these.
+    """
+    state = state.astype(mx.float32).reshape(len(state), n_key_heads, -1, *state.shape[2:])
+    return mx.contiguous(state.swapaxes(-1, -2))
+
+
+def _ungrouped(state: mx.array) -> mx.array:
+    """The way back."""
+    rows, _, _, key_dim, value_dim = state.shape
+    return state.swapaxes(-1, -2).reshape(rows, -1, value_dim, key_dim)
 
 
 def _chunked(tokens: mx.array, size: int, n_key_heads: int) -> mx.array:
     """(B, T, heads, ...) with padding behind -> (N, B, Hk, heads / Hk, size, ...)."""
-    rows, n_tokens, _, *rest = tokens.shape
+    rows, n_tokens, n_heads, *rest = tokens.shape
     n_chunks = -(-n_tokens // size)
     tokens = mx.pad(tokens, [(0, 0), (0, n_chunks * size - n_tokens), (0, 0), *[(0, 0)] * len(rest)])
-    tokens = tokens.reshape(rows, n_chunks, size, n_key_heads, -1, *rest)
-    return tokens.transpose(1, 0, 3, 4, 2, *range(5, 5 + len(rest)))
+    tokens = tokens.reshape(rows, n_chunks, size, n_heads, *rest)
+    # Copied once, and not for every product; of at most five axes, for MLX copies more of them slowly on a CPU.
+    chunks = mx.contiguous(tokens.transpose(1, 0, 3, 2, *range(4, 4 + len(rest))))
+    return chunks.reshape(n_chunks, rows, n_key_heads, -1, size, *rest)
+
+
+def _in_order(chunks: Iterable[mx.array]) -> mx.array:
+    """Chunks of tokens, (B, Hk, heads / Hk, size, ...) each, as (B, T, heads, ...), the padding included."""
+    return mx.concatenate([chunk.flatten(1, 2).swapaxes(1, 2) for chunk in chunks], axis=1)
 
 
 @functools.cache
-def _blocks() -> mx.custom_function:
-    """`_run_blocks` with a gradient that computes each block of chunks again from the state before it."""
-    function = mx.custom_function(_run_blocks)
+def _differentiable() -> mx.custom_function:
+    function = mx.custom_function(_run)
     function.vjp(_gradients)
     return function
 
 
-def _run_blocks(*inputs: mx.array) -> tuple[mx.array, mx.array, list[mx.array]]:
-    """Outputs of all chunks, the last state, and the state before each block."""
+def _run(*inputs: mx.array) -> tuple[mx.array, mx.array, Arrays, Arrays, Arrays]:
+    """Outputs, the last state, and what the gradient needs: the state before each chunk, its errors, what `_chunks` takes."""
     *tokens, state = inputs
-    outputs, states = [], []
-    for block in _in_blocks(tokens):
+    n_tokens, n_key_heads = tokens[0].shape[1:3]
+    size = min(CHUNK, _power_of_two(n_tokens))
+    queries, keys, values, log_decays, betas = (_chunked(part, size, n_key_heads) for part in tokens)
+    inside = Inside.of(queries, keys, betas, decays_between(log_decays))
+    from_start = exp(mx.cumsum(log_decays, axis=-1))[..., None]
+    kept = [queries, keys, from_start, betas[..., None], *inside.arrays]
+    state = _grouped(state, n_key_heads)
+    outputs, states, errors = [], [], []
+    for chunk, of_chunk in zip(_chunks(kept), values, strict=True):
+        errors.append(chunk.errors(of_chunk, state))
         states.append(state)
-        found, state = _block(*[*block, state])
-        outputs.append(found)
-    return mx.concatenate(outputs), state, states
+        outputs.append(chunk.outputs(state, errors[-1]))
+        # Outputs first, so that a state that is not kept is given back before the next but one exists.
+        (state,) = mx.depends([chunk.next(state, errors[-1])], [outputs[-1]])
+    return _in_order(outputs)[:, :n_tokens], _ungrouped(state), states, errors, kept
+
+
+def _chunks(kept: Sequence[mx.array]) -> list[Chunk]:
+    """One after the other, of arrays that hold all, (N, ...)."""
+    return [
+        Chunk(queries, keys, from_start, betas, Inside(*inside))
+        for queries, keys, from_start, betas, *inside in zip(*kept, strict=True)
+    ]
 
 
 def _gradients(
     primals: Sequence[mx.array],
-    cotangents: tuple[mx.array, mx.array, list[mx.array]],
-    outputs: tuple[mx.array, mx.array, list[mx.array]],
+    cotangents: Sequence[mx.array],
+    results: tuple[mx.array, mx.array, Arrays, Arrays, Arrays],
 ) -> tuple[mx.array, ...]:
-    """Gradients by the inputs, from those by the outputs and the last state, from the last block to the first."""
-    blocks, states = _in_blocks(primals[:-1]), outputs[2]
-    by_outputs, by_state, _ = cotangents
+    """Gradients by the inputs, from those by the outputs and the last state."""
+    _, _, states, errors, kept = results
+    n_tokens, n_key_heads = primals[0].shape[1:3]
+    by_outputs = _chunked(cotangents[0], kept[0].shape[-2], n_key_heads)
+    by_state = _grouped(cotangents[1], n_key_heads)
     found = []
-    for block, state, by_output in reversed(list(zip(blocks, states, _in_blocks([by_outputs]), strict=True))):
-        # Only when the later block is done: MLX would begin all of them at once.
-        inputs = mx.depends([*block, state], [by_state])
-        _, gradients = mx.vjp(_block, inputs, [*by_output, by_state])
-        *of_tokens, by_state = gradients
-        found.append(of_tokens)
-    found.reverse()
-    return *(mx.concatenate(list(parts)) for parts in zip(*found, strict=True)), by_state
-
-
-def _in_blocks(tokens: Sequence[mx.array]) -> list[list[mx.array]]:
-    """Chunks of each input, (N, ...), in blocks that are computed at once."""
-    starts = range(CHUNKS_AT_ONCE, len(tokens[0]), CHUNKS_AT_ONCE)
-    return [list(block) for block in zip(*(mx.split(part, list(starts)) for part in tokens), strict=True)]
-
-
-def _block(
-    queries: mx.array, keys: mx.array, values: mx.array, log_decays: mx.array, betas: mx.array, state: mx.array
-) -> tuple[mx.array, mx.array]:
-    """Outputs of some chunks, (n, B, Hk, R, C, Dv), and the state after them.
-
-    Args:
-        queries: (n, B, Hk, 1, C, Dk).
-        keys: Likewise.
-        values: (n, B, Hk, R, C, Dv).
-        log_decays: (n, B, Hk, R, C).
-        betas: Likewise.
-        state: Before them, (B, Hk, R, Dv, Dk).
-    """
-    queries, keys, values = map(mx.contiguous, (queries, keys, values))  # once, and not for every product
-    between = _decays_between(log_decays)
-    from_start = mx.exp(mx.cumsum(log_decays, axis=-1))
-    inside = _inside(queries, keys, values, betas, between, from_start)
-    to_end = between[..., -1, :, None] * keys
-    outputs = []
-    for chunk, keys, decays in zip(inside.chunks(), split_first(to_end), split_first(from_start), strict=True):
-        found, new = chunk.after(state)
-        outputs.append(found)
-        state = mx.addmm(decays[..., -1:, None] * state, new.swapaxes(-1, -2), keys)
-    return mx.stack(outputs), state
-
-
-@dataclass(frozen=True)
-class _Inside:
-    """What happens inside a chunk, or several, whatever the state before it.
-
-    Attributes:
-        written: What each token adds to the state along its key if that was zero before the chunk, (..., C, Dv).
-        read: What it takes the less from, of the state before the chunk, (..., C, Dk).
-        among: How much of what each token adds each later one and itself reads, (..., C, C).
-        queries: What each token reads of the state before the chunk, (..., C, Dk).
-    """
-
-    written: mx.array
-    read: mx.array
-    among: mx.array
-    queries: mx.array
-
-    def after(self, state: mx.array) -> tuple[mx.array, mx.array]:
-        """Outputs after a state, (..., C, Dv), and what each token adds to it along its key, likewise."""
-        transposed = state.swapaxes(-1, -2)
-        new = mx.addmm(self.written, self.read, transposed, alpha=-1)
-        return mx.addmm(self.queries @ transposed, self.among, new), new
-
-    def chunks(self) -> list[_Inside]:
-        """Each of several, which lie along the first axis."""
-        parts = (self.written, self.read, self.among, self.queries)
-        return [_Inside(*chunk) for chunk in zip(*map(split_first, parts), strict=True)]
-
-
-def _inside(
-    queries: mx.array, keys: mx.array, values: mx.array, betas: mx.array, between: mx.array, from_start: mx.array
-) -> _Inside:
-    """What happens inside chunks.
-
-    Args:
-        queries: (..., C, Dk), as the following.
-        keys: (..., C, Dk).
-        values: (..., C, Dv).
-        betas: (..., C).
-        between: Product of the decays from each token, a column, to each that comes after it, a row, and itself; else 0.
-        from_start: Product of those up to each token, its own included, (..., C).
-    """
-    transposed = keys.swapaxes(-1, -2)
-    solved = _inverse()(betas[..., None] * (keys @ transposed) * (between * mx.tri(keys.shape[-2], k=-1)))
-    written = solved * betas[..., None, :]  # not keys and values, which are wider than a chunk is long
-    return _Inside(
-        written=written @ values,
-        read=(written * from_start[..., None, :]) @ keys,
-        among=(queries @ transposed) * between,
-        queries=from_start[..., None] * queries,
-    )
-
-
-def _decays_between(log_decays: mx.array) -> mx.array:
-    """Product of the decays after one token up to another, (..., to, from), 0 where that comes before.
-
-    Summed for each pair: differences of running sums lose the small decays behind a large one.
-    """
-    size = log_decays.shape[-1]
-    summed = mx.cumsum(log_decays[..., None] * mx.tri(size, k=-1), axis=-2)
-    return mx.exp(summed) * mx.tri(size)
-
-
-@functools.cache
-def _inverse() -> mx.custom_function:
-    """(I + A)^-1 of strictly lower triangular matrices A, (..., C, C), with its gradient in two products."""
-    function = mx.custom_function(_unit_triangular_inverse)
-    function.vjp(_inverse_gradient)
-    return function
-
-
-def _unit_triangular_inverse(system: mx.array) -> mx.array:
-    """Blocks of 1, 2, 4, ... on the diagonal are inverted, two at a time: [[a, 0], [b, c]]^-1 = [[a', 0], [-c' b a', c']].
-
-    As exact as forward substitution. The product of (I + A^2^k), which is fewer products, has terms of 10^18 that should
-    cancel where a chunk repeats a key.
-    """
-    *lead, size, _ = system.shape
-    inverse = mx.ones((*lead, size, 1, 1))
-    width = 1
-    while width < size:
-        n_pairs = size // (2 * width)
-        pairs = inverse.reshape(*lead, n_pairs, 2, width, width)
-        upper, lower = pairs[..., 0, :, :], pairs[..., 1, :, :]
-        corner = -(lower @ _below_diagonal(system, width) @ upper)
-        inverse = mx.concatenate(
-            [mx.concatenate([upper, mx.zeros_like(upper)], -1), mx.concatenate([corner, lower], -1)], -2
-        )
-        width *= 2
-    return inverse.reshape(*lead, size, size)
-
-
-def _below_diagonal(system: mx.array, width: int) -> mx.array:
-    """The blocks of this width below those on the diagonal with even numbers, (..., pairs, width, width)."""
-    *lead, size, _ = system.shape
-    n_pairs = size // (2 * width)
-    blocks = system.reshape(*lead, n_pairs, 2, width, n_pairs, 2, width)[..., 1, :, :, 0, :]
-    return mx.moveaxis(mx.diagonal(blocks, axis1=-4, axis2=-2), -1, -3)
-
-
-def _inverse_gradient(primals: mx.array, cotangent: mx.array, inverse: mx.array) -> mx.array:
-    """-X^T dX X^T below the diagonal."""
-    transposed = inverse.swapaxes(-1, -2)
-    return -(transposed @ cotangent @ transposed) * mx.tri(inverse.shape[-1], k=-1)
+    for chunk, *of_chunk in reversed(list(zip(_chunks(kept), states, errors, by_outputs, strict=True))):
+        tokens, by_state = chunk.gradients(*of_chunk, by_state)
+        # The chunk before waits for all of it, so that what is computed meanwhile exists for one chunk at a time.
+        (by_state,) = mx.depends([by_state], list(tokens.arrays))
+        found.append(tokens.arrays)
+    of_tokens = (_in_order(reversed(parts))[:, :n_tokens] for parts in zip(*found, strict=True))
+    return *of_tokens, _ungrouped(by_state)
