@@ -188,16 +188,18 @@ def test_without_a_gradient_it_computes_the_same_and_keeps_no_states() -> None:
     import mlx.core as mx
 
     inputs = [mx.array(part) for part in inputs_of(40 * CHUNK, "usual")]
-    queries, keys, values, *gates, state = inputs
+    queries, keys, values, log_decays, betas, state = inputs
     wide = [mx.concatenate([part] * 8, axis=-1) / 3 for part in (queries, keys, values)]  # heads as wide as real ones
-    inputs = [*wide, *gates, mx.tile(state, (8, 8))]
+    states = mx.tile(state, (8, 8))
     peaks, results = [], []
     for differentiable in (True, False):
-        mx.eval(inputs)
+        mx.eval(wide, states)
         mx.clear_cache()
         mx.reset_peak_memory()
-        results.append(gated_delta_rule(*inputs, differentiable=differentiable))
+        results.append(
+            gated_delta_rule(wide[0], wide[1], wide[2], log_decays, betas, states, differentiable=differentiable)
+        )
         mx.eval(results[-1])
         peaks.append(mx.get_peak_memory())
     assert all(mx.array_equal(*parts) for parts in zip(*results, strict=True))
-    assert peaks[0] - peaks[1] > 20 * inputs[5].nbytes
+    assert peaks[0] - peaks[1] > 20 * states.nbytes
