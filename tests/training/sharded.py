@@ -23,6 +23,7 @@ from mlxtune.training.tune import tune
 from tests.training.processes import said
 
 SHARD = "model.shard=true"
+TOKENS = list(range(2, 12))
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ def main(folder: Path) -> None:
     parameters = list(model._network.parameters())
     found["parts"] = sum(isinstance(one, DTensor) for one in parameters)
     found["held"] = sum(one.to_local().numel() if isinstance(one, DTensor) else one.numel() for one in parameters)
+    found["logits"] = model.logits(TOKENS).tolist()
     found["parameters"] = model.architecture.n_parameters
     dora = load_recipe(folder / "recipe.yaml", [SHARD, "lora.type=dora"])
     found["dora"] = said(lambda: tune(dora, choice, folder / "dora"))

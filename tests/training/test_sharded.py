@@ -38,7 +38,7 @@ from tests.training.test_processes import (
 
 pytest.importorskip("torch")
 
-from tests.training.sharded import CASES, Case
+from tests.training.sharded import CASES, TOKENS, Case
 
 
 @dataclass(frozen=True)
@@ -119,14 +119,19 @@ def test_a_run_of_one_process_goes_on_with_parts_to_the_same_numbers(launch: Lau
     assert "model.shard" in launch.run("begun").info()["resumed"][0]["changed"]
 
 
+def test_logits_that_verify_compares_are_those_of_one_process(launch: Launch) -> None:
+    wanted = choose("torch", "cpu").backend.load(launch.folder / "base").logits(TOKENS)
+    for rank in launch.ranks:
+        np.testing.assert_allclose(rank["logits"], wanted, atol=1e-5)
+
+
 def test_one_process_fuses_and_resumes_what_two_have_trained_in_parts(launch: Launch, tmp_path: Path) -> None:
     backend = choose("torch", "cpu").backend
     run = launch.run("sharded")
     fused = fuse_run(run, backend, tmp_path / "fused", dtype="float32")
     assert fused.proof.effect > 0 and fused.proof.difference < 1e-4
-    tokens = list(range(2, 12))
     models = [backend.load(tmp_path / "fused"), backend.load(launch.folder / "base", adapter=launch.run("one").adapter)]
-    first, second = (model.logits(tokens) for model in models)
+    first, second = (model.logits(TOKENS) for model in models)
     np.testing.assert_allclose(first, second, atol=1e-4)
     recipe = load_recipe(run.recipe_file, [f"train.max_steps={STEPS + 1}"])
     assert recipe.model.shard

@@ -430,8 +430,10 @@ class TorchModel:
         """
         inputs = self._ids(tokens)[None]
         with memory_for(f"computing logits of {len(tokens)} tokens", self._device), Widened():
-            embeddings = embedded(self._network.model.embed_tokens, inputs)
-            hidden = self._network.model(inputs_embeds=embeddings, use_cache=False).last_hidden_state[0]
+            with self._held.embedding():
+                embeddings = embedded(self._network.model.embed_tokens, inputs)
+            with self._held.passing():
+                hidden = self._network.model(inputs_embeds=embeddings, use_cache=False).last_hidden_state[0]
             return _to_numpy(self._head(hidden if positions is None else hidden[self._ids(positions)]))
 
     def fold(self, types: Mapping[str, str]) -> None:

@@ -115,6 +115,10 @@ class WholeWeights:
         """What is computed with the head's weights."""
         return nullcontext()
 
+    def embedding(self) -> AbstractContextManager[None]:
+        """What is computed with the embedding's weights outside of a pass; all processes do so at once."""
+        return nullcontext()
+
     def step(self, batches: Sequence[Batch]) -> AbstractContextManager[list[Batch]]:
         """The passes of a training step, given those of this process's rows."""
         return nullcontext(list(batches))
@@ -146,9 +150,10 @@ class Shards(WholeWeights):
         self, network: PreTrainedModel, group: TorchProcesses, device: torch.device, idle_pass: Callable[[], None]
     ) -> None:
         self._blocks: list[FSDPModule] = list(network.model.layers)
+        self._embedding: FSDPModule = network.model.embed_tokens
         own = network.lm_head.own
         is_own = isinstance(own, FSDPModule)  # a packed one that is tied has the embedding's weight
-        self._head: FSDPModule = own if is_own else network.model.embed_tokens
+        self._head: FSDPModule = own if is_own else self._embedding
         self._group, self._device, self._idle_pass = group, device, idle_pass
         # FSDP2 makes the tensors that it gathers into once, and those of inference mode could not be trained with later.
         with torch.no_grad():
@@ -174,6 +179,12 @@ class Shards(WholeWeights):
             return
         self._turn(HEAD)
         with self._passes(), _gathered(self._head):
+            yield
+
+    @contextlib.contextmanager
+    def embedding(self) -> Iterator[None]:
+        """What is computed with the embedding's weights outside of a pass; all processes do so at once."""
+        with self._passes(), _gathered(self._embedding):
             yield
 
     @contextlib.contextmanager
