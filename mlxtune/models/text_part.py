@@ -71,7 +71,9 @@ TEXT_PREFIXES = {
     "language_model.lm_head": "lm_head",
 }
 IN_TRANSFORMERS, IN_MLX_LM = "model.language_model.", "language_model.model."
-OTHER_PARTS = re.compile(r"(model\.)?(visual|vision_tower|multi_modal_projector|mtp)\.")  # mtp: draft tokens ahead
+OTHER_PARTS = re.compile(
+    r"(model\.)?(?P<part>visual|vision_tower|multi_modal_projector|mtp)\."
+)  # mtp: draft tokens ahead
 
 
 def is_multimodal(config: Mapping[str, Any]) -> bool:
@@ -86,12 +88,22 @@ def text_name(name: str) -> str | None:
     >>> text_name("language_model.model.norm.weight"), text_name("model.norm.weight"), text_name("visual.patch_embed.proj.weight")
     ('model.norm.weight', 'model.norm.weight', None)
     """
-    if OTHER_PARTS.match(name):
+    if other_part(name):
         return None
     for prefix, plain in TEXT_PREFIXES.items():
         if name.startswith(prefix):
             return plain + name.removeprefix(prefix)
     return name
+
+
+def other_part(name: str) -> str:
+    """Which part of a multimodal model, other than its text part, a weight or layer is of; nothing where it is of the text part.
+
+    >>> other_part("model.visual.merger.norm.weight"), other_part("mtp.fc.weight"), other_part("model.norm.weight")
+    ('visual', 'mtp', '')
+    """
+    found = OTHER_PARTS.match(name)
+    return found["part"] if found else ""
 
 
 def nested_name(name: str, prefix: str) -> str:
