@@ -42,7 +42,6 @@ TEXT_FAMILIES = {
     "qwen3_vl": TextFamily("qwen3", "Qwen3ForCausalLM"),
     "qwen3_vl_moe": TextFamily("qwen3_moe", "Qwen3MoeForCausalLM", {"norm_topk_prob": True}),
     "qwen3_5": TextFamily("qwen3_5_text", "Qwen3_5ForCausalLM"),
-    "qwen3_5_moe": TextFamily("qwen3_5_moe_text", "Qwen3_5MoeForCausalLM"),
     "gemma3": TextFamily("gemma3_text", "Gemma3ForCausalLM"),
 }
 TEXT_CONFIG = "text_config"
