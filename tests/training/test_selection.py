@@ -154,7 +154,10 @@ def test_stopping_survives_a_resume(tmp_path: Path, base: Path) -> None:
             {"train": {"best_metric": "intents.exact"}},
             "'intents.exact' is no metric.*did you mean 'intents.exact_match'",
         ),
-        ({"train": {"best_metric": "intents.recall.paymnt"}}, r"is no metric .*did you mean 'intents\.recall\.payment'"),
+        (
+            {"train": {"best_metric": "intents.recall.paymnt"}},
+            r"is no metric .*did you mean 'intents\.recall\.payment'",
+        ),
         ({"train": {"best_metric": "intents.paymnt.recall"}}, "is no metric of this recipe"),
         ({"train": {"early_stopping": {"metric": "valid.accuracy"}}}, "train.early_stopping.metric: .*is no metric"),
         (
