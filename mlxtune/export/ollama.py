@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,8 +22,8 @@ from mlxtune.recipe.sections import PLACEHOLDER, Recipe
 
 MODELFILE = "Modelfile"
 END_OF_TEXT = "<|endoftext|>"
-# What stands for the messages while the chat template is looked at: nothing that a template would trim or escape.
-_SYSTEM, _FIRST, _REPLY, _SECOND = "mlxtune-system", "mlxtune-first", "mlxtune-reply", "mlxtune-second"
+# What stands for a message while the chat template is looked at: nothing that a template would trim or escape.
+_MARK = "mlxtune-message-{number}-"
 
 
 @dataclass(frozen=True)
@@ -33,16 +33,20 @@ class Turns:
     Attributes:
         system: Before a system message that opens it.
         opening: Before a user message that opens it, where there is no system message.
+        after_system: Before the user message after the system message. Gemma's opens no turn: the system message opened it.
         user: Before any other user message, the end of the turn before it included.
         assistant: Between a user message and the assistant's reply to it, in a turn that is past.
         reply: Between the last user message and the reply that is to be written.
+        trimmed: Roles whose messages lose the white space at their ends.
     """
 
     system: str
     opening: str
+    after_system: str
     user: str
     assistant: str
     reply: str
+    trimmed: frozenset[str] = frozenset()
 
 
 def export_ollama(
@@ -104,11 +108,13 @@ def modelfile(origin: str, recipe: Recipe, tokenizer: Tokenizer, n_positions: in
     Raises:
         ExportError: The system prompt cannot be quoted.
     """
-    lines = [origin, f'TEMPLATE """{go_template(turns(tokenizer, recipe.prompt.thinking), recipe.prompt.user)}"""']
+    around = turns(tokenizer, recipe.prompt.thinking)
+    lines = [origin, f'TEMPLATE """{go_template(around, recipe.prompt.user)}"""']
     if recipe.prompt.system is not None:
         if '"""' in recipe.prompt.system:
             raise ExportError('prompt.system holds """, which a Modelfile cannot quote; reword it and train again')
-        lines.append(f'SYSTEM """{recipe.prompt.system}"""')
+        system = recipe.prompt.system.strip() if "system" in around.trimmed else recipe.prompt.system
+        lines.append(f'SYSTEM """{system}"""')
     stops = [str(tokenizer.hf.convert_ids_to_tokens(token)) for token in tokenizer.stop_tokens]
     if END_OF_TEXT in tokenizer.control_texts:  # base models of this kind may write it where a turn ends
         stops.append(END_OF_TEXT)
@@ -131,29 +137,39 @@ def turns(tokenizer: Tokenizer, thinking: bool) -> Turns:
         ExportError: The template does more than put fixed text around messages.
     """
 
-    def between(roles: Mapping[str, str]) -> list[str]:
-        """What stands before, between and after the messages."""
-        text = tokenizer.prompt_text(
-            [{"role": role.split()[0], "content": mark} for role, mark in roles.items()], thinking
-        )
-        pieces = re.split("|".join(map(re.escape, roles.values())), text)
-        if len(pieces) != len(roles) + 1:
-            raise ExportError(f"{tokenizer.source}: its chat template leaves messages out, or writes them twice")
-        return pieces
+    def written(roles: Sequence[str], texts: Sequence[str]) -> str:
+        messages = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
+        return tokenizer.prompt_text(messages, thinking)
 
-    system, first, reply = between({"system": _SYSTEM, "user": _FIRST})
-    opening, other_reply = between({"user": _FIRST})
-    start, user, assistant, again, last = between(
-        {"system": _SYSTEM, "user": _FIRST, "assistant": _REPLY, "user again": _SECOND}
-    )
-    if (system, first, reply) != (start, user, last) or reply != other_reply or user != again:
+    def between(*roles: str) -> list[str]:
+        """What stands before, between and after messages of these roles."""
+        marks = [_MARK.format(number=number) for number in range(len(roles))]
+        text = written(roles, marks)
+        if re.findall("|".join(marks), text) != marks:
+            raise ExportError(f"{tokenizer.source}: its chat template leaves messages out, or moves or repeats them")
+        return re.split("|".join(marks), text)
+
+    opening, reply = between("user")
+    system, after_system, _ = with_system = between("system", "user")
+    *_, assistant, user, _ = without_system = between("user", "assistant", "user")
+    turn = [assistant, user]
+    if (
+        without_system != [opening, *turn, reply]
+        or with_system != [system, after_system, reply]
+        or between("system", *["user", "assistant"] * 2, "user") != [system, after_system, *turn, *turn, reply]
+    ):
         raise ExportError(
             f"{tokenizer.source}: its chat template writes a turn in more ways than one, which no Ollama template can say"
         )
+    spaced = {role: f" {_MARK.format(number=role)} " for role in ("system", "user")}
+    with_spaces = written(list(spaced), list(spaced.values()))
     bos = tokenizer.hf.bos_token
     if tokenizer.adds_bos and bos:  # llama.cpp writes it by itself
         system, opening = system.removeprefix(bos), opening.removeprefix(bos)
-    return Turns(system, opening, user, assistant, reply)
+    return Turns(
+        system, opening, after_system, user, assistant, reply,
+        frozenset(role for role, text in spaced.items() if text not in with_spaces),
+    )  # fmt: skip
 
 
 def go_template(around: Turns, user: str = "{text}") -> str:
@@ -168,10 +184,14 @@ def go_template(around: Turns, user: str = "{text}") -> str:
     before, after = ("", "")
     if len(columns) == 1:
         before, after = user.split(f"{{{columns[0]}}}")
+    if "user" in around.trimmed:
+        before, after = before.lstrip(), after.rstrip()
     before, after = _literal(before), _literal(after)
-    system, opening, later, assistant, reply = map(
-        _literal, (around.system, around.opening, around.user, around.assistant, around.reply)
+    system, opening, after_system, later, assistant, reply = map(
+        _literal, (around.system, around.opening, around.after_system, around.user, around.assistant, around.reply)
     )
+    if after_system != later:
+        later = f'{{{{ if and (eq $i 1) (eq (index $.Messages 0).Role "system") }}}}{after_system}{{{{ else }}}}{later}{{{{ end }}}}'
     return (
         "{{- range $i, $_ := .Messages }}\n"
         f'{{{{- if eq .Role "system" }}}}{system}{{{{ .Content }}}}\n'

@@ -133,6 +133,11 @@ def export_peft(source: ExportSource, out: Path, *, force: bool = False) -> Expo
     base, notes = _base(source)
     if config["lora_dropout"] != adapter.spec.dropout:
         notes.append("lora_dropout is 0: PEFT has none for experts; only training further in PEFT would use it")
+    if config.get("rank_pattern"):
+        notes.append(
+            "PEFT will warn that keys of rank_pattern and alpha_pattern matched no module and were ignored: they are of parameters of "
+            "experts, which the warning does not look at; PEFT applies them"
+        )
     alpha = Alpha(config["lora_alpha"], config["use_rslora"])
     if alpha.scale(adapter.spec.rank) != adapter.spec.scale:
         notes.append(
@@ -204,6 +209,9 @@ def _parameters(adapter: Adapter, alpha: Alpha) -> dict[str, Any]:
 
     Those beside the experts are named as parameters as well: PEFT takes every module called gate_proj, up_proj or down_proj for
     the experts' in such a family, and would leave the others out.
+
+    gate_up_proj has gate's and up's rank together, down_proj its own: one of the two differs from `r` and needs a pattern, of which PEFT
+    warns wrongly. One rank for both would need none, by a down_proj twice as large, half of it zeros.
     """
     updates = parameter_updates(adapter.weights)
     beside = [layer for layer in adapter.spec.layers if _is_in_mlp(layer) and not is_expert(layer)]

@@ -17,7 +17,16 @@ from mlxtune.backends.base import Backend, ConvertSpec
 from mlxtune.errors import AdapterError
 from mlxtune.models import gguf
 from mlxtune.models.conversions import kept, model_hash, models_cache
-from mlxtune.models.source import ModelSource, find, left_out, read_config, stored_config, text_weights
+from mlxtune.models.source import (
+    LeftOut,
+    ModelSource,
+    find,
+    left_out,
+    planned_left_out,
+    read_config,
+    stored_config,
+    text_weights,
+)
 from mlxtune.models.text_part import is_multimodal
 from mlxtune.models.writing import model_folder
 from mlxtune.recipe.sections import ModelSection
@@ -72,6 +81,15 @@ def config_and_tokenizer(section: ModelSection, *, progress: bool = True) -> tup
 
         folder = _cached(source, "tokenizer", extract)
     return read_config(folder), folder
+
+
+def weights_to_leave_out(section: ModelSection) -> LeftOut | None:
+    """What of a recipe's model is not of its text part, without the weights; None where that is nothing, or nothing tells before them.
+
+    Raises:
+        ModelError: The model cannot be found or read.
+    """
+    return planned_left_out(find(section.path, revision=section.revision, need="config", progress=False))
 
 
 def is_nested(section: ModelSection) -> bool:

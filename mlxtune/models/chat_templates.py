@@ -24,6 +24,11 @@ class TurnTemplate:
     tokens: tuple[str, ...]
     text: str
 
+    @property
+    def note(self) -> str:
+        """What is said of a model that is written to with it."""
+        return f"has no chat template; prompts are written with {self.name}, as its vocabulary has them"
+
 
 CHATML = TurnTemplate(
     "ChatML's turns (<|im_start|>)",

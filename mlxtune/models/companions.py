@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from mlxtune.models.tokenizer import PROCESSOR_TEMPLATE, TEMPLATE, has_own_template, processor_template
+from mlxtune.models.tokenizer import PROCESSOR_TEMPLATE, TEMPLATE, has_own_template, load_tokenizer
 
 # What a model folder has beside config and weights. Copied, not saved anew: transformers rewrites what it saves.
 COMPANIONS = (
@@ -19,14 +19,13 @@ def copy_companions(source: Path, folder: Path) -> None:
     """Copy what lies beside a model's weights: tokenizer, chat template, generation settings, licence.
 
     A multimodal model's settings for images stay behind. Its chat template may be in the file of its processor alone, which no
-    tokenizer reads: it goes into that of a text model.
+    tokenizer reads, and a base model's folder may have none: the one that prompts are written with goes into the file that tokenizers read.
     """
     for pattern in COMPANIONS:
         for file in source.glob(pattern):
             if file.is_file() and file.name != PROCESSOR_TEMPLATE:
                 shutil.copyfile(file, folder / file.name)
-    template = processor_template(source)
-    if template is not None and not has_own_template(source):
+    if not has_own_template(source) and (template := load_tokenizer(source).hf.chat_template):
         (folder / TEMPLATE).write_text(template, encoding="utf-8")
 
 

@@ -60,9 +60,7 @@ def _template(path: Path, vocabulary: Vocabulary) -> str | None:
     """The chat template of a file without one, as a base model's is: its turn tokens say how its family writes turns."""
     found = template_of_turns(vocabulary.ids)
     if found is not None:
-        logger.info(
-            "%s: has no chat template; prompts are written with %s, as its vocabulary has them", path.name, found.name
-        )
+        logger.info("%s: %s", path.name, found.note)
     return None if found is None else found.text
 
 

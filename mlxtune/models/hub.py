@@ -5,8 +5,9 @@ HF_HOME, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE mean here what they mean every
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from mlxtune.recipe.yaml_text import YamlError, read_yaml
 
 CONFIG_PATTERNS = ["*.json", "*.jinja", "*.txt", "tokenizer.model", "LICENSE*", "NOTICE*"]
 WEIGHT_PATTERNS = ["model*.safetensors"]
+WHOLE = "model.safetensors"  # the weights of a model that is one file
 
 
 def download(
@@ -57,6 +59,23 @@ def download(
         if not (isinstance(error, OSError) or is_of_http_library(error)):
             raise
         raise ModelError(f"{repository}: the download failed: {first_line(error)}; run it again to resume") from error
+
+
+@functools.cache
+def bytes_of_weights(repository: str, commit: str) -> Mapping[str, int]:
+    """Bytes of each weight by its name, of a model whose weights are one file: its header alone is read.
+
+    Nothing where the Hub does not say: the download that follows is what has to succeed.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        found = HfApi().parse_safetensors_file_metadata(repository, WHOLE, revision=commit)
+    except Exception as error:
+        if not (isinstance(error, OSError) or is_of_http_library(error)):
+            raise
+        return {}
+    return {name: tensor.data_offsets[1] - tensor.data_offsets[0] for name, tensor in found.tensors.items()}
 
 
 @contextmanager

@@ -9,6 +9,7 @@ A mistyped path is said to be one; it never becomes a download.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -20,7 +21,7 @@ from mlxtune.errors import ModelError, did_you_mean
 from mlxtune.files import heal
 from mlxtune.models import gguf_file, hub
 from mlxtune.models.packages import find_in_package
-from mlxtune.models.text_part import require_text, text_config, text_name
+from mlxtune.models.text_part import is_multimodal, other_part, require_text, text_config, text_name
 from mlxtune.recipe.sections import is_local_model
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -53,6 +54,11 @@ class TensorPlace:
     start: int
     stop: int
 
+    @property
+    def n_bytes(self) -> int:
+        """Its size."""
+        return self.stop - self.start
+
 
 @dataclass(frozen=True)
 class StoredWeight:
@@ -65,15 +71,31 @@ class StoredWeight:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Weights of a multimodal model that are not of its text part: how many, and their bytes."""
+    """Weights of a multimodal model that are not of its text part.
+
+    Attributes:
+        n_weights: How many.
+        n_bytes: Of them; None where only their names are known.
+        parts: Whose they are, as their names begin.
+    """
 
     n_weights: int
-    n_bytes: int
+    n_bytes: int | None
+    parts: tuple[str, ...]
 
     def as_text(self) -> str:
         """A sentence."""
-        size = f"{self.n_bytes / 1e9:.2f} GB" if self.n_bytes >= 1e9 else f"{self.n_bytes / 1e6:.3g} MB"
-        return f"{self.n_weights:,} weights ({size}) that are not of the text part are left out"
+        size = "" if self.n_bytes is None else f" ({_size(self.n_bytes)})"
+        parts = ", ".join(self.parts)
+        return f"{self.n_weights:,} weights{size} that are not of the text part are left out: {parts}"
+
+    def to_json(self) -> dict[str, Any]:
+        """For --json."""
+        return {"weights": self.n_weights, "bytes": self.n_bytes, "parts": list(self.parts)}
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 1e9:.2f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.3g} MB"
 
 
 def find(
@@ -106,10 +128,13 @@ def find(
     if need == "all":  # a model that is not supported is refused before gigabytes of it are downloaded
         find(path, revision=revision, need="config", progress=progress, check=check)
     folder = hub.download(path, revision=revision, need=need, progress=progress)
-    check_folder(folder, f"{path} (downloaded from the Hub)", need)
+    name = f"{path} (downloaded from the Hub)"
+    check_folder(folder, name, need)
+    source = ModelSource("folder", folder, f"{path}@{folder.name}", path)
     if need == "config":
         check(read_config(folder))
-    return ModelSource("folder", folder, f"{path}@{folder.name}", path)
+        require_text(_bytes_of_weights(source), name)
+    return source
 
 
 def check_folder(folder: Path, name: str, need: Literal["all", "config"] = "all") -> None:
@@ -235,8 +260,37 @@ def text_weights(folder: Path) -> dict[str, StoredWeight]:
 
 def left_out(folder: Path) -> LeftOut | None:
     """What of a model folder is not of its text part; None where that is nothing."""
-    others = [stored.place for stored in _stored_weights(folder) if text_name(stored.name) is None]
-    return LeftOut(len(others), sum(place.stop - place.start for place in others)) if others else None
+    return _not_of_text({stored.name: stored.place.n_bytes for stored in _stored_weights(folder)})
+
+
+def planned_left_out(source: ModelSource) -> LeftOut | None:
+    """The same of a model whose weights need not be here: as far as an index or the Hub tells; None where neither does."""
+    return _not_of_text(_bytes_of_weights(source))
+
+
+def _not_of_text(n_bytes: Mapping[str, int | None]) -> LeftOut | None:
+    others = [name for name in n_bytes if text_name(name) is None]
+    if not others:
+        return None
+    sizes = [n_bytes[name] for name in others]
+    total = None if None in sizes else sum(size for size in sizes if size is not None)
+    return LeftOut(len(others), total, tuple(dict.fromkeys(map(other_part, others))))
+
+
+def _bytes_of_weights(source: ModelSource) -> dict[str, int | None]:
+    """Bytes of each weight by its name, None where only the name is known; nothing of a GGUF, and where nothing tells yet."""
+    folder = source.path
+    if source.kind == "gguf":
+        return {}
+    files = weight_files(folder)
+    if files and all(file.is_file() for file in files):
+        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):  # planning needs no whole weights
+            return {stored.name: stored.place.n_bytes for stored in _stored_weights(folder)}
+    if (folder / INDEX).is_file():
+        return dict.fromkeys(_weight_map(folder / INDEX))
+    if source.identity is not None and is_multimodal(stored_config(folder)):
+        return dict(hub.bytes_of_weights(source.name, folder.name))
+    return {}
 
 
 def _stored_weights(folder: Path) -> list[StoredWeight]:

@@ -42,7 +42,6 @@ TEXT_FAMILIES = {
     "qwen3_vl": TextFamily("qwen3", "Qwen3ForCausalLM"),
     "qwen3_vl_moe": TextFamily("qwen3_moe", "Qwen3MoeForCausalLM", {"norm_topk_prob": True}),
     "qwen3_5": TextFamily("qwen3_5_text", "Qwen3_5ForCausalLM"),
-    "qwen3_5_moe": TextFamily("qwen3_5_moe_text", "Qwen3_5MoeForCausalLM"),
     "gemma3": TextFamily("gemma3_text", "Gemma3ForCausalLM"),
 }
 TEXT_CONFIG = "text_config"
@@ -71,7 +70,9 @@ TEXT_PREFIXES = {
     "language_model.lm_head": "lm_head",
 }
 IN_TRANSFORMERS, IN_MLX_LM = "model.language_model.", "language_model.model."
-OTHER_PARTS = re.compile(r"(model\.)?(visual|vision_tower|multi_modal_projector|mtp)\.")  # mtp: draft tokens ahead
+OTHER_PARTS = re.compile(
+    r"(model\.)?(?P<part>visual|vision_tower|multi_modal_projector|mtp)\."
+)  # mtp: draft tokens ahead
 
 
 def is_multimodal(config: Mapping[str, Any]) -> bool:
@@ -86,12 +87,22 @@ def text_name(name: str) -> str | None:
     >>> text_name("language_model.model.norm.weight"), text_name("model.norm.weight"), text_name("visual.patch_embed.proj.weight")
     ('model.norm.weight', 'model.norm.weight', None)
     """
-    if OTHER_PARTS.match(name):
+    if other_part(name):
         return None
     for prefix, plain in TEXT_PREFIXES.items():
         if name.startswith(prefix):
             return plain + name.removeprefix(prefix)
     return name
+
+
+def other_part(name: str) -> str:
+    """Which part of a multimodal model, other than its text part, a weight or layer is of; nothing where it is of the text part.
+
+    >>> other_part("model.visual.merger.norm.weight"), other_part("mtp.fc.weight"), other_part("model.norm.weight")
+    ('visual', 'mtp', '')
+    """
+    found = OTHER_PARTS.match(name)
+    return found["part"] if found else ""
 
 
 def nested_name(name: str, prefix: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from mlxtune.errors import ModelError
+from mlxtune.models.chat_templates import CHATML, GEMMA, TurnTemplate, template_of_turns
 from mlxtune.models.text_part import TEXT_CONFIG
+
+logger = logging.getLogger(__name__)
 
 TOKENIZER_SUFFIXES = (".json", ".txt", ".model", ".jinja")  # of the files that a tokenizer is made of, or its stops
 END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>")  # what pre-training puts between documents
@@ -40,15 +44,22 @@ class Tokenizer:
         eos_tokens: Ids that the model's own configuration ends a reply with.
         source: Where it came from, for messages.
         folder: The model folder that all of it came from, if one.
+        turns: Whose template `hf` has where the folder has none; the first prompt says so.
     """
 
     def __init__(
-        self, hf: Any, eos_tokens: Sequence[int] = (), source: str = "the tokenizer", folder: Path | None = None
+        self,
+        hf: Any,
+        eos_tokens: Sequence[int] = (),
+        source: str = "the tokenizer",
+        folder: Path | None = None,
+        turns: TurnTemplate | None = None,
     ) -> None:
         self.hf = hf
         self._eos_tokens = tuple(eos_tokens)
         self.source = source
         self._folder = folder
+        self._turns = self._untold_turns = turns
 
     @cached_property
     def identity(self) -> str | None:
@@ -59,6 +70,8 @@ class Tokenizer:
         for file in sorted(self._folder.iterdir()):
             if file.suffix in TOKENIZER_SUFFIXES and file.is_file():
                 digest.update(f"{file.name} {file.stat().st_size} ".encode() + file.read_bytes())
+        if self._turns is not None:
+            digest.update(self._turns.text.encode())
         return digest.hexdigest()
 
     @property
@@ -189,9 +202,13 @@ class Tokenizer:
     ) -> str:
         if not self.hf.chat_template:
             raise ModelError(
-                f"{self.source}: no chat template, so prompts cannot be formatted; use the model's "
-                "-Instruct version, or put chat_template.jinja into its folder"
+                f"{self.source}: no chat template, and a vocabulary with the turn tokens of neither {CHATML.name} nor {GEMMA.name}, so "
+                f"prompts cannot be written; use the model's -Instruct version, put {TEMPLATE} into its folder, or train on documents "
+                "(data.format: text)"
             )
+        if self._untold_turns is not None:
+            logger.info("%s: %s", self.source, self._untold_turns.note)
+            self._untold_turns = None
         try:
             text = self.hf.apply_chat_template(
                 list(messages), tokenize=False, add_generation_prompt=open_reply, enable_thinking=thinking,
@@ -203,7 +220,7 @@ class Tokenizer:
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a model folder.
+    """The tokenizer of a model folder; a base model's without a chat template gets the one that its turn tokens mean.
 
     Raises:
         ModelError: The folder holds no tokenizer, or one that cannot be read.
@@ -217,9 +234,12 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         hf = kind.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # transformers raises OSError, ValueError and the tokenizers library's bare Exception
         raise ModelError(f"{folder}: its tokenizer cannot be read: {str(error).splitlines()[0]}") from error
+    turns = None
     if not hf.chat_template and (template := processor_template(folder)) is not None:
         hf.chat_template = template
-    return Tokenizer(hf, _model_eos(folder), str(folder), folder)
+    elif not hf.chat_template and (turns := template_of_turns(hf.get_vocab())) is not None:
+        hf.chat_template = turns.text
+    return Tokenizer(hf, _model_eos(folder), str(folder), folder, turns)
 
 
 def processor_template(folder: Path) -> str | None:

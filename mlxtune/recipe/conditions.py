@@ -197,7 +197,7 @@ def _unknown(name: str, fields: Mapping[str, OutputKind]) -> str:
     if labels and metric in OF_LABELS and label:
         hint = did_you_mean(label, labels) or f"; known: {', '.join(labels)}"
         return f"{label!r} is no label of {place}{hint}"
-    label, _, metric = rest.rpartition(".")  # as train.best_metric has it
+    label, _, metric = rest.rpartition(".")  # as 0.1.0 had it in train.best_metric
     if labels and metric in OF_LABELS and label in labels:
         return f"the label comes last: write {place}.{metric}.{label}"
     known = [

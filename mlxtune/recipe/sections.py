@@ -26,6 +26,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from mlxtune.errors import did_you_mean
+from mlxtune.evaluation.metrics.metric import OF_LABELS
 from mlxtune.recipe.conditions import FORMS, LABEL_BASELINES, condition_problems
 
 VALID_LOSS = "valid.loss"
@@ -505,7 +506,7 @@ class TrainSection(Section):
     """Optimizer steps between checkpoints; null saves at each validation. One that is the best so far is always saved."""
     best_metric: str = VALID_LOSS
     """What tells which checkpoint is best: valid.loss, FIELD.METRIC as intents.exact_match or priority.macro_f1, or
-    FIELD.LABEL.recall (precision, f1). All but the loss come from replies that the model writes to validation rows."""
+    FIELD.recall.LABEL (precision, f1). All but the loss come from replies that the model writes to validation rows."""
     metric_rows: int = Field(64, ge=1)
     """Validation rows that it writes replies to, a fixed sample; all of them if there are no more."""
     early_stopping: EarlyStopping | None = None
@@ -710,17 +711,16 @@ class Recipe(Section):
         train, stopping = self.train, self.train.early_stopping
         key, name = "train.best_metric", train.best_metric
         if stopping is not None and stopping.metric is not None:
-            if name not in (VALID_LOSS, stopping.metric):
+            if self.metric_name(name) not in (VALID_LOSS, self.metric_name(stopping.metric)):
                 raise _wrong("train.early_stopping.metric", f"train.best_metric is {name!r}; keep one of the two")
             key, name = "train.early_stopping.metric", stopping.metric
         from mlxtune.evaluation.metrics.registry import selectable  # NumPy, which most commands that read a recipe need
 
         known = [f"{field}.{metric}" for field, one in self.output.fields.items() for metric in selectable(one.kind)]
-        of_label = re.fullmatch(r"(.+?)\.(.+)\.(?:precision|recall|f1)", name)
-        field = self.output.fields.get(of_label[1]) if of_label else None
-        is_label = of_label is not None and of_label[2] in (getattr(field, "labels", None) or [])
-        if name not in (VALID_LOSS, *known) and not is_label:
-            hint = did_you_mean(name, [VALID_LOSS, *known]) or f"; known: {', '.join([VALID_LOSS, *known])}"
+        of_labels = set(self._label_metrics().values())
+        if self.metric_name(name) not in (VALID_LOSS, *known, *of_labels):
+            named = [VALID_LOSS, *known, *(["FIELD.recall.LABEL (precision, f1)"] if of_labels else [])]
+            hint = did_you_mean(name, [VALID_LOSS, *known, *of_labels]) or f"; known: {', '.join(named)}"
             raise _wrong(key, f"{name!r} is no metric of this recipe{hint}")
         if self.data.valid is None and self.data.valid_fraction is None:
             asking = {"train.early_stopping": stopping, "train.load_best": train.load_best, key: name != VALID_LOSS}
@@ -731,7 +731,22 @@ class Recipe(Section):
     def selection_metric(self) -> str:
         """What tells which checkpoint is best, and when to stop."""
         stopping = self.train.early_stopping
-        return self.train.best_metric if stopping is None or stopping.metric is None else stopping.metric
+        own = self.train.best_metric if stopping is None or stopping.metric is None else stopping.metric
+        return self.metric_name(own)
+
+    def metric_name(self, name: str) -> str:
+        """A metric by the name that it has now: 0.1.0 wrote FIELD.LABEL.recall where it is FIELD.recall.LABEL."""
+        names = self._label_metrics()
+        return name if name in names.values() else names.get(name, name)
+
+    def _label_metrics(self) -> dict[str, str]:
+        """Older name -> name of the metrics of each label that a field lists."""
+        return {
+            f"{field}.{label}.{metric}": f"{field}.{metric}.{label}"
+            for field, one in self.output.fields.items()
+            for label in one.closed_labels or ()
+            for metric in OF_LABELS
+        }
 
     @property
     def prompt_columns(self) -> list[str]:

@@ -213,7 +213,7 @@ class _Training:
         share_state(self._group, self._model, self._checkpoints.folder_of(self._progress.step))
         self._saved = self._begun_at = self._progress.step
         best = self._progress.best
-        if best is not None and (forget_best or best.metric != self._selection.metric):
+        if best is not None and (forget_best or self._recipe.metric_name(best.metric) != self._selection.metric):
             was = f"{best.metric} {best.value:.4g} at step {best.step}"
             messages.info("the metric changed, so the previous best is discarded: %s", was)
             self._progress = replace(self._progress, best=None, since_best=0)

@@ -10,7 +10,8 @@ from mlxtune.backends.base import Backend, Batch, Device
 from mlxtune.data.examples import Example, within_positions
 from mlxtune.data.packing import step_rows
 from mlxtune.data.prepared_cache import cached_prepare
-from mlxtune.models.base_model import config_and_tokenizer
+from mlxtune.models.base_model import config_and_tokenizer, weights_to_leave_out
+from mlxtune.models.source import LeftOut
 from mlxtune.models.tokenizer import load_tokenizer
 from mlxtune.recipe.sections import Recipe
 from mlxtune.training.checkpoints import disk_bytes
@@ -52,6 +53,7 @@ class Plan:
         note: What `train.fit: auto` changed, in a line; None where it changed nothing.
         remedies: What would lower the peak of a training that does not fit.
         probe: What two steps of the training took; None where none were run.
+        left_out: Weights of the model that are not of its text part; None where there are none, or only they themselves would tell.
     """
 
     trainable_parameters: int
@@ -80,6 +82,7 @@ class Plan:
     note: str | None = None
     remedies: tuple[Remedy, ...] = ()
     probe: Probe | None = None
+    left_out: LeftOut | None = None
 
     @property
     def fits(self) -> bool:
@@ -120,6 +123,7 @@ class Plan:
             "rounding": self.rounding,
             "gradient_checkpointing": self.gradient_checkpointing,
             "probe": None if self.probe is None else self.probe.to_json(),
+            "left_out": None if self.left_out is None else self.left_out.to_json(),
         }
 
     def as_text(self) -> str:
@@ -135,6 +139,7 @@ class Plan:
                 "parameters",
                 f"{self.trainable_parameters:,} trainable of {self.total_parameters:,} ({share:.2%}){active}",
             ),
+            *([("base model", self.left_out.as_text())] if self.left_out else []),
             ("data", self.data),
             ("tokens an epoch", f"{self.tokens_per_epoch:,}, {self.supervised_per_epoch:,} of them supervised"),
             ("longest row", f"{self.longest:,} tokens"),
@@ -238,6 +243,7 @@ def plan(
         note=fit.note(),
         remedies=fit.remedies,
         probe=probe(fit.workload, training.examples) if probe else None,
+        left_out=weights_to_leave_out(recipe.model),
     )
 
 

@@ -39,7 +39,7 @@ class Selection:
     @property
     def lower_is_better(self) -> bool:
         """Direction of the metric."""
-        return self.metric == VALID_LOSS or metric(self.metric.rpartition(".")[2]).direction == "lower"
+        return self.metric == VALID_LOSS or metric(self.metric.split(".")[1]).direction == "lower"
 
     def improves(self, value: float, best: float | None) -> bool:
         """Whether a value is better than the best so far by more than `min_delta`; any number is better than none."""

@@ -326,6 +326,12 @@ def test_a_family_with_other_experts_is_refused_by_name(backend: Backend) -> Non
     }  # fmt: skip
     with pytest.raises(ModelError, match="'mixtral' is not supported"):
         backend.architecture(config)
+    config = {
+        **tiny_config("qwen3_5_text"), "model_type": "qwen3_5_moe_text", "num_experts": 4, "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32, "shared_expert_intermediate_size": 32,
+    }  # fmt: skip
+    with pytest.raises(ModelError, match=r"'qwen3_5_moe_text' is not supported: .* experts .*in another way"):
+        backend.architecture(config)
 
 
 def _mlx_lm() -> tuple:

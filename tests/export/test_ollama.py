@@ -11,6 +11,7 @@ import pytest
 
 from mlxtune.errors import ExportError
 from mlxtune.export.ollama import Turns, go_template, modelfile, turns
+from mlxtune.models.chat_templates import GEMMA
 from mlxtune.models.tokenizer import Tokenizer, load_tokenizer
 from mlxtune.recipe.load import load_recipe
 from mlxtune.recipe.sections import Recipe
@@ -95,16 +96,45 @@ def rendered(go: Path, template: str) -> list[str]:
 
 
 @pytest.mark.parametrize("thinking", [False, True])
-@pytest.mark.parametrize("family", ["qwen3", "qwen2"])
+@pytest.mark.parametrize("family", ["qwen3", "qwen2", "gemma"])
 def test_go_writes_what_the_chat_template_writes(tmp_path: Path, go: Path, family: str, thinking: bool) -> None:
-    tokenizer = with_template(tmp_path, QWEN2) if family == "qwen2" else load_tokenizer(tiny_tokenizer(tmp_path))
+    own = {"qwen2": QWEN2, "gemma": GEMMA.text}.get(family)
+    tokenizer = with_template(tmp_path, own) if own else load_tokenizer(tiny_tokenizer(tmp_path))
 
     expected = [
         tokenizer.prompt_text([{"role": role, "content": text} for role, text in one], thinking)
         for one in CONVERSATIONS
     ]
+    if family == "gemma":  # no Ollama template can trim what is typed
+        expected = [text.replace("你好", "  你好 ") for text in expected]
 
     assert rendered(go, go_template(turns(tokenizer, thinking))) == expected
+
+
+def test_gemmas_system_message_opens_the_first_turn_of_the_user(tmp_path: Path) -> None:
+    assert turns(with_template(tmp_path, GEMMA.text), False) == Turns(
+        system="<start_of_turn>user\n",
+        opening="<start_of_turn>user\n",
+        after_system="\n\n",
+        user="<end_of_turn>\n<start_of_turn>user\n",
+        assistant="<end_of_turn>\n<start_of_turn>model\n",
+        reply="<end_of_turn>\n<start_of_turn>model\n",
+        trimmed=frozenset({"user"}),
+    )
+
+
+def test_what_a_chat_template_trims_is_trimmed(tmp_path: Path, go: Path, recipe: Recipe) -> None:
+    trimming = QWEN2.replace("message.content", "message.content | trim")
+    tokenizer, user = with_template(tmp_path / "qwen", trimming), "\nText: {text}\nIntents:\n"
+
+    written = rendered(go, go_template(turns(tokenizer, False), user))
+
+    asked = user.format(text="where is my order?")
+    assert written[0] == tokenizer.prompt_text([{"role": "user", "content": asked}], False)
+    assert written[0].endswith("Intents:<|im_end|>\n<|im_start|>assistant\n")
+    spaced = recipe.model_copy(update={"prompt": recipe.prompt.model_copy(update={"system": "Name the intents.\n"})})
+    assert 'SYSTEM """Name the intents."""' in modelfile("FROM x", spaced, tokenizer, 4096)
+    assert 'SYSTEM """Name the intents.\n"""' in modelfile("FROM x", spaced, with_template(tmp_path, QWEN2), 4096)
 
 
 def test_go_writes_what_stands_around_the_only_column(tokenizer: Tokenizer, go: Path) -> None:
@@ -118,6 +148,7 @@ def test_a_closed_thinking_block_opens_the_reply_where_thinking_is_off(tokenizer
     assert turns(tokenizer, False) == Turns(
         system="<|im_start|>system\n",
         opening="<|im_start|>user\n",
+        after_system="<|im_end|>\n<|im_start|>user\n",
         user="<|im_end|>\n<|im_start|>user\n",
         assistant="<|im_end|>\n<|im_start|>assistant\n",
         reply="<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,12 @@ def test_peft_computes_the_same_and_it_comes_back(tmp_path: Path, family: str, l
     run = adapter_run(tmp_path, base, lora=lora)
     source = open_source(run, chosen().backend)
     done = export_peft(source, tmp_path / "peft")
-    theirs = torch_logits(in_peft(base, done.path))
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        theirs = torch_logits(in_peft(base, done.path))
+    is_said = any("PEFT will warn that keys of rank_pattern" in note for note in done.notes)
+    assert is_said or not any("rank_pattern keys did not match" in str(one.message) for one in warned)
+    assert is_said == bool(json.loads((done.path / "adapter_config.json").read_text()).get("rank_pattern"))
     np.testing.assert_allclose(our_logits(chosen().backend, base, run.adapter), theirs, atol=1e-4)
     assert np.abs(theirs - torch_logits(hugging_face_model(base))).max() > 0.1
     assert any("lora_dropout is 0" in note for note in done.notes) == ("dropout" in lora)

@@ -12,19 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.numpy import save_file
 
 from mlxtune.backends.base import ConvertSpec, WrittenModel
 from mlxtune.errors import ModelError
 from mlxtune.models import conversions, hub
-from mlxtune.models.base_model import base_folder, config_and_tokenizer, is_nested
-from mlxtune.models.source import find
+from mlxtune.models.base_model import base_folder, config_and_tokenizer, is_nested, weights_to_leave_out
+from mlxtune.models.source import find, tensor_places
 from mlxtune.models.writing import model_folder
 from mlxtune.recipe.sections import ModelSection, Quantize
 from tests.conftest import chosen
-from tests.multimodal import tiny_multimodal
+from tests.multimodal import tiny_multimodal, vision_weights
 from tests.tiny import tiny_gguf, tiny_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+OF_VISION = "2 weights (0.000256 MB) that are not of the text part are left out: multi_modal_projector, vision_tower"
 
 
 @pytest.fixture(autouse=True)
@@ -229,7 +231,11 @@ class _Hub(http.server.BaseHTTPRequestHandler):
             ]
             return self._answer(200, json.dumps(files).encode())
         file = self.folder / path.rpartition("/")[2]
-        self._answer(200, file.read_bytes(), {"X-Repo-Commit": COMMIT, "ETag": f'"{_oid(file)}"'})
+        content = file.read_bytes()
+        if self.headers.get("Range"):
+            first, last = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
+            return self._answer(206, content[first : last + 1])
+        self._answer(200, content, {"X-Repo-Commit": COMMIT, "ETag": f'"{_oid(file)}"'})
 
     def _answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
@@ -251,6 +257,7 @@ def fake_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     from huggingface_hub import constants
 
     monkeypatch.undo()  # allow downloads again
+    hub.bytes_of_weights.cache_clear()  # by commit, which is the same here whatever the folder holds
     folder = tiny_model(tmp_path / "served")
     (folder / "pytorch_model.bin").write_bytes(b"not to be downloaded")
     handler = type("Handler", (_Hub,), {"folder": folder})
@@ -291,6 +298,21 @@ def test_planning_the_text_part_of_a_multimodal_model_downloads_no_weights(fake_
     assert is_nested(ModelSection(path="owner/tiny"))
 
 
+def test_planning_counts_what_the_hub_has_beside_the_text_part_and_downloads_no_weights(fake_hub: Path) -> None:
+    tiny_multimodal(fake_hub, "gemma3")
+    found = weights_to_leave_out(ModelSection(path="owner/tiny"))
+    assert found is not None and found.as_text() == OF_VISION
+    assert not list(fake_hub.parent.rglob("snapshots/*/*.safetensors"))
+
+
+def test_a_vision_part_alone_in_one_file_is_refused_before_it_is_downloaded(fake_hub: Path) -> None:
+    tiny_multimodal(fake_hub, "qwen3_vl")
+    save_file(vision_weights("qwen3_vl", "transformers"), fake_hub / "model.safetensors")
+    with pytest.raises(ModelError, match=r"owner/tiny .*its 2 weights are of a vision part \(model\.visual\."):
+        find("owner/tiny", progress=False)
+    assert not list(fake_hub.parent.rglob("snapshots/*/*.safetensors"))
+
+
 @pytest.mark.parametrize("known", [True, False])
 def test_a_multimodal_model_without_a_known_text_part_is_refused_before_its_weights_are_downloaded(
     fake_hub: Path, known: bool
@@ -315,7 +337,28 @@ def test_what_is_left_out_is_said_once(tmp_path: Path, caplog: pytest.LogCapture
         for _ in range(2):
             base_folder(section, chosen().backend)
     said = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
-    assert said == ["base: 2 weights (0.000256 MB) that are not of the text part are left out"]
+    assert said == [f"base: {OF_VISION}"]
+
+
+def test_planning_counts_what_is_left_out_as_far_as_the_files_tell(tmp_path: Path) -> None:
+    section = ModelSection(path=str(folder := tiny_multimodal(tmp_path / "base", "gemma3")))
+
+    def said() -> str | None:
+        return None if (found := weights_to_leave_out(section)) is None else found.as_text()
+
+    assert said() == OF_VISION
+    weights = folder / "model.safetensors"
+    names = tensor_places(weights)
+    weights.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    assert said() is None
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict.fromkeys(names, weights.name)}))
+    assert said() == OF_VISION.replace(" (0.000256 MB)", "")
+
+
+def test_nothing_is_left_out_of_a_text_model(tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path / "base")
+    assert weights_to_leave_out(ModelSection(path=str(folder))) is None
+    assert weights_to_leave_out(ModelSection(path=str(tiny_gguf(tmp_path / "base.gguf", folder)))) is None
 
 
 @pytest.mark.parametrize(

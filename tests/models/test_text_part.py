@@ -70,14 +70,6 @@ PUBLISHED: dict[str, dict[str, Any]] = {
                                 "mrope_section": [11, 11, 10], "mrope_interleaved": True},
         },
     },
-    "qwen3_5_moe": {
-        "model_type": "qwen3_5_moe", "tie_word_embeddings": False, "vision_config": VISION_OF_QWEN3,
-        "text_config": {
-            "model_type": "qwen3_5_moe_text", "hidden_size": 2048, "num_hidden_layers": 4, "head_dim": 256,
-            "num_attention_heads": 16, "num_key_value_heads": 2, "vocab_size": 248320, "num_experts": 8,
-            "num_experts_per_tok": 2, "moe_intermediate_size": 512, "shared_expert_intermediate_size": 512,
-        },
-    },
     "gemma3": {  # gemma-3-4b-it, which leaves most to defaults
         "model_type": "gemma3", "eos_token_id": [1, 106], "mm_tokens_per_image": 256, "torch_dtype": "bfloat16",
         "vision_config": {"model_type": "siglip_vision_model", "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1,
@@ -236,6 +228,8 @@ def test_names_go_there_and_back(prefix: str) -> None:
     [
         ({"model_type": "llava", "text_config": {"model_type": "llama"}, "vision_config": {"model_type": "clip"}},
          r"'llava' is a multimodal model \(text_config, vision_config\) whose text part is not supported; supported are qwen2_vl, "),
+        ({"model_type": "qwen3_5_moe", "text_config": {"model_type": "qwen3_5_moe_text"}, "vision_config": {"depth": 2}},
+         r"'qwen3_5_moe' is a multimodal model .* whose text part is not supported; supported are .*qwen3_5, gemma3\. Give one"),
         ({"model_type": "qwen2_5_omni", "thinker_config": {"model_type": "qwen2_5_omni_thinker"}},
          r"'qwen2_5_omni' is a multimodal model \(thinker_config\)"),
         ({"model_type": "qwen3_vl_vision", "hidden_size": 32}, "'qwen3_vl_vision' is one part .* give the whole model"),

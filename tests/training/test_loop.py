@@ -24,6 +24,7 @@ from mlxtune.training.plan import Plan, plan
 from mlxtune.training.schedule import Schedule
 from mlxtune.training.tune import Tuned, tune
 from tests.conftest import chosen, write_recipe
+from tests.multimodal import tiny_multimodal
 
 
 def trained(folder: Path, base: Path, out: str = "run", **sections: Any) -> Tuned:
@@ -259,6 +260,14 @@ def test_a_recipe_that_asks_for_checkpointing_gets_it_and_the_same_adapter(
     assert asked == [False, True]
     for name, value in plain.weights.items():
         np.testing.assert_allclose(again.weights[name], value, atol=1e-4)
+
+
+def test_the_plan_says_what_of_a_multimodal_model_is_left_out(tmp_path: Path) -> None:
+    folder = tiny_multimodal(tmp_path / "model", "gemma3")
+    planned = plan(load_recipe(write_recipe(tmp_path, folder)), chosen().backend)
+    assert planned.left_out is not None and planned.as_json()["left_out"]["weights"] == 2
+    assert f"base model       {planned.left_out.as_text()}\n" in planned.as_text()
+    assert planned.left_out.as_text().endswith("are left out: multi_modal_projector, vision_tower")
 
 
 def test_the_plan_counts_on_checkpointing(tmp_path: Path, base: Path) -> None:

@@ -49,7 +49,7 @@ def validations(tuned: Tuned) -> list[dict[str, Any]]:
         ("intents.invalid_rate", 0.5, 0.9, True),
         ("intents.exact_match", 0.5, 0.9, False),
         ("intents.exact_match", 0.9, 0.5, True),
-        ("priority.low.recall", 0.9, 0.5, True),
+        ("priority.recall.low", 0.9, 0.5, True),
         ("valid.loss", float("nan"), 1.0, False),
         ("valid.loss", 7.0, None, True),
     ],
@@ -154,6 +154,10 @@ def test_stopping_survives_a_resume(tmp_path: Path, base: Path) -> None:
             {"train": {"best_metric": "intents.exact"}},
             "'intents.exact' is no metric.*did you mean 'intents.exact_match'",
         ),
+        (
+            {"train": {"best_metric": "intents.recall.paymnt"}},
+            r"is no metric .*did you mean 'intents\.recall\.payment'",
+        ),
         ({"train": {"best_metric": "intents.paymnt.recall"}}, "is no metric of this recipe"),
         ({"train": {"early_stopping": {"metric": "valid.accuracy"}}}, "train.early_stopping.metric: .*is no metric"),
         (
@@ -172,6 +176,17 @@ def test_what_cannot_be_selected_by_is_refused(
         load_recipe(write_recipe(tmp_path, base, **sections))
 
 
-def test_a_labels_recall_can_be_selected_by(tmp_path: Path, base: Path) -> None:
-    recipe = load_recipe(write_recipe(tmp_path, base, train={"best_metric": "intents.payment.recall"}))
-    assert recipe.selection_metric == "intents.payment.recall"
+@pytest.mark.parametrize("name", ["intents.recall.payment", "intents.payment.recall"])  # as it is, and as 0.1.0 had it
+def test_a_labels_recall_can_be_selected_by(tmp_path: Path, base: Path, name: str) -> None:
+    recipe = load_recipe(write_recipe(tmp_path, base, train={"best_metric": name}))
+    assert recipe.selection_metric == "intents.recall.payment"
+    tokenizer = load_tokenizer(base)
+    found = reply_metrics(recipe, tokenizer)(FakeModel(tokenizer, lambda prompt: "payment"))
+    assert found[recipe.selection_metric] == 1.0 > found["intents.precision.payment"]
+
+
+def test_a_label_that_is_called_as_a_metric_is_itself(tmp_path: Path, base: Path) -> None:
+    labels = {"template": "{intents}", "fields": {"intents": {"kind": "label", "labels": ["recall", "invalid_rate"]}}}
+    name = "intents.recall.invalid_rate"
+    recipe = load_recipe(write_recipe(tmp_path, base, output=labels, train={"best_metric": name}))
+    assert recipe.selection_metric == name and not Selection.of(recipe).lower_is_better

@@ -132,6 +132,10 @@ GRID = [
     Training("qwen3.5"),
     Training("qwen3.5", rows=4, width=96, prefix=256, passes=3, dropout=0.1),
     Training("qwen3.5", rows=4, width=384, checkpointing=True),
+    Training("qwen3.5", kind="dora"),
+    Training("qwen3.5", rows=4, width=384, checkpointing=True, kind="dora"),
+    Training("qwen3.5", kind="full"),
+    Training("qwen3.5", rows=4, width=384, checkpointing=True, kind="full"),
 ]
 
 

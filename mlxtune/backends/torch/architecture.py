@@ -13,6 +13,7 @@ from transformers.core_model_loading import Concatenate, MergeModulelist, Weight
 from transformers.modeling_outputs import MoeModelOutputWithPast
 
 from mlxtune.backends.architecture import PROBED_ROWS, Architecture, described_by, require_plain_head
+from mlxtune.backends.experts import EXPERTS
 from mlxtune.backends.transformers_config import read_as_transformers, windows_of
 from mlxtune.errors import ModelError
 
@@ -43,6 +44,9 @@ def _weights(network: PreTrainedModel) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every weight, under the names of Hugging Face's files, which have each expert's layers by themselves.
 
     How transformers makes its own stacks of them is a list of its converters, which is read here.
+
+    Raises:
+        ModelError: It makes them otherwise, or computes experts in another way.
     """
     found: dict[str, tuple[int, ...]] = {}
     converters = list(get_checkpoint_conversion_mapping(network.config.model_type) or ())
@@ -50,7 +54,12 @@ def _weights(network: PreTrainedModel) -> dict[str, tuple[int, ...]]:
         shape = tuple(value.shape)
         sources = _sources(name, converters) if len(shape) == 3 and is_plain(network, name) else []
         if not sources:
-            found[name] = shape  # the architecture refuses a stack that stays one
+            if len(shape) == 3 and f".{EXPERTS}." in name:
+                raise ModelError(
+                    f"config.json: model_type {network.config.model_type!r} is not supported: transformers reads or computes its experts "
+                    f"({name}) in another way than gate_proj, up_proj and down_proj of each"
+                )
+            found[name] = shape
             continue
         n_experts, n_out, n_in = shape
         for source in sources:

@@ -92,7 +92,7 @@ def label_selection_values(kind: str, scores: Scores) -> dict[str, float]:
     assert isinstance(scores, LabelScores)
     found = {name: scores[name].value for name in selectable(kind)}
     for label, one in scores.labels.items():
-        found |= {f"{label}.precision": one.precision, f"{label}.recall": one.recall, f"{label}.f1": one.f1}
+        found |= {f"precision.{label}": one.precision, f"recall.{label}": one.recall, f"f1.{label}": one.f1}
     return found
 
 

@@ -85,7 +85,7 @@ class Scorer(Protocol):
         """Metrics over parts of the rows, or of them: what their dotted names begin with -> table."""
 
     def selection_values(self, scores: Scores) -> dict[str, float]:
-        """What a checkpoint may be selected by: metric -> value, and `LABEL.recall` and the like."""
+        """What a checkpoint may be selected by: metric -> value, and `recall.LABEL` and the like."""
 
     def mistakes(self, column: Column) -> LabelMistakes | None:
         """Which labels are taken for which; None where there are no labels."""
