@@ -36,7 +36,7 @@ COMMANDS = {
 }
 
 
-SHARED = ("lora", "evaluate", "verify")  # commands whose work several processes share
+SHARED = ("lora", "evaluate", "verify", "predict")  # commands whose work several processes share
 OTHERS_S = 1.0  # time that a process gives the one that failed to print its message
 
 

@@ -128,6 +128,11 @@ class StepSums:
             stop=any(one["stop"] for one in reports),
         )
 
+    @classmethod
+    def of_same(cls, reports: Sequence[Mapping[str, Any]]) -> StepSums:
+        """Those of rank 0, where every process computed all of a step; asked to end where one was. Reports as of `of_all`."""
+        return replace(cls.of_all(reports[:1]), stop=any(one["stop"] for one in reports))
+
     def to_json(self) -> dict[str, Any]:
         """For the other processes."""
         segments = {"segment_nats": self.segment_nats.tolist(), "segment_tokens": self.segment_tokens.tolist()}

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlxtune.commands.options import compute_options, json_option, print_json, say, set_option
+from mlxtune.commands.options import (
+    compute_options,
+    connected,
+    is_speaker,
+    json_option,
+    n_processes,
+    print_json,
+    say,
+    set_option,
+)
 
 if TYPE_CHECKING:
+    from mlxtune.backends.base import ChosenBackend
     from mlxtune.data.field_forms import Value
     from mlxtune.data.rows import Row
     from mlxtune.evaluation.predict.predictor import Reply
+    from mlxtune.evaluation.subject import Subject
     from mlxtune.recipe.sections import Recipe
 
 STDIN = "-"
@@ -53,11 +64,38 @@ def predict(
     Example: mlxtune predict recipes/demo-intent.yaml --base "log in and pay"
     """
     from mlxtune.backends import choose
+    from mlxtune.backends.group import ALONE, together
+    from mlxtune.evaluation.subject import find_subject
+    from mlxtune.runs.copies import run_copies
+
+    if n_processes() > 1 and (not texts or STDIN in texts):
+        raise click.UsageError(
+            "several processes are asked the TEXTs of the command line; give some, or start one process"
+        )
+    joined = connected(backend, device)
+    group = ALONE if joined is None else joined.backend.group()
+    with run_copies(group) as copies:
+        with together(group):
+            found = find_subject(subject, overrides, base, find=copies.find)
+        _ask(found, texts, decoding, lambda: joined or choose(backend, device), as_json)
+
+
+def _ask(
+    found: Subject, texts: tuple[str, ...], decoding: str | None, chosen: Callable[[], ChosenBackend], as_json: bool
+) -> None:
+    """Print the replies to texts; of several processes rank 0 does.
+
+    Args:
+        found: What is asked.
+        texts: As on the command line.
+        decoding: Likewise.
+        chosen: The backend, once the texts are known to be some.
+        as_json: Whether replies are printed as JSON.
+    """
     from mlxtune.evaluation.predict.predictor import Predictor
-    from mlxtune.evaluation.subject import find_subject, load_subject
+    from mlxtune.evaluation.subject import load_subject, require_same_base
     from mlxtune.recipe.sections import PLACEHOLDER
 
-    found = find_subject(subject, overrides, base)
     needed = list(dict.fromkeys(PLACEHOLDER.findall(found.recipe.prompt.user)))
     rows = _rows(_texts(texts), needed, found.recipe)
     # Mistakes in what was typed are worth knowing before a model is loaded; lines of stdin may come slowly.
@@ -67,15 +105,18 @@ def predict(
     if first is None:
         raise click.UsageError("no text to predict: give texts as arguments, or one a line on stdin")
     rows = chain([first], rows)
-    choice = choose(backend, device)
+    choice = chosen()
     say(f"backend: {choice.reason}")
-    say(f"asking {found.run or found.recipe.model.path}{', the model before tuning' if base else ''}")
+    say(f"asking {found.run or found.recipe.model.path}{', the model before tuning' if found.base else ''}")
+    require_same_base(found.recipe, choice.backend)
     model, tokenizer = load_subject(found, choice.backend)
     predictor = Predictor(found.recipe, model, tokenizer, decoding)
     interactive = sys.stdin.isatty() and (not texts or STDIN in texts)
     at_once = 1 if interactive else found.recipe.evaluate.batch_size
     while batch := list(islice(rows, at_once)):
         replies = predictor.predict_rows(batch)
+        if not is_speaker():
+            continue
         shown = [
             str(row.fields[needed[0]]) if len(needed) == 1 else json.dumps(row.fields, ensure_ascii=False)
             for row in batch

@@ -71,6 +71,7 @@ class Subject:
         return [beside] if self.base else [beside, Subject(self.recipe, None, base=True).evaluation(limit)]
 
 
+SHARD = "model.shard="  # how a model is held, not which one it is
 FindRun = Callable[[Callable[[], RunFolder | None]], RunFolder | None]
 
 
@@ -92,7 +93,7 @@ def find_subject(
         RunError: There is no trained run, and the base model was not asked for; or another model under one that was trained whole.
         RecipeError: The recipe cannot be read.
     """
-    other_model = any(override.startswith("model.") for override in overrides)
+    other_model = any(override.startswith("model.") and not override.startswith(SHARD) for override in overrides)
     named = find(lambda: named_run(path))
     if named is not None:
         run = named
@@ -115,7 +116,8 @@ def find_subject(
             )
         run = newest
         if not other_model:
-            recipe = recipe.model_copy(update={"model": run.recipe().model})
+            model = run.recipe().model.model_copy(update={"shard": recipe.model.shard})
+            recipe = recipe.model_copy(update={"model": model})
     if not base and not run.is_trained:
         raise RunError(f"{run}: has no adapter (status: {run.info().get('status')}); train it to its first checkpoint")
     if not base and run.is_full and _weights_of(recipe) != _weights_of(run.recipe()):

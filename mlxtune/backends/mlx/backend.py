@@ -17,7 +17,6 @@ from mlxtune.backends.group import ALONE, Alone
 from mlxtune.backends.launch import launched
 from mlxtune.backends.mlx.runtime import import_mlx, memory_bytes, prepare, tf32_setting, use_device
 from mlxtune.backends.shapes import BUCKETED
-from mlxtune.errors import BackendError
 from mlxtune.models.source import read_config
 
 if TYPE_CHECKING:  # it imports mlx
@@ -116,12 +115,17 @@ class MlxBackend:
         return architecture(config)
 
     def check_shard(self, config: Mapping[str, Any], kind: AdapterKind) -> None:
-        """Refuse several processes that each hold a part of the base model's weights."""
-        if self.group().size > 1:
-            raise BackendError(
-                "model.shard: true is not offered by the MLX backend, whose processes hold the whole base model each; set it to false, or "
-                "start the processes with torchrun, which connects those of PyTorch"
-            )
+        """Refuse what several processes do not share a base model for, or a model that they cannot share evenly.
+
+        Raises:
+            BackendError: DoRA, or a family that is not sharded.
+            ModelError: The number of processes does not divide the model.
+        """
+        if (size := self.group().size) == 1:
+            return
+        from mlxtune.backends.mlx.sharding import require_shardable
+
+        require_shardable(config, kind, self.architecture(config), size)
 
     def load(self, folder: Path, adapter: Path | None = None, dtype: str | None = None, shard: bool = False) -> Model:
         """Load a model folder, quantized or not, and an adapter folder onto it.
@@ -131,7 +135,7 @@ class MlxBackend:
             adapter: Adapter folder.
             dtype: Type to compute in, or STORED; None is float32 on a CPU, where MLX's bfloat16 is slow, and on a GPU the model's own,
                 or bfloat16 for float16, whose range gradients leave.
-            shard: Not offered to several processes; one holds all of the weights.
+            shard: Each of several processes holds its heads and its part of every MLP, and all compute the same rows.
 
         Raises:
             ModelError: The folder cannot be loaded.
@@ -142,12 +146,17 @@ class MlxBackend:
         from mlxtune.backends.mlx.loading import load_network, require_float32_experts
         from mlxtune.backends.mlx.memory import set_limits
         from mlxtune.backends.mlx.model import MlxModel
+        from mlxtune.backends.mlx.sharding import WHOLE, Parts, Whole, shard_network
 
         found = None if adapter is None else read_adapter(adapter)
         if shard:
             self.check_shard(read_config(folder), "lora" if found is None else found.spec.kind)
         limits = set_limits()
         network, config = load_network(folder)
+        group = self.group()
+        parts: Whole | Parts = WHOLE
+        if shard and not isinstance(group, Alone):
+            parts = shard_network(network, config, self.architecture(config), group)
         wanted = dtype or ("float32" if self.device().kind == "cpu" else None)
         if wanted is None and network.model.norm.weight.dtype == mx.float16:
             wanted = "bfloat16"
@@ -155,8 +164,10 @@ class MlxBackend:
             network.set_dtype(getattr(mx, wanted))
         if self.device().kind == "cpu" and wanted not in (None, "float32", STORED):
             require_float32_experts(network, wanted)
+        for block in network.layers:  # one after the other, so that no more than a block is there whole
+            mx.eval(block.parameters())
         mx.eval(network.parameters())
-        model = MlxModel(network, config, compiled=self.device().kind == "gpu", limits=limits, group=self.group())
+        model = MlxModel(network, config, compiled=self.device().kind == "gpu", limits=limits, group=group, parts=parts)
         if found is not None:
             check_fits(found, model.architecture.linear_layers, str(adapter), str(folder))
             model.attach_lora(found.spec, found.weights)

@@ -41,6 +41,12 @@ class KeyedDropout(nn.Module):  # type: ignore[misc]
     def __init__(self, share: float, keys: DropoutKeys, place: int) -> None:
         super().__init__()
         self._share, self._keys, self._place = share, keys, place
+        self._width: int | None = None
+        self._own: slice | None = None
+
+    def draw_for(self, width: int, own: slice | None) -> None:
+        """Draw the mask of inputs of a width, of which the layer's are a part; None is all."""
+        self._width, self._own = (None, None) if own is None else (width, own)
 
     def __call__(self, x: mx.array) -> mx.array:
         """The input with some of it zeroed."""
@@ -48,5 +54,8 @@ class KeyedDropout(nn.Module):  # type: ignore[misc]
             return x
         if self._keys.of_layers is None:
             raise RuntimeError("a forward pass with dropout needs keys")
-        kept = mx.random.bernoulli(1 - self._share, x.shape, key=self._keys.of_layers[self._place])
+        shape = x.shape if self._width is None else (*x.shape[:-1], self._width)
+        kept = mx.random.bernoulli(1 - self._share, shape, key=self._keys.of_layers[self._place])
+        if self._own is not None:
+            kept = kept[..., self._own]
         return (kept * x) * (1 / (1 - self._share))

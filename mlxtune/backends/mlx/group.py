@@ -14,6 +14,8 @@ from mlxtune.backends.processes import Processes, buckets
 from mlxtune.backends.watchdog import Watchdog
 from mlxtune.errors import BackendError
 
+TRANSPORTS = ("[ring]", "[jaccl]", "[nccl]", "[mpi]")
+
 
 class MlxWire:
     """Bytes between processes. Each exchange is evaluated at once, so that all have the same order on all of them."""
@@ -36,8 +38,8 @@ class MlxWire:
         return np.array(found)
 
     def is_broken_by(self, error: RuntimeError) -> bool:
-        """Whether an error is one of the connection: MLX does not tell these from others."""
-        return True
+        """Whether an error is one of the connection: MLX begins such a message with the transport, "[ring]"."""
+        return str(error).lstrip().startswith(TRANSPORTS)
 
     def say(self, why: str) -> None:
         """Nothing: there is no place that outlives a process."""
@@ -45,6 +47,11 @@ class MlxWire:
     def said(self) -> str | None:
         """Likewise."""
         return None
+
+    @property
+    def connection(self) -> mx.distributed.Group:
+        """What exchanges of a graph go through."""
+        return self._group
 
     def sum(self, value: mx.array) -> mx.array:
         """An array added up over all processes."""
@@ -64,6 +71,18 @@ class MlxProcesses(Processes):
     def __init__(self, wire: MlxWire, watchdog: Watchdog) -> None:
         super().__init__(wire, watchdog)
         self._between = wire
+
+    @property
+    def connection(self) -> mx.distributed.Group:
+        """What exchanges in the middle of a pass go through."""
+        return self._between.connection
+
+    def of_first(self, value: mx.array) -> mx.array:
+        """What rank 0 has of an array of the same shape on all processes."""
+        own = value if self.rank == 0 else mx.zeros_like(value)
+        mx.eval(own)
+        with self.exchange():
+            return self._between.sum(own)
 
     def sum_gradients(self, gradients: Any) -> Any:
         """A tree of gradients, evaluated, added up over all processes in float32."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +48,7 @@ from mlxtune.backends.mlx.prefix_cache import PrefixCache
 from mlxtune.backends.mlx.recompute import checkpoint_blocks, keep_activations
 from mlxtune.backends.mlx.runtime import free_memory_bytes, memory_for
 from mlxtune.backends.mlx.session import MlxSession
+from mlxtune.backends.mlx.sharding import WHOLE, Parts, Whole
 from mlxtune.backends.mlx.state_cache import PrefixStateCache
 from mlxtune.backends.mlx.step_gradient import Pass, PrefixStates, StepGradient
 from mlxtune.backends.mlx.token_rope import rotate_by_token
@@ -97,6 +98,7 @@ class MlxModel:
         compiled: Compile the training step. Pays on a GPU; on a CPU it calls a C++ compiler for every shape.
         limits: What MLX may keep between steps.
         group: The processes that train it together.
+        parts: The part of the network that this process has, where they share it and not the rows.
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class MlxModel:
         compiled: bool = False,
         limits: MemoryLimits = NO_LIMITS,
         group: Alone | MlxProcesses = ALONE,
+        parts: Whole | Parts = WHOLE,
     ) -> None:
         network.freeze()
         network.eval()
@@ -120,7 +123,8 @@ class MlxModel:
         self._compiled = compiled
         self._padding = BUCKETED if compiled else EXACT
         self._limits = limits
-        self._group = self.rows_group = group
+        self._group, self._parts = group, parts
+        self.rows_group: Alone | MlxProcesses = group if parts.is_whole else ALONE
         self._adapter = NO_ADAPTER  # its layers of experts are stacks
         self._trains_all = False
         self._dropout_keys = DropoutKeys()
@@ -130,7 +134,7 @@ class MlxModel:
         self._timed = False
 
     def side_by_side(self) -> AbstractContextManager[None]:
-        """Nothing: each process computes with weights of its own."""
+        """Nothing: each process computes with weights of its own, or all the same rows."""
         return nullcontext()
 
     # The adapter
@@ -152,7 +156,7 @@ class MlxModel:
             lora = kind.from_base(modules[layer], r=spec.rank, scale=spec.scale)
             lora.dropout = dropout
             lora.lora_a, lora.lora_b = factors
-            adapted.append((layer, lora))
+            adapted.append((layer, self._parts.adapted(lora, layer)))
         self._network.update_modules(tree_unflatten(adapted))
         self._network.freeze()
         self._network.unfreeze(keys=list(ON_DISK.values()))  # mlx-lm's attributes are named as its files
@@ -244,10 +248,10 @@ class MlxModel:
             raise RuntimeError("call prepare_training before train_step")
         begun = time.perf_counter()
         share = share or StepShare(total_weight(batches))
-        with together(self._group) as report, memory_for(f"step {step} ({described(batches)})"):
+        with together(self._group) as report, self._passes(f"step {step} ({described(batches)})"):
             self._network.train()
             try:
-                key = mx.random.key(dropout_seed(self._spec.seed, step, self._group.rank))
+                key = mx.random.key(dropout_seed(self._spec.seed, step, self.rows_group.rank))
                 passes = [_pass_of(batch, self._padding) for batch in batches]
                 nats, gradients = self._step_gradient(passes, share.total_weight, key)
                 mx.eval(gradients)
@@ -257,7 +261,8 @@ class MlxModel:
             report.value = sums.to_json()
             computed = time.perf_counter()
         if not isinstance(self._group, Alone):
-            sums, gradients = StepSums.of_all(report.values), self._group.sum_gradients(gradients)
+            sums = (StepSums.of_all if self._parts.is_whole else StepSums.of_same)(report.values)
+            gradients = self._group.sum_gradients(gradients)
         exchanged = time.perf_counter()
         norm = mx.sqrt(sum(mx.sum(mx.square(value)) for _, value in tree_flatten(gradients)))
         result = sums.result(share.total_weight, float(norm.item()))
@@ -340,27 +345,35 @@ class MlxModel:
         with self._dropout_keys.used(None if key is None else mx.random.split(key, len(self._adapter.layers))):
             return self._network.model(tokens, cache)
 
+    @contextmanager
+    def _passes(self, what: str) -> Iterator[None]:
+        """Around passes; where memory does not suffice for them, the message says what they were."""
+        with self._parts.exchanging(), memory_for(what):
+            yield
+
     # Scoring and generation
 
     def score(self, batch: Batch) -> TokenScores:
         """-log p of each supervised token, and whether none is likelier; dropout off, one forward pass for both."""
         inputs = _Inputs(batch, self._padding)
-        with memory_for(f"scoring {described([batch])}"):
+        self._parts.require_same((batch.prefix.tolist(), batch.tokens.tolist()))
+        with self._passes(f"scoring {described([batch])}"):
             prefix, tokens, positions, targets, _ = inputs.arrays
-            nats, argmax = self._head.scores(self._predicting(prefix, tokens, positions), targets)
-            own = slice(inputs.n_supervised)  # without the padding
-            return token_scores(batch, nats[own], argmax[own])
+            found = self._head.scores(self._predicting(prefix, tokens, positions), targets)
+        nats, argmax = (self._parts.of_first(part[: inputs.n_supervised]) for part in found)  # without the padding
+        return token_scores(batch, nats, argmax)
 
-    @memory_for("computing logits")
     def logits(self, tokens: Sequence[int], positions: Sequence[int] | None = None) -> NDArray[np.float32]:
         """Logits after some tokens of one sequence, (N, vocabulary), dropout off; None is after each.
 
         Computed in float32 whatever type the weights have: from float32 inputs on, MLX widens each as it multiplies.
         """
+        self._parts.require_same((list(tokens), positions and list(positions)))
         inputs = mx.array(tokens)[None]
-        with float32_embeddings(self._network.model):
-            hidden = self._network.model(inputs, self._no_prefix())[0]
-        return np.array(self._head(hidden if positions is None else hidden[mx.array(positions)]))
+        with self._passes("computing logits"):
+            with float32_embeddings(self._network.model):
+                hidden = self._network.model(inputs, self._no_prefix())[0]
+            return np.array(self._head(hidden if positions is None else hidden[mx.array(positions)]))
 
     def fold(self, types: Mapping[str, str]) -> None:
         """Fold the adapter into the weights, in place and layer by layer, each rounded once to the type it has in `types`."""
@@ -384,20 +397,22 @@ class MlxModel:
         Tokens are taken by the float32 logits that `score` and `choose` use.
         """
         require_prompts(prompts)
+        self._parts.require_same(([list(prompt) for prompt in prompts], max_new_tokens, temperature, seed, slots))
         limits = reply_limits(prompts, max_new_tokens, self.config)
         with memory_for(f"generating {described_replies(prompts, max_new_tokens)}"):
             head = self._head.widen()
             n_shared = common_length(prompts)
-            shared = self._prefix(mx.array(prompts[0][:n_shared])) if n_shared else self._empty_caches()
             n_slots = slots_within(
                 slots,
                 prompts,
                 limits,
-                self.architecture,
+                self._parts.architecture_of(self.architecture),
                 free_memory_bytes(),
                 self._network.model.norm.weight.dtype.size,
             )
-            session = MlxSession(self._network, head, shared, n_slots, self.architecture.windows)
+            n_slots = self._parts.fewest(n_slots)
+            shared = self._prefix(mx.array(prompts[0][:n_shared])) if n_shared else self._empty_caches()
+            session = MlxSession(self._network, head, shared, n_slots, self.architecture.windows, self._parts)
             own = [prompt[n_shared:] for prompt in prompts]
             yield from write_replies(session, own, limits, n_slots, stop_tokens, constraint, temperature, seed, numbers)
 
@@ -405,7 +420,6 @@ class MlxModel:
         """The head for many calls: a 16-bit weight is widened once, and not for every token that is generated."""
         return self._head.widen()
 
-    @memory_for("choosing among options")
     def choose(self, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         """Log-probability of each option's tokens after each prompt, (B, n_options), nats, dropout off.
 
@@ -414,6 +428,14 @@ class MlxModel:
         """
         require_prompts(prompts, options)
         require_room(prompts, options, self.config)
+        self._parts.require_same([[list(one) for one in each] for each in (prompts, options)])
+        with self._passes("choosing among options"):
+            own = self._chosen(prompts, options)
+        found: NDArray[np.float32] = self._parts.of_first(own)
+        return found
+
+    def _chosen(self, prompts: Sequence[Sequence[int]], options: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        """What `choose` returns, of prompts and options that it can do with."""
         n_shared = common_length(prompts)
         shared = self._empty_caches()
         if n_shared:

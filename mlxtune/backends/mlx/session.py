@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mlxtune.backends.columns import GROWTH, TOKENS_AT_ONCE, Columns, Span, go_apart
 from mlxtune.backends.mlx.prefix_cache import PrefixCache, tokens_held
+from mlxtune.backends.mlx.sharding import WHOLE, Parts, Whole
 from mlxtune.backends.mlx.state_cache import Carried, PrefixStateCache
 from mlxtune.backends.replies import Allowed
 
@@ -164,6 +165,7 @@ class MlxSession:
         shared: What opens every row, layer by layer; it may be empty.
         n_slots: Rows that there may be.
         windows: Of the network's layers.
+        parts: Of the network.
     """
 
     def __init__(
@@ -173,8 +175,9 @@ class MlxSession:
         shared: Sequence[PrefixCache | PrefixStateCache],
         n_slots: int,
         windows: Sequence[int | None],
+        parts: Whole | Parts = WHOLE,
     ) -> None:
-        self._network, self._head = network, head
+        self._network, self._head, self._parts = network, head, parts
         self._windows = dict.fromkeys([None, *windows])
         self._present = _Pass()
         self._columns = Columns(tokens_held(shared))
@@ -190,19 +193,23 @@ class MlxSession:
 
     def join(self, tokens: NDArray[np.int32], counts: NDArray[np.int32]) -> None:
         """Begin rows behind those that are there, with these tokens."""
-        self._hidden.append(self._begun(self._run(tokens, counts, self._columns.join(len(counts)))))
+        with self._parts.exchanging():
+            self._hidden.append(self._begun(self._run(tokens, counts, self._columns.join(len(counts)))))
 
     def feed(self, tokens: NDArray[np.int32], counts: NDArray[np.int32]) -> None:
         """Append tokens to each row and begin to compute what follows."""
+        with self._parts.exchanging():
+            self._hidden = [self._begun(self._fed(tokens, counts))]
+
+    def _fed(self, tokens: NDArray[np.int32], counts: NDArray[np.int32]) -> mx.array:
+        """Hidden state of the last token of each row, (B, hidden), once these are appended."""
         if (
             go_apart(counts) and not self._has_states
         ):  # tokens of one row that stand in different ones have no state between them
             place = _Place(self._columns.add_apart(counts), self._windows)
             hidden = self._pass(tokens[np.arange(tokens.shape[1]) < counts[:, None], None], place)
-            last = hidden[mx.array(np.cumsum(counts) - 1), 0]
-        else:
-            last = self._run(tokens, counts, 0)
-        self._hidden = [self._begun(last)]
+            return hidden[mx.array(np.cumsum(counts) - 1), 0]
+        return self._run(tokens, counts, 0)
 
     def _begun(self, last: mx.array) -> mx.array:
         """What the device now begins to compute, with all that is held."""
@@ -232,15 +239,22 @@ class MlxSession:
 
     def pick(self, allowed: Allowed | None, temperature: float, draws: NDArray[np.float32] | None) -> list[int]:
         """The next token of each row: the likeliest, or at a temperature the one that a uniform draw falls on."""
+        with self._parts.exchanging():
+            found = self._picked(allowed, temperature, draws)
+            mx.eval(found)
+        return self._parts.of_first(found).tolist()  # type: ignore[no-any-return]
+
+    def _picked(self, allowed: Allowed | None, temperature: float, draws: NDArray[np.float32] | None) -> mx.array:
+        """What `pick` returns, (B,)."""
         tokens = None if allowed is None or allowed.tokens is None else mx.array(allowed.tokens)
         logits = self._head(mx.concatenate(self._hidden).astype(mx.float32), tokens)
         if allowed is not None:
             logits = mx.where(mx.array(allowed.mask), logits, -mx.inf)
         if draws is None:
-            return mx.argmax(logits, axis=-1).tolist()  # type: ignore[no-any-return]
+            return mx.argmax(logits, axis=-1)
         summed = mx.cumsum(mx.softmax(logits / temperature, axis=-1), axis=-1)
         reached = summed <= mx.array(draws)[:, None] * summed[:, -1:]
-        return mx.minimum(mx.sum(reached, axis=-1), logits.shape[-1] - 1).tolist()  # type: ignore[no-any-return]
+        return mx.minimum(mx.sum(reached, axis=-1), logits.shape[-1] - 1)
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these rows alone, in this order; each is then fed before the next token is picked."""
