@@ -38,6 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "backends/experts": set(),
     "backends/architecture": {"errors", "models/text_part", "backends/experts"},
     "backends/base": {"backends/shapes", "backends/architecture"},
+    "backends/tensor_parallel": {"errors", "backends/architecture", "backends/experts"},
     "backends/launch": {"errors"},
     "backends/group": {"errors", "backends/base"},
     "backends/shared_model": {"backends/base", "backends/group"},
@@ -47,12 +48,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": {*LOW, "recipe", "models/text_part", "backends/base"},
     "backends": {
         "errors", "models", "models/text_part", "backends/experts", "backends/architecture", "backends/base", "backends/adapter", "backends/state",
-        "backends/shapes", "backends/launch", "backends/group",
+        "backends/shapes", "backends/launch", "backends/group", "backends/tensor_parallel",
     },
     "data": {*LOW, "recipe", "chat", "models", "backends/base", "backends/shapes"},
     "training": {
         *LOW, "version", "recipe", "runs", "models", "backends/experts", "backends/architecture", "backends/base", "backends/group",
-        "backends/shared_model", "backends/adapter", "backends/state", "backends/shapes",
+        "backends/shared_model", "backends/adapter", "backends/state", "backends/shapes", "backends/tensor_parallel",
         "data", "evaluation/metrics",
     },
     "evaluation/fields": {"json_values", "recipe", "data", "evaluation/metrics"},

@@ -512,7 +512,7 @@ class Backend(Protocol):
             kind: Of the adapter that is trained on it, or carried by it.
 
         Raises:
-            BackendError: Names what is not offered.
+            MlxtuneError: Names what is not offered.
         """
         ...
 

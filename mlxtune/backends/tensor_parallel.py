@@ -15,6 +15,8 @@ from mlxtune.backends.architecture import Architecture, block_of, is_in_block, l
 from mlxtune.backends.experts import parts_of
 from mlxtune.errors import ModelError
 
+# Of the families that mlx-lm shards, those that tests compare with one process.
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "qwen3_5_text", "qwen3_moe")
 # Layers from heads, or from the inside of an MLP, to what goes from block to block.
 LEAD_BACK = ("o_proj", "out_proj", "down_proj")
 CONVOLUTION = "conv1d"
@@ -46,7 +48,7 @@ def splits_inputs(layer: str) -> bool:
 
 
 def require_parts(architecture: Architecture, size: int, group_size: int | None = None) -> None:
-    """Refuse a number of processes that a model cannot be shared out among.
+    """Refuse a model that is not split into parts of its layers, or not into so many.
 
     Args:
         architecture: Of the whole model.
@@ -54,15 +56,20 @@ def require_parts(architecture: Architecture, size: int, group_size: int | None 
         group_size: Of the weights that have a scale in common, where it is quantized.
 
     Raises:
-        ModelError: Names what does not divide, and the numbers that do.
+        ModelError: Names the family; or what does not divide, and the numbers that do.
     """
+    if architecture.model_type not in FAMILIES:
+        raise ModelError(
+            f"model.shard: with MLX, processes do not share a base of model_type {architecture.model_type!r}, only {', '.join(FAMILIES)}; set "
+            "model.shard to false, or start the processes with torchrun, which connects those of PyTorch"
+        )
     counts = dict(_counts(architecture, group_size or 1))
     uneven = next((name for name, count in counts.items() if count % size), None)
     if uneven is None:
         return
     largest = math.gcd(*counts.values())
     possible = [str(number) for number in range(2, largest + 1) if largest % number == 0]
-    instead = f"start {' or '.join(possible)} processes" if possible else "leave out model.shard"
+    instead = f"start {' or '.join(possible)} processes" if possible else "set model.shard to false"
     raise ModelError(
         f"model.shard: {size} processes cannot share the model's {counts[uneven]:,} {uneven} evenly; {instead}"
     )

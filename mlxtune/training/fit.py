@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mlxtune.backends.base import FullSpec, Group
+from mlxtune.backends.tensor_parallel import require_parts
 from mlxtune.data.examples import Example
 from mlxtune.data.packing import step_rows
-from mlxtune.errors import TrainingError
+from mlxtune.errors import ModelError, TrainingError
 from mlxtune.recipe.sections import ModelSection, Quantize, Recipe
 from mlxtune.training.activations import PassShape
 from mlxtune.training.loop import BatchSampler, Steps
@@ -140,9 +141,7 @@ def _sized(workload: Workload, examples: Sequence[Example]) -> Fit:
 
 def _first_epoch(workload: Workload, examples: Sequence[Example]) -> list[PassShape]:
     train, size = workload.recipe.train, int(workload.recipe.train.tokens_per_pass)
-    sampler = BatchSampler(
-        examples, train.rows_per_step, size, train.seed, train.pack_to, rank=workload.rank, size=workload.size
-    )
+    sampler = BatchSampler(examples, train.rows_per_step, size, train.seed, train.pack_to, *workload.row_share)
     steps = range(1, Steps.of(len(step_rows(examples, train.pack_to)), workload.recipe).per_epoch + 1)
     return [shape for step in steps for shape in pass_shapes(sampler.step(step))]
 
@@ -158,7 +157,7 @@ def _remedies(fit: Fit, examples: Sequence[Example]) -> tuple[Remedy, ...]:
     ]
     if isinstance(workload.spec, FullSpec):  # whose weights are trained: neither quantized nor in parts
         ways = ways[:2]
-    elif workload.processes > workload.shards:
+    elif workload.processes > workload.shards and _can_share(workload):
         ways.append(("model.shard: true", _sharded))
 
     def n_bytes(recipe: Recipe) -> int:
@@ -177,6 +176,17 @@ def _remedies(fit: Fit, examples: Sequence[Example]) -> tuple[Remedy, ...]:
 def _quantized(recipe: Recipe) -> Recipe:
     model: ModelSection = recipe.model.model_copy(update={"quantize": Quantize()})
     return recipe.model_copy(update={"model": model})
+
+
+def _can_share(workload: Workload) -> bool:
+    """Whether the processes can hold parts of the base model."""
+    if workload.backend != "mlx":
+        return True
+    try:
+        require_parts(workload.architecture, workload.processes)
+    except ModelError:
+        return False
+    return True
 
 
 def _sharded(recipe: Recipe) -> Recipe:

@@ -13,6 +13,7 @@ from mlxtune.backends.adapter import part_shapes
 from mlxtune.backends.architecture import BLOCKS, Architecture, block_of
 from mlxtune.backends.base import Batch, Device, FullSpec, LoraSpec, TuningSpec
 from mlxtune.backends.shapes import BLOCK_ELEMENTS, LOGITS_BYTES, POSITIONS_AT_ONCE, positions_at_once
+from mlxtune.backends.tensor_parallel import part_of
 from mlxtune.data.batches import shared_prefix
 from mlxtune.data.examples import Example
 from mlxtune.data.packing import step_rows
@@ -59,7 +60,6 @@ class Workload:
         device: Where training runs.
         backend: 'mlx' or 'torch'.
         rank: Of the process whose memory it is.
-        size: Processes that share the rows of each step.
         processes: Those that train together; with `model.shard` each holds a part of the base model's weights.
     """
 
@@ -70,13 +70,27 @@ class Workload:
     device: Device
     backend: str
     rank: int = 0
-    size: int = 1
     processes: int = 1
 
     @property
     def shards(self) -> int:
         """Parts that the base model's weights are in, a process each."""
         return self.processes if self.recipe.model.shard else 1
+
+    @property
+    def splits_layers(self) -> bool:
+        """Whether a process computes a part of every layer, of all rows, as with MLX, and not whole layers of a part of the rows."""
+        return self.shards > 1 and self.backend == "mlx"
+
+    @property
+    def row_share(self) -> tuple[int, int]:
+        """Which share of the rows of each step this process computes, and how many shares there are."""
+        return (0, 1) if self.splits_layers else (self.rank, self.processes)
+
+    @property
+    def computed(self) -> Architecture:
+        """What this process computes with: all of the model, or its part of every layer."""
+        return part_of(self.architecture, self.shards) if self.splits_layers else self.architecture
 
     def with_recipe(self, recipe: Recipe) -> Workload:
         """The same under another recipe, whose adapter is the same."""
@@ -155,10 +169,11 @@ def estimated_memory(workload: Workload, passes: Iterable[PassShape]) -> dict[st
     recipe, architecture, device = workload.recipe, workload.architecture, workload.device
     width = value_bytes(workload)
     activations = Activations(
-        architecture, workload.spec, workload.backend, device, width, recipe.train.gradient_checkpointing
+        workload.computed, workload.spec, workload.backend, device, width, recipe.train.gradient_checkpointing
     )
     shapes = set(passes)
-    if workload.shards > 1:  # a prefix is computed before the rows, as other processes may have several passes
+    gathers = workload.shards > 1 and not workload.splits_layers
+    if gathers:  # a prefix is computed before the rows, as other processes may have several passes
         shapes = {replace(shape, is_alone=False) for shape in shapes}
     peaks = [_of_pass(workload, activations, shape) for shape in shapes]
     kept, beside, again = max(
@@ -168,8 +183,8 @@ def estimated_memory(workload: Workload, passes: Iterable[PassShape]) -> dict[st
     bytes_each = FULL_BYTES if is_full else ADAPTER_BYTES
     of_trained = n_trained(workload.spec, architecture) * bytes_each + again
     parts = {
-        "weights": math.ceil(_weight_bytes(workload, width) / workload.shards),
-        **({GATHERED: _gathered_bytes(workload, width)} if workload.shards > 1 else {}),
+        "weights": math.ceil(_weight_bytes(workload, width) / (workload.shards if gathers else 1)),
+        **({GATHERED: _gathered_bytes(workload, width)} if gathers else {}),
         "gradients and optimizer" if is_full else "adapter and optimizer": of_trained,
         "activations": kept,
         "gradients or logits": beside,
@@ -225,7 +240,7 @@ def _heap_gaps(workload: Workload, activations: Activations, shape: PassShape) -
 
 def _weight_bytes(workload: Workload, width: int) -> int:
     """Weights as they lie in memory: scales and offsets of a quantized base have the type that is computed in."""
-    architecture, quantization = workload.architecture, _quantization(workload)
+    architecture, quantization = workload.computed, _quantization(workload)
     if quantization is None:
         # MLX makes a float32 copy of a 16-bit head; torch casts it block by block.
         head_copy = (

@@ -194,16 +194,14 @@ def plan(
     prepared = cached_prepare(recipe, tokenizer, ask=False)
     training, validation = prepared.training, prepared.validation
     steps = Steps.of(len(step_rows(training.examples, recipe.train.pack_to)), recipe)
-    workload = Workload(
-        recipe, config, architecture, spec, device, backend.name, group.rank, group.size, processes=group.size
-    )
+    workload = Workload(recipe, config, architecture, spec, device, backend.name, group.rank, group.size)
     fit = fitted(workload, training.examples)
     if probe:
         fit.require()
     settings = fit.workload.recipe.train
     size = int(settings.tokens_per_pass)
     sampler = BatchSampler(
-        training.examples, settings.rows_per_step, size, settings.seed, settings.pack_to, group.rank, group.size
+        training.examples, settings.rows_per_step, size, settings.seed, settings.pack_to, *workload.row_share
     )
     in_steps = [sampler.step(step) for step in range(1, steps.per_epoch + 1)]
     epoch = [batch for step_batches in in_steps for batch in step_batches]

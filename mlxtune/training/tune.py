@@ -103,7 +103,7 @@ def tune(
     device = backend.device()
     with together(group):
         workload = Workload(
-            recipe, read.config, read.architecture, read.spec, device, backend.name, group.rank, group.size, group.size
+            recipe, read.config, read.architecture, read.spec, device, backend.name, group.rank, group.size
         )
         fit = fitted(workload, training.examples)
         fit.require()

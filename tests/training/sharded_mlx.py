@@ -125,6 +125,7 @@ def main(folder: Path) -> None:
     found["predicted"] = ask("predict", run, *TEXTS, "--device", "cpu", "--json")
     found["refused"] = ask("predict", run, "--device", "cpu")
     write_json(folder / f"rank-{group.rank}.json", found)
+    choice = choose("auto", "cpu")  # each command has a watchdog of its own, and the last that began hears signals
     endless = ["train.epochs=2000", "train.max_steps=null", "train.save_every=2", "train.best_metric=valid.loss"]
     tune(load_recipe(folder / "recipe.yaml", [SHARDED, *endless]), choice, folder / "endless")
 

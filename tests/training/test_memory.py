@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from mlxtune.backends.base import Device
+from mlxtune.backends.tensor_parallel import part_of
 from mlxtune.data.examples import Example
 from mlxtune.recipe.load import load_recipe
 from mlxtune.recipe.sections import Recipe
@@ -94,7 +95,7 @@ def test_gradient_checkpointing_makes_room_for_larger_passes(many_rows: Recipe) 
 
 def test_a_process_that_holds_a_part_of_the_weights_has_its_part_and_one_block_whole(many_rows: Recipe) -> None:
     shapes = [PassShape(rows=4, width=64, prefix=20, supervised=40, tokens=256, is_alone=False)]
-    whole = replace(workload_of(many_rows, MACHINE), backend="torch", size=4, processes=4)
+    whole = replace(workload_of(many_rows, MACHINE), backend="torch", processes=4)
     model = many_rows.model.model_copy(update={"shard": True})
     in_parts = whole.with_recipe(many_rows.model_copy(update={"model": model}))
     before, after = estimated_memory(whole, shapes), estimated_memory(in_parts, shapes)
@@ -106,3 +107,15 @@ def test_a_process_that_holds_a_part_of_the_weights_has_its_part_and_one_block_w
     assert {name: after[name] for name in after if name != "weights"} == {
         name: before[name] for name in before if name != "weights"
     }
+
+
+def test_where_processes_share_layers_each_holds_and_computes_its_part_of_all_rows(many_rows: Recipe) -> None:
+    sharded = many_rows.model_copy(update={"model": many_rows.model.model_copy(update={"shard": True})})
+    alone, one_of_two = (replace(workload_of(one, MACHINE), rank=1, processes=2) for one in (many_rows, sharded))
+    assert (alone.row_share, one_of_two.row_share) == ((1, 2), (0, 1))
+    passes = pass_shapes(BatchSampler(EXAMPLES, 64, 1024, 0).step(1))
+    whole, part = (estimated_memory(one, passes) for one in (alone, one_of_two))
+    assert part["weights"] == 4 * part_of(one_of_two.architecture, 2).n_parameters < whole["weights"]
+    assert part["activations"] < whole["activations"]
+    assert part["adapter and optimizer"] == whole["adapter and optimizer"]
+    assert part.keys() == whole.keys()

@@ -118,8 +118,8 @@ class MlxBackend:
         """Refuse what several processes do not share a base model for, or a model that they cannot share evenly.
 
         Raises:
-            BackendError: DoRA, or a family that is not sharded.
-            ModelError: The number of processes does not divide the model.
+            BackendError: DoRA.
+            ModelError: The family is not sharded, or the number of processes does not divide the model.
         """
         if (size := self.group().size) == 1:
             return

@@ -32,8 +32,6 @@ from mlxtune.backends.tensor_parallel import FactorPart, factor_part, part_of, r
 from mlxtune.errors import BackendError, ModelError
 from mlxtune.models.text_part import text_config
 
-# Of those that mlx-lm shards, the ones that tests compare with one process.
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "qwen3_5_text", "qwen3_moe")
 # mlx-lm's layers that exchange, quantized or not.
 EXCHANGING = (
     nn.AllToShardedLinear,
@@ -137,19 +135,13 @@ def require_shardable(config: Mapping[str, Any], kind: AdapterKind, architecture
         size: Processes.
 
     Raises:
-        BackendError: DoRA, or a family that is not sharded.
-        ModelError: The number of processes does not divide the model.
+        BackendError: It is DoRA.
+        ModelError: The family is not sharded, or the number of processes does not divide the model.
     """
     if kind != "lora":
         raise BackendError(
             f"model.shard: MLX trains and loads lora.type: lora on a base that processes share, got {kind}: the length of a row is of all its parts; "
             "set lora.type to lora, or model.shard to false"
-        )
-    model_class, _ = classes_of(text_config(config))
-    if architecture.model_type not in FAMILIES or not hasattr(model_class, "shard"):
-        raise BackendError(
-            f"model.shard: with MLX, processes do not share a base of model_type {architecture.model_type!r}, only {', '.join(FAMILIES)}; set "
-            "model.shard to false, or start the processes with torchrun, which connects those of PyTorch"
         )
     packed = config.get("quantization") or config.get("quantization_config")
     require_parts(architecture, size, int(packed["group_size"]) if packed else None)
