@@ -35,7 +35,8 @@ SIZE = 2
 STEPS = 6
 # Of the largest number of each kind; sums over processes are added up in another order than one process's.
 TOLERANCE = {"steps": 1e-6, "scores": 1e-5, "chosen": 1e-5, "logits": 1e-5}
-ADAPTER_ATOL = 2e-5  # AdamW moves a value whose gradient is nearly zero by a learning rate, whatever its sign comes to
+# Of how far the steps moved a factor: AdamW moves a value whose gradient is nearly zero by a learning rate, whatever its sign comes to.
+MOVED_APART = 0.02
 
 
 @dataclass(frozen=True)
@@ -121,15 +122,16 @@ def test_a_shared_base_computes_what_a_whole_one_does(case: Case, launch: Launch
         for name, tolerance in TOLERANCE.items():
             largest = np.abs(wanted[name]).max()
             np.testing.assert_allclose(found[name], wanted[name], rtol=0, atol=tolerance * largest, err_msg=name)
-        assert found["adapter"].keys() == wanted["adapter"].keys()
-        for name, values in wanted["adapter"].items():
-            np.testing.assert_allclose(found["adapter"][name], values, rtol=0, atol=ADAPTER_ATOL, err_msg=name)
+        assert found["moved"].keys() == wanted["moved"].keys()
+        for name, values in wanted["moved"].items():
+            difference = np.subtract(found["moved"][name], values)
+            assert np.linalg.norm(difference) <= MOVED_APART * np.linalg.norm(values), name
 
 
 def test_processes_have_the_same_numbers_to_the_bit(launch: Launch) -> None:
     first, second = (rank["cases"] for rank in launch.ranks)
     for name, case in first.items():
-        assert (case["steps"], case["adapter"]) == (second[name]["steps"], second[name]["adapter"]), name
+        assert (case["steps"], case["moved"]) == (second[name]["steps"], second[name]["moved"]), name
 
 
 def test_a_process_holds_its_part_of_the_weights_and_no_more_than_a_block_beside_it(
@@ -186,7 +188,7 @@ def test_a_run_goes_on_with_another_number_of_processes(launch: Launch) -> None:
 @pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="the process ids of a launcher's children are read as on Linux"
 )
-def test_where_a_process_is_killed_in_a_pass_the_rest_ends_soon(launch: Launch) -> None:
+def test_where_a_process_is_killed_in_a_pass_the_rest_ends_soon_and_the_run_resumes(launch: Launch) -> None:
     wait_for(launch.process, lambda: list(launch.run("endless").checkpoints.glob("step-*")))
     ranks = children(launch.process.pid)
     assert len(ranks) == SIZE
@@ -194,5 +196,8 @@ def test_where_a_process_is_killed_in_a_pass_the_rest_ends_soon(launch: Launch) 
     killed = time.monotonic()
     output = ended(launch.process)
     assert time.monotonic() - killed < END_S
-    assert "the connection to another process is lost" in output and "--resume" in output
-    assert launch.run("endless").info()["status"] == "failed"
+    assert "Error: " in output and "--resume" in output
+    run = launch.run("endless")
+    saved = max(int(folder.name.partition("-")[2]) for folder in run.checkpoints.glob("step-*"))
+    recipe = load_recipe(run.recipe_file, [f"train.max_steps={saved + 1}"])
+    assert tune(recipe, choose("mlx", "cpu"), resume=open_run(run.path)).outcome.progress.step == saved + 1
