@@ -144,7 +144,7 @@ def require_shardable(config: Mapping[str, Any], kind: AdapterKind, architecture
             "set lora.type to lora, or model.shard to false"
         )
     packed = config.get("quantization") or config.get("quantization_config")
-    require_parts(architecture, size, int(packed["group_size"]) if packed else None)
+    require_parts(architecture, size, packed.get("group_size") if packed else None)
 
 
 def shard_network(
@@ -203,7 +203,7 @@ def _require_parts(network: nn.Module, part: Architecture) -> None:
         if (columns, rows) != expected:
             raise ModelError(
                 f"model.shard: mlx-lm leaves {rows} x {columns} of {layer} on each process, and {expected[1]} x {expected[0]} was expected; "
-                "leave out model.shard"
+                "set model.shard to false"
             )
 
 
