@@ -9,9 +9,11 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -27,6 +29,25 @@ from tests.conftest import ROOT
 TIMEOUT_S = 240  # of a launch on a machine that is busy with ten others; alone it takes ten seconds
 END_S = 30  # within which the rest ends where one process was killed
 PIPE_BYTES = 1 << 18  # more than a pipe holds
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Processes that a launcher has started, and what they made.
+
+    Attributes:
+        folder: With the runs.
+        process: The launcher.
+        ranks: What each process saw.
+    """
+
+    folder: Path
+    process: subprocess.Popen[str]
+    ranks: list[dict[str, Any]]
+
+    def run(self, name: str) -> RunFolder:
+        """One of the runs."""
+        return RunFolder(self.folder / name)
 
 
 def free_ports(count: int) -> int:
@@ -84,6 +105,16 @@ def ended(process: subprocess.Popen[str]) -> str:
         pytest.fail(f"the launch hangs: {output}")
     limit.cancel()
     return output
+
+
+def wait_for(process: subprocess.Popen[str], is_there: Callable[[], object]) -> None:
+    """Until something is there; fails where the launch ends before."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while not is_there():
+        if process.poll() is not None or time.monotonic() > deadline:
+            os.killpg(process.pid, signal.SIGKILL)
+            pytest.fail(process.communicate()[0])
+        time.sleep(0.1)
 
 
 def children(parent: int) -> list[int]:

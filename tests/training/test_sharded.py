@@ -5,13 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,48 +18,23 @@ from mlxtune.evaluation.validation_metrics import reply_metrics
 from mlxtune.export.fuse import fuse_run
 from mlxtune.recipe.load import load_recipe
 from mlxtune.runs.events import read_events
-from mlxtune.runs.folder import RunFolder
 from mlxtune.training.tune import tune
 from tests.conftest import write_recipe
 from tests.tiny import tiny_model
-from tests.training.test_processes import (
-    END_S,
-    STEPS,
-    TIMEOUT_S,
-    TRAIN,
-    children,
-    ended,
-    launched,
-    require_same_numbers,
-)
+from tests.training.launching import END_S, Launch, children, ended, launched, require_same_numbers, wait_for
+from tests.training.test_processes import STEPS, TRAIN
 
 pytest.importorskip("torch")
 
 from tests.training.sharded import CASES, TOKENS, Case
 
 
-@dataclass(frozen=True)
-class Launch:
-    """Two processes that hold parts of base models.
-
-    Attributes:
-        folder: With the runs one, sharded, begun, CASE-one and CASE-sharded of each of CASES, and endless, which is being trained.
-        process: The launcher.
-        ranks: What each process saw.
-    """
-
-    folder: Path
-    process: subprocess.Popen[str]
-    ranks: list[dict[str, Any]]
-
-    def run(self, name: str) -> RunFolder:
-        """One of the runs."""
-        return RunFolder(self.folder / name)
-
-
 @pytest.fixture(scope="module")
 def launch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launch]:
-    """One process's runs, one that it begins, and then all that two processes do."""
+    """One process's runs, one that it begins, and then all that two processes do.
+
+    Its runs are one, sharded, begun, CASE-one and CASE-sharded of each of CASES, and endless, which is being trained.
+    """
     folder = tmp_path_factory.mktemp("sharded")
     recipe = write_recipe(folder, tiny_model(folder / "base", "qwen3"), train=TRAIN)
     choice = choose("torch", "cpu")
@@ -79,16 +51,6 @@ def launch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launch]:
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-
-
-def wait_for(process: subprocess.Popen[str], is_there: Callable[[], bool]) -> None:
-    """Until something is there; fails where the launch ends before."""
-    deadline = time.monotonic() + TIMEOUT_S
-    while not is_there():
-        if process.poll() is not None or time.monotonic() > deadline:
-            os.killpg(process.pid, signal.SIGKILL)
-            pytest.fail(process.communicate()[0])
-        time.sleep(0.1)
 
 
 def test_each_process_holds_its_part_of_every_weight(launch: Launch) -> None:

@@ -6,11 +6,9 @@ import json
 import math
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +20,13 @@ from mlxtune.backends.base import Backend
 from mlxtune.backends.tensor_parallel import part_of
 from mlxtune.evaluation.validation_metrics import reply_metrics
 from mlxtune.recipe.load import load_recipe
-from mlxtune.runs.folder import RunFolder, open_run
+from mlxtune.runs.folder import open_run
 from mlxtune.training.tune import tune
 from tests.conftest import ROWS, Run, write_recipe
 from tests.tiny import tiny_model
+from tests.training.launching import END_S, Launch, children, ended, launched, require_same_numbers, wait_for
 from tests.training.sharded_mlx import CASES, DEEP, TEXTS, Case, numbers
-from tests.training.test_processes import END_S, TIMEOUT_S, TRAIN, children, ended, launched, require_same_numbers
+from tests.training.test_processes import TRAIN
 
 pytest.importorskip("mlx")
 
@@ -39,25 +38,6 @@ TOLERANCE = {"steps": 1e-6, "scores": 1e-5, "chosen": 1e-5, "logits": 1e-5}
 MOVED_APART = 0.02
 
 
-@dataclass(frozen=True)
-class Launch:
-    """Two processes that share base models.
-
-    Attributes:
-        folder: With the models of CASES and the runs one, sharded, begun and endless, which is being trained.
-        process: The launcher.
-        ranks: What each process saw.
-    """
-
-    folder: Path
-    process: subprocess.Popen[str]
-    ranks: list[dict[str, Any]]
-
-    def run(self, name: str) -> RunFolder:
-        """One of the runs."""
-        return RunFolder(self.folder / name)
-
-
 @pytest.fixture(scope="module")
 def mlx() -> Backend:
     """One process's backend."""
@@ -66,7 +46,7 @@ def mlx() -> Backend:
 
 @pytest.fixture(scope="module")
 def launch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launch]:
-    """One process's runs, and then all that two do."""
+    """One process's runs, and then all that two do; its runs are one, sharded, begun and endless, which is being trained."""
     folder = tmp_path_factory.mktemp("sharded")
     for case in CASES:
         family, _, packed = case.name.partition("-")
@@ -101,16 +81,6 @@ def require_same_replies(shared: str, whole: str) -> None:
 
     assert read(shared) == read(whole)
     np.testing.assert_allclose(found[0], found[1], rtol=1e-4)
-
-
-def wait_for(process: subprocess.Popen[str], is_there: Any) -> None:
-    """Until something is there; fails where the launch ends before."""
-    deadline = time.monotonic() + TIMEOUT_S
-    while not is_there():
-        if process.poll() is not None or time.monotonic() > deadline:
-            os.killpg(process.pid, signal.SIGKILL)
-            pytest.fail(process.communicate()[0])
-        time.sleep(0.1)
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
