@@ -117,10 +117,17 @@ def wait_for(process: subprocess.Popen[str], is_there: Callable[[], object]) -> 
         time.sleep(0.1)
 
 
-def children(parent: int) -> list[int]:
-    """Process ids of the children of a process, in the order in which they were started."""
-    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(parent)], capture_output=True, text=True, check=True)
-    return sorted(map(int, listed.stdout.split()))
+def ranks_of(launcher: subprocess.Popen[str]) -> list[int]:
+    """Ids of the processes that a launcher has started, by rank; read as on Linux. mlx.launch starts them in any order."""
+    listed = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(launcher.pid)], capture_output=True, text=True, check=True
+    )
+    found = {}
+    for process in map(int, listed.stdout.split()):
+        variables = Path(f"/proc/{process}/environ").read_bytes().decode().split("\0")
+        environment = dict(variable.split("=", 1) for variable in variables if variable)
+        found[int(environment.get("MLX_RANK") or environment["RANK"])] = process
+    return [process for _, process in sorted(found.items())]
 
 
 def trained_values(run: RunFolder) -> Mapping[str, NDArray[np.float32]]:

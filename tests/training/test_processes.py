@@ -25,7 +25,7 @@ from mlxtune.runs.layout import CHECKPOINT_STATE, ERRORS_FILE, PREDICTIONS_FILE,
 from mlxtune.training.tune import tune
 from tests.conftest import ROWS, write_recipe, write_rows
 from tests.tiny import tiny_model
-from tests.training.launching import END_S, TIMEOUT_S, children, ended, launched, require_same_numbers, trained_values
+from tests.training.launching import END_S, TIMEOUT_S, ended, launched, ranks_of, require_same_numbers, trained_values
 from tests.training.processes import EVALUATIONS, KINDS, SHORT, evaluated, short
 
 WORKER = ("-m", "tests.training.processes")
@@ -215,7 +215,7 @@ def endless(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Endless]
 )
 @pytest.mark.parametrize("endless", [LORA, FULL], ids=["lora", "full"], indirect=True)
 def test_where_a_process_is_killed_the_rest_ends_soon_and_the_run_resumes(endless: Endless) -> None:
-    ranks = children(endless.process.pid)
+    ranks = ranks_of(endless.process)
     assert len(ranks) == 2
     os.kill(ranks[1], signal.SIGKILL)
     killed = time.monotonic()

@@ -21,7 +21,7 @@ from mlxtune.runs.events import read_events
 from mlxtune.training.tune import tune
 from tests.conftest import write_recipe
 from tests.tiny import tiny_model
-from tests.training.launching import END_S, Launch, children, ended, launched, require_same_numbers, wait_for
+from tests.training.launching import END_S, Launch, ended, launched, ranks_of, require_same_numbers, wait_for
 from tests.training.test_processes import STEPS, TRAIN
 
 pytest.importorskip("torch")
@@ -112,7 +112,7 @@ def test_what_is_not_offered_is_refused_by_name(launch: Launch) -> None:
 def test_where_a_process_is_killed_in_a_pass_the_rest_ends_soon(launch: Launch) -> None:
     run = launch.run("endless")
     wait_for(launch.process, lambda: len(list(run.checkpoints.glob("step-*"))) > 0)
-    ranks = children(launch.process.pid)
+    ranks = ranks_of(launch.process)
     assert len(ranks) == 2
     os.kill(ranks[1], signal.SIGKILL)
     killed = time.monotonic()

@@ -24,7 +24,7 @@ from mlxtune.runs.folder import open_run
 from mlxtune.training.tune import tune
 from tests.conftest import ROWS, Run, write_recipe
 from tests.tiny import tiny_model
-from tests.training.launching import END_S, Launch, children, ended, launched, require_same_numbers, wait_for
+from tests.training.launching import END_S, Launch, ended, launched, ranks_of, require_same_numbers, wait_for
 from tests.training.sharded_mlx import CASES, DEEP, TEXTS, Case, numbers
 from tests.training.test_processes import TRAIN
 
@@ -160,7 +160,7 @@ def test_a_run_goes_on_with_another_number_of_processes(launch: Launch) -> None:
 )
 def test_where_a_process_is_killed_in_a_pass_the_rest_ends_soon_and_the_run_resumes(launch: Launch) -> None:
     wait_for(launch.process, lambda: list(launch.run("endless").checkpoints.glob("step-*")))
-    ranks = children(launch.process.pid)
+    ranks = ranks_of(launch.process)
     assert len(ranks) == SIZE
     os.kill(ranks[1], signal.SIGKILL)
     killed = time.monotonic()
