@@ -32,10 +32,8 @@ if TYPE_CHECKING:
 
     from mlxtune.backends.torch.group import TorchProcesses
 
-PASS, HEAD = (
-    "pass",
-    "head",
-)  # what all processes gather weights for, in the order in which they do where they want different ones
+# What all processes gather weights for, in the order in which they do where they want different ones.
+PASS, HEAD = "pass", "head"
 
 
 # Loading -----------------------------------------------------------------------------------------------------------
