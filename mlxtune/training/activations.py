@@ -3,8 +3,9 @@
 The counts are of arrays that a block of mlx-lm's or transformers' model classes leaves for the backward pass, checked against MLX's
 own peak and torch's saved tensors by varying one width of a small model at a time. Per position of a pass, in the type that is computed in:
 
-    each of hidden width   the block's input and its middle, which the norms need
-    each of MLP width      gate, up, and what SwiGLU makes of them: MLX keeps the sigmoid and SiLU, torch SiLU alone
+    each of hidden width   what each norm needs: the block's input and its middle, and where results are normalized, these
+    each of MLP width      gate, up, and what SwiGLU makes of them: MLX keeps the sigmoid and SiLU (in the place of the gate where
+                           `backends/mlx/exponential.py` computes them), torch SiLU alone; of GELU MLX keeps six
     each of query width    what RoPE leaves; on torch the attention's result; before RoPE, where a norm stands there (Qwen3); an output gate
                            and its product (Qwen3.5)
     each of key width      keys and values, those of a prefix too; keys before RoPE, where a norm stands there
@@ -24,6 +25,7 @@ convolution's SiLU needs: two as wide as all of its channels, on a GPU three.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -33,6 +35,7 @@ from mlxtune.backends.experts import EXPERTS, is_expert
 from mlxtune.backends.shapes import SEQUENCE_TOKENS
 
 FLOAT32 = 4  # bytes
+SILU = "silu"
 DELTA_CHUNK = 64  # tokens, of transformers' rule
 DELTA_CHUNK_OF_MLX = 32  # of our rule (`backends/mlx/delta_rule.py`)
 # Of a block's arrays, while its gradient is computed. MLX allocates up to a hundred operations ahead of the one that runs, more than a
@@ -144,10 +147,18 @@ class Activations:
         device: Where it computes.
         width: Bytes of a value of the type that is computed in.
         recomputes: Gradient checkpointing: a block keeps its input, and the rest of it is computed again.
+        activation: Of the MLP's gate, as config.json names it.
     """
 
     def __init__(
-        self, architecture: Architecture, spec: TuningSpec, backend: str, device: Device, width: int, recomputes: bool
+        self,
+        architecture: Architecture,
+        spec: TuningSpec,
+        backend: str,
+        device: Device,
+        width: int,
+        recomputes: bool,
+        activation: str = SILU,
     ) -> None:
         self._spec, self._backend, self._device, self._width, self._recomputes = (
             spec,
@@ -162,6 +173,11 @@ class Activations:
         block = architecture.delta_nets.index(None)
         projected = architecture.weights.get(f"{BLOCKS}.{block}.self_attn.q_proj.weight", (0,))[0]
         self._gates = self._queries if projected == 2 * self._queries else 0  # Qwen3.5's, of the attention's result
+        self._norms = sum(
+            name.startswith(f"{BLOCKS}.0.") and name.endswith("layernorm.weight") for name in architecture.weights
+        )
+        self._is_silu, self._by_powers = activation == SILU, device.kind == "cpu" and sys.platform != "darwin"
+        self._has_gates_apart = any(name.endswith("mlp.gate_proj") for name in architecture.linear_layers)
         self._has_head_norms = any(name.endswith("self_attn.q_norm.weight") for name in architecture.weights)
         self._delta_nets, self._is_recurrent = architecture.delta_nets, architecture.is_recurrent
         # Blocks below the first one that is trained keep nothing: no gradient goes there.
@@ -209,9 +225,14 @@ class Activations:
         """What a block without adapters keeps of sequences, bytes."""
         mixer = self._of_attention(one) if block.delta_net is None else self._of_delta_net(one, block.delta_net)
         if self._backend == "mlx":
-            return mixer + one.positions * (2 * self._hidden + 4 * block.inner + block.routed) * self._width
+            of_mlp = 4 if self._is_silu else 6
+            if self._is_silu and self._by_powers and self._has_gates_apart and not block.routed:
+                of_mlp = 3
+            outside = self._norms * self._hidden + of_mlp * block.inner + block.routed
+            return mixer + one.positions * outside * self._width
         # transformers' norms compute in float32, and keep what they normalize in it.
-        return mixer + one.positions * ((3 * block.inner + block.routed) * self._width + 2 * self._hidden * FLOAT32)
+        norms = self._norms * self._hidden * FLOAT32
+        return mixer + one.positions * ((3 * block.inner + block.routed) * self._width + norms)
 
     def _of_attention(self, one: Sequences) -> int:
         """What attention keeps of sequences, bytes."""
@@ -234,7 +255,7 @@ class Activations:
             inside = DELTA_CHUNK_OF_MLX * (3 * heads + net.n_key_heads)
             exact = one.positions * (2 * net.n_key_heads * net.key_dim + 5 * values + 6 * heads + inside)
             states = one.count * (-(-one.length // DELTA_CHUNK_OF_MLX)) * keys * net.value_dim
-            mixed = 2 * net.channels if self._device.kind == "cpu" else 3 * net.channels + values
+            mixed = 2 * net.channels if self._by_powers else 3 * net.channels + values
             return (exact + states) * FLOAT32 + one.positions * mixed * self._width
         n_chunks = -(-one.length // DELTA_CHUNK)
         in_chunks = one.count * n_chunks * DELTA_CHUNK * (5 * heads * DELTA_CHUNK + 9 * keys + 2 * values + 8 * heads)
@@ -256,8 +277,8 @@ class Activations:
     def _normalized(self, block: _Block) -> int:
         """Widths of what a block's norms give."""
         if block.delta_net is not None:
-            return 2 * self._hidden + block.delta_net.n_value_heads * block.delta_net.value_dim
-        return 2 * self._hidden + (self._queries + self._keys if self._has_head_norms else 0)
+            return self._norms * self._hidden + block.delta_net.n_value_heads * block.delta_net.value_dim
+        return self._norms * self._hidden + (self._queries + self._keys if self._has_head_norms else 0)
 
     def _of_factors(self, block: _Block, spec: LoraSpec) -> float:
         """What A and B of a block's layers need, bytes a position."""

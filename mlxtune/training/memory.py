@@ -18,7 +18,7 @@ from mlxtune.data.batches import shared_prefix
 from mlxtune.data.examples import Example
 from mlxtune.data.packing import step_rows
 from mlxtune.recipe.sections import AUTO, Recipe, TrainSection
-from mlxtune.training.activations import FLOAT32, Activations, PassShape
+from mlxtune.training.activations import FLOAT32, SILU, Activations, PassShape
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 ADAPTER_BYTES = 16  # a trainable parameter: its value, gradient and AdamW's two moments, float32 each
@@ -168,8 +168,15 @@ def estimated_memory(workload: Workload, passes: Iterable[PassShape]) -> dict[st
     """
     recipe, architecture, device = workload.recipe, workload.architecture, workload.device
     width = value_bytes(workload)
+    config = workload.config
     activations = Activations(
-        workload.computed, workload.spec, workload.backend, device, width, recipe.train.gradient_checkpointing
+        workload.computed,
+        workload.spec,
+        workload.backend,
+        device,
+        width,
+        recipe.train.gradient_checkpointing,
+        config.get("hidden_activation") or config.get("hidden_act") or SILU,
     )
     shapes = set(passes)
     gathers = workload.shards > 1 and not workload.splits_layers

@@ -55,7 +55,10 @@ def adapted(
 def planned(model: Model, spec: TuningSpec, backend: str, dtype: str, checkpointing: bool, one: Batch) -> int:
     device = choose(backend, "cpu").backend.device()
     width = {"float32": 4, "bfloat16": 2}[dtype]
-    return Activations(model.architecture, spec, backend, device, width, checkpointing).kept(pass_shapes([one])[0])
+    activation = "gelu" if "gemma" in model.config["model_type"] else "silu"
+    return Activations(model.architecture, spec, backend, device, width, checkpointing, activation).kept(
+        pass_shapes([one])[0]
+    )
 
 
 @pytest.mark.parametrize(
@@ -67,6 +70,7 @@ def planned(model: Model, spec: TuningSpec, backend: str, dtype: str, checkpoint
         ("qwen3_5_text", "float32", "all", 0.0, "lora"),
         ("qwen3_5_text", "float32", "all", 0.0, "dora"),
         ("qwen3_moe", "float32", "all", 0.0, "lora"),
+        ("gemma3_text", "float32", "all", 0.0, "lora"),
     ],
 )
 def test_mlx_keeps_what_is_planned_of_each_block(
@@ -103,6 +107,7 @@ def test_mlx_keeps_what_is_planned_of_each_block(
         ("qwen3_5_text", "all", 0.0, False, 40, "dora"),
         ("qwen3", "all", 0.0, False, 40, "full"),
         ("qwen3_5_text", "all", 0.0, False, 40, "full"),
+        ("gemma3_text", "all", 0.0, False, 40, "lora"),
     ],
 )
 def test_torch_keeps_what_is_planned(

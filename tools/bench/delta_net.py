@@ -1,21 +1,24 @@
-"""A training step on a random Qwen3.5 beside mlx-lm's own, in turn in one process: seconds, CPU seconds, peak memory.
+"""A training step on a random Qwen3.5 beside mlx-lm's own, in turn: seconds, CPU seconds, peak memory.
 
     python tools/bench/delta_net.py --rounds 3
     python tools/bench/delta_net.py --hidden 256 --tokens 1024 --rounds 2
 
 mlx-lm's step is its network in training mode, whose gated delta nets are a loop over tokens (`gated_delta_ops`), its LoRA layers and its
 `default_loss`. Weights, rows, adapted layers and rank are the same, every token but the first is supervised, and nothing is compiled:
-on a CPU mlx-lm's loop alone would take a C++ compiler minutes. A round is one step of each way, so that what else the machine does slows all.
+on a CPU mlx-lm's loop alone would take a C++ compiler minutes. Each way has a process of its own, as each would have for its user, but
+for OpenBLAS, which mlx-lm would not load. A round is one step of each way, so that what else the machine does slows all.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -32,21 +35,40 @@ RANK, SCALE = 8, 2.0
 OURS, CHECKPOINTED, THEIRS = "mlxtune", "mlxtune, gradient checkpointing", "mlx-lm"
 
 
+@dataclass(frozen=True)
+class Took:
+    """What a step took."""
+
+    seconds: float
+    cpu_seconds: float
+    loss: float
+    peak_bytes: int
+
+
 @dataclass
 class Way:
-    """One way to compute a step, and what it took.
+    """One way to compute a step, in a process of its own that answers each batch by what its step took."""
 
-    Attributes:
-        step: Of a batch and the step's number; returns the loss.
-        held: Bytes of what it holds between steps, apart from the weights that all ways share.
-    """
+    asks: Connection
+    steps: list[Took] = field(default_factory=list)
 
-    step: Callable[[Batch, int], float]
-    held: int
-    seconds: list[float] = field(default_factory=list)
-    cpu_seconds: list[float] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)
-    peak: int = 0
+    @classmethod
+    def start(cls, name: str, config: dict[str, Any]) -> Way:
+        """The way of this name."""
+        context = multiprocessing.get_context("spawn")  # MLX's threads do not outlive a fork
+        ours, its = context.Pipe()
+        context.Process(target=serve, args=(name, config, its), daemon=True).start()
+        its.close()  # so that its end is seen here
+        return cls(ours)
+
+    def step(self, batch: Batch) -> None:
+        """Compute one, and keep what it took."""
+        self.asks.send(batch)
+        self.steps.append(self.asks.recv())
+
+    def median(self, of: Callable[[Took], float]) -> float:
+        """Of all steps but the first, which allocates."""
+        return statistics.median(of(step) for step in self.steps[1:])
 
 
 def main() -> None:
@@ -59,38 +81,46 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     words = parser.parse_args()
     backend = choose("mlx", "auto").backend
-    import mlx.core as mx
 
     from tools.bench.mlx_memory import batch_of
 
     config = qwen3_5(words.hidden, words.layers)
-    weights = random_weights(config)
     random = np.random.default_rng(0)
     lengths = np.full(words.batch, words.tokens)
-    batches = [batch_of(lengths, lengths - 1, random) for _ in range(1 + words.rounds)]
-    made: dict[str, Callable[[], Callable[[Batch, int], float]]] = {
-        OURS: lambda: our_step(config, weights, False),
-        CHECKPOINTED: lambda: our_step(config, weights, True),
-        THEIRS: lambda: their_step(config, weights),
-    }
-    ways = {}
-    for name, make in made.items():
-        before = mx.get_active_memory()
-        ways[name] = Way(make(), mx.get_active_memory() - before)
-    for number, batch in enumerate(batches):
+    ways = {name: Way.start(name, config) for name in (OURS, CHECKPOINTED, THEIRS)}
+    for _ in range(1 + words.rounds):
+        batch = batch_of(lengths, lengths - 1, random)
         for way in ways.values():
-            mx.clear_cache()
-            mx.reset_peak_memory()
-            others = sum(other.held for other in ways.values()) - way.held
-            begun, cpu = time.perf_counter(), time.process_time()
-            way.losses.append(way.step(batch, number + 1))
-            seconds, cpu = time.perf_counter() - begun, time.process_time() - cpu
-            if number:  # the first one allocates
-                way.seconds.append(seconds)
-                way.cpu_seconds.append(cpu)
-                way.peak = max(way.peak, mx.get_peak_memory() - others)
+            way.step(batch)
     print(f"{backend.device().description}; {words.layers} blocks of {words.hidden}, {words.batch} x {words.tokens} tokens, {words.rounds} rounds")  # fmt: skip
     print(table(ways))
+
+
+def serve(name: str, config: dict[str, Any], asked: Connection) -> None:
+    """Compute a step of each batch that is asked, until nothing more is."""
+    from tools.bench.peers_child import mlx
+
+    # Before anything else imports MLX; mlxtune's own way to do so does more for a step than load OpenBLAS.
+    if name == THEIRS:
+        mlx()
+    else:
+        choose("mlx", "auto")
+    weights = random_weights(config)
+    step = their_step(config, weights) if name == THEIRS else our_step(config, weights, name == CHECKPOINTED)
+    import mlx.core as mx
+
+    number = 0
+    while True:
+        try:
+            batch = asked.recv()
+        except EOFError:
+            return
+        number += 1
+        mx.clear_cache()
+        mx.reset_peak_memory()
+        begun, cpu = time.perf_counter(), time.process_time()
+        loss = step(batch, number)
+        asked.send(Took(time.perf_counter() - begun, time.process_time() - cpu, loss, mx.get_peak_memory()))
 
 
 def table(ways: dict[str, Way]) -> str:
@@ -98,10 +128,11 @@ def table(ways: dict[str, Way]) -> str:
     theirs = ways[THEIRS]
     lines = ["| way | s a step | CPU s a step | mlx-lm's CPU time is | peak GB | of mlx-lm's | loss of the first step |", "|---|---|---|---|---|---|---|"]  # fmt: skip
     for name, way in ways.items():
-        ratios = [other / own for own, other in zip(way.cpu_seconds, theirs.cpu_seconds, strict=True)]
+        ratios = [other.cpu_seconds / own.cpu_seconds for own, other in zip(way.steps, theirs.steps, strict=True)]
+        peak, their_peak = (max(step.peak_bytes for step in of.steps[1:]) for of in (way, theirs))
         lines.append(
-            f"| {name} | {statistics.median(way.seconds):.2f} | {statistics.median(way.cpu_seconds):.2f} | "
-            f"{statistics.median(ratios):.1f} times | {way.peak / 1e9:.2f} | {way.peak / theirs.peak:.2f} | {way.losses[0]:.5f} |"
+            f"| {name} | {way.median(lambda step: step.seconds):.2f} | {way.median(lambda step: step.cpu_seconds):.2f} | "
+            f"{statistics.median(ratios[1:]):.1f} times | {peak / 1e9:.2f} | {peak / their_peak:.2f} | {way.steps[0].loss:.5f} |"
         )
     return "\n".join(lines)
 

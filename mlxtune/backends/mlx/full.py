@@ -15,6 +15,7 @@ from mlx.utils import tree_flatten
 
 from mlxtune.backends.architecture import HEAD, Architecture, require_own_weights
 from mlxtune.backends.mlx.architecture import file_shape
+from mlxtune.backends.mlx.exponential import exp
 from mlxtune.backends.mlx.head import Head, at_targets
 from mlxtune.errors import ModelError
 
@@ -77,7 +78,7 @@ def _nats_and_gradients(
     """
     logits = hidden @ weight.T
     largest, of_targets = mx.max(logits, axis=-1), at_targets(logits, targets)
-    exponentials = mx.exp(logits - largest[:, None])
+    exponentials = exp(logits - largest[:, None])
     total = mx.sum(exponentials, axis=-1)
     by_logits = exponentials.at[mx.arange(len(targets)), targets].add(-total)
     by_hidden = (by_logits @ weight) / total[:, None]

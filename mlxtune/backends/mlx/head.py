@@ -19,6 +19,7 @@ import mlx.nn as nn
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxtune.backends.mlx.exponential import exp
 from mlxtune.backends.mlx.splitting import split
 from mlxtune.backends.shapes import LOGITS_BYTES, positions_at_once
 
@@ -117,7 +118,7 @@ class Head:
         """
         logits = self(hidden)
         largest, of_targets = mx.max(logits, axis=-1), at_targets(logits, targets)
-        exponentials = mx.exp(logits - largest[:, None])
+        exponentials = exp(logits - largest[:, None])
         total = mx.sum(exponentials, axis=-1)
         less = exponentials.at[mx.arange(len(targets)), targets].add(-total)
         _, (gradient,) = mx.vjp(self, [hidden], [less])

@@ -15,7 +15,7 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
-from mlx_lm.tuner.lora import LoRALinear, LoRASwitchLinear
+from mlx_lm.tuner.lora import LoRASwitchLinear
 from numpy.typing import NDArray
 
 from mlxtune.backends.adapter import ON_DISK
@@ -43,6 +43,7 @@ from mlxtune.backends.mlx.dropout import DropoutKeys, KeyedDropout
 from mlxtune.backends.mlx.folding import float32_embeddings, fold
 from mlxtune.backends.mlx.full import MatrixDecay, loss_through_head, unfreeze_all
 from mlxtune.backends.mlx.head import Head
+from mlxtune.backends.mlx.lora import LoraLinear
 from mlxtune.backends.mlx.memory import NO_LIMITS, MemoryLimits, give_back
 from mlxtune.backends.mlx.prefix_cache import PrefixCache
 from mlxtune.backends.mlx.recompute import checkpoint_blocks, keep_activations
@@ -51,6 +52,7 @@ from mlxtune.backends.mlx.session import MlxSession
 from mlxtune.backends.mlx.sharding import WHOLE, Parts, Whole
 from mlxtune.backends.mlx.state_cache import PrefixStateCache
 from mlxtune.backends.mlx.step_gradient import Pass, PrefixStates, StepGradient
+from mlxtune.backends.mlx.swiglu import use_faster_swiglu
 from mlxtune.backends.mlx.token_rope import rotate_by_token
 from mlxtune.backends.mlx.tree_cache import tree_caches
 from mlxtune.backends.option_tree import (
@@ -114,6 +116,7 @@ class MlxModel:
         network.eval()
         rotate_by_token(network.layers)
         chunk_delta_nets(network.layers)
+        use_faster_swiglu(network.layers)
         self.config = config
         self.architecture = architecture(config)
         self._network = network
@@ -152,7 +155,7 @@ class MlxModel:
                 magnitudes = values.get(f"{layer}.{MAGNITUDE}")
                 adapted.append((layer, DoraLinear(modules[layer], factors, magnitudes, spec.scale, dropout)))
                 continue
-            kind = LoRASwitchLinear if is_stack(layer) else LoRALinear
+            kind = LoRASwitchLinear if is_stack(layer) else LoraLinear
             lora = kind.from_base(modules[layer], r=spec.rank, scale=spec.scale)
             lora.dropout = dropout
             lora.lora_a, lora.lora_b = factors

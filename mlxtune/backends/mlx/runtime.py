@@ -22,6 +22,7 @@ import sys
 from collections.abc import Iterator
 from types import ModuleType
 
+from mlxtune.backends.heap import keep_freed
 from mlxtune.errors import BackendError, OutOfMemory
 
 # 32-bit indices and unprefixed names, as MLX calls them; the copies inside NumPy's and SciPy's wheels have neither.
@@ -35,7 +36,7 @@ SHORTAGE = ("malloc", "insufficient memory", "out of memory", "unable to allocat
 
 @functools.cache
 def prepare() -> str | None:
-    """Turn TF32 off, unless the user has set it, and load OpenBLAS for MLX to use.
+    """Turn TF32 off, unless the user has set it; on Linux, let freed memory be kept and load OpenBLAS for MLX to use.
 
     Returns:
         The library loaded; None where there is none, it is not Linux, or mlx was imported before and cannot use it.
@@ -43,6 +44,7 @@ def prepare() -> str | None:
     os.environ.setdefault(TF32, "0")
     if not sys.platform.startswith("linux") or "mlx.core" in sys.modules:
         return None
+    keep_freed()
     for name in OPENBLAS:
         try:
             ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)

@@ -19,7 +19,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx.nn.layers.distributed import sum_gradients
 from mlx.utils import tree_unflatten
-from mlx_lm.tuner.lora import LoRALinear, LoRASwitchLinear
+from mlx_lm.tuner.lora import LoRASwitchLinear
 
 from mlxtune.backends.architecture import BUILD_ERRORS, GROUPS, Architecture, is_in_block
 from mlxtune.backends.base import AdapterKind
@@ -28,6 +28,8 @@ from mlxtune.backends.group import require_same
 from mlxtune.backends.mlx.architecture import classes_of
 from mlxtune.backends.mlx.delta_net import chunk_delta_nets
 from mlxtune.backends.mlx.group import MlxProcesses
+from mlxtune.backends.mlx.lora import LoraLinear
+from mlxtune.backends.mlx.swiglu import use_faster_swiglu
 from mlxtune.backends.tensor_parallel import FactorPart, factor_part, part_of, require_parts, splits_inputs
 from mlxtune.errors import BackendError, ModelError
 from mlxtune.models.text_part import text_config
@@ -176,6 +178,7 @@ def shard_network(
     if group.rank:
         _drop_biases(network, architecture)
     chunk_delta_nets(network.layers)
+    use_faster_swiglu(network.layers)
     for block in network.layers:
         for name in (name for names in GROUPS.values() for name in names if name in block):
             _let_exchange(block[name], group.connection)
@@ -253,7 +256,7 @@ class _OwnPart:
         return a, mx.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
 
 
-class PartLoRALinear(_OwnPart, LoRALinear):  # type: ignore[misc]
+class PartLoraLinear(_OwnPart, LoraLinear):
     """A part of a linear layer with an update."""
 
 
@@ -261,4 +264,4 @@ class PartLoRASwitchLinear(_OwnPart, LoRASwitchLinear):  # type: ignore[misc]
     """A part of a stack of experts with updates."""
 
 
-PART_LORA = {LoRALinear: PartLoRALinear, LoRASwitchLinear: PartLoRASwitchLinear}
+PART_LORA = {LoraLinear: PartLoraLinear, LoRASwitchLinear: PartLoRASwitchLinear}

@@ -16,11 +16,11 @@ from mlxtune.backends.adapter import check_fits, read_adapter
 from mlxtune.backends.architecture import Architecture
 from mlxtune.backends.base import AdapterKind, ConvertSpec, Device, MatmulSpeed, Model, WrittenModel
 from mlxtune.backends.group import ALONE, Alone
+from mlxtune.backends.heap import free_at_once
 from mlxtune.backends.launch import Launch, launched
 from mlxtune.backends.torch.gpus import find_gpus
 from mlxtune.backends.torch.runtime import (
     exact_products,
-    free_at_once,
     machine_bytes,
     memory_for,
     peak_resident_bytes,

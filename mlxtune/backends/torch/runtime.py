@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
-import platform
 import re
 import resource
 import sys
@@ -20,8 +18,6 @@ from mlxtune.errors import BackendError, OutOfMemory
 
 CUDA_DEVICE = re.compile(r"(?:cuda|gpu)(?::(\d+))?")
 TF32 = "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"  # torch's own variable
-MMAP_THRESHOLD = -3  # of glibc's mallopt: what is larger has pages of its own
-OWN_PAGES_BYTES = 1 << 20
 # What torch's CPU allocator says; CUDA's has an exception of its own.
 CPU_SHORTAGE = ("can't allocate memory", "not enough memory")
 
@@ -96,15 +92,6 @@ def peak_resident_bytes() -> int:
         pass  # not Linux
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def free_at_once() -> None:
-    """Have glibc give the memory of arrays back when they are freed, for weights that are gathered and let go of many times.
-
-    Its heap does not find freed aligned memory again: gathered blocks of 135M parameters left gaps of 2 GB in it.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).mallopt(MMAP_THRESHOLD, OWN_PAGES_BYTES)
 
 
 @contextlib.contextmanager
