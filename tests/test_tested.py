@@ -11,6 +11,7 @@ import yaml
 from mlxtune import doctor
 from mlxtune.errors import ModelError
 from mlxtune.tested import hint, newer_than_tested, versions_tested
+from mlxtune.version import __version__
 from tests.conftest import Run
 from tools.resolve import LOCK, PYTHONS, SYSTEMS, wrong_in
 
@@ -22,7 +23,7 @@ def newer_yaml(monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr("importlib.metadata.version", lambda name: "99.0" if name == "pyyaml" else version(name))
     tested = versions_tested()["pyyaml"]
     return (
-        f"pyyaml 99.0 is newer than {tested}, with which mlxtune 0.1.0 was tested. If this is the cause: "
+        f"pyyaml 99.0 is newer than {tested}, with which mlxtune {__version__} was tested. If this is the cause: "
         f"pip install 'pyyaml=={tested}'"
     )
 
