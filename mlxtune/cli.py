@@ -21,7 +21,7 @@ COMMANDS = {
     "doctor": "Say what this machine can run, and what slows it.",
     "convert": "Turn a Hub id, a folder or a .gguf into an MLX model folder.",
     "data": "Check, clean, balance and preview a recipe's data.",
-    "lora": "Train a recipe's adapter (QLoRA when the base is quantized).",
+    "lora": "Train a recipe: an adapter (QLoRA when the base is quantized), or all weights.",
     "evaluate": "Score a run or its base model on the test rows.",
     "compare": "Compare runs: settings, losses, metrics, cost, and what is a real difference.",
     "report": "Write a run's report: one page with metrics, errors, losses, data and settings.",

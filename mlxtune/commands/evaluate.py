@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     "--decoding",
     type=click.Choice(["free", "constrained", "both", "best"]),
     help="free lets the model write anything, constrained only what the template allows; both does one after the other; best finds "
-    "the likeliest allowed reply by scoring. Default: as the recipe says.",
+    "the most probable allowed reply by scoring. Default: as the recipe says.",
 )
 @click.option(
     "--out",

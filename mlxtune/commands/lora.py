@@ -92,7 +92,7 @@ def lora(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Train an adapter with RECIPE (QLoRA if the base is quantized). With --resume, continue a RUN.
+    """Train RECIPE: an adapter (QLoRA if the base is quantized), or all weights. With --resume, continue a RUN.
 
     Example: mlxtune lora recipes/demo-intent.yaml --set train.max_steps=5
     """

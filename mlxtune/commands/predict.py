@@ -42,7 +42,7 @@ MAX_TEXT_CELLS = 60  # longer texts are shown cut
 @click.option(
     "--decoding",
     type=click.Choice(["free", "constrained", "best"]),
-    help="free lets the model write anything, constrained only what the template allows; best finds the likeliest allowed reply by "
+    help="free lets the model write anything, constrained only what the template allows; best finds the most probable allowed reply by "
     "scoring. Default: as the recipe says.",
 )
 @compute_options

@@ -1,7 +1,7 @@
 """The sections of a recipe: their keys, defaults and checks. No file is read here.
 
 A recipe says everything a command needs. It is checked whole before anything is loaded: every unknown key, wrong
-type and impossible value is reported at once, with file, line and a suggestion. No key is accepted and ignored.
+type and impossible value is reported at once, with file, line and a suggestion. An unknown key is refused, never ignored.
 """
 
 from __future__ import annotations
@@ -232,9 +232,9 @@ class PromptSection(Section):
     thinking: bool = False
     """Let a Qwen3-style model think before it replies; off, the prompt closes the thinking block itself. In every decoding
     the reply may then begin with one block <think>...</think>, which is left out before the reply is read; one that does
-    not end makes the reply invalid. Rows train no thinking: what is trained is the reply alone, right after the
-    assistant's header, so tuning teaches the model to answer without thinking. Of a conversation whose last turn thinks, the
-    thinking is trained, too. With it there are no probabilities."""
+    not end makes the reply invalid. Rows have no thinking to train: they train the reply alone, right after the
+    assistant's header, so tuning teaches the model to answer without thinking. In conversations, the thinking of the last turn
+    is trained. With it there are no probabilities."""
 
 
 class _OutputField(Section):
@@ -488,7 +488,7 @@ class TrainSection(Section):
     warmup_ratio: float = Field(0.0, ge=0, lt=1)
     """Share of the steps over which the learning rate rises from zero."""
     weight_decay: float = Field(0.0, ge=0)
-    """Decoupled weight decay of AdamW."""
+    """Decoupled weight decay of AdamW, of matrices alone: norms, biases and DoRA's magnitudes have none."""
     max_grad_norm: float | None = Field(1.0, gt=0)
     """Clip the gradient's global L2 norm to this; null does not clip."""
     max_tokens: int = Field(2048, ge=8)
@@ -512,9 +512,9 @@ class TrainSection(Section):
     early_stopping: EarlyStopping | None = None
     """Stop when a metric no longer improves; null trains to the end."""
     load_best: bool = False
-    """Make the best checkpoint's adapter the run's; otherwise it is the last one's."""
+    """Make the best checkpoint the run's adapter or model; otherwise it is the last one."""
     seed: int = Field(0, ge=0, lt=2**32)
-    """Seed of the adapter's first values, the order of rows and the dropout."""
+    """Seed of the adapter's initial values, the order of rows and the dropout."""
 
     @property
     def rows_per_step(self) -> int:
@@ -542,7 +542,7 @@ class EvaluateSection(Section):
 
     decoding: Literal["constrained", "free", "both", "best"] = "constrained"
     """constrained: the model writes only replies that the template allows; free: anything; both: one after the other; best: the
-    likeliest allowed reply, found by scoring every value of each label field with a list."""
+    most probable allowed reply, found by scoring every value of each label field with a list."""
     max_new_tokens: int = Field(64, ge=1)
     """Longest reply in tokens, its thinking included (prompt.thinking: true needs some hundred more)."""
     batch_size: int = Field(16, ge=1)

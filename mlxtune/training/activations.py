@@ -20,7 +20,7 @@ A position passes through each expert that it goes to: what these keep counts th
 A gated delta net attends to no keys and computes in float32, in chunks. On torch, transformers' rule and the layer around it keep eleven
 arrays as wide as the keys of all heads, seven as wide as the values, five of a chunk's length for each head, and a state for each chunk. On
 MLX ours keep two as wide as the keys, five as wide as the values, four of a chunk's length, a state for each chunk, and what the
-convolution's SiLU needs: two as wide as all of its channels, on a GPU three.
+convolution's SiLU needs: two as wide as all of its channels; where MLX's own exponentials are used (a GPU, a Mac), three, and one as wide as the values.
 """
 
 from __future__ import annotations
@@ -176,7 +176,9 @@ class Activations:
         self._norms = sum(
             name.startswith(f"{BLOCKS}.0.") and name.endswith("layernorm.weight") for name in architecture.weights
         )
-        self._is_silu, self._by_powers = activation == SILU, device.kind == "cpu" and sys.platform != "darwin"
+        self._is_silu = activation == SILU
+        # As `has_fast_exp` of backends/mlx/exponential.py says.
+        self._by_powers = device.kind == "cpu" and sys.platform != "darwin"
         self._has_gates_apart = any(name.endswith("mlp.gate_proj") for name in architecture.linear_layers)
         self._has_head_norms = any(name.endswith("self_attn.q_norm.weight") for name in architecture.weights)
         self._delta_nets, self._is_recurrent = architecture.delta_nets, architecture.is_recurrent

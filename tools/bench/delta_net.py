@@ -5,8 +5,8 @@
 
 mlx-lm's step is its network in training mode, whose gated delta nets are a loop over tokens (`gated_delta_ops`), its LoRA layers and its
 `default_loss`. Weights, rows, adapted layers and rank are the same, every token but the first is supervised, and nothing is compiled:
-on a CPU mlx-lm's loop alone would take a C++ compiler minutes. Each way has a process of its own, as each would have for its user, but
-for OpenBLAS, which mlx-lm would not load. A round is one step of each way, so that what else the machine does slows all.
+on a CPU mlx-lm's loop alone would take a C++ compiler minutes. Each way runs in a process of its own. mlx-lm's
+gets OpenBLAS as well, which it does not load by itself. A round is one step of each way, so that what else the machine does slows all.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def serve(name: str, config: dict[str, Any], asked: Connection) -> None:
     """Compute a step of each batch that is asked, until nothing more is."""
     from tools.bench.peers_child import mlx
 
-    # Before anything else imports MLX; mlxtune's own way to do so does more for a step than load OpenBLAS.
+    # Before anything else imports MLX. mlx-lm's process loads OpenBLAS alone; mlxtune's start also changes how glibc keeps freed memory.
     if name == THEIRS:
         mlx()
     else:

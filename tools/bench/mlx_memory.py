@@ -7,7 +7,7 @@
 `head` takes a random Qwen3 of true width and vocabulary and scores, then trains on, one row of that many supervised tokens; it prints
 MLX's own peak above what is held before the head runs. `shapes` trains a tiny model on batches of ticket-like lengths with a
 compiled step (on a CPU that takes a C++ compiler) and prints the resident memory of the process; with `--every-shape`, padded
-as 0.2.0 did, to 4 tokens and 32 positions, each shape kept.
+without buckets, to multiples of 4 tokens and 32 positions, each shape kept.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def shapes(steps: int, layers: int, every_shape: bool) -> None:
 
 
 class _Multiples:
-    """Padding as 0.2.0 had it."""
+    """Padding to multiples, without buckets."""
 
     def rows(self, n_rows: int) -> int:
         return n_rows

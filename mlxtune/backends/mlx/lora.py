@@ -1,4 +1,4 @@
-"""LoRA's layer: mlx-lm's, whose update is scaled while it is narrow and added by the matrix product that makes it."""
+"""LoRA's layer: mlx-lm's, with the scale applied to the narrow product; in float32 one product also adds the update."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class LoraLinear(LoRALinear):  # type: ignore[misc]
         return layer
 
     def __call__(self, x: mx.array) -> mx.array:
-        """(..., in) -> (..., out); mlx-lm passes over (..., out) twice more, and twice more for the gradient."""
+        """(..., in) -> (..., out). In float32 this saves mlx-lm's two passes over (..., out), and two for the gradient."""
         frozen = self.linear(x)
         narrow = self.scale * (self.dropout(x) @ self.lora_a)
         if frozen.dtype == narrow.dtype:

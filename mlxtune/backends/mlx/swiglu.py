@@ -11,11 +11,11 @@ from mlx_lm.models.activations import swiglu
 
 from mlxtune.backends.mlx.exponential import has_fast_exp, silu
 
-CALLED = {"gate_proj", "up_proj", "down_proj", swiglu.__name__}  # by the MLPs meant, and nothing else
+CALLED = {"gate_proj", "up_proj", "down_proj", swiglu.__name__}  # all the names that the code of such an MLP reads
 
 
 def use_faster_swiglu(blocks: Iterable[nn.Module]) -> None:
-    """Let the MLPs of some blocks compute down(silu(gate(x)) * up(x)) by ours; each gets a class of its own model, mlx-lm's stays as it is.
+    """Compute down(silu(gate(x)) * up(x)) with our SiLU in the MLPs of some blocks, whose classes get a subclass here; mlx-lm's are unchanged.
 
     MLPs that compute anything else, of other families or changed before, stay as they are.
     """
@@ -26,7 +26,9 @@ def use_faster_swiglu(blocks: Iterable[nn.Module]) -> None:
         mlp = block.get("mlp")
         plain = type(mlp)
         if mlp is not None and _calls(plain) == CALLED:
-            mlp.__class__ = classes.setdefault(plain, type(plain.__name__, (plain,), {"__call__": _faster}))
+            if plain not in classes:
+                classes[plain] = type(plain.__name__, (plain,), {"__call__": _faster})
+            mlp.__class__ = classes[plain]
 
 
 def _calls(layer: type) -> set[str]:
