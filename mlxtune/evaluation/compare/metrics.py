@@ -28,7 +28,7 @@ MAX_LABELS = 20  # whose recall is compared; of more, a table of them says nothi
 UNTESTED_KEY = ""  # under which no comparison stands
 ESTIMATE = {"value", "low", "high"}
 # What is not tested against the baseline, by the first part of a metric's name: what a reader calls it, and why.
-_OTHER_ROWS = ("figures of the rows with all labels right, or not", "these are other rows in each run")
+_OTHER_ROWS = ("metrics of the rows with all labels right, or not", "these are other rows in each run")
 UNTESTED = {
     "when_right": _OTHER_ROWS,
     "when_wrong": _OTHER_ROWS,

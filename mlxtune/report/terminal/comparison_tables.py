@@ -152,7 +152,7 @@ def _figure_table(
         [[] if figure.field == last else figure.field.split(), _title(figure.name).split()]
         for figure, last in zip(figures, before, strict=False)
     ]
-    return _Blocks(title, ["field", "figure"], heads, list(names), cells, repeat_first=repeat_first)
+    return _Blocks(title, ["field", "metric"], heads, list(names), cells, repeat_first=repeat_first)
 
 
 @dataclass(frozen=True)

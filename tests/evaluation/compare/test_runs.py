@@ -245,7 +245,7 @@ def test_what_is_shown_without_a_test_says_so_and_why(place: Path) -> None:
     (note,) = [note for note in found.notes if note.startswith("shown without a test of the difference to a: ")]
     assert note == (
         "shown without a test of the difference to a: length ratio (neither more nor less of it is better); "
-        "figures of the rows with all labels right, or not (these are other rows in each run); "
+        "metrics of the rows with all labels right, or not (these are other rows in each run); "
         "BERTScore (predictions do not hold it row by row); a judge's marks (it may have marked other rows in each run, "
         "`mlxtune compare --judge` has it choose between replies)"
     )
@@ -631,7 +631,7 @@ Training
 
 300 rows; 95% intervals over rows in brackets
 
- field      figure                             run-1                  run-2                  run-4
+ field      metric                             run-1                  run-2                  run-4
  reply      all fields right    0.731 [0.681, 0.780]   0.731 [0.681, 0.780]   0.731 [0.681, 0.780]
 
  queue      accuracy            0.731 [0.681, 0.780]   0.731 [0.681, 0.780]   0.731 [0.681, 0.780]
@@ -644,7 +644,7 @@ Training
 
 Difference to run-1
 
- field      figure                                            run-2                     run-4
+ field      metric                                            run-2                     run-4
  reply      all fields right                +0.020 [-0.010, +0.051]   +0.020 [-0.010, +0.051]
                                                  no real difference                    better
 
