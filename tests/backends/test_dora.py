@@ -111,8 +111,7 @@ def test_loss_and_gradient_are_those_of_peft(
 
 @pytest.mark.parametrize("name", BACKENDS)
 def test_a_layer_with_dropout_computes_what_pefts_does(name: str) -> None:
-    from peft import LoraConfig
-    from peft.tuners.lora import Linear
+    from peft import LoraConfig, inject_adapter_in_model
 
     random = np.random.default_rng(0)
     shapes = {"x": (5, 6), "weight": (4, 6), "bias": (4,), "A": (2, 6), "B": (4, 2), "m": (4,), "out": (5, 4)}
@@ -121,7 +120,8 @@ def test_a_layer_with_dropout_computes_what_pefts_does(name: str) -> None:
 
     plain = torch.nn.Linear(6, 4)
     plain.weight.data, plain.bias.data = torch.tensor(value["weight"]), torch.tensor(value["bias"])
-    theirs = Linear(plain, "default", LoraConfig(r=2, use_dora=True, lora_dropout=0.4), r=2, lora_alpha=6)
+    config = LoraConfig(r=2, lora_alpha=6, use_dora=True, lora_dropout=0.4, target_modules=["0"])
+    theirs: Any = inject_adapter_in_model(config, torch.nn.Sequential(plain))[0]
     theirs.lora_A["default"].weight.data = torch.tensor(value["A"])
     theirs.lora_B["default"].weight.data = torch.tensor(value["B"])
     theirs.lora_magnitude_vector["default"].weight.data = torch.tensor(value["m"])

@@ -54,9 +54,11 @@ def theirs(inputs: Arrays) -> tuple[Arrays, Arrays]:
     from transformers.models.qwen3_5.modeling_qwen3_5 import torch_recurrent_gated_delta_rule
 
     tensors = [torch.tensor(part, requires_grad=True) for part in inputs]
-    *tokens, state = tensors
+    queries, keys, *tokens, state = tensors
+    # Older versions of transformers take a head of queries and keys for each one of the values.
+    queries, keys = (part.repeat_interleave(VALUE_HEADS // KEY_HEADS, dim=2) for part in (queries, keys))
     outputs, last = torch_recurrent_gated_delta_rule(
-        *tokens, initial_state=state.transpose(-1, -2), output_final_state=True
+        queries, keys, *tokens, initial_state=state.transpose(-1, -2), output_final_state=True
     )
     found = [outputs, last.transpose(-1, -2)]
     weights = cotangents_of(inputs[2], inputs[5])

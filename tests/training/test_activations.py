@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import importlib.metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from packaging.version import Version
 
 from mlxtune.backends import choose
 from mlxtune.backends.adapter import initial_weights
@@ -114,6 +116,8 @@ def test_torch_keeps_what_is_planned(
     tmp_path: Path, family: str, targets: str, dropout: float, checkpointing: bool, n_prefix: int, kind: str
 ) -> None:
     torch = pytest.importorskip("torch")
+    if family == "qwen3_5_text" and Version(importlib.metadata.version("transformers")) < Version("5.24"):
+        pytest.skip("delta nets are counted as transformers 5.24 has them; 5.7's keep less")
     kept, plans = [], []
     for layers in (2, 4):  # of which the difference is that of whole blocks, one of each kind
         model, spec = adapted(tmp_path, "torch", family, layers, "float32", targets, dropout, checkpointing, kind)
