@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +50,7 @@ def main() -> None:
         print("| quantization | file MB | s | peak MB | MB before | largest tensor MB |\n|---|---|---|---|---|---|")
         for quantization in words.quantization or QUANTIZATIONS:
             command = [sys.executable, __file__, "--one", folder, "--quantization", quantization]
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             figures = json.loads(done.stdout)
             cells = (f"{figures[name]:,.0f}" for name in ("file", "seconds", "peak", "before", "largest"))
             print(f"| {quantization} | {' | '.join(cells)} |", flush=True)
@@ -115,14 +115,14 @@ def random_parts(n_bytes: int) -> Iterator[bytes]:
 
 def exported(folder: Path, quantization: str) -> dict[str, float]:
     """What writing the run takes, in this process: megabytes and seconds."""
-    from mlxtune.backends.base import Backend
+    from mlxtune.backends import choose
     from mlxtune.export.gguf_model import export_gguf
     from mlxtune.export.gguf_tokenizer import gguf_tokenizer
     from mlxtune.export.source import open_source
     from mlxtune.models.gguf_file import open_gguf
     from mlxtune.runs.folder import RunFolder
 
-    source = open_source(RunFolder(folder / "run"), cast(Backend, None))  # the base is a folder, which nothing converts
+    source = open_source(RunFolder(folder / "run"), choose("mlx", "cpu").backend)  # which imports the least
     gguf_tokenizer(source.base, source.config)
     out = folder / f"{quantization}.gguf"
     before, start = peak_mb(), time.perf_counter()
