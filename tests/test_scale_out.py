@@ -108,7 +108,7 @@ def test_a_step_waits_for_the_slowest_process_and_adds_its_costs() -> None:
 
 def test_a_training_is_counted_as_the_plan_counts_it_and_shared_out_whole(recipe: Recipe) -> None:
     backend = choose().backend
-    training = training_of(backend, recipe, 4096)
+    training = training_of(backend, recipe, 4096, backend.name)
     config = json.loads((Path(recipe.model.path) / "config.json").read_text())
     architecture = backend.architecture(config)
     n_parameters = n_trained(tuning_spec(recipe, architecture, config), architecture)
@@ -198,12 +198,13 @@ def test_a_process_of_the_check_writes_what_it_did(tmp_path: Path, base: Path, m
 
 
 def test_a_device_is_as_fast_as_it_was_in_a_run(recipe: Recipe, tmp_path: Path) -> None:
-    training = training_of(choose().backend, recipe, 4096)
+    training = training_of(choose().backend, recipe, 4096, choose().backend.name)
     profile = {
         "steps": 2,
         "seconds": {"forward": 3.0, "head": 1.0, "backward": 4.0, "optimizer": 0.5, "validation": 9.0},
     }
     info = {
+        "backend": training.backend,
         "processes": 1,
         "trainable_parameters": sum(training.gradients),
         "tokens_per_pass": 4096,

@@ -45,6 +45,14 @@ def bucket(size: int, per_octave: int, smallest: int = 1) -> int:
     return -(-size // step) * step
 
 
+def sequence_tokens(backend: str, is_recurrent: bool) -> int:
+    """Tokens of a sequence that a backend lays several rows of a pass into; 0 where each row has one of its own.
+
+    The state of a recurrent layer goes from each token to the next, so that its rows cannot share a sequence.
+    """
+    return SEQUENCE_TOKENS if backend == "torch" and not is_recurrent else 0
+
+
 @dataclass(frozen=True)
 class PassPadding:
     """How a backend pads forward passes.

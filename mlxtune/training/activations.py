@@ -354,4 +354,5 @@ def rows_computed(shape: PassShape, backend: str, device: Device, is_recurrent: 
         return Sequences(1, inside + computed, before, is_masked=shape.rows > 1 or before > 0)
     if 2 * width > length:  # too long for two of them to share a sequence
         return Sequences(shape.rows, width, shape.prefix, is_masked=shape.prefix > 0)
-    return Sequences(-(-computed // length), length, shape.prefix, is_masked=True)
+    count = -(-computed // length)
+    return Sequences(count, -(-computed // count), shape.prefix, is_masked=True)

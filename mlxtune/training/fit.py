@@ -141,7 +141,9 @@ def _sized(workload: Workload, examples: Sequence[Example]) -> Fit:
 
 def _first_epoch(workload: Workload, examples: Sequence[Example]) -> list[PassShape]:
     train, size = workload.recipe.train, int(workload.recipe.train.tokens_per_pass)
-    sampler = BatchSampler(examples, train.rows_per_step, size, train.seed, train.pack_to, *workload.row_share)
+    sampler = BatchSampler(
+        examples, train.rows_per_step, size, train.seed, train.pack_to, *workload.row_share, workload.sequence_tokens
+    )
     steps = range(1, Steps.of(len(step_rows(examples, train.pack_to)), workload.recipe).per_epoch + 1)
     return [shape for step in steps for shape in pass_shapes(sampler.step(step))]
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from mlxtune.backends.base import Backend, Batch, Group, Model, OptimizerSpec, StepResult, StepShare, TuningSpec
 from mlxtune.backends.group import share_rows, together
+from mlxtune.backends.shapes import sequence_tokens
 from mlxtune.backends.shared_model import shared_model
 from mlxtune.data.batches import build_batches, epoch_order, shared_prefix
 from mlxtune.data.examples import Example
@@ -182,14 +183,15 @@ class _Training:
         at_once = _tokens_per_pass(settings)
         self._group, rows_group = backend.group(), model.rows_group
         self._answering = shared_model(model)
+        in_sequence = sequence_tokens(backend.name, model.architecture.is_recurrent)
         self._sampler = BatchSampler(
             examples, settings.rows_per_step, at_once, settings.seed, settings.pack_to,
-            rank=rows_group.rank, size=rows_group.size,
+            rank=rows_group.rank, size=rows_group.size, sequence_tokens=in_sequence,
         )  # fmt: skip
         self._validates = bool(validation)
-        self._validation = fixed_batches(_own_share(validation, rows_group), at_once)
+        self._validation = fixed_batches(_own_share(validation, rows_group), at_once, in_sequence)
         sample = [examples[index] for index in fixed_sample(len(examples), settings.seed)]
-        self._sample = fixed_batches(_own_share(sample, rows_group), at_once)
+        self._sample = fixed_batches(_own_share(sample, rows_group), at_once, in_sequence)
         self._selection = Selection.of(recipe)
         self._checkpoints = Checkpoints(run.checkpoints, n_kept(spec))
         self._progress = Progress()
@@ -443,6 +445,7 @@ class BatchSampler:
         pack_to: Most tokens of a row of joined documents; None joins none.
         rank: Whose passes.
         size: Processes that share the rows of each step.
+        sequence_tokens: As `plan_passes` takes it.
     """
 
     def __init__(
@@ -454,13 +457,14 @@ class BatchSampler:
         pack_to: int | None = None,
         rank: int = 0,
         size: int = 1,
+        sequence_tokens: int = 0,
     ) -> None:
         self._examples = examples
         self._prefix = shared_prefix(examples)
         self._lengths = _own_lengths(examples, self._prefix)
         self._rows_per_step, self._tokens_per_pass, self._seed = rows_per_step, tokens_per_pass, seed
         self._rows = step_rows(examples, pack_to)
-        self._rank, self._size = rank, size
+        self._rank, self._size, self._sequence_tokens = rank, size, sequence_tokens
         self._per_epoch = math.ceil(len(self._rows) / rows_per_step)
         self._epoch = -1
         self._steps: list[list[int]] = []
@@ -474,7 +478,7 @@ class BatchSampler:
         # Of several passes, none keeps the prefix's graph: MLX runs it forward again to go back through it.
         again = len(self._prefix) // 2
         lengths = [self._lengths[example] for example in examples]
-        passes = plan_passes(lengths, self._tokens_per_pass, split_cost=again)
+        passes = plan_passes(lengths, self._tokens_per_pass, split_cost=again, sequence_tokens=self._sequence_tokens)
         return build_batches(self._examples, [[examples[at] for at in one] for one in passes], self._prefix)
 
     def whole(self, step: int) -> WholeStep:
@@ -501,10 +505,17 @@ def _own_share(examples: Sequence[Example], group: Group) -> list[Example]:
     return [examples[index] for index in share_rows(lengths, group.size)[group.rank]]
 
 
-def fixed_batches(examples: Sequence[Example], tokens_per_pass: int) -> list[Batch]:
-    """All examples in passes to score them in, in a fixed order; each computes the shared prefix for itself."""
+def fixed_batches(examples: Sequence[Example], tokens_per_pass: int, sequence_tokens: int = 0) -> list[Batch]:
+    """All examples in passes to score them in, in a fixed order; each computes the shared prefix for itself.
+
+    Args:
+        examples: To score.
+        tokens_per_pass: As `plan_passes` takes it.
+        sequence_tokens: Likewise.
+    """
     prefix = shared_prefix(examples)
-    passes = plan_passes(_own_lengths(examples, prefix), tokens_per_pass, pass_cost=PASS_COST + len(prefix))
+    lengths, pass_cost = _own_lengths(examples, prefix), PASS_COST + len(prefix)
+    passes = plan_passes(lengths, tokens_per_pass, pass_cost, sequence_tokens=sequence_tokens)
     return build_batches(examples, passes, prefix)
 
 

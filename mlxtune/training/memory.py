@@ -12,7 +12,7 @@ from typing import Any
 from mlxtune.backends.adapter import part_shapes
 from mlxtune.backends.architecture import BLOCKS, Architecture, block_of
 from mlxtune.backends.base import Batch, Device, FullSpec, LoraSpec, TuningSpec
-from mlxtune.backends.shapes import BLOCK_ELEMENTS, LOGITS_BYTES, POSITIONS_AT_ONCE, positions_at_once
+from mlxtune.backends.shapes import BLOCK_ELEMENTS, LOGITS_BYTES, POSITIONS_AT_ONCE, positions_at_once, sequence_tokens
 from mlxtune.backends.tensor_parallel import part_of
 from mlxtune.data.batches import shared_prefix
 from mlxtune.data.examples import Example
@@ -86,6 +86,11 @@ class Workload:
     def row_share(self) -> tuple[int, int]:
         """Which share of the rows of each step this process computes, and how many shares there are."""
         return (0, 1) if self.splits_layers else (self.rank, self.processes)
+
+    @property
+    def sequence_tokens(self) -> int:
+        """Tokens of a sequence that several rows share; 0 where they share none."""
+        return sequence_tokens(self.backend, self.architecture.is_recurrent)
 
     @property
     def computed(self) -> Architecture:

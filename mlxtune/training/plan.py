@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mlxtune.backends.base import Backend, Batch, Device
+from mlxtune.backends.base import Backend, Device
 from mlxtune.data.examples import Example, within_positions
 from mlxtune.data.packing import step_rows
 from mlxtune.data.prepared_cache import cached_prepare
@@ -14,6 +14,7 @@ from mlxtune.models.base_model import config_and_tokenizer, weights_to_leave_out
 from mlxtune.models.source import LeftOut
 from mlxtune.models.tokenizer import load_tokenizer
 from mlxtune.recipe.sections import Recipe
+from mlxtune.training.activations import PassShape, rows_computed
 from mlxtune.training.checkpoints import disk_bytes
 from mlxtune.training.fit import Remedy, fitted, gb
 from mlxtune.training.loop import BatchSampler, Steps, count_tokens
@@ -201,17 +202,19 @@ def plan(
     settings = fit.workload.recipe.train
     size = int(settings.tokens_per_pass)
     sampler = BatchSampler(
-        training.examples, settings.rows_per_step, size, settings.seed, settings.pack_to, *workload.row_share
-    )
+        training.examples, settings.rows_per_step, size, settings.seed, settings.pack_to, *workload.row_share,
+        workload.sequence_tokens,
+    )  # fmt: skip
     in_steps = [sampler.step(step) for step in range(1, steps.per_epoch + 1)]
     epoch = [batch for step_batches in in_steps for batch in step_batches]
     shapes = [shape for step_batches in in_steps for shape in pass_shapes(step_batches)]
     tokens = sum(map(count_tokens, epoch))
     of_all = [sampler.whole(step).n_tokens for step in range(1, steps.per_epoch + 1)]
-    own_positions = sum(_positions(batch, device) for batch in epoch)
+    own_positions = sum(_positions(shape, workload) for shape in shapes)
     supervised = sum(int(batch.supervised.sum()) for batch in epoch)
     head_positions = sum(device.padding.positions(int(batch.supervised.sum())) for batch in epoch)
     own_tokens = sum(int(batch.lengths.sum()) for batch in epoch)
+    computed_tokens = own_tokens - sum(len(batch.rows) for batch in epoch)  # the last of a row predicts nothing
     prefix = len(epoch[0].prefix)
     of_prefix = prefix * steps.per_epoch
     return Plan(
@@ -225,7 +228,7 @@ def plan(
         steps_per_epoch=steps.per_epoch,
         steps=steps.total,
         longest=max(example.n_tokens for example in training.examples),
-        padding=(own_positions - own_tokens) / (own_positions + of_prefix),
+        padding=(own_positions - computed_tokens) / (own_positions + of_prefix),
         head_padding=1 - supervised / head_positions,
         shared_prefix_tokens=prefix,
         shared_prefix_saved=(tokens - own_tokens - of_prefix) / tokens,
@@ -245,7 +248,7 @@ def plan(
     )
 
 
-def _positions(batch: Batch, device: Device) -> int:
-    """Positions of a batch's rows as the device computes them, padding included."""
-    rows, width = batch.tokens.shape
-    return device.padding.rows(rows) * device.padding.width(width)
+def _positions(shape: PassShape, workload: Workload) -> int:
+    """Positions of a pass's rows as the backend computes them, padding included, without the prefix."""
+    rows = rows_computed(shape, workload.backend, workload.device, workload.architecture.is_recurrent)
+    return rows.positions - rows.count * (shape.prefix - rows.before)

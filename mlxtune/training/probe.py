@@ -120,7 +120,10 @@ def probe_steps(
     """
     recipe = workload.recipe
     train = recipe.train
-    sampler = BatchSampler(examples, train.rows_per_step, int(train.tokens_per_pass), train.seed, train.pack_to)
+    sampler = BatchSampler(
+        examples, train.rows_per_step, int(train.tokens_per_pass), train.seed, train.pack_to,
+        sequence_tokens=workload.sequence_tokens,
+    )  # fmt: skip
     steps = Steps.of(len(step_rows(examples, train.pack_to)), recipe)
     costs = [step_cost(sampler.step(step), workload) for step in range(1, steps.per_epoch + 1)]
     mean = sum(costs) / len(costs)

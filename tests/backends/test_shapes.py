@@ -10,7 +10,15 @@ import pytest
 
 from mlxtune.backends.base import UNSUPERVISED, Device
 from mlxtune.backends.mlx.compiled import MAX_SHAPES
-from mlxtune.backends.shapes import BUCKETED, EXACT, POSITIONS_PER_OCTAVE, WIDTHS_PER_OCTAVE, PassPadding, bucket
+from mlxtune.backends.shapes import (
+    BUCKETED,
+    EXACT,
+    POSITIONS_PER_OCTAVE,
+    WIDTHS_PER_OCTAVE,
+    PassPadding,
+    bucket,
+    sequence_tokens,
+)
 from mlxtune.backends.supervision import padded_batch, supervised
 from mlxtune.data.batches import build_batches, epoch_order, shared_prefix
 from mlxtune.data.passes import plan_passes
@@ -83,25 +91,31 @@ def test_what_is_computed_exactly_has_no_padding_of_a_single_row(base: Path, tmp
 
 
 def test_the_plan_counts_the_padding_of_the_device(base: Path, tmp_path: Path) -> None:
-    """Counted here row by row; a row's last token is computed in no layer, and counted all the same."""
+    """Counted here row by row; a row's last token is computed in no layer. With torch rows share a sequence and are not padded."""
     examples, recipe = examples_of(base, tmp_path, train={"batch_size": 2, "gradient_accumulation": 1})
-    planned = plan(recipe, chosen().backend, Device("gpu", "a GPU", 10**9, padding=BUCKETED))
-    exact = plan(recipe, chosen().backend, Device("gpu", "a GPU", 10**9))
+    backend = chosen().backend
+    planned = plan(recipe, backend, Device("gpu", "a GPU", 10**9, padding=BUCKETED))
+    exact = plan(recipe, backend, Device("gpu", "a GPU", 10**9))
+    in_sequence = sequence_tokens(backend.name, is_recurrent=False)
     prefix = len(shared_prefix(examples))
     own_tokens = [example.n_tokens - prefix for example in examples]
     steps = epoch_order(len(examples), 2, recipe.train.seed, 0)
     computed = prefix * len(steps)
     padding = head = 0
-    order = [[step[row] for row in rows] for step in steps for rows in plan_passes([own_tokens[i] for i in step], 4096)]
+    order = [
+        [step[row] for row in rows]
+        for step in steps
+        for rows in plan_passes([own_tokens[i] for i in step], 4096, sequence_tokens=in_sequence)
+    ]
     for rows in order:
-        own = [examples[row].n_tokens - prefix for row in rows]
-        width = BUCKETED.width(max(own))
-        computed += width * BUCKETED.rows(len(rows))
-        padding += width * BUCKETED.rows(len(rows)) - sum(own)
+        own = [examples[row].n_tokens - prefix - 1 for row in rows]
+        positions = sum(own) if in_sequence else (BUCKETED.width(max(own) + 1) - 1) * BUCKETED.rows(len(rows))
+        computed += positions
+        padding += positions - sum(own)
         head += BUCKETED.positions(sum(len(examples[row].reply) for row in rows))
     assert planned.padding == pytest.approx(padding / computed)
     assert planned.head_padding == pytest.approx(1 - sum(len(e.reply) for e in examples) / head)
-    assert planned.padding > exact.padding and exact.head_padding == 0
+    assert exact.head_padding == 0 and (planned.padding == 0 if in_sequence else planned.padding > exact.padding)
     assert (
         f"padding          {planned.padding:.1%} of the positions computed, {planned.head_padding:.1%} of"
         in planned.as_text()

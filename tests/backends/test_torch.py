@@ -152,6 +152,7 @@ def batch_of(lengths: Sequence[int], prefix: int = 3) -> Batch:
     [
         ([5, 9, 4, 3], 100, (1, 17)),  # all fit one line
         ([5, 9, 4, 3], 9, (2, 9)),
+        ([7, 7, 7, 7, 4, 4], 24, (2, 15)),  # not 24 and 6
         ([5, 9, 4, 3], 1, (3, 8)),  # as long as the longest row
         ([7], 100, (1, 6)),
         ([4, 4, 4], 1, (3, 3)),  # each row alone

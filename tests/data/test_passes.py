@@ -15,8 +15,10 @@ RANDOM = np.random.default_rng(0)
 MESSAGES = (12 + RANDOM.gamma(2.0, 5.0, 4000)).astype(int).tolist()
 
 
-def positions(lengths: Sequence[int], passes: Sequence[Sequence[int]]) -> int:
-    return sum(len(one) * max(lengths[row] for row in one) for one in passes)
+def positions(lengths: Sequence[int], passes: Sequence[Sequence[int]], sequence_tokens: int = 0) -> int:
+    """Rows that are longer than half a sequence are as wide as the longest, the others as wide as they are."""
+    widths = [(max(lengths[row] for row in one), lengths[row]) for one in passes for row in one]
+    return sum(own if 2 * own <= sequence_tokens else widest for widest, own in widths)
 
 
 @pytest.mark.parametrize("tokens_per_pass", [1, 50, 300, 10_000])
@@ -26,9 +28,10 @@ def test_every_row_is_in_exactly_one_pass(tokens_per_pass: int) -> None:
 
 
 @pytest.mark.parametrize("tokens_per_pass", [1, 50, 300])
-def test_only_a_single_row_is_over_the_limit(tokens_per_pass: int) -> None:
-    passes = plan_passes(MESSAGES[:200], tokens_per_pass)
-    assert all(len(one) == 1 or positions(MESSAGES, [one]) <= tokens_per_pass for one in passes)
+@pytest.mark.parametrize("sequence_tokens", [0, 40, 512])
+def test_only_a_single_row_is_over_the_limit(tokens_per_pass: int, sequence_tokens: int) -> None:
+    passes = plan_passes(MESSAGES[:200], tokens_per_pass, sequence_tokens=sequence_tokens)
+    assert all(len(one) == 1 or positions(MESSAGES, [one], sequence_tokens) <= tokens_per_pass for one in passes)
 
 
 def test_a_pass_is_a_whole_step_or_a_power_of_two_of_rows() -> None:
@@ -43,23 +46,28 @@ def test_no_rows_make_no_pass() -> None:
 @pytest.mark.parametrize("pass_cost", [0, 16, 64])
 @pytest.mark.parametrize("split_cost", [0, 50])
 @pytest.mark.parametrize("tokens_per_pass", [60, 150, 10_000])
-def test_no_other_cut_into_powers_of_two_costs_less(pass_cost: int, split_cost: int, tokens_per_pass: int) -> None:
+@pytest.mark.parametrize("sequence_tokens", [0, 50])
+def test_no_other_cut_costs_less(pass_cost: int, split_cost: int, tokens_per_pass: int, sequence_tokens: int) -> None:
+    """Into powers of two, or where short rows share sequences into any numbers."""
     for seed in range(20):
         lengths = np.random.default_rng(seed).integers(3, 60, 8).tolist()
         order = sorted(range(8), key=lambda row: lengths[row])
 
         def cost(passes: Sequence[Sequence[int]], lengths: Sequence[int] = lengths) -> int:
-            return positions(lengths, passes) + pass_cost * len(passes) + split_cost * (len(passes) > 1)
+            return (
+                positions(lengths, passes, sequence_tokens) + pass_cost * len(passes) + split_cost * (len(passes) > 1)
+            )
 
         every = []
         for cuts in itertools.product([False, True], repeat=7):
             ends = [at + 1 for at, cut in enumerate(cuts) if cut]
             passes = [order[a:b] for a, b in itertools.pairwise([0, *ends, 8])]
-            if any(len(one) not in (1, 2, 4, 8) for one in passes):
+            if not sequence_tokens and any(len(one) not in (1, 2, 4, 8) for one in passes):
                 continue
-            if all(len(one) == 1 or positions(lengths, [one]) <= tokens_per_pass for one in passes):
+            if all(len(one) == 1 or positions(lengths, [one], sequence_tokens) <= tokens_per_pass for one in passes):
                 every.append(cost(passes))
-        assert cost(plan_passes(lengths, tokens_per_pass, pass_cost, split_cost)) == min(every)
+        found = plan_passes(lengths, tokens_per_pass, pass_cost, split_cost, sequence_tokens)
+        assert cost(found) == pytest.approx(min(every))
 
 
 def test_steps_of_short_messages_pad_less_than_one_pass_a_step() -> None:
@@ -69,6 +77,11 @@ def test_steps_of_short_messages_pad_less_than_one_pass_a_step() -> None:
     in_one = sum(positions(step, [range(8)]) for step in steps)
     assert computed + PASS_COST * (sum(map(len, planned)) - len(steps)) < 0.98 * in_one
     assert sum(map(len, planned)) < 2 * len(steps)
+
+
+def test_short_rows_that_share_sequences_are_one_pass() -> None:
+    passes = plan_passes(MESSAGES[:64], 4096, split_cost=0, sequence_tokens=512)
+    assert len(passes) == 1 < len(plan_passes(MESSAGES[:64], 4096, split_cost=0))
 
 
 def test_what_all_passes_share_is_not_split_for_less_than_that_costs() -> None:

@@ -233,7 +233,7 @@ def test_the_plan_counts_what_training_then_does(tmp_path: Path, base: Path) -> 
     assert planned.supervised_per_epoch == sum(part["tokens"] for event in steps for part in event["segments"].values())
     assert planned.trainable_parameters == tuned.info["trainable_parameters"]
     assert planned.total_parameters == tuned.info["parameters"]
-    assert 0 < planned.shared_prefix_saved < 1 and 0 < planned.padding < 1
+    assert 0 < planned.shared_prefix_saved < 1 and 0 <= planned.padding < 1
 
 
 def test_a_recipe_that_asks_for_checkpointing_gets_it_and_the_same_adapter(

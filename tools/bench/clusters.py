@@ -177,11 +177,13 @@ class Usual:
     """What is assumed of a kind of cluster.
 
     Attributes:
+        backend: That trains there.
         all_reduce: How arrays are added up.
         processes: Numbers of them that are of interest.
         assumed: Each number, by its option of scale_out.py.
     """
 
+    backend: str
     all_reduce: AllReduce
     processes: tuple[int, ...]
     assumed: Mapping[str, Assumption]
@@ -195,17 +197,17 @@ MAC = {
 }  # fmt: skip
 # What `--cluster` names. Published figures are those of 2026-11; none was measured by us.
 CLUSTERS = {
-    "macs-ring": Usual("ring", (1, 2, 4, 8), {
+    "macs-ring": Usual("mlx", "ring", (1, 2, 4, 8), {
         **MAC,
         "between-gb": Assumption(3, "assumed of one Thunderbolt 4 cable; its specification: 5 GB/s in each direction"),
         "between-us": Assumption(300, "as users report of TCP over Thunderbolt"),
     }),
-    "macs-jaccl": Usual("ring", (1, 2, 4, 8), {
+    "macs-jaccl": Usual("mlx", "ring", (1, 2, 4, 8), {
         **MAC,
         "between-gb": Assumption(7, "assumed of RDMA over one Thunderbolt 5 cable; its specification: 10 GB/s in each direction; users report 3.5 to 9"),
         "between-us": Assumption(50, "as users report of RDMA over Thunderbolt, at most"),
     }),
-    "gpus": Usual("nccl", (1, 8, 16, 32, 64), {
+    "gpus": Usual("torch", "nccl", (1, 8, 16, 32, 64), {
         "teraflops": Assumption(93, "Qwen-7B, LoRA, A100: 1.2 s for 8 passes of 256 tokens and 5.2 s for 8 of 2,048 (README of Qwen-7B), in these terms"),
         "pass-ms": Assumption(80, "from the same two numbers"),
         "step-ms": Assumption(10, "assumed"),

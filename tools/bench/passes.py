@@ -85,10 +85,11 @@ def measured(recipe_file: str, sets: list[str], on: str, n_steps: int, without_r
         OptimizerSpec(settings.weight_decay, settings.max_grad_norm, settings.seed), settings.gradient_checkpointing
     )
     examples = training_split(RecipeRows(recipe), load_tokenizer(folder)).examples
-    size = resolve_tokens_per_pass(
-        Workload(recipe, model.config, model.architecture, spec, backend.device(), backend.name), examples
+    workload = Workload(recipe, model.config, model.architecture, spec, backend.device(), backend.name)
+    size = resolve_tokens_per_pass(workload, examples)
+    sampler = BatchSampler(
+        examples, settings.rows_per_step, size, settings.seed, sequence_tokens=workload.sequence_tokens
     )
-    sampler = BatchSampler(examples, settings.rows_per_step, size, settings.seed)
     steps = epoch_order(len(examples), settings.rows_per_step, settings.seed, 0)
     ways = [
         Way("one pass a step", lambda step: in_passes(examples, [steps[step - 1]])),

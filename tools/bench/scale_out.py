@@ -196,9 +196,9 @@ def predict(words: argparse.Namespace) -> str:
     if words.lengths:
         median, sigma = words.lengths
         rows = made_up_rows(words.rows or 1000, median, sigma, words.prefix or 0)
-        training = made_up_training(recipe, rows, words.adapter_parameters, words.tokens_per_pass)
+        training = made_up_training(recipe, rows, words.adapter_parameters, words.tokens_per_pass, usual.backend)
     else:
-        training = training_of(choose().backend, recipe, words.tokens_per_pass)
+        training = training_of(choose().backend, recipe, words.tokens_per_pass, usual.backend)
     assumed = assumptions(words, training)
     cluster = cluster_of(words.all_reduce or usual.all_reduce, assumed)
     more = [max(training.rows_per_step, n * words.rows_per_process) for n in numbers]
@@ -251,7 +251,7 @@ def measured(folder: Path, training: Training) -> dict[str, Assumption]:
             "recipe, and the --set, that it was trained with"
         )
     seconds = sum(profile["seconds"].get(phase, 0.0) for phase in COMPUTING)
-    own = replace(training, tokens_per_pass=info["tokens_per_pass"])
+    own = replace(training, tokens_per_pass=info["tokens_per_pass"], backend=info["backend"])
     shares = [share for (share,) in itertools.islice(own.epoch(own.rows_per_step, 1), profile["steps"])]
     rate = (
         sum(share.positions + PASS_COST * share.passes for share in shares) / seconds * (profile["steps"] / len(shares))

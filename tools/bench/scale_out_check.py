@@ -38,7 +38,7 @@ from mlxtune.training.loop import optimizer_spec  # noqa: E402
 from mlxtune.training.tune import ready_model, tuning_spec  # noqa: E402
 from tools.bench.clusters import Cluster, Link, Share, computing_seconds  # noqa: E402
 from tools.bench.scale_out import positive  # noqa: E402
-from tools.bench.shares import share_of, training_of  # noqa: E402
+from tools.bench.shares import training_of  # noqa: E402
 
 WARM_UP = 2  # steps that are not counted
 FILLS_PIPES = 300_000  # bytes
@@ -93,7 +93,7 @@ def train(words: argparse.Namespace) -> None:
     """Take the steps together with the others, and write what this process did to the folder."""
     backend = choose(words.backend, "cpu").backend
     group, recipe = backend.group(), load_recipe(Path(words.recipe), words.set)
-    training = training_of(backend, recipe, words.tokens_per_pass)
+    training = training_of(backend, recipe, words.tokens_per_pass, words.backend)
     folder = base_folder(recipe.model, backend)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     architecture = backend.architecture(config)
@@ -108,7 +108,7 @@ def train(words: argparse.Namespace) -> None:
         model.train_step(batches, recipe.train.learning_rate, number, 8, StepShare(whole.total_weight))
         seconds, cpu = time.perf_counter() - begun, time.process_time() - cpu
         exchanges, cpu_of_exchanges = clock.read() if clock else ([0.0], 0.0)
-        share = share_of(batches)
+        share = training.share_of(batches)
         steps.append(
             Step(share.positions, share.passes, seconds, cpu - cpu_of_exchanges, exchanges[0], sum(exchanges[1:]))
         )
@@ -231,7 +231,7 @@ class Turn:
 def compared(words: argparse.Namespace) -> str:
     """Train in turn; a table with a row a turn, and the medians."""
     recipe = load_recipe(Path(words.recipe), words.set)
-    training = training_of(choose(words.backend, "cpu").backend, recipe, words.tokens_per_pass)
+    training = training_of(choose(words.backend, "cpu").backend, recipe, words.tokens_per_pass, words.backend)
     turns = []
     for number in range(1, words.turns + 1):
         one, several = launched(words, 1)[0], launched(words, words.processes)

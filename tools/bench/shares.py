@@ -1,6 +1,6 @@
 """What each process computes of each optimizer step of a recipe: drawn as training draws it, from data or from lengths. No weights.
 
-training = training_of(backend, recipe, tokens_per_pass=4096)
+training = training_of(backend, recipe, 4096, "torch")
 for shares in training.epoch(rows_per_step=16, n_processes=4): ...
 """
 
@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from mlxtune.backends.adapter import part_shapes
 from mlxtune.backends.base import UNSUPERVISED, Backend, Batch, FullSpec
 from mlxtune.backends.processes import buckets
+from mlxtune.backends.shapes import sequence_tokens
 from mlxtune.data.examples import Example
 from mlxtune.data.packing import step_rows
 from mlxtune.data.prepared_cache import cached_prepare
@@ -42,6 +43,8 @@ class Training:
         seed: Of the order of rows.
         pack_to: As `train.pack_to`.
         flops_per_position: Operations that a token needs; 0 where no model is known.
+        backend: Name of the one that trains.
+        is_recurrent: The model has delta nets, whose rows share no sequence.
     """
 
     name: str
@@ -52,6 +55,13 @@ class Training:
     seed: int
     pack_to: int | None
     flops_per_position: float
+    backend: str = "mlx"
+    is_recurrent: bool = False
+
+    @property
+    def sequence_tokens(self) -> int:
+        """As `plan_passes` takes it."""
+        return sequence_tokens(self.backend, self.is_recurrent)
 
     @property
     def bucket_bytes(self) -> list[int]:
@@ -61,7 +71,14 @@ class Training:
     def sampler(self, rows_per_step: int, rank: int, n_processes: int) -> BatchSampler:
         """The passes of one of the processes."""
         return BatchSampler(
-            self.examples, rows_per_step, self.tokens_per_pass, self.seed, self.pack_to, rank=rank, size=n_processes
+            self.examples,
+            rows_per_step,
+            self.tokens_per_pass,
+            self.seed,
+            self.pack_to,
+            rank,
+            n_processes,
+            self.sequence_tokens,
         )
 
     def epoch(self, rows_per_step: int, n_processes: int) -> Iterator[list[Share]]:
@@ -69,22 +86,27 @@ class Training:
         samplers = [self.sampler(rows_per_step, rank, n_processes) for rank in range(n_processes)]
         n_steps = math.ceil(len(step_rows(self.examples, self.pack_to)) / rows_per_step)
         for step in range(1, n_steps + 1):
-            yield [share_of(sampler.step(step)) for sampler in samplers]
+            yield [self.share_of(sampler.step(step)) for sampler in samplers]
+
+    def share_of(self, batches: Sequence[Batch]) -> Share:
+        """What the passes of a process compute; there may be none."""
+        prefix = len(batches[0].prefix) if batches else 0
+        return Share(prefix + sum(map(self._positions, batches)), len(batches))
+
+    def _positions(self, batch: Batch) -> int:
+        """Of the rows, padded ones."""
+        is_padded = 2 * batch.lengths > self.sequence_tokens
+        return int(np.where(is_padded, batch.tokens.shape[1], batch.lengths).sum())
 
 
-def share_of(batches: Sequence[Batch]) -> Share:
-    """What the passes of a process compute; there may be none."""
-    prefix = len(batches[0].prefix) if batches else 0
-    return Share(prefix + sum(batch.tokens.size for batch in batches), len(batches))
-
-
-def training_of(backend: Backend, recipe: Recipe, tokens_per_pass: int) -> Training:
+def training_of(backend: Backend, recipe: Recipe, tokens_per_pass: int, trains: str) -> Training:
     """A recipe's training, from its data and its model's config.json and tokenizer.
 
     Args:
         backend: Knows what the model is made of.
         recipe: What is trained.
         tokens_per_pass: Where the recipe leaves that to memory.
+        trains: Name of the backend that trains.
     """
     config, folder = config_and_tokenizer(recipe.model)
     architecture = backend.architecture(config)
@@ -95,20 +117,24 @@ def training_of(backend: Backend, recipe: Recipe, tokens_per_pass: int) -> Train
         shapes = [architecture.linear_layers[layer] for layer in spec.layers]
         gradients = [math.prod(part) for shape in shapes for part in part_shapes(spec, shape).values()]
     examples = cached_prepare(recipe, load_tokenizer(folder), ask=False).training.examples
-    return _training(recipe, examples, gradients, tokens_per_pass, flops_per_position(architecture, spec))
+    found = _training(recipe, examples, gradients, tokens_per_pass, trains)
+    flops = flops_per_position(architecture, spec)
+    return replace(found, flops_per_position=flops, is_recurrent=architecture.is_recurrent)
 
 
-def made_up_training(recipe: Recipe, examples: Sequence[Example], n_parameters: int, tokens_per_pass: int) -> Training:
-    """A recipe's training on rows of given lengths, and with an adapter of a given size."""
-    return _training(recipe, examples, [n_parameters], tokens_per_pass, 0.0)
+def made_up_training(
+    recipe: Recipe, examples: Sequence[Example], n_parameters: int, tokens_per_pass: int, trains: str
+) -> Training:
+    """A recipe's training on rows of given lengths, with an adapter of a given size, of a model without delta nets."""
+    return _training(recipe, examples, [n_parameters], tokens_per_pass, trains)
 
 
 def _training(
-    recipe: Recipe, examples: Sequence[Example], gradients: Sequence[int], tokens_per_pass: int, flops: float
+    recipe: Recipe, examples: Sequence[Example], gradients: Sequence[int], tokens_per_pass: int, trains: str
 ) -> Training:
     train = recipe.train
     size = tokens_per_pass if train.tokens_per_pass == AUTO else train.tokens_per_pass
-    return Training(recipe.name, examples, gradients, train.rows_per_step, size, train.seed, train.pack_to, flops)
+    return Training(recipe.name, examples, gradients, train.rows_per_step, size, train.seed, train.pack_to, 0.0, trains)
 
 
 def made_up_rows(n_rows: int, median: float, sigma: float, prefix: int) -> list[Example]:

@@ -92,10 +92,12 @@ def measured(recipe_file: str, sets: list[str], way: str, n_steps: int) -> dict[
         OptimizerSpec(settings.weight_decay, settings.max_grad_norm, settings.seed), settings.gradient_checkpointing
     )
     examples = training_split(RecipeRows(recipe), load_tokenizer(folder)).examples
-    size = resolve_tokens_per_pass(
-        Workload(recipe, model.config, model.architecture, spec, backend.device(), backend.name), examples
-    )
-    order = BatchSampler(examples, settings.rows_per_step, size, settings.seed, settings.pack_to)
+    workload = Workload(recipe, model.config, model.architecture, spec, backend.device(), backend.name)
+    size = resolve_tokens_per_pass(workload, examples)
+    order = BatchSampler(
+        examples, settings.rows_per_step, size, settings.seed, settings.pack_to,
+        sequence_tokens=workload.sequence_tokens,
+    )  # fmt: skip
     seconds, tokens, flops = [], [], []
     for step in range(1, WARM_UP + n_steps + 1):
         batches = order.step(step)

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
@@ -18,6 +17,7 @@ from mlxtune.backends.experts import is_expert, is_stack, stack_of
 from mlxtune.backends.torch.affine import quantize
 from mlxtune.backends.torch.dora import DoraLinear
 from mlxtune.backends.torch.experts import ExpertStack, stack_under
+from mlxtune.backends.torch.lora import LoraLinear
 from mlxtune.backends.torch.quantized_linear import (
     SCALE,
     QuantizedEmbedding,

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
@@ -71,6 +70,7 @@ from mlxtune.backends.torch.folding import Widened, embedded, fold
 from mlxtune.backends.torch.full import all_weights
 from mlxtune.backends.torch.head import Float32Head, nats_and_argmax, nats_and_gradient
 from mlxtune.backends.torch.loading import network_dtype
+from mlxtune.backends.torch.lora import ADAPTER, LoraLinear
 from mlxtune.backends.torch.masks import Masks, as_argument, window_masks
 from mlxtune.backends.torch.packing import PackedBatch, pack
 from mlxtune.backends.torch.phases import PhaseClock
@@ -83,7 +83,6 @@ from mlxtune.backends.torch.sharding import Shards, WholeWeights
 if TYPE_CHECKING:  # one process needs none of it
     from mlxtune.backends.torch.group import TorchProcesses
 
-ADAPTER = "default"  # PEFT's name of the one adapter
 # Nodes of option trees whose logits exist at a time: so few that a CPU's allocator takes the same memory again.
 NODES_OF_LOGITS = 128
 
@@ -174,7 +173,9 @@ class TorchModel:
             return
         names = [layer.removeprefix(f"{BLOCKS}.") for layer in layers]
         config = LoraConfig(r=spec.rank, lora_dropout=spec.dropout, target_modules=names, init_lora_weights=False)
-        config._register_custom_module({QuantizedLinear: LoraLinear})  # PEFT's documented way, for all its underscore
+        config._register_custom_module(
+            {nn.Linear: LoraLinear, QuantizedLinear: LoraLinear}
+        )  # PEFT's documented way, for all its underscore
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Unsupported layer type")  # of packed layers, which were just registered
             inject_adapter_in_model(config, self._network.model.layers, ADAPTER)

@@ -6,6 +6,7 @@ model with such layers therefore lie in a sequence each, padded on the right, wh
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,23 +38,19 @@ class PackedBatch:
 
 
 def pack(batch: Batch, length: int = SEQUENCE_TOKENS, with_prefix: bool = False, apart: bool = False) -> PackedBatch:
-    """Pack a batch; a sequence takes rows, the longest first, while they fit `length`.
+    """Pack a batch: into as many sequences as rows fill first-fit, the longest first, and then about as many tokens into each.
 
     Args:
         batch: The rows.
-        length: Of a sequence, unless a row is longer.
+        length: Of a sequence, about, unless a row is longer.
         with_prefix: Let the sequence hold the prefix as well, if one is enough: one pass instead of two.
         apart: No sequence takes more than one row.
     """
     lengths = [int(count) - 1 for count in batch.lengths]
-    length = max(length, *lengths)
+    filled = [0] * (len(lengths) if apart else _n_sequences(lengths, max(length, *lengths)))
     sequence_of, start = np.zeros(len(lengths), np.int64), np.zeros(len(lengths), np.int64)
-    filled: list[int] = []
     for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-        open_ones = [] if apart else [at for at, used in enumerate(filled) if used + lengths[row] <= length]
-        sequence = open_ones[0] if open_ones else len(filled)
-        if sequence == len(filled):
-            filled.append(0)
+        sequence = filled.index(min(filled))
         sequence_of[row], start[row] = sequence, filled[sequence]
         filled[sequence] += lengths[row]
     n_inside = len(batch.prefix) if with_prefix and len(filled) == 1 else 0
@@ -73,3 +70,15 @@ def pack(batch: Batch, length: int = SEQUENCE_TOKENS, with_prefix: bool = False,
     positions = (sequence_of[rows] * shape[1] + start[rows] + columns - 1).astype(np.int32)
     before = batch.prefix[n_inside:].astype(np.int64)
     return PackedBatch(before, tokens, offsets, visible, Supervised(positions, found.targets, found.weights))
+
+
+def _n_sequences(lengths: Sequence[int], length: int) -> int:
+    """How many sequences of `length` rows fill, each the first that it fits, the longest first."""
+    filled: list[int] = []
+    for row in sorted(lengths, reverse=True):
+        fits = next((at for at, used in enumerate(filled) if used + row <= length), None)
+        if fits is None:
+            filled.append(row)
+        else:
+            filled[fits] += row
+    return len(filled)
