@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from mlxtune.backends.torch import head as head_module  # noqa: E402 - after the
 from mlxtune.backends.torch import quantized_linear as quantized_module  # noqa: E402
 from mlxtune.backends.torch.affine import Packed, quantize  # noqa: E402
 from mlxtune.backends.torch.backend import TorchBackend  # noqa: E402
-from mlxtune.backends.torch.head import Float32Head, nats_and_gradient  # noqa: E402
+from mlxtune.backends.torch.head import Float32Head, nats_and_argmax, nats_and_gradient  # noqa: E402
 from mlxtune.backends.torch.packing import pack  # noqa: E402
 from mlxtune.backends.torch.quantized_linear import QuantizedEmbedding, QuantizedLinear, QuantizedWeight  # noqa: E402
 from mlxtune.backends.torch.runtime import memory_for, pick_device  # noqa: E402
@@ -398,3 +399,20 @@ def test_a_gpu_trains_and_generates_as_the_cpu(any_base: Path, tmp_path: Path) -
     assert found[0][0] == pytest.approx(found[1][0], abs=1e-2)
     np.testing.assert_allclose(found[0][1], found[1][1], atol=5e-2)
     assert len(found[1][2]) == len(prompts)
+
+
+def test_scoring_has_few_logits_of_a_large_vocabulary_at_a_time() -> None:
+    class Head:
+        vocabulary = 1 << 17
+
+        def __init__(self) -> None:
+            self.positions: list[int] = []
+
+        def __call__(self, hidden: Any) -> Any:
+            self.positions.append(len(hidden))
+            return torch.zeros(len(hidden), self.vocabulary)
+
+    head = Head()
+    nats, argmax = nats_and_argmax(cast(Float32Head, head), torch.zeros(600, 8), torch.zeros(600, dtype=torch.long))
+    assert head.positions == [256, 256, 88]
+    assert len(nats) == len(argmax) == 600 and torch.allclose(nats, torch.tensor(17 * math.log(2)))

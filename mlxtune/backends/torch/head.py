@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mlxtune.backends.shapes import POSITIONS_AT_ONCE
+from mlxtune.backends.shapes import POSITIONS_AT_ONCE, SCORED_LOGITS_BYTES, positions_at_once
 from mlxtune.backends.torch.quantized_linear import QuantizedLinear, frozen_gradient, frozen_product
 
 
@@ -28,7 +28,7 @@ class Float32Head(nn.Module):
         with torch.autocast(hidden.device.type, enabled=False):
             if self._is_float32:
                 return nn.functional.linear(hidden.float(), self.own.weight)
-            return frozen_product(hidden.float(), self._rows, self._n_out)
+            return frozen_product(hidden.float(), self._rows, self.vocabulary)
 
     def gradient(self, of_logits: Tensor) -> Tensor:
         """Gradient of the hidden states from that of the logits: (..., vocabulary) -> (..., hidden), float32."""
@@ -60,7 +60,8 @@ class Float32Head(nn.Module):
             return nn.functional.linear(hidden.float(), rows)
 
     @property
-    def _n_out(self) -> int:
+    def vocabulary(self) -> int:
+        """Tokens that there are logits of."""
         return self.own.out_features if isinstance(self.own, QuantizedLinear) else len(self.own.weight)
 
     @property
@@ -89,7 +90,7 @@ def nats_and_gradient(head: Float32Head, hidden: Tensor, targets: Tensor, weight
         weights: Of each target, (N,), float32.
     """
     nats, gradients = [], []
-    for states, ids, weight in _parts(hidden, targets[:, None], weights[:, None]):
+    for states, ids, weight in _parts(POSITIONS_AT_ONCE, hidden, targets[:, None], weights[:, None]):
         logits = head(states)
         largest = logits.amax(-1, keepdim=True)
         of_targets = logits.gather(-1, ids) - largest
@@ -102,15 +103,20 @@ def nats_and_gradient(head: Float32Head, hidden: Tensor, targets: Tensor, weight
 
 
 def nats_and_argmax(head: Float32Head, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """-log p of each target and the most probable token in its place, (N,) each."""
+    """-log p of each target and the most probable token in its place, (N,) each.
+
+    A pass that scores has more targets than one that trains, and its logits exist twice: so few at a time that validation stays
+    below the peak of training.
+    """
     nats, argmax = [], []
-    for states, ids in _parts(hidden, targets):
+    at_once = min(POSITIONS_AT_ONCE, positions_at_once(head.vocabulary, SCORED_LOGITS_BYTES))
+    for states, ids in _parts(at_once, hidden, targets):
         logits = head(states)
         nats.append(nn.functional.cross_entropy(logits, ids, reduction="none"))
         argmax.append(logits.argmax(-1))
     return torch.cat(nats), torch.cat(argmax)
 
 
-def _parts(*values: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """POSITIONS_AT_ONCE of each at a time."""
-    return zip(*(value.split(POSITIONS_AT_ONCE) for value in values), strict=True)
+def _parts(at_once: int, *values: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """So many of each at a time."""
+    return zip(*(value.split(at_once) for value in values), strict=True)
