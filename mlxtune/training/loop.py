@@ -42,6 +42,8 @@ from mlxtune.training.validation import segment_losses, validate
 
 messages = logging.getLogger(__name__)
 
+# Most positions of a pass that validates. Larger ones save little time, and the plan of memory is one of training's passes, which may be small.
+SCORED_POSITIONS = 1024
 # Metrics by name ("intents.exact_match") of the replies that a model now gives.
 Measure = Callable[[Model], Mapping[str, float]]
 
@@ -189,9 +191,10 @@ class _Training:
             rank=rows_group.rank, size=rows_group.size, sequence_tokens=in_sequence,
         )  # fmt: skip
         self._validates = bool(validation)
-        self._validation = fixed_batches(_own_share(validation, rows_group), at_once, in_sequence)
+        scored_at_once = min(at_once, SCORED_POSITIONS)
+        self._validation = fixed_batches(_own_share(validation, rows_group), scored_at_once, in_sequence)
         sample = [examples[index] for index in fixed_sample(len(examples), settings.seed)]
-        self._sample = fixed_batches(_own_share(sample, rows_group), at_once, in_sequence)
+        self._sample = fixed_batches(_own_share(sample, rows_group), scored_at_once, in_sequence)
         self._selection = Selection.of(recipe)
         self._checkpoints = Checkpoints(run.checkpoints, n_kept(spec))
         self._progress = Progress()
