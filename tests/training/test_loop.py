@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ import numpy as np
 import pytest
 
 from mlxtune.backends.adapter import read_adapter
-from mlxtune.backends.base import Device, OptimizerSpec
+from mlxtune.backends.base import Batch, Device, OptimizerSpec
+from mlxtune.data.examples import Example
 from mlxtune.errors import DataError, RunError, TrainingError
 from mlxtune.recipe.load import load_recipe
 from mlxtune.runs.folder import RunFolder, latest_run, new_run, open_run
+from mlxtune.training import loop
 from mlxtune.training.plan import Plan, plan
 from mlxtune.training.schedule import Schedule
 from mlxtune.training.tune import Tuned, tune
@@ -234,6 +236,21 @@ def test_the_plan_counts_what_training_then_does(tmp_path: Path, base: Path) -> 
     assert planned.trainable_parameters == tuned.info["trainable_parameters"]
     assert planned.total_parameters == tuned.info["parameters"]
     assert 0 < planned.shared_prefix_saved < 1 and 0 <= planned.padding < 1
+
+
+def test_passes_that_validate_are_no_larger_than_the_plan_of_memory_knows(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    fixed_batches = loop.fixed_batches
+
+    def recorded(examples: Sequence[Example], tokens_per_pass: int, sequence_tokens: int) -> list[Batch]:
+        sizes.append(tokens_per_pass)
+        return fixed_batches(examples, tokens_per_pass, sequence_tokens)
+
+    monkeypatch.setattr(loop, "fixed_batches", recorded)
+    tune(load_recipe(write_recipe(tmp_path, base)), chosen(), tmp_path / "run")
+    assert sizes == [loop.SCORED_POSITIONS] * 2 and loop.SCORED_POSITIONS == 1024
 
 
 def test_a_recipe_that_asks_for_checkpointing_gets_it_and_the_same_adapter(
