@@ -13,9 +13,8 @@ from dataclasses import dataclass
 LOGITS_BYTES = {"cpu": 16 << 20, "gpu": 128 << 20}
 # Torch's head: positions whose logits exist at a time.
 POSITIONS_AT_ONCE = 512
-SCORED_LOGITS_BYTES = (
-    128 << 20
-)  # of the float32 logits that it has at a time where it scores, and once more for their exponentials
+# Of the float32 logits that it has at a time where it scores; their exponentials take as much again.
+SCORED_LOGITS_BYTES = 128 << 20
 # Elements of a weight that torch dequantizes, or widens, at once: 16 MB in float32, a small layer whole.
 BLOCK_ELEMENTS = 1 << 22
 # Tokens of a sequence that torch packs several rows into. Attention within it costs its square, whoever attends to whom; up to

@@ -49,13 +49,7 @@ def plan_passes(
     """
     order = sorted(range(len(lengths)), key=lambda index: lengths[index])
     widths = [lengths[index] for index in order]
-    summed = [0, *itertools.accumulate(widths)]
-    n_short = bisect.bisect_right(widths, sequence_tokens // 2)  # that share sequences
-
-    def positions(start: int, stop: int) -> int:
-        shared = max(start, min(stop, n_short))
-        return summed[shared] - summed[start] + (stop - shared) * widths[stop - 1]
-
+    positions = _Runs(widths, sequence_tokens).positions
     cost = [0.0]  # of the first rows in their best passes
     first: list[int] = []  # of the last of these passes
     for stop in range(1, len(order) + 1):
@@ -78,3 +72,34 @@ def plan_passes(
         passes.insert(0, order[first[end - 1] : end])
         end = first[end - 1]
     return passes
+
+
+def pass_positions(lengths: Sequence[int], sequence_tokens: int = 0) -> int:
+    """Positions of a pass of such rows, padding included; arguments as for `plan_passes`.
+
+    >>> pass_positions([30, 8, 8, 31]), pass_positions([30, 8, 8, 31], 512), pass_positions([8, 8, 3000], 512)
+    (124, 77, 6000)
+    """
+    return _Runs(sorted(lengths), sequence_tokens).positions(0, len(lengths))
+
+
+class _Runs:
+    """Positions of runs of rows that are sorted by length.
+
+    Args:
+        widths: Lengths of all rows, the shortest first.
+        sequence_tokens: As `plan_passes` takes it.
+    """
+
+    def __init__(self, widths: Sequence[int], sequence_tokens: int) -> None:
+        self._widths, self._sequence_tokens = widths, sequence_tokens
+        self._summed = [0, *itertools.accumulate(widths)]
+
+    def positions(self, start: int, stop: int) -> int:
+        """Of the rows from `start` up to `stop`, at least one."""
+        width, total = self._widths[stop - 1], self._summed[stop] - self._summed[start]
+        if 0 < self._sequence_tokens < width:  # all sequences are as long as the longest row
+            n_apart = stop - max(start, bisect.bisect_right(self._widths, width // 2))
+            return width * max(-(-total // width), n_apart)
+        shared = max(start, min(stop, bisect.bisect_right(self._widths, self._sequence_tokens // 2)))
+        return self._summed[shared] - self._summed[start] + (stop - shared) * width

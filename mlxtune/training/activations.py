@@ -352,7 +352,8 @@ def rows_computed(shape: PassShape, backend: str, device: Device, is_recurrent: 
         inside = shape.prefix if shape.is_alone else 0
         before = shape.prefix - inside
         return Sequences(1, inside + computed, before, is_masked=shape.rows > 1 or before > 0)
-    if 2 * width > length:  # too long for two of them to share a sequence
-        return Sequences(shape.rows, width, shape.prefix, is_masked=shape.prefix > 0)
+    if 2 * width > length:  # too long for two of the longest to share a sequence
+        count = min(shape.rows, -(-2 * computed // length))  # shorter rows share sequences
+        return Sequences(count, width, shape.prefix, is_masked=shape.prefix > 0 or count < shape.rows)
     count = -(-computed // length)
     return Sequences(count, -(-computed // count), shape.prefix, is_masked=True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
-from mlxtune.data.passes import PASS_COST, plan_passes
+from mlxtune.data.passes import PASS_COST, pass_positions, plan_passes
 
 RANDOM = np.random.default_rng(0)
 # Own tokens of short messages under long instructions: most are short, one in ten is twice as long.
@@ -16,9 +17,18 @@ MESSAGES = (12 + RANDOM.gamma(2.0, 5.0, 4000)).astype(int).tolist()
 
 
 def positions(lengths: Sequence[int], passes: Sequence[Sequence[int]], sequence_tokens: int = 0) -> int:
-    """Rows that are longer than half a sequence are as wide as the longest, the others as wide as they are."""
-    widths = [(max(lengths[row] for row in one), lengths[row]) for one in passes for row in one]
-    return sum(own if 2 * own <= sequence_tokens else widest for widest, own in widths)
+    """Rows that are longer than half a sequence are as wide as the longest, the others as wide as they are.
+
+    Where the longest is longer than a sequence, all sequences are as long as it, and rows longer than half of it have one each.
+    """
+    total = 0
+    for own in ([lengths[row] for row in one] for one in passes):
+        widest = max(own)
+        if 0 < sequence_tokens < widest:
+            total += widest * max(math.ceil(sum(own) / widest), sum(2 * each > widest for each in own))
+        else:
+            total += sum(each if 2 * each <= sequence_tokens else widest for each in own)
+    return total
 
 
 @pytest.mark.parametrize("tokens_per_pass", [1, 50, 300, 10_000])
@@ -82,6 +92,12 @@ def test_steps_of_short_messages_pad_less_than_one_pass_a_step() -> None:
 def test_short_rows_that_share_sequences_are_one_pass() -> None:
     passes = plan_passes(MESSAGES[:64], 4096, split_cost=0, sequence_tokens=512)
     assert len(passes) == 1 < len(plan_passes(MESSAGES[:64], 4096, split_cost=0))
+
+
+def test_a_row_longer_than_a_sequence_stands_apart_from_short_ones() -> None:
+    """In one pass the short ones would be padded to its length."""
+    assert plan_passes([20] * 16 + [3000], 4096, sequence_tokens=512) == [list(range(16)), [16]]
+    assert pass_positions([20] * 16 + [3000], 512) == 6000 and pass_positions([20] * 16, 512) == 320
 
 
 def test_what_all_passes_share_is_not_split_for_less_than_that_costs() -> None:

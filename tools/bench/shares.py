@@ -18,6 +18,7 @@ from mlxtune.backends.processes import buckets
 from mlxtune.backends.shapes import sequence_tokens
 from mlxtune.data.examples import Example
 from mlxtune.data.packing import step_rows
+from mlxtune.data.passes import pass_positions
 from mlxtune.data.prepared_cache import cached_prepare
 from mlxtune.models.base_model import config_and_tokenizer
 from mlxtune.models.tokenizer import load_tokenizer
@@ -91,12 +92,8 @@ class Training:
     def share_of(self, batches: Sequence[Batch]) -> Share:
         """What the passes of a process compute; there may be none."""
         prefix = len(batches[0].prefix) if batches else 0
-        return Share(prefix + sum(map(self._positions, batches)), len(batches))
-
-    def _positions(self, batch: Batch) -> int:
-        """Of the rows, padded ones."""
-        is_padded = 2 * batch.lengths > self.sequence_tokens
-        return int(np.where(is_padded, batch.tokens.shape[1], batch.lengths).sum())
+        positions = sum(pass_positions(batch.lengths.tolist(), self.sequence_tokens) for batch in batches)
+        return Share(prefix + positions, len(batches))
 
 
 def training_of(backend: Backend, recipe: Recipe, tokens_per_pass: int, trains: str) -> Training:

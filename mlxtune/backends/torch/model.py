@@ -173,9 +173,8 @@ class TorchModel:
             return
         names = [layer.removeprefix(f"{BLOCKS}.") for layer in layers]
         config = LoraConfig(r=spec.rank, lora_dropout=spec.dropout, target_modules=names, init_lora_weights=False)
-        config._register_custom_module(
-            {nn.Linear: LoraLinear, QuantizedLinear: LoraLinear}
-        )  # PEFT's documented way, for all its underscore
+        # PEFT's documented way, for all its underscore.
+        config._register_custom_module({nn.Linear: LoraLinear, QuantizedLinear: LoraLinear})
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Unsupported layer type")  # of packed layers, which were just registered
             inject_adapter_in_model(config, self._network.model.layers, ADAPTER)

@@ -38,11 +38,11 @@ class PackedBatch:
 
 
 def pack(batch: Batch, length: int = SEQUENCE_TOKENS, with_prefix: bool = False, apart: bool = False) -> PackedBatch:
-    """Pack a batch: into as many sequences as rows fill first-fit, the longest first, and then about as many tokens into each.
+    """Pack a batch: count the sequences that rows fill first-fit, then give each row, the longest first, to the one with the fewest tokens.
 
     Args:
         batch: The rows.
-        length: Of a sequence, about, unless a row is longer.
+        length: Of a sequence where they are counted, unless a row is longer; evened out, one may be a little longer.
         with_prefix: Let the sequence hold the prefix as well, if one is enough: one pass instead of two.
         apart: No sequence takes more than one row.
     """
